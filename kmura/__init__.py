@@ -1,0 +1,37 @@
+"""Train, evaluate, explain and serve classifiers of radiographs.
+
+`import kmura` is cheap: the names below import their rooms (and TensorFlow) when they are first used.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+# public name -> the module that holds it
+_HOMES = {
+    "build_records": "kmura.records.writer",
+    "train_dataset": "kmura.data.pipeline",
+    "eval_dataset": "kmura.data.pipeline",
+    "build_model": "kmura.models.classifier",
+    "fit": "kmura.training.fit",
+    "evaluate": "kmura.evaluation.classification",
+}
+
+__all__ = [
+    "build_model",
+    "build_records",
+    "eval_dataset",
+    "evaluate",
+    "fit",
+    "train_dataset",
+]
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'kmura' has no attribute {name!r}")
+
+
+def __dir__():
+    return [*__all__, "__version__"]

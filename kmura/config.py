@@ -1,0 +1,330 @@
+"""Configuration: one frozen dataclass a stage, read from TOML recipes and `stage.key=value` settings.
+
+A key is named the same everywhere: `train.epochs` in a recipe's `[train]` table, in `--set train.epochs=3` and in the
+`config` of a run's `run.json`. Unknown keys and wrong types raise with the nearest valid name.
+"""
+
+import dataclasses
+import difflib
+import importlib.resources
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from kmura.errors import InputError, reason
+
+
+def _at_least(key: str, value: float, low: float) -> None:
+    if value < low:
+        raise InputError(f"{key} is {value}; {low} or more is needed")
+
+
+def _within(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # also refuses NaN
+        raise InputError(f"{key} is {value}; allowed is {low} to {high}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordsConfig:
+    """From image files to shards; `manifest.json` keeps it as `options`.
+
+    Attributes:
+        encoding: `png` (lossless) or `jpeg` (smaller, several times faster to decode).
+        quality: of JPEG, 1 to 100.
+        max_side: longer images are reduced to this many pixels on the longest side.
+        channels: 1 (gray) or 3 (RGB).
+        tune_fraction: share of the training patients that become the `tune` split.
+        valid_fraction: share of the patients that become `valid` where the source has no such split.
+        seed: of the splits and of the order of the records.
+        records_per_shard: images of one shard, the unit of parallel work.
+    """
+
+    encoding: Literal["png", "jpeg"] = "png"
+    quality: int = 95
+    max_side: int = 512
+    channels: Literal[1, 3] = 1
+    tune_fraction: float = 0.1
+    valid_fraction: float = 0.2
+    seed: int = 0
+    records_per_shard: int = 256
+
+    def __post_init__(self):
+        _within("quality", self.quality, 1, 100)
+        _at_least("max_side", self.max_side, 16)
+        _within("tune_fraction", self.tune_fraction, 0, 0.9)
+        _within("valid_fraction", self.valid_fraction, 0, 0.9)
+        _within("seed", self.seed, 0, 2**31 - 1)
+        _at_least("records_per_shard", self.records_per_shard, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """From shards to images.
+
+    Attributes:
+        image_size: rows and columns of the model's input, pixels.
+        resize: `squash` (both sides to image_size) or `pad` (keep the aspect, black borders).
+        cache: where decoded images wait: `memory`, `disk`, `off`, or `auto` (memory where they fit).
+    """
+
+    image_size: int = 224
+    resize: Literal["squash", "pad"] = "squash"
+    cache: Literal["auto", "memory", "disk", "off"] = "auto"
+
+    def __post_init__(self):
+        _at_least("data.image_size", self.image_size, 16)
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of training images; the defaults are the published ones (facts of MURA).
+
+    Attributes:
+        rotation: largest rotation to either side, degrees.
+        area_scale: smallest and largest share of the image's area that a crop shows (above 1: zooms out).
+        shift: largest shift, as a fraction of the side.
+        shear: largest shear, degrees.
+        flip: probability of a horizontal flip.
+        brightness: largest change of brightness, as a fraction of itself (factor 1 - b to 1 + b).
+        contrast: largest change of contrast about the image's mean (factor 1 - c to 1 + c).
+    """
+
+    rotation: float = 15.0
+    area_scale: tuple[float, float] = (0.9, 1.1)
+    shift: float = 0.0
+    shear: float = 0.0
+    flip: float = 0.5
+    brightness: float = 0.1
+    contrast: float = 0.1
+
+    def __post_init__(self):
+        _within("augment.rotation", self.rotation, 0, 180)
+        _within("augment.shift", self.shift, 0, 1)
+        _within("augment.shear", self.shear, 0, 60)
+        _within("augment.flip", self.flip, 0, 1)
+        _within("augment.brightness", self.brightness, 0, 1)
+        _within("augment.contrast", self.contrast, 0, 1)
+        low, high = self.area_scale
+        if not 0 < low <= high <= 4:
+            raise InputError(f"augment.area_scale is [{low}, {high}]; give 0 < low <= high <= 4")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network.
+
+    Attributes:
+        backbone: a name of `kmura.models.backbones`.
+        weights: `imagenet`, `none`, a keras-hub preset handle, or the path of a preset folder or a weights file.
+        head: a name of `kmura.models.heads`.
+        dropout: share of features dropped before the last layer.
+        batch_norm_momentum: share of the old moving statistics kept at each step (Keras' sense; torch's 0.1 is 0.9).
+        fused_batch_norm: use TensorFlow's fused kernel.
+    """
+
+    backbone: str = "densenet121"
+    weights: str = "imagenet"
+    head: str = "linear"
+    dropout: float = 0.0
+    batch_norm_momentum: float = 0.9
+    fused_batch_norm: bool = True
+
+    def __post_init__(self):
+        _within("model.dropout", self.dropout, 0, 0.99)
+        _within("model.batch_norm_momentum", self.batch_norm_momentum, 0, 0.9999)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Training.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch_size: images a step; the last, smaller batch of an epoch is trained on too.
+        learning_rate: of Adam; with `schedule = "cosine"` where the decay starts.
+        schedule: `constant`, or `cosine` (to zero at the last step).
+        warmup_epochs: epochs over which the learning rate first rises from zero in a straight line.
+        weight_decay: L2 penalty, added to the gradient as in torch's Adam (not decoupled).
+        balance: weigh the positive class of the loss by negatives / positives of the training split.
+        label_smoothing: 0 leaves the labels at 0 and 1.
+        select_on: the split whose scores choose the best epoch (`tune`; `valid` is the literature's optimistic way).
+        monitor: the score that chooses it, a column of `history.csv`; larger is better.
+        precision: Keras dtype policy.
+        seed: of weights, order and augmentation.
+        deterministic: only operations that give the same bits every time (slower on some machines).
+    """
+
+    epochs: int = 5
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_epochs: float = 0.0
+    weight_decay: float = 0.0
+    balance: bool = True
+    label_smoothing: float = 0.0
+    select_on: Literal["tune", "valid"] = "tune"
+    monitor: Literal["val_auc_img", "val_auc_study", "val_acc_img", "val_acc_study", "val_f1_study"] = "val_auc_study"
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    seed: int = 0
+    deterministic: bool = False
+
+    def __post_init__(self):
+        _at_least("train.epochs", self.epochs, 1)
+        _at_least("train.batch_size", self.batch_size, 1)
+        _within("train.learning_rate", self.learning_rate, 1e-12, 100)
+        _within("train.warmup_epochs", self.warmup_epochs, 0, self.epochs)
+        _within("train.weight_decay", self.weight_decay, 0, 1)
+        _within("train.label_smoothing", self.label_smoothing, 0, 0.9)
+        _within("train.seed", self.seed, 0, 2**31 - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides the outcome of one run, besides the records."""
+
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+
+
+RECIPES = importlib.resources.files("kmura") / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes that ship with kmura."""
+    return sorted(entry.name.removesuffix(".toml") for entry in RECIPES.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_config(recipe: str | None = None, settings: Mapping[str, Any] | Iterable[str] = ()) -> Config:
+    """The configuration of a recipe with settings laid over it.
+
+    Args:
+        recipe: a shipped name, the path of a TOML file, or None for the defaults.
+        settings: a mapping `stage.key -> value`, or texts `stage.key=value` with the value in TOML's notation
+            (a bare word is a text). Later ones win.
+
+    Raises:
+        InputError: no such recipe, bad TOML, an unknown key (names the nearest) or a value of the wrong type.
+    """
+    tables = _read_recipe(recipe) if recipe else {}
+    pairs = settings.items() if isinstance(settings, Mapping) else map(parse_setting, settings)
+    for key, value in pairs:
+        stage, _, name = key.partition(".")
+        if not name:
+            raise InputError(f"setting {key!r} names no stage; write stage.key=value, for example train.{key}=...")
+        table = tables.setdefault(stage, {})
+        table[name] = value
+    return config_from_tables(tables, recipe or "settings")
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`stage.key=value` as key and typed value.
+
+    Raises:
+        InputError: there is no `=`.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"setting {text!r} has no value; write stage.key=value, for example train.epochs=3")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def config_from_tables(tables: Mapping[str, Mapping[str, Any]], source: str = "config") -> Config:
+    """The configuration that nested tables describe, as `config_json` or TOML give them.
+
+    Raises:
+        InputError: unknown stage or key, or a value of the wrong type; names `source`.
+    """
+    return _build(Config, tables, "", source)
+
+
+def config_json(config: Config) -> dict:
+    """The configuration as nested plain tables, for `run.json`."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """The keys in which two configurations differ, as lines `key: a -> b`."""
+    left, right = config_json(one), config_json(other)
+    return [
+        f"{stage}.{key}: {left[stage][key]} -> {right[stage][key]}"
+        for stage in left
+        for key in left[stage]
+        if left[stage][key] != right[stage][key]
+    ]
+
+
+def _read_recipe(recipe: str) -> dict:
+    shipped = RECIPES / f"{recipe}.toml"
+    source = shipped if shipped.is_file() else Path(recipe)
+    if not source.is_file():
+        raise InputError(
+            f"no recipe {recipe!r}: neither a file nor one of the shipped {', '.join(recipe_names())}"
+            + _nearest(recipe, recipe_names())
+        )
+    try:
+        return tomllib.loads(source.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe {recipe} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise InputError(f"recipe {recipe} cannot be read: {reason(error)}") from error
+
+
+def _build(cls: type, table: Any, prefix: str, source: str):
+    if not isinstance(table, Mapping):
+        raise InputError(f"{prefix.rstrip('.') or source} in {source} is {table!r}; a table of keys is needed")
+    hints = typing.get_type_hints(cls)
+    unknown = [key for key in table if key not in hints]
+    if unknown:
+        names = [prefix + name for name in hints]
+        raise InputError(
+            f"unknown key {prefix}{unknown[0]} in {source}"
+            + (_nearest(prefix + unknown[0], names) or f"; known: {', '.join(names)}")
+        )
+    values = {}
+    for key, value in table.items():
+        if dataclasses.is_dataclass(hints[key]):
+            values[key] = _build(hints[key], value, f"{prefix}{key}.", source)
+        else:
+            values[key] = _typed(prefix + key, value, hints[key])
+    return cls(**values)
+
+
+def _typed(key: str, value: Any, hint: Any) -> Any:
+    """`value` as the type that `hint` asks for; whole numbers serve as floats, lists as tuples."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in arguments:
+            raise InputError(
+                f"{key} is {value!r}; allowed: {', '.join(map(str, arguments))}{_nearest(str(value), arguments)}"
+            )
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _typed(key, value, next(argument for argument in arguments if argument is not type(None)))
+    if origin is tuple:
+        if not isinstance(value, list | tuple) or (arguments[-1] is not Ellipsis and len(value) != len(arguments)):
+            raise InputError(f"{key} is {value!r}; a list of {len(arguments)} values is needed")
+        inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        return tuple(_typed(key, item, kind) for item, kind in zip(value, inner, strict=True))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is str and not isinstance(value, str):
+        return str(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise InputError(f"{key} is {value!r}; a value of type {hint.__name__} is needed")
+    return value
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, [str(item) for item in names], n=1)
+    return f"; did you mean {matches[0]}?" if matches else ""

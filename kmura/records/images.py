@@ -1,0 +1,116 @@
+"""One image: check, decode, bring to 8 bits, reduce, encode. Everything that image files can do wrong is met here."""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+MAX_PIXELS = 100_000_000  # a film digitised at 50 micrometres has 60 million
+MIN_SIDE = 8
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm"})
+PNG_COMPRESS_LEVEL = 6
+
+
+class UnreadableImage(ValueError):
+    """An image that cannot become a record; the message is the reason."""
+
+
+def decode_image(data: bytes, channels: int = 1) -> Image.Image:
+    """The picture in an image file's bytes: upright, 8 bits, mode L (1 channel) or RGB (3 channels).
+
+    16-bit and 32-bit gray is divided by 2^(b-8), b the smallest depth of 8 to 16 bits that holds the image's
+    maximum, so that 12-bit data in a 16-bit file keeps its contrast; floats are stretched from minimum to maximum.
+    Transparency lies on black. The first frame of several is taken; EXIF orientation is applied.
+
+    Raises:
+        UnreadableImage: empty, no image, cut off, damaged, declared larger than MAX_PIXELS (refused before any pixel
+            is decoded), or smaller than MIN_SIDE on a side.
+    """
+    if not data:
+        raise UnreadableImage("empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                _check_size(image.size)
+                image.verify()
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                image.load()
+                return _eight_bits(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
+    except UnreadableImage:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(f"declares more than {MAX_PIXELS:,} pixels") from error
+    except Image.UnidentifiedImageError as error:
+        raise UnreadableImage("not an image file") from error
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them raise
+        raise UnreadableImage(f"damaged or cut off ({' '.join(str(error).split()) or type(error).__name__})") from error
+
+
+def image_from_array(pixels: np.ndarray, channels: int = 1) -> Image.Image:
+    """An array [H, W] or [H, W, 3] of unsigned 8-bit pixels as a picture of mode L or RGB.
+
+    Raises:
+        UnreadableImage: another shape or type, or smaller than MIN_SIDE on a side.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3)):
+        raise UnreadableImage(f"array of shape {pixels.shape} and type {pixels.dtype}, not 8-bit gray or RGB")
+    image = Image.fromarray(pixels.squeeze(2) if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
+    _check_size(image.size)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def encode_image(image: Image.Image, encoding: str = "png", quality: int = 95, max_side: int | None = None):
+    """The picture's bytes with its height and width, reduced (antialiased) to `max_side` pixels on the longest side.
+
+    Returns:
+        (bytes, height, width)
+    """
+    if max_side and max(image.size) > max_side:
+        scale = max_side / max(image.size)
+        size = tuple(max(1, round(side * scale)) for side in image.size)
+        image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    buffer = io.BytesIO()
+    if encoding == "jpeg":
+        image.save(buffer, "JPEG", quality=quality)
+    else:
+        image.save(buffer, "PNG", compress_level=PNG_COMPRESS_LEVEL)
+    return buffer.getvalue(), image.height, image.width
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(f"declares {width} x {height} pixels, more than {MAX_PIXELS:,}")
+    if min(size) < MIN_SIDE:
+        raise UnreadableImage(f"{width} x {height} pixels, smaller than {MIN_SIDE} on a side")
+
+
+def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode in (mode, "L") and "transparency" not in image.info:
+        return image if image.mode == mode else image.convert(mode)
+    if image.mode == "1":
+        return image.convert("L").convert(mode)
+    if image.mode.startswith("I") or image.mode == "F":
+        return _deep_gray(np.asarray(image)).convert(mode)
+    if image.mode == "CMYK":
+        return image.convert("RGB").convert(mode)
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert(mode)
+    return image.convert("RGB").convert(mode)
+
+
+def _deep_gray(pixels: np.ndarray) -> Image.Image:
+    if pixels.dtype.kind == "f":
+        if not np.isfinite(pixels).all():
+            raise UnreadableImage("holds values that are not finite")
+        low, high = float(pixels.min()), float(pixels.max())
+        scaled = (pixels - low) * (255.0 / (high - low)) if high > low else np.zeros_like(pixels)
+        return Image.fromarray(np.round(scaled).astype(np.uint8))
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise UnreadableImage(f"holds values from {pixels.min()} to {pixels.max()}, outside 16 bits")
+    depth = max(8, int(pixels.max()).bit_length())
+    return Image.fromarray((pixels >> (depth - 8)).astype(np.uint8))

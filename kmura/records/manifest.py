@@ -1,0 +1,161 @@
+"""`manifest.json`: what a folder of records holds, written last, read by every later stage."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+from kmura.errors import InputError
+from kmura.records.schema import SCHEMA_VERSION, SPLITS
+
+MANIFEST = "manifest.json"
+TASKS = ("binary", "multiclass", "multilabel")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One shard: its file relative to the records folder, its number of records, bytes and SHA-256."""
+
+    file: str
+    records: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitCounts:
+    """One split of one area: counts, images of each class in the order of `Manifest.classes`, and its shards."""
+
+    images: int
+    studies: int
+    patients: int
+    per_class: tuple[int, ...]
+    shards: tuple[Shard, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A source file that is not in the records, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The contents of a folder of records; `areas` maps area -> split -> counts."""
+
+    layout: str
+    classes: tuple[str, ...]
+    task: str
+    channels: int
+    options: dict
+    inputs: str
+    areas: dict[str, dict[str, SplitCounts]]
+    skipped: tuple[Skipped, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def has_patients(self) -> bool:
+        """Whether the layout knows patients; without them each image stands as its own study and patient."""
+        return self.layout == "mura"
+
+    def split(self, area: str, split: str, folder: str | os.PathLike = "the records") -> SplitCounts:
+        """The counts of one area and split.
+
+        Raises:
+            InputError: there is no such area or split; lists those there are.
+        """
+        if area not in self.areas:
+            raise InputError(f"area {area} is not in {folder}; there are: {', '.join(self.areas)}")
+        if split not in self.areas[area]:
+            raise InputError(
+                f"area {area} has no {split} split in {folder}; there are: {', '.join(self.areas[area])}"
+                + ("; build again with --tune-fraction above 0, or use --select-on valid" if split == "tune" else "")
+            )
+        return self.areas[area][split]
+
+
+def read_manifest(folder: str | os.PathLike) -> Manifest:
+    """The manifest of a records folder.
+
+    Raises:
+        InputError: no manifest (not built, or a build was cut short), damaged, or of another schema version.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if not Path(folder).is_dir():
+            raise InputError(
+                f"no records folder {folder}; build it with: kmura build-tfrecords ROOT --out {folder}"
+            ) from error
+        raise InputError(
+            f"{folder} holds no {MANIFEST}: no finished build; run kmura build-tfrecords ROOT --out {folder} "
+            "(it goes on where it was cut short)"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); build the records again") from error
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema version {version}, this kmura reads version {SCHEMA_VERSION}; "
+            "build the records again or use the kmura that made them"
+        )
+    try:
+        return Manifest(
+            layout=raw["layout"],
+            classes=tuple(raw["classes"]),
+            task=raw["task"],
+            channels=raw["channels"],
+            options=raw["options"],
+            inputs=raw["inputs"],
+            areas={
+                area: {name: _split_counts(counts) for name, counts in splits.items()}
+                for area, splits in raw["areas"].items()
+            },
+            skipped=tuple(Skipped(**item) for item in raw["skipped"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); build the records again") from error
+
+
+def manifest_json(manifest: Manifest) -> dict:
+    """The manifest as it stands in the file, splits in the order train, tune, valid."""
+    value = {"schema_version": manifest.schema_version, **dataclasses.asdict(manifest)}
+    value["areas"] = {
+        area: {split: value["areas"][area][split] for split in SPLITS if split in value["areas"][area]}
+        for area in sorted(value["areas"])
+    }
+    return value
+
+
+def shard_paths(folder: str | os.PathLike, counts: SplitCounts) -> list[Path]:
+    """The shard files of a split, each checked to be there with the size the manifest gives.
+
+    Raises:
+        InputError: a shard is missing or was cut.
+    """
+    paths = []
+    for shard in counts.shards:
+        path = Path(folder) / shard.file
+        size = path.stat().st_size if path.is_file() else None
+        if size is None:
+            raise InputError(f"shard {path} is missing; build the records again into {folder}")
+        if size != shard.bytes:
+            raise InputError(
+                f"shard {path} has {size} bytes, the manifest says {shard.bytes}: it was cut or changed; "
+                f"kmura inspect {folder} names the record, building again mends it"
+            )
+        paths.append(path)
+    return paths
+
+
+def _split_counts(raw: dict) -> SplitCounts:
+    return SplitCounts(
+        images=raw["images"],
+        studies=raw["studies"],
+        patients=raw["patients"],
+        per_class=tuple(raw["per_class"]),
+        shards=tuple(Shard(**shard) for shard in raw["shards"]),
+    )

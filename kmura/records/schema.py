@@ -1,0 +1,140 @@
+"""Schema version 1 of a record: the only place that knows the feature names.
+
+One record is one image, a `tf.train.Example` that any TensorFlow program can parse. It is written and read here
+with protobuf alone: TensorFlow takes seconds to import in every writer process, and its generated `Example` does
+not promise the order of the features, so equal records could differ in their bytes.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+
+SCHEMA_VERSION = 1
+
+# name -> (kind, what it holds); tfrecords/README.md shows this table and a test keeps the two equal
+FEATURES: Mapping[str, tuple[str, str]] = {
+    "image": ("bytes", "encoded image, 8 bits a channel"),
+    "format": ("bytes", "encoding of `image`: `png` or `jpeg`"),
+    "height": ("int64", "rows of `image`"),
+    "width": ("int64", "columns of `image`"),
+    "sha256": ("bytes", "SHA-256 of the source file (of the pixels where the source is an array), hexadecimal"),
+    "path": ("bytes", "source path relative to the root, posix"),
+    "area": ("bytes", "anatomical area, for example `XR_WRIST`"),
+    "patient": ("bytes", "patient id, unique within the data set"),
+    "study": ("bytes", "study id, `patient/study`"),
+    "label": ("int64 list", "class id (binary, multiclass) or a 0/1 vector (multilabel); -1 is unknown"),
+    "split": ("bytes", "`train`, `tune` or `valid`"),
+}
+
+SPLITS = ("train", "tune", "valid")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One image with everything that is known of it; the fields are those of `FEATURES`."""
+
+    image: bytes
+    format: str
+    height: int
+    width: int
+    sha256: str
+    path: str
+    area: str
+    patient: str
+    study: str
+    label: tuple[int, ...]
+    split: str
+
+
+def _example_class():
+    """The message class of `tf.train.Example`, built from its three-level definition in a pool of its own."""
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="kmura/example.proto", package="kmura", syntax="proto3")
+
+    def add(parent, name, *fields):
+        message = parent.add(name=name)
+        for number, (field_name, label, kind, type_name) in enumerate(fields, 1):
+            message.field.add(name=field_name, number=number, label=label, type=kind, type_name=type_name)
+        return message
+
+    one, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
+    add(file.message_type, "BytesList", ("value", many, field.TYPE_BYTES, None))
+    add(file.message_type, "FloatList", ("value", many, field.TYPE_FLOAT, None))
+    add(file.message_type, "Int64List", ("value", many, field.TYPE_INT64, None))
+    lists = [
+        (f"{kind}_list", one, field.TYPE_MESSAGE, f".kmura.{kind.title()}List") for kind in ("bytes", "float", "int64")
+    ]
+    feature = add(file.message_type, "Feature", *lists)
+    feature.oneof_decl.add(name="kind")
+    for member in feature.field:
+        member.oneof_index = 0
+    features = add(file.message_type, "Features", ("feature", many, field.TYPE_MESSAGE, ".kmura.Features.FeatureEntry"))
+    entry = add(
+        features.nested_type,
+        "FeatureEntry",
+        ("key", one, field.TYPE_STRING, None),
+        ("value", one, field.TYPE_MESSAGE, ".kmura.Feature"),
+    )
+    entry.options.map_entry = True
+    add(file.message_type, "Example", ("features", one, field.TYPE_MESSAGE, ".kmura.Features"))
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("kmura.Example"))
+
+
+Example = _example_class()
+
+
+def encode(record: Record) -> bytes:
+    """The record as a serialised `tf.train.Example`; equal records give equal bytes."""
+    example = Example()
+    for name, (kind, _) in FEATURES.items():
+        value = getattr(record, name)
+        feature = example.features.feature[name]
+        if kind == "bytes":
+            feature.bytes_list.value.append(value if isinstance(value, bytes) else value.encode())
+        elif kind == "int64":
+            feature.int64_list.value.append(value)
+        else:
+            feature.int64_list.value.extend(value)
+    return example.SerializeToString(deterministic=True)
+
+
+def decode(serialised: bytes) -> Record:
+    """The record in a serialised `tf.train.Example`.
+
+    Raises:
+        ValueError: the bytes are no Example or lack a feature of the schema.
+    """
+    example = Example()
+    try:
+        example.ParseFromString(serialised)
+    except DecodeError as error:
+        raise ValueError(f"not a serialised Example ({error})") from error
+    values = {}
+    for name, (kind, _) in FEATURES.items():
+        if name not in example.features.feature:
+            raise ValueError(f"feature {name!r} is missing")
+        feature = example.features.feature[name]
+        if kind == "int64 list":
+            values[name] = tuple(feature.int64_list.value)
+            continue
+        value = list((feature.bytes_list if kind == "bytes" else feature.int64_list).value)
+        if len(value) != 1:
+            raise ValueError(f"feature {name!r} holds {len(value)} values of kind {kind}, not one")
+        values[name] = value[0] if name == "image" or kind == "int64" else value[0].decode()
+    return Record(**values)
+
+
+def parse_spec(names=tuple(FEATURES)) -> dict:
+    """What `tf.io.parse_single_example` needs to read the named features."""
+    import tensorflow as tf
+
+    kinds = {
+        "bytes": tf.io.FixedLenFeature([], tf.string),
+        "int64": tf.io.FixedLenFeature([], tf.int64),
+        "int64 list": tf.io.FixedLenSequenceFeature([], tf.int64, allow_missing=True),
+    }
+    return {name: kinds[FEATURES[name][0]] for name in names}

@@ -1,0 +1,396 @@
+"""Image files -> shards and a manifest: planned first, written in parallel, resumable, byte-identical."""
+
+import collections
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from kmura.config import RecordsConfig
+from kmura.errors import InputError, reason
+from kmura.files import replacing, sha256_of, write_json
+from kmura.records import folders, medmnist, mura, schema, splits, tfrecord
+from kmura.records.images import UnreadableImage, decode_image, encode_image, image_from_array
+from kmura.records.listing import Listing, Source
+from kmura.records.manifest import MANIFEST, Manifest, Shard, Skipped, SplitCounts, manifest_json, read_manifest
+
+LAYOUTS = ("mura", "folders", "medmnist")
+STAGE = ".building"  # inside the output folder until the build is whole
+
+
+@dataclasses.dataclass(frozen=True)
+class _ShardPlan:
+    """The unit of work: one shard and the images that go into it."""
+
+    file: str
+    layout: str
+    root: str
+    sources: tuple[Source, ...]
+    options: RecordsConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class _ShardResult:
+    """What one written shard holds; kept beside it while the build goes on."""
+
+    shard: Shard
+    written: tuple[int, ...]  # positions in the plan's sources
+    skipped: tuple[Skipped, ...]
+
+
+def build_records(
+    root: str | os.PathLike,
+    out: str | os.PathLike = "tfrecords",
+    *,
+    layout: str = "mura",
+    options: RecordsConfig | None = None,
+    name: str | None = None,
+    areas: Sequence[str] = (),
+    positive_class: str | None = None,
+    classes: Sequence[str] = (),
+    from_csv: bool = False,
+    strict: bool = False,
+    overwrite: bool = False,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+    """The manifest of the records that now stand in `out`.
+
+    The same input and options give byte-identical shards whatever the number of workers. A build that was killed goes
+    on where it stopped when the same call is made again; a finished one is left as it is.
+
+    Args:
+        root: a folder of images (`mura`, `folders`) or an npz file (`medmnist`).
+        out: the folder for `AREA/SPLIT-00000-of-00008.tfrecord` and `manifest.json`.
+        layout: one of LAYOUTS.
+        options: encoding, size, splits; see RecordsConfig.
+        name: the area's name where the layout has none (default: the file's or folder's name).
+        areas: of `mura`, only these.
+        positive_class, classes: see `list_folders` and `list_medmnist`.
+        from_csv: of `mura`, take `*_image_paths.csv` instead of walking the folders.
+        strict: an unreadable image is an error instead of an entry of `manifest.skipped`.
+        overwrite: replace a finished build of another input or other options.
+        workers: processes; default: one a core.
+        progress: called with (images done, images in all).
+
+    Raises:
+        InputError: nothing usable in `root`, contradicting options, `out` taken by other records or not writable, disk
+            full, and with `strict` the first unreadable image. What was written before stays whole.
+    """
+    options = options or RecordsConfig()
+    root, out = Path(root), Path(out)
+    listing = _listing(root, layout, name, tuple(areas), positive_class, tuple(classes), from_csv)
+    sources = list(listing.sources)
+    for split, fraction in (("valid", options.valid_fraction), ("tune", options.tune_fraction)):
+        if split not in listing.splits_given:
+            sources = splits.carve(sources, fraction, options.seed, target=split)
+    _check_classes(root, listing, sources)
+    inputs = _fingerprint(listing, sources, options)
+    if (out / MANIFEST).exists() and not overwrite:
+        finished = read_manifest(out)
+        if finished.inputs == inputs and not (strict and finished.skipped):
+            return finished
+        if finished.inputs != inputs:
+            raise InputError(
+                f"{out} holds records of another input or other options ({_differences(finished, listing, options)}); "
+                "choose another --out, or replace them with --overwrite"
+            )
+    plans = list(_plans(root, listing, sources, options))
+    with _stage(out, inputs) as stage:
+        results = _write_all(plans, stage, out, workers, strict, progress)
+        manifest = _manifest(listing, options, inputs, plans, results)
+        _publish(manifest, stage, out)
+    return manifest
+
+
+def _listing(root: Path, layout, name, areas, positive_class, classes, from_csv) -> Listing:
+    if layout not in LAYOUTS:
+        raise InputError(f"layout {layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
+    if not root.exists():
+        raise InputError(f"{root} does not exist; give the folder (or .npz file) with the images")
+    if root.is_dir() == (layout == "medmnist"):
+        kind = "an .npz file" if layout == "medmnist" else "a folder"
+        raise InputError(f"{root} is not {kind}, which --layout {layout} needs; give one or choose another --layout")
+    if layout == "mura":
+        for flag, value in (("--name", name), ("--positive-class", positive_class), ("--classes", classes)):
+            if value:
+                raise InputError(
+                    f"{flag} does not go with --layout mura, whose folders name areas and classes; leave it out"
+                )
+        return mura.list_mura(root, areas=areas, from_csv=from_csv)
+    for flag, value in (("--areas", areas), ("--from-csv", from_csv)):
+        if value:
+            raise InputError(f"{flag} goes with --layout mura only; leave it out")
+    name = name or (root.stem if layout == "medmnist" else root.resolve().name)
+    if not name.replace("_", "").replace("-", "").isalnum():
+        raise InputError(f"area name {name!r} has characters other than letters, digits, - and _; give another --name")
+    lister = medmnist.list_medmnist if layout == "medmnist" else folders.list_folders
+    return lister(root, name=name, positive_class=positive_class, classes=classes)
+
+
+def _check_classes(root: Path, listing: Listing, sources: list[Source]) -> None:
+    """Refuses a binary area whose training split lacks a class: nothing could be learnt from it."""
+    if listing.task != "binary":
+        return
+    present = {(source.area, source.label[0]) for source in sources if source.split == "train"}
+    for area in sorted({source.area for source in sources}):
+        for label, class_name in enumerate(listing.classes):
+            if (area, label) not in present:
+                raise InputError(
+                    f"area {area} in {root} has no {class_name} training images; "
+                    "add some, or leave the area out with --areas"
+                )
+
+
+def _fingerprint(listing: Listing, sources: list[Source], options: RecordsConfig) -> str:
+    """SHA-256 of all that decides the shards' bytes, file sizes standing for the contents of the images."""
+    digest = hashlib.sha256()
+    head = [schema.SCHEMA_VERSION, listing.layout, listing.classes, listing.task, dataclasses.asdict(options)]
+    digest.update(json.dumps(head, sort_keys=True).encode())
+    for source in sorted(sources, key=lambda source: source.path):
+        digest.update(json.dumps(dataclasses.astuple(source)).encode())
+    return digest.hexdigest()
+
+
+def _differences(finished: Manifest, listing: Listing, options: RecordsConfig) -> str:
+    wanted = {"layout": listing.layout, "classes": list(listing.classes), **dataclasses.asdict(options)}
+    there = {"layout": finished.layout, "classes": list(finished.classes), **finished.options}
+    keys = [f"{key} {there.get(key)}, now {value}" for key, value in wanted.items() if there.get(key) != value]
+    return "; ".join(keys) or "the list of images has changed"
+
+
+def _plans(root: Path, listing: Listing, sources: list[Source], options: RecordsConfig) -> Iterator[_ShardPlan]:
+    groups: dict[tuple[str, str], list[Source]] = collections.defaultdict(list)
+    for source in sources:
+        groups[source.area, source.split].append(source)
+    for area, split in sorted(groups, key=lambda key: (key[0], schema.SPLITS.index(key[1]))):
+        group = splits.shuffled(groups[area, split], options.seed)
+        number = -(-len(group) // options.records_per_shard)
+        for index in range(number):
+            part = group[index * len(group) // number : (index + 1) * len(group) // number]
+            file = f"{area}/{split}-{index:05d}-of-{number:05d}.tfrecord"
+            yield _ShardPlan(file, listing.layout, str(root), tuple(part), options)
+
+
+@contextlib.contextmanager
+def _stage(out: Path, inputs: str) -> Iterator[Path]:
+    """The folder of a build under way, locked; emptied if it belongs to other inputs, removed after success."""
+    stage = out / STAGE
+    try:
+        stage.mkdir(parents=True, exist_ok=True)
+        lock = open(stage / "lock", "w")
+    except OSError as error:
+        raise InputError(f"cannot write to {out}: {reason(error)}; choose another --out") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"another build is writing to {out}; wait for it or choose another --out") from error
+        plan = stage / "plan"
+        if not plan.is_file() or plan.read_text() != inputs:
+            for entry in stage.iterdir():
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+            with replacing(plan) as file:
+                file.write(inputs)
+        for leftover in stage.glob("**/.*.part"):
+            leftover.unlink()
+        yield stage
+        shutil.rmtree(stage)
+
+
+def _write_all(plans, stage: Path, out: Path, workers: int | None, strict: bool, progress) -> list[_ShardResult]:
+    results = {plan.file: _finished(plan, stage, out) for plan in plans}
+    for result in results.values():
+        if strict and result and result.skipped:
+            raise _strict_error(result.skipped[0])
+    todo = [plan for plan in plans if results[plan.file] is None]
+    total = sum(len(plan.sources) for plan in plans)
+    done = total - sum(len(plan.sources) for plan in todo)
+    report = progress or (lambda done, total: None)
+    report(done, total)
+    by_file = {plan.file: plan for plan in plans}
+    for result in _run(functools.partial(_write_shard, stage=str(stage), strict=strict), todo, workers):
+        results[result.shard.file] = result
+        done += len(by_file[result.shard.file].sources)
+        report(done, total)
+    return [results[plan.file] for plan in plans]
+
+
+def _finished(plan: _ShardPlan, stage: Path, out: Path) -> _ShardResult | None:
+    """The result of a shard that an earlier, killed run of the same build wrote whole, or None."""
+    try:
+        raw = json.loads((stage / f"{plan.file}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    shard = Shard(**raw["shard"])
+    for folder in (stage, out):  # a build killed while it moved its shards has some in place already
+        path = folder / plan.file
+        if path.is_file() and path.stat().st_size == shard.bytes and sha256_of(path) == shard.sha256:
+            return _ShardResult(shard, tuple(raw["written"]), tuple(Skipped(**item) for item in raw["skipped"]))
+    return None
+
+
+def _run(work: Callable, plans: list[_ShardPlan], workers: int | None) -> Iterable[_ShardResult]:
+    workers = min(workers or os.cpu_count() or 1, len(plans))
+    if workers <= 1:
+        yield from map(work, plans)
+        return
+    # spawn: a parent that uses TensorFlow has threads, and a forked child of such a process can lock up
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
+        futures: list[Future] = [pool.submit(work, plan) for plan in plans]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a writer process was killed (out of memory?); run the same command again to go on"
+            ) from error
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _die_with_parent() -> None:
+    """Ends this worker as soon as its parent is gone, so that a killed build leaves no process behind."""
+    parent = multiprocessing.parent_process()
+
+    def watch():
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _write_shard(plan: _ShardPlan, stage: str, strict: bool) -> _ShardResult:
+    written, skipped = [], []
+    digest, size = hashlib.sha256(), 0
+    path = Path(stage) / plan.file
+    with replacing(path, "wb") as file:
+        for position, source in enumerate(plan.sources):
+            try:
+                record = _record(plan, source)
+            except UnreadableImage as error:
+                skipped.append(Skipped(source.path, str(error)))
+                if strict:
+                    raise _strict_error(skipped[-1]) from error
+                continue
+            data = tfrecord.frame(schema.encode(record))
+            file.write(data)
+            digest.update(data)
+            size += len(data)
+            written.append(position)
+    shard = Shard(plan.file, len(written), size, digest.hexdigest())
+    result = _ShardResult(shard, tuple(written), tuple(skipped))
+    write_json(f"{path}.json", dataclasses.asdict(result))
+    return result
+
+
+def _record(plan: _ShardPlan, source: Source) -> schema.Record:
+    options = plan.options
+    if plan.layout == "medmnist":
+        pixels = medmnist.medmnist_pixels(Path(plan.root), source.path)
+        sha256 = hashlib.sha256(pixels.tobytes()).hexdigest()
+        image = image_from_array(pixels, options.channels)
+    else:
+        try:
+            data = (Path(plan.root) / source.path).read_bytes()
+        except OSError as error:
+            raise UnreadableImage(reason(error)) from error
+        sha256 = hashlib.sha256(data).hexdigest()
+        image = decode_image(data, options.channels)
+    encoded, height, width = encode_image(image, options.encoding, options.quality, options.max_side)
+    return schema.Record(
+        image=encoded,
+        format=options.encoding,
+        height=height,
+        width=width,
+        sha256=sha256,
+        path=source.path,
+        area=source.area,
+        patient=source.patient,
+        study=source.study,
+        label=source.label,
+        split=source.split,
+    )
+
+
+def _strict_error(skipped: Skipped) -> InputError:
+    return InputError(f"{skipped.file}: {skipped.reason}; mend or remove it, or build without --strict to leave it out")
+
+
+def _manifest(listing: Listing, options: RecordsConfig, inputs: str, plans, results) -> Manifest:
+    groups: dict[tuple[str, str], list[tuple[_ShardPlan, _ShardResult]]] = collections.defaultdict(list)
+    for plan, result in zip(plans, results, strict=True):
+        groups[plan.sources[0].area, plan.sources[0].split].append((plan, result))
+    areas: dict[str, dict[str, SplitCounts]] = collections.defaultdict(dict)
+    skipped = list(listing.skipped)
+    for (area, split), parts in groups.items():
+        sources = [plan.sources[position] for plan, result in parts for position in result.written]
+        skipped += [item for _, result in parts for item in result.skipped]
+        if not sources:
+            first = next(result.skipped[0] for _, result in parts)
+            raise InputError(
+                f"area {area}, split {split}: none of the images can be read (first: {first.file}: {first.reason}); "
+                "mend them or leave the area out"
+            )
+        areas[area][split] = SplitCounts(
+            images=len(sources),
+            studies=len({source.study for source in sources}),
+            patients=len({source.patient for source in sources}),
+            per_class=per_class(listing.task, len(listing.classes), [source.label for source in sources]),
+            shards=tuple(result.shard for _, result in parts),
+        )
+    skipped.sort(key=lambda item: item.file)
+    return Manifest(
+        layout=listing.layout,
+        classes=listing.classes,
+        task=listing.task,
+        channels=options.channels,
+        options=dataclasses.asdict(options),
+        inputs=inputs,
+        areas=dict(areas),
+        skipped=tuple(skipped),
+    )
+
+
+def per_class(task: str, number: int, labels: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """How many labels name each class; unknown (-1) ones count for none."""
+    counts = collections.Counter()
+    for label in labels:
+        counts.update([i for i, value in enumerate(label) if value == 1] if task == "multilabel" else label)
+    return tuple(counts[index] for index in range(number))
+
+
+def _publish(manifest: Manifest, stage: Path, out: Path) -> None:
+    """Moves the staged shards into place and writes the manifest last; a kill in between is resumed."""
+    try:
+        if (out / MANIFEST).exists():
+            old = json.loads((out / MANIFEST).read_text())
+            (out / MANIFEST).unlink()
+            for area in old.get("areas", {}).values():
+                for split in area.values():
+                    for shard in split["shards"]:
+                        (out / shard["file"]).unlink(missing_ok=True)
+        for area, counts_of in manifest.areas.items():
+            (out / area).mkdir(exist_ok=True)
+            for counts in counts_of.values():
+                for shard in counts.shards:
+                    if (stage / shard.file).exists():
+                        os.replace(stage / shard.file, out / shard.file)
+    except OSError as error:
+        raise InputError(
+            f"cannot move the shards into {out}: {reason(error)}; mend it and run the same command"
+        ) from error
+    write_json(out / MANIFEST, manifest_json(manifest))

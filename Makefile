@@ -1,0 +1,34 @@
+# make test   the test suite          make demo   the whole line on synthetic data
+# Both make their own virtual environment, .venv, on a fresh machine.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO ?= demo
+
+.PHONY: test slow lint demo clean
+
+.venv/installed: setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+test: .venv/installed lint
+	$(BIN)/python -m pytest -m 'not slow and not real'
+
+slow: .venv/installed
+	$(BIN)/python -m pytest -m 'slow or real'
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# two areas of phantoms: images -> records -> training (small network, random start) -> scores at image and study level
+demo: .venv/installed
+	rm -rf $(DEMO)
+	$(BIN)/kmura demo-data $(DEMO)/images --areas XR_SHOULDER,XR_WRIST --train-studies 400 --valid-studies 100 --side 256
+	$(BIN)/kmura build-tfrecords $(DEMO)/images --out $(DEMO)/tfrecords
+	$(BIN)/kmura inspect $(DEMO)/tfrecords
+	$(BIN)/kmura fit --area all --recipe demo --records $(DEMO)/tfrecords --runs $(DEMO)/runs
+
+clean:
+	rm -rf .venv $(DEMO) build dist *.egg-info

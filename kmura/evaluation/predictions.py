@@ -1,0 +1,64 @@
+"""Model + records -> `predictions.csv`, from which alone everything later is computed."""
+
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+
+import kmura.models.classifier  # noqa: F401  registers the classifier with Keras
+from kmura.config import DataConfig
+from kmura.data import pipeline
+from kmura.errors import InputError
+
+COLUMNS = ("split", "area", "patient", "study", "image", "label", "logit", "probability")
+
+
+def predict_split(model: keras.Model, records, area: str, split: str, data: DataConfig) -> pd.DataFrame:
+    """One row an image of a split, with the columns of COLUMNS, in the order of the records.
+
+    Args:
+        model: gives logits [B, 1] for images [B, H, W, C] in 0..255.
+        records: folder of shards and manifest.
+        data: image size and resizing that the model was trained with.
+    """
+    rows = pipeline.row_keys(records, area, split)
+    with pipeline.readable_errors(records):
+        images = pipeline.eval_dataset(records, area, split, data=data).map(lambda batch: batch["image"])
+        logit = model.predict(images, verbose=0)[:, 0].astype(np.float64)
+    probability = 1 / (1 + np.exp(-np.clip(logit, -60, 60)))
+    return rows.assign(split=split, logit=logit, probability=probability)[list(COLUMNS)]
+
+
+def load_model(path: str | os.PathLike) -> keras.Model:
+    """A saved classifier.
+
+    Raises:
+        InputError: no such file, or it cannot be read.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist; the run has no best epoch yet: run kmura fit again to go on")
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # a damaged archive raises whatever its layers raise
+        text = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} cannot be loaded ({type(error).__name__}: {text}); fit again with --fresh") from error
+
+
+def read_predictions(path: str | os.PathLike) -> pd.DataFrame:
+    """The table in a `predictions.csv`.
+
+    Raises:
+        InputError: missing, damaged or without one of COLUMNS.
+    """
+    try:
+        table = pd.read_csv(path, dtype={"patient": str, "study": str, "image": str})
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; make it with: kmura evaluate {Path(path).parent}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); make it again with kmura evaluate") from error
+    missing = [name for name in COLUMNS if name not in table.columns]
+    if missing:
+        raise InputError(f"{path} has no column {missing[0]}; make it again with kmura evaluate")
+    return table

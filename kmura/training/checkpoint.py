@@ -1,0 +1,66 @@
+"""`last/`: everything needed to go on with a run, replaced as a whole after every epoch."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from kmura.errors import InputError
+from kmura.files import replacing, write_json
+
+STATE = "state.json"
+
+
+class LastCheckpoint:
+    """Saves and restores variables and plain values of a run.
+
+    The arrays go to a file of their own for each epoch and `state.json` names the one that counts; it is replaced last,
+    so that a kill at any moment leaves the checkpoint of the epoch before or of this one.
+    """
+
+    def __init__(self, folder: Path, variables: list):
+        """
+        Args:
+            folder: of the checkpoint; made when first saved.
+            variables: Keras variables in a fixed order: weights, random states, optimizer.
+        """
+        self.folder = folder
+        self.variables = variables
+
+    def save(self, epoch: int, values: dict) -> None:
+        """Keeps the variables and `values` (plain JSON) as of the end of `epoch` (number of epochs done)."""
+        arrays = f"epoch-{epoch:05d}.npz"
+        with replacing(self.folder / arrays, "wb") as file:
+            np.savez(file, **{f"{i:05d}": variable.numpy() for i, variable in enumerate(self.variables)})
+        names = [variable.path for variable in self.variables]
+        write_json(self.folder / STATE, {"epoch": epoch, "arrays": arrays, "variables": names, "values": values})
+        for path in self.folder.iterdir():
+            if path.name not in (arrays, STATE):
+                path.unlink()
+
+    def restore(self) -> tuple[int, dict] | None:
+        """Puts the saved values into the variables; the epoch and the plain values, or None if nothing was saved.
+
+        Raises:
+            InputError: the checkpoint is damaged or belongs to another model.
+        """
+        try:
+            state = json.loads((self.folder / STATE).read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise InputError(f"{self.folder / STATE} is damaged ({error}); start anew with --fresh") from error
+        path = self.folder / state["arrays"]
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                saved = [arrays[f"{i:05d}"] for i in range(len(arrays.files))]
+        except Exception as error:  # zipfile, zlib and numpy each have their own for a damaged archive
+            raise InputError(f"{path} cannot be read ({error}); start anew with --fresh") from error
+        shapes = [tuple(variable.shape) for variable in self.variables]
+        if [array.shape for array in saved] != shapes:
+            raise InputError(
+                f"{path} belongs to another model; start anew with --fresh or choose another --runs folder"
+            )
+        for variable, array in zip(self.variables, saved, strict=True):
+            variable.assign(array)
+        return state["epoch"], state["values"]

@@ -1,0 +1,47 @@
+"""Adam with the L2 penalty where torch puts it."""
+
+import keras
+
+from kmura.config import TrainConfig
+
+
+@keras.saving.register_keras_serializable("kmura")
+class AdamL2(keras.optimizers.Adam):
+    """Adam whose gradient carries an L2 penalty: g + l2 * w before the moments, as torch's `Adam(weight_decay=l2)`.
+
+    This is not AdamW (Loshchilov & Hutter 2019, Algorithm 2), which shrinks the weights past the moments; the published
+    values of the project are for the coupled form. `l2` is a variable: changing it does not retrace a step.
+    """
+
+    def __init__(self, learning_rate=1e-3, l2: float = 0.0, name="adam_l2", **kwargs):
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self._initial_l2 = l2
+        self.l2 = None
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self.l2 = self.add_variable((), initializer=keras.initializers.Constant(self._initial_l2), name="l2")
+
+    def update_step(self, gradient, variable, learning_rate):
+        penalty = keras.ops.cast(self.l2, gradient.dtype) * keras.ops.cast(variable, gradient.dtype)
+        super().update_step(gradient + penalty, variable, learning_rate)
+
+    def get_config(self):
+        return super().get_config() | {"l2": float(self._initial_l2)}
+
+
+def learning_rate(train: TrainConfig, steps_per_epoch: int):
+    """The learning rate of a run: a number, or Keras' CosineDecay counted in steps."""
+    if train.schedule == "constant" and not train.warmup_epochs:
+        return train.learning_rate
+    warmup = round(train.warmup_epochs * steps_per_epoch)
+    decay = max(1, train.epochs * steps_per_epoch - warmup)
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup else train.learning_rate,
+        warmup_target=train.learning_rate if warmup else None,
+        warmup_steps=warmup,
+        decay_steps=decay,
+        alpha=1.0 if train.schedule == "constant" else 0.0,
+    )

@@ -1,0 +1,128 @@
+"""The folder of a run: the only place that knows its file names.
+
+`RUNS/AREA/PHASE/` holds `run.json` (what was asked), `history.csv` (a row an epoch), `best.keras` (the plain
+classifier of the best epoch), `last/` (everything needed to go on), and, written by the evaluation, `predictions.csv`
+and `metrics.json`. `RUNS/summary.csv` and `RUNS/history.csv` join all runs.
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from kmura.config import Config, config_from_tables
+from kmura.errors import InputError
+from kmura.files import replacing, write_json
+
+RUN_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run's files."""
+
+    path: Path
+
+    @property
+    def description(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def history(self) -> Path:
+        return self.path / "history.csv"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.keras"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "last"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions.csv"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDescription:
+    """What `run.json` says.
+
+    Attributes:
+        area, phase: which run this is.
+        records: path of the records folder as given.
+        inputs: the fingerprint of those records (`inputs` of their manifest).
+        classes, task, channels: of the records.
+        config: everything else that decides the outcome.
+        versions: of kmura, Python, TensorFlow, Keras, keras-hub.
+        command: the command line or call that made the run.
+        finished: whether all epochs are done.
+    """
+
+    area: str
+    phase: str
+    records: str
+    inputs: str
+    classes: tuple[str, ...]
+    task: str
+    channels: int
+    config: Config
+    versions: dict[str, str]
+    command: str
+    finished: bool = False
+    run_version: int = RUN_VERSION
+
+
+def write_run(folder: RunFolder, description: RunDescription) -> None:
+    """`run.json` of a run, whole or not at all."""
+    write_json(folder.description, dataclasses.asdict(description))
+
+
+def read_run(path: str | os.PathLike) -> RunDescription:
+    """What a run folder's `run.json` says.
+
+    Raises:
+        InputError: no run there, a damaged file, or one of another version.
+    """
+    file = RunFolder(Path(path)).description
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        if raw.get("run_version") != RUN_VERSION:
+            raise InputError(
+                f"{file} has run version {raw.get('run_version')}, this kmura reads {RUN_VERSION}; fit again"
+            )
+        config = config_from_tables(raw["config"], str(file))
+        return RunDescription(**raw | {"config": config, "classes": tuple(raw["classes"])})
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is no run folder (no run.json); give runs/AREA/PHASE as kmura fit made it") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{file} is damaged ({type(error).__name__}: {error}); fit again with --fresh") from error
+
+
+def write_summaries(runs: str | os.PathLike, monitor: str) -> None:
+    """`summary.csv` (best epoch of every run, best score first) and `history.csv` (all epochs) over a runs folder."""
+    runs = Path(runs)
+    histories = []
+    for file in sorted(runs.glob("*/*/run.json")):
+        folder = RunFolder(file.parent)
+        try:
+            history, description = pd.read_csv(folder.history), read_run(folder.path)
+        except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, InputError):
+            continue  # a run that has no epoch behind it yet
+        keys = {"area": description.area, "phase": description.phase, "select_on": description.config.train.select_on}
+        histories.append(history.assign(**keys)[[*keys, *history.columns]])
+    if not histories:
+        return
+    best = [history[history["best"]].tail(1) for history in histories]
+    summary = pd.concat(best).sort_values(monitor, ascending=False).drop(columns="best")
+    for name, table in (("history", pd.concat(histories)), ("summary", summary)):
+        with replacing(runs / f"{name}.csv") as out:
+            table.to_csv(out, index=False)

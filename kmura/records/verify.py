@@ -190,12 +190,8 @@ def _double_findings(rows: list[_Row]) -> list[Finding]:
     for splits, found in sorted(kinds.items(), key=lambda item: (-len(item[0]), item[0])):
         example = " = ".join(f"{row.split}: {row.path}" for row in found[0])
         many = "group" if len(found) == 1 else "groups"
-        if len(splits) > 1:
-            text = f"{len(found)} {many} of identical images across {' and '.join(splits)} ({example})"
-        else:
-            text = f"{len(found)} {many} of identical images inside {splits[0]} ({example})"
-        findings.append(Finding("warning", text))
+        where = f"across {' and '.join(splits)}" if len(splits) > 1 else f"inside {splits[0]}"
         mixed = sum(len({row.label for row in group}) > 1 for group in found)
-        if mixed:
-            findings.append(Finding("warning", f"{mixed} of them carry different labels"))
+        labels = f"; {mixed} of them with different labels" if mixed else ""
+        findings.append(Finding("warning", f"{len(found)} {many} of identical images {where} ({example}){labels}"))
     return findings

@@ -98,13 +98,15 @@ def build_records(
     inputs = _fingerprint(listing, sources, options)
     if (out / MANIFEST).exists() and not overwrite:
         finished = read_manifest(out)
-        if finished.inputs == inputs and not (strict and finished.skipped):
+        if finished.inputs == inputs:
+            if strict and finished.skipped:
+                raise _strict_error(finished.skipped[0])
+            shutil.rmtree(out / STAGE, ignore_errors=True)  # a build killed after its manifest leaves it behind
             return finished
-        if finished.inputs != inputs:
-            raise InputError(
-                f"{out} holds records of another input or other options ({_differences(finished, listing, options)}); "
-                "choose another --out, or replace them with --overwrite"
-            )
+        raise InputError(
+            f"{out} holds records of another input or other options ({_differences(finished, listing, options)}); "
+            "choose another --out, or replace them with --overwrite"
+        )
     plans = list(_plans(root, listing, sources, options))
     with _stage(out, inputs) as stage:
         results = _write_all(plans, stage, out, workers, strict, progress)

@@ -1,0 +1,78 @@
+"""Small trees of images and records, made in place."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kmura.config import RecordsConfig
+
+
+def textured(seed, size=(40, 32)) -> Image.Image:
+    """A gray picture (width, height) that differs for every seed."""
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, size[::-1]).astype(np.uint8))
+
+
+def make_mura_tree(root: Path, areas=("XR_ELBOW", "XR_WRIST"), train_patients=20, valid_patients=6, views=2) -> Path:
+    """A MURA-shaped tree; every third patient has a second study; labels alternate."""
+    seed = 0
+    for area_number, area in enumerate(areas):
+        for split, patients, first in (("train", train_patients, 0), ("valid", valid_patients, 10_000)):
+            for patient in range(patients):
+                for study in range(1, 3 if patient % 3 == 0 else 2):
+                    outcome = "positive" if (patient + study) % 2 else "negative"
+                    number = first + 100 * area_number + patient
+                    folder = root / split / area / f"patient{number:05d}" / f"study{study}_{outcome}"
+                    folder.mkdir(parents=True)
+                    for view in range(1, views + 1):
+                        seed += 1
+                        textured(seed, (30 + seed % 15, 36)).save(folder / f"image{view}.png")
+    return root
+
+
+def write_mura_csv(root: Path, prefix="MURA-v1.1/") -> None:
+    """The two kinds of lists that MURA ships, for the images of a tree."""
+    for split in ("train", "valid"):
+        images = sorted(path.relative_to(root).as_posix() for path in (root / split).rglob("image*.png"))
+        (root / f"{split}_image_paths.csv").write_text("".join(f"{prefix}{path}\n" for path in images))
+        studies = sorted({path.rpartition("/")[0] for path in images})
+        lines = [f"{prefix}{study}/,{int(study.endswith('positive'))}\n" for study in studies]
+        (root / f"{split}_labeled_studies.csv").write_text("".join(lines))
+
+
+SMALL_SHARDS = RecordsConfig(records_per_shard=8, tune_fraction=0.25)
+
+
+@pytest.fixture(scope="session")
+def mura_root(tmp_path_factory) -> Path:
+    """A MURA-shaped tree of noise; tests must not change it."""
+    return make_mura_tree(tmp_path_factory.mktemp("mura") / "tree")
+
+
+@pytest.fixture(scope="session")
+def records(mura_root, tmp_path_factory) -> Path:
+    """Records of `mura_root`; tests must not change them."""
+    from kmura.records.writer import build_records
+
+    out = tmp_path_factory.mktemp("records") / "records"
+    build_records(mura_root, out, options=SMALL_SHARDS, workers=1)
+    return out
+
+
+@pytest.fixture
+def medmnist_file(tmp_path) -> Path:
+    """A binary MedMNIST file of noise: 30 training, 10 tuning and 10 held-out images of 28 pixels."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for key, number in (("train", 30), ("val", 10), ("test", 10)):
+        arrays[f"{key}_images"] = rng.integers(0, 256, (number, 28, 28)).astype(np.uint8)
+        arrays[f"{key}_labels"] = (np.arange(number)[:, None] % 2).astype(np.uint8)
+    path = tmp_path / "noisemnist.npz"
+    np.savez(path, **arrays)
+    return path

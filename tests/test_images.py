@@ -1,0 +1,139 @@
+"""Whatever an image file does wrong ends in 8-bit pixels or in a reason."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kmura.records.images import UnreadableImage, decode_image, encode_image, encode_png, image_from_array
+
+RAMP = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (20, 1))
+
+
+def saved(image: Image.Image, kind="PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def pixels(data: bytes, channels=1) -> np.ndarray:
+    return np.asarray(decode_image(data, channels))
+
+
+def test_gray_png_keeps_every_pixel():
+    assert (pixels(saved(Image.fromarray(RAMP))) == RAMP).all()
+
+
+def test_16_bit_data_is_scaled_by_the_depth_it_uses():
+    twelve_bits = RAMP.astype(np.uint16) * 16
+    assert (pixels(saved(Image.fromarray(twelve_bits))) == RAMP).all()
+    sixteen_bits = RAMP.astype(np.uint16) * 256
+    assert (pixels(saved(Image.fromarray(sixteen_bits))) == RAMP).all()
+
+
+def test_a_float_image_is_stretched():
+    found = pixels(saved(Image.fromarray(RAMP.astype(np.float32) / 1000 - 3), "TIFF"))
+    assert (found == np.round(RAMP * (255 / 252)).astype(np.uint8)).all()
+
+
+def test_a_palette_image_gives_its_colours_not_its_indices():
+    image = Image.fromarray(RAMP).quantize(256)
+    assert np.abs(pixels(saved(image)).astype(int) - RAMP).max() <= 2
+
+
+def test_transparency_lies_on_black():
+    rgba = np.dstack([RAMP, RAMP, RAMP, np.where(np.arange(64) < 32, 0, 255) * np.ones((20, 1))]).astype(np.uint8)
+    found = pixels(saved(Image.fromarray(rgba, "RGBA")))
+    assert (found[:, :32] == 0).all() and (found[:, 32:] == RAMP[:, 32:]).all()
+
+
+def test_cmyk_gives_the_picture():
+    image = Image.fromarray(RAMP).convert("RGB").convert("CMYK")
+    assert np.abs(pixels(saved(image, "TIFF")).astype(int) - RAMP).max() <= 1
+
+
+def test_one_bit_images_become_black_and_white():
+    found = pixels(saved(Image.fromarray(RAMP > 100)))
+    assert set(np.unique(found)) == {0, 255}
+
+
+def test_an_exif_rotation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored rotated by 90 degrees to the left
+    assert pixels(saved(Image.fromarray(RAMP), exif=exif)).shape == RAMP.shape[::-1]
+
+
+def test_colour_is_kept_with_three_channels():
+    red = np.dstack([RAMP, 0 * RAMP, 0 * RAMP])
+    assert (pixels(saved(Image.fromarray(red)), channels=3) == red).all()
+    assert pixels(saved(Image.fromarray(red))).ndim == 2
+
+
+def declares(width: int, height: int) -> bytes:
+    """A PNG whose header declares a size that its data does not have."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
+    body = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"not an image at all\n" * 10, "not an image file"),
+        (saved(Image.fromarray(RAMP))[:-40], "damaged or cut off"),
+        (saved(Image.fromarray(RAMP))[:60], "damaged or cut off"),
+        (saved(Image.new("L", (1, 1))), "1 x 1 pixels, smaller than 8"),
+        (declares(30_000, 30_000), "more than 100,000,000"),
+        (declares(12_000, 9_000), "declares 12000 x 9000 pixels, more than 100,000,000"),
+        (declares(64, 64), "damaged or cut off"),
+        (saved(Image.fromarray(np.full((20, 20), np.nan, np.float32)), "TIFF"), "not finite"),
+    ],
+)
+def test_a_useless_file_gives_its_reason(data, reason):
+    with pytest.raises(UnreadableImage, match=reason):
+        decode_image(data)
+
+
+def test_a_flipped_bit_in_a_png_is_noticed():
+    data = bytearray(saved(Image.fromarray(RAMP)))
+    data[len(data) // 2] ^= 4
+    with pytest.raises(UnreadableImage, match="damaged"):
+        decode_image(bytes(data))
+
+
+@pytest.mark.parametrize("shape", [(20, 64), (1, 9), (33, 17, 3)])
+def test_our_png_is_lossless_and_read_by_pillow_and_tensorflow(shape):
+    import tensorflow as tf
+
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    data = encode_png(image)
+    with Image.open(io.BytesIO(data)) as opened:
+        opened.verify()
+    assert (np.asarray(Image.open(io.BytesIO(data))) == image).all()
+    assert (tf.io.decode_png(data).numpy().reshape(shape) == image).all()
+
+
+def test_large_images_are_reduced_to_the_longest_side():
+    data, height, width = encode_image(Image.new("L", (1000, 500), 77), max_side=512)
+    found = np.asarray(Image.open(io.BytesIO(data)))
+    assert (height, width) == found.shape == (256, 512)
+    assert (found == 77).all()
+
+
+def test_small_images_are_not_enlarged():
+    assert encode_image(Image.new("L", (100, 50)), max_side=512)[1:] == (50, 100)
+
+
+def test_jpeg_is_close_to_the_original():
+    data, *_ = encode_image(Image.fromarray(RAMP), "jpeg", quality=95)
+    assert np.abs(pixels(data).astype(int) - RAMP).mean() < 2
+
+
+def test_arrays_of_another_type_are_refused():
+    with pytest.raises(UnreadableImage, match="float32"):
+        image_from_array(RAMP.astype(np.float32))

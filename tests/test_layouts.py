@@ -1,0 +1,161 @@
+"""Source layouts give every image with its area, patient, study, label and split."""
+
+import shutil
+
+import numpy as np
+import pytest
+from conftest import make_mura_tree, textured, write_mura_csv
+
+from kmura.errors import InputError
+from kmura.records.folders import list_folders
+from kmura.records.medmnist import list_medmnist
+from kmura.records.mura import list_mura
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return make_mura_tree(tmp_path / "MURA-v1.1", train_patients=6, valid_patients=3)
+
+
+def test_labels_and_studies_come_from_the_folders(tree):
+    listing = list_mura(tree)
+    assert listing.classes == ("normal", "abnormal") and listing.task == "binary"
+    assert len(listing.sources) == len(list(tree.rglob("*.png")))
+    for source in listing.sources:
+        assert source.path == f"{source.split}/{source.area}/{source.study}/{source.path.rpartition('/')[2]}"
+        assert source.label == (int("positive" in source.study),)
+        assert source.study.startswith(f"{source.patient}/")
+        assert source.bytes == (tree / source.path).stat().st_size
+
+
+def test_macos_files_and_other_files_are_passed_over(tree):
+    before = list_mura(tree).sources
+    folder = next(tree.rglob("study*"))
+    (folder / "._image1.png").write_bytes(b"\0\5\x16\7")
+    (folder / ".DS_Store").write_bytes(b"")
+    (folder / "notes.txt").write_text("x")
+    assert list_mura(tree).sources == before
+
+
+@pytest.mark.parametrize(
+    "prefix", ["MURA-v1.1/", "", "/data/sets/MURA-v1.1/", "MURA-v1.1\\", "C:\\sets\\MURA-v1.1\\", "./"]
+)
+def test_the_lists_of_images_give_the_same_as_the_walk(tree, prefix):
+    write_mura_csv(tree, prefix)
+    if "\\" in prefix:
+        for name in ("train_image_paths.csv", "valid_image_paths.csv"):
+            (tree / name).write_text((tree / name).read_text().replace("/", "\\"))
+    assert set(list_mura(tree, from_csv=True).sources) == set(list_mura(tree).sources)
+
+
+def test_a_label_that_contradicts_the_list_names_the_study(tree):
+    write_mura_csv(tree)
+    path = tree / "train_labeled_studies.csv"
+    path.write_text(path.read_text().replace("/,1", "/,0", 1))
+    with pytest.raises(InputError, match=r"study train/XR_\w+/patient\d+/study\d_positive is abnormal .* label 0"):
+        list_mura(tree)
+
+
+def test_a_path_outside_the_layout_is_skipped_with_its_reason(tree):
+    write_mura_csv(tree)
+    with open(tree / "train_image_paths.csv", "a") as file:
+        file.write("MURA-v1.1/train/XR_WRIST/image1.png\n")
+    skipped = list_mura(tree, from_csv=True).skipped
+    assert [item.file for item in skipped] == ["MURA-v1.1/train/XR_WRIST/image1.png"]
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_an_area_without_images_in_a_split_is_an_error(tree, split):
+    shutil.rmtree(tree / split / "XR_WRIST")
+    with pytest.raises(InputError, match=f"XR_WRIST has no images in .*{split}"):
+        list_mura(tree)
+
+
+def test_an_unknown_area_lists_those_there_are(tree):
+    with pytest.raises(InputError, match="XR_KNEE is not in .*; there are: XR_ELBOW, XR_WRIST"):
+        list_mura(tree, areas=("XR_KNEE",))
+
+
+def test_the_folder_above_mura_is_recognised(tree):
+    with pytest.raises(InputError, match="give .*MURA-v1.1"):
+        list_mura(tree.parent)
+
+
+@pytest.fixture
+def classes(tmp_path):
+    for split, number in (("train", 4), ("test", 2)):
+        for name in ("normal", "disease"):
+            for index in range(number):
+                path = tmp_path / "eyes" / split / name / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                textured(index).save(path)
+    return tmp_path / "eyes"
+
+
+def test_the_positive_class_is_the_one_named_wherever_it_stands_in_the_alphabet(classes):
+    for positive, negative in (("disease", "normal"), ("normal", "disease")):
+        listing = list_folders(classes, name="EYES", positive_class=positive)
+        assert listing.classes == (negative, positive)
+        assert all((source.label == (1,)) == (f"/{positive}/" in source.path) for source in listing.sources)
+        assert {source.split for source in listing.sources} == {"train", "valid"}
+
+
+def test_the_order_of_classes_is_never_guessed(classes):
+    with pytest.raises(InputError, match="disease, normal: .*--positive-class"):
+        list_folders(classes, name="EYES")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"positive_class": "sick"}, "class sick is not in .*; there are: disease, normal"),
+        ({"classes": ("normal", "normal")}, "two or more different"),
+        ({"classes": ("normal", "disease"), "positive_class": "normal"}, "contradicts"),
+    ],
+)
+def test_wrong_class_names_are_refused(classes, options, message):
+    with pytest.raises(InputError, match=message):
+        list_folders(classes, name="EYES", **options)
+
+
+def test_a_source_with_val_and_test_tunes_on_one_and_holds_out_the_other(classes):
+    shutil.copytree(classes / "test", classes / "val")
+    listing = list_folders(classes, name="EYES", positive_class="disease")
+    assert {source.path.split("/")[0]: source.split for source in listing.sources} == {
+        "train": "train",
+        "val": "tune",
+        "test": "valid",
+    }
+
+
+def test_folders_without_splits_are_all_training(classes):
+    listing = list_folders(classes / "train", name="EYES", classes=("disease", "normal"))
+    assert {source.split for source in listing.sources} == {"train"} and listing.splits_given == ("train",)
+
+
+def test_medmnist_splits_map_to_ours(medmnist_file):
+    listing = list_medmnist(medmnist_file, name="noise")
+    assert [sum(source.split == split for source in listing.sources) for split in ("train", "tune", "valid")] == [
+        30,
+        10,
+        10,
+    ]
+    assert listing.task == "binary" and {source.area for source in listing.sources} == {"noise"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "classes"),
+    [([[0], [1], [2]], "multiclass", ("0", "1", "2")), ([[0, 1], [1, 1], [0, 0]], "multilabel", ("0", "1"))],
+)
+def test_medmnist_labels_tell_the_task(tmp_path, labels, task, classes):
+    parts = {f"{key}_images": np.zeros((3, 28, 28), np.uint8) for key in ("train", "val", "test")}
+    np.savez(tmp_path / "a.npz", **parts, **{f"{key}_labels": np.array(labels) for key in ("train", "val", "test")})
+    listing = list_medmnist(tmp_path / "a.npz", name="a")
+    assert (listing.task, listing.classes) == (task, classes)
+    assert listing.sources[1].label == tuple(labels[1])
+
+
+def test_a_medmnist_file_without_an_array_names_it(tmp_path):
+    np.savez(tmp_path / "a.npz", train_images=np.zeros((3, 28, 28), np.uint8))
+    with pytest.raises(InputError, match="train_labels"):
+        list_medmnist(tmp_path / "a.npz", name="a")

@@ -1,0 +1,93 @@
+"""Records are what TensorFlow reads and writes, feature for feature and byte for byte."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kmura.records import schema, tfrecord
+from kmura.records.manifest import read_manifest
+
+RECORD = schema.Record(
+    image=b"\x89PNG bytes \x00\xff",
+    format="png",
+    height=480,
+    width=512,
+    sha256="ab" * 32,
+    path="train/XR_WRIST/patient00001/study1_positive/imagé1.png",
+    area="XR_WRIST",
+    patient="patient00001",
+    study="patient00001/study1_positive",
+    label=(1, 0, -1),
+    split="train",
+)
+
+
+def test_a_record_survives_encoding():
+    assert schema.decode(schema.encode(RECORD)) == RECORD
+
+
+def test_tensorflow_parses_a_record_and_would_write_the_same_bytes():
+    import tensorflow as tf
+
+    example = tf.train.Example.FromString(schema.encode(RECORD))
+    assert example.SerializeToString(deterministic=True) == schema.encode(RECORD)
+    assert example.features.feature["label"].int64_list.value == [1, 0, -1]
+    parsed = tf.io.parse_single_example(schema.encode(RECORD), schema.parse_spec())
+    assert parsed["image"].numpy() == RECORD.image
+    assert parsed["label"].numpy().tolist() == [1, 0, -1]
+    assert parsed["path"].numpy().decode() == RECORD.path
+
+
+def test_frames_are_those_of_tensorflow(tmp_path):
+    import tensorflow as tf
+
+    data = [b"", b"a", bytes(range(256)) * 40]
+    with tf.io.TFRecordWriter(str(tmp_path / "theirs")) as writer:
+        for item in data:
+            writer.write(item)
+    ours = b"".join(map(tfrecord.frame, data))
+    assert (tmp_path / "theirs").read_bytes() == ours
+    assert list(tfrecord.read_frames(tmp_path / "theirs")) == data
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda whole: whole[:-3], "record 1 is cut off"),
+        (lambda whole: whole[:50] + bytes([whole[50] ^ 1]) + whole[51:], "record 0 fails its checksum"),
+        (lambda whole: bytes([whole[0] ^ 1]) + whole[1:], "record 0 has a damaged header"),
+        (lambda whole: whole[: len(whole) // 2 + 5], "record 1 is cut off"),
+    ],
+)
+def test_damage_is_named_with_the_record(tmp_path, change, message):
+    path = tmp_path / "shard"
+    path.write_bytes(change(tfrecord.frame(schema.encode(RECORD)) * 2))
+    with pytest.raises(tfrecord.CorruptShard, match=message):
+        list(tfrecord.read_frames(path))
+
+
+def test_a_record_without_a_feature_is_refused():
+    example = schema.Example.FromString(schema.encode(RECORD))
+    del example.features.feature["study"]
+    with pytest.raises(ValueError, match="'study' is missing"):
+        schema.decode(example.SerializeToString())
+
+
+def test_the_readme_of_tfrecords_shows_the_schema():
+    text = (Path(__file__).parents[1] / "tfrecords" / "README.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| ([\w ]+) \| (.+) \|$", text, flags=re.MULTILINE)
+    assert rows == [(name, kind, what) for name, (kind, what) in schema.FEATURES.items()]
+    assert f"version {schema.SCHEMA_VERSION}" in text
+
+
+def test_golden_shards_of_version_1_are_still_read():
+    golden = Path(__file__).parents[1] / "tfrecords" / "golden"
+    manifest = read_manifest(golden)
+    for splits in manifest.areas.values():
+        for split, counts in splits.items():
+            records = [
+                schema.decode(data) for shard in counts.shards for data in tfrecord.read_frames(golden / shard.file)
+            ]
+            assert len(records) == counts.images > 0
+            assert {record.split for record in records} == {split}

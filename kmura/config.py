@@ -212,6 +212,7 @@ def load_config(recipe: str | None = None, settings: Mapping[str, Any] | Iterabl
         InputError: no such recipe, bad TOML, an unknown key (names the nearest) or a value of the wrong type.
     """
     tables = _read_recipe(recipe) if recipe else {}
+    config_from_tables(tables, f"recipe {recipe}")
     pairs = settings.items() if isinstance(settings, Mapping) else map(parse_setting, settings)
     for key, value in pairs:
         stage, _, name = key.partition(".")
@@ -219,7 +220,7 @@ def load_config(recipe: str | None = None, settings: Mapping[str, Any] | Iterabl
             raise InputError(f"setting {key!r} names no stage; write stage.key=value, for example train.{key}=...")
         table = tables.setdefault(stage, {})
         table[name] = value
-    return config_from_tables(tables, recipe or "settings")
+    return config_from_tables(tables, "settings")
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

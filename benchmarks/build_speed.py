@@ -1,0 +1,85 @@
+"""Images a second of `kmura build-tfrecords` beside bare Pillow (verify, decode, encode) on the same files.
+
+Both use two processes and the same files, in one run, in alternating order. Bare Pillow is measured with its default PNG
+settings and with its fastest (compress_level=1); the builder also hashes, checks, frames and writes to disk.
+
+    python benchmarks/build_speed.py [--images 600] [--rounds 3]
+"""
+
+import argparse
+import functools
+import io
+import multiprocessing
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from kmura.config import RecordsConfig
+from kmura.records.phantom import write_phantoms
+from kmura.records.writer import build_records
+
+
+def bare(path: str, compress_level: int) -> int:
+    """What must be done at the least: check, decode to gray, encode."""
+    data = Path(path).read_bytes()
+    Image.open(io.BytesIO(data)).verify()
+    image = Image.open(io.BytesIO(data)).convert("L")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=compress_level)
+    return buffer.tell()
+
+
+def bare_rate(files: list[str], compress_level: int) -> float:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        list(pool.map(bare, files[:2], [6, 6]))  # the processes are up before the clock starts
+        started = time.perf_counter()
+        list(pool.map(functools.partial(bare, compress_level=compress_level), files, chunksize=32))
+        return len(files) / (time.perf_counter() - started)
+
+
+def build_rate(root: Path, files: list[str]) -> float:
+    """Start-up of the writer's processes, listing, hashing and the manifest are in the time."""
+    with tempfile.TemporaryDirectory() as out:
+        started = time.perf_counter()
+        build_records(root, Path(out) / "records", options=RecordsConfig(records_per_shard=64), workers=2)
+        return len(files) / (time.perf_counter() - started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=1200)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp())
+    try:
+        studies = arguments.images // 5
+        write_phantoms(
+            folder / "images", areas=("XR_WRIST",), train_studies=studies, valid_studies=studies // 5, workers=2
+        )
+        files = sorted(map(str, (folder / "images").rglob("*.png")))
+        rates = {"bare Pillow, default PNG": [], "bare Pillow, compress_level=1": [], "kmura build": []}
+        for _ in range(arguments.rounds):
+            rates["bare Pillow, default PNG"].append(bare_rate(files, 6))
+            rates["bare Pillow, compress_level=1"].append(bare_rate(files, 1))
+            rates["kmura build"].append(build_rate(folder / "images", files))
+        size = sum(Path(file).stat().st_size for file in files) / len(files) / 1000
+        print(
+            f"{len(files)} gray PNGs of up to 512 pixels, {size:.0f} KB on average, 2 processes, {platform.platform()}"
+        )
+        base = statistics.median(rates["bare Pillow, default PNG"])
+        print("| contender | images/s (median of rounds) | against bare Pillow |\n| --- | --- | --- |")
+        for name, found in rates.items():
+            print(f"| {name} | {statistics.median(found):.0f} | {statistics.median(found) / base:.2f} x |")
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

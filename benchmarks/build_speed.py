@@ -1,7 +1,7 @@
 """Images a second of `kmura build-tfrecords` beside bare Pillow (verify, decode, encode) on the same files.
 
-Both use two processes and the same files, in one run, in alternating order. Bare Pillow is measured with its default PNG
-settings and with its fastest (compress_level=1); the builder also hashes, checks, frames and writes to disk.
+Both use two processes and the same files, in one run, in alternating order. Bare Pillow is measured with its default
+PNG settings and with its fastest (compress_level=1); the builder also hashes, checks, frames and writes to disk.
 
     python benchmarks/build_speed.py [--images 600] [--rounds 3]
 """

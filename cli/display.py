@@ -72,10 +72,11 @@ def evaluation_table(found) -> Table:
     title = f"{found.area}, {found.phase}: best epoch chosen on {found.select_on} by {found.selected_epoch_by}"
     table = Table(title=title, title_justify="left")
     table.add_column("")
+    plural = {"image": "images", "study": "studies"}
     columns = [(split, level) for split, levels in found.splits.items() for level in levels.values()]
     for split, level in columns:
         units = level.images if level.level == "image" else level.studies
-        table.add_column(f"{split}, {level.level}s (n = {units}, {level.positives} positive)", justify="right")
+        table.add_column(f"{split}, {plural[level.level]} (n = {units}, {level.positives} positive)", justify="right")
 
     def text(score) -> str:
         return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"

@@ -5,6 +5,8 @@
 
 import importlib
 
+from kmura.models.registration import register_with_keras
+
 __version__ = "0.1.0"
 
 # public name -> the module that holds it
@@ -35,3 +37,6 @@ def __getattr__(name: str):
 
 def __dir__():
     return [*__all__, "__version__"]
+
+
+register_with_keras()

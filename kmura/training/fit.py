@@ -104,7 +104,8 @@ def fit(
     _claim(folder, description, fresh)
 
     with _session(config), pipeline.readable_errors(records):
-        trainer, schedule_steps = _trainer(manifest, area, config)
+        steps = pipeline.steps_per_epoch(records, area, batch_size=config.train.batch_size)
+        trainer = _trainer(manifest, area, config, steps)
         variables = [*trainer.classifier.variables, *trainer.optimizer.variables]
         last = LastCheckpoint(folder.last, variables)
         restored = last.restore()
@@ -132,10 +133,11 @@ def fit(
             )
             trainer.fit(
                 dataset,
-                steps_per_epoch=schedule_steps,
+                steps_per_epoch=steps,
                 initial_epoch=epochs_done,
                 epochs=config.train.epochs,
                 callbacks=[validation, keeper, *callbacks],
+                shuffle=False,  # the data set is in its order already
                 verbose=0,
             )
         else:
@@ -213,9 +215,7 @@ def _session(config: Config):
         keras.config.set_dtype_policy(policy)
 
 
-def _trainer(manifest: Manifest, area: str, config: Config) -> tuple[Trainer, int]:
-    counts = manifest.areas[area]["train"]
-    steps = -(-counts.images // config.train.batch_size)
+def _trainer(manifest: Manifest, area: str, config: Config, steps: int) -> Trainer:
     classifier = build_model(
         **dataclasses.asdict(config.model),
         image_size=config.data.image_size,
@@ -223,7 +223,7 @@ def _trainer(manifest: Manifest, area: str, config: Config) -> tuple[Trainer, in
         num_classes=1,
         seed=config.train.seed,
     )
-    negatives, positives = counts.per_class
+    negatives, positives = manifest.areas[area]["train"].per_class
     pos_weight = negatives / positives if config.train.balance else 1.0
     trainer = Trainer(classifier)
     trainer.compile(
@@ -233,7 +233,7 @@ def _trainer(manifest: Manifest, area: str, config: Config) -> tuple[Trainer, in
         jit_compile=False,  # XLA is slower than oneDNN on CPU
     )
     trainer.optimizer.build(classifier.trainable_variables)  # otherwise Keras traces the step twice
-    return trainer, steps
+    return trainer
 
 
 def _check_splits(manifest: Manifest, area: str, select_on: str, records) -> None:

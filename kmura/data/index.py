@@ -1,0 +1,202 @@
+"""Where each image of a split lies in its shards, and all that is known of it: read in one pass, without TensorFlow.
+
+The pass checks every checksum, so damage shows before training starts. With the places known, an epoch can draw its
+images in any order from disk; no buffer limits how far they are shuffled.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kmura.errors import InputError, reason
+from kmura.files import sha256_of
+from kmura.records import schema
+from kmura.records.manifest import MANIFEST, Manifest, SplitCounts, read_manifest, shard_paths
+from kmura.records.tfrecord import CorruptShard, frame, read_frames
+
+ALL = "all"  # the area that stands for every area of the manifest
+_LENGTH_AND_CHECKSUM = len(frame(b"")) - 4  # bytes of a frame before its data; a checksum of 4 follows the data
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Index:
+    """All images of one split, in the order of the records: the places of the encoded images and what is known of them.
+
+    Attributes:
+        records, area, split: the records folder and which of it.
+        manifest: its manifest.
+        shards: the shard files.
+        shard: int64 [n], each image's shard, a position in `shards`.
+        offset, size: int64 [n], where its encoded image begins in that file and how long it is, bytes.
+        height, width: int64 [n], pixels.
+        labels: int64 [n, 1] class ids, or [n, number of classes] of 0 and 1 (multilabel); -1 is unknown.
+        keys: area, patient, study, image (path), one row an image.
+        fingerprint: changes whenever a shard does; hexadecimal.
+    """
+
+    records: Path
+    area: str
+    split: str
+    manifest: Manifest
+    shards: tuple[Path, ...]
+    shard: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    height: np.ndarray
+    width: np.ndarray
+    labels: np.ndarray
+    keys: pd.DataFrame
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def known(self) -> np.ndarray:
+        """The rows whose label is known in full, int64, ascending."""
+        return np.flatnonzero((self.labels >= 0).all(axis=1))
+
+    def targets(self) -> np.ndarray:
+        """Labels as a loss takes them, float32 [n, L].
+
+        Binary: L = 1, 0 or 1. Multiclass: one-hot. Multilabel: 0 or 1 a class. What is unknown is -1, the whole row of
+        a multiclass image.
+        """
+        labels = self.labels
+        if self.manifest.task == "multiclass":
+            labels = np.where(labels >= 0, np.arange(len(self.manifest.classes)) == labels, -1)
+        return labels.astype(np.float32)
+
+    def encoded(self, rows) -> list[bytes]:
+        """The encoded images of the given rows, read from their shards.
+
+        Raises:
+            InputError: a shard went away or got shorter since it was indexed.
+        """
+        images = []
+        for row in rows:
+            path = self.shards[self.shard[row]]
+            try:
+                with open(path, "rb", buffering=0) as file:
+                    file.seek(self.offset[row])
+                    image = file.read(self.size[row])
+            except OSError as error:
+                raise InputError(f"shard {path} cannot be read: {reason(error)}") from error
+            if len(image) != self.size[row]:
+                raise InputError(f"shard {path} changed while it was in use; {_mend(self.records)}")
+            images.append(image)
+        return images
+
+
+def read_index(records: str | os.PathLike, area: str, split: str) -> Index:
+    """The index of one area and split, or of all areas that have the split (`area="all"`).
+
+    The last few are kept, so that training and validation in one process read their shards' keys once.
+
+    Raises:
+        InputError: no such records, area or split; a shard missing, cut or damaged; a label outside the classes.
+    """
+    records = Path(records)
+    manifest = read_manifest(records)
+    paths = [path for counts in _parts(records, manifest, area, split) for path in shard_paths(records, counts)]
+    state = (sha256_of(records / MANIFEST), *(path.stat().st_mtime_ns for path in paths))
+    return _indexed(records.resolve(), state, area, split)
+
+
+def row_keys(records: str | os.PathLike, area: str, split: str) -> pd.DataFrame:
+    """One row an image, in the order of `eval_dataset`: area, patient, study, image (its path), label.
+
+    Binary and multiclass: `label` is the class id. Multilabel: a column `label_CLASS` of 0 and 1 for each class. -1 is
+    unknown.
+
+    Raises:
+        InputError: as `read_index`.
+    """
+    index = read_index(records, area, split)
+    names = [f"label_{name}" for name in index.manifest.classes] if index.manifest.task == "multilabel" else ["label"]
+    return pd.concat([index.keys, pd.DataFrame(index.labels, columns=names)], axis=1)
+
+
+def _parts(records: Path, manifest: Manifest, area: str, split: str) -> list[SplitCounts]:
+    if area != ALL:
+        return [manifest.split(area, split, records)]
+    parts = [splits[split] for splits in manifest.areas.values() if split in splits]
+    return parts or [manifest.split(next(iter(manifest.areas), ALL), split, records)]  # raises, naming the splits
+
+
+@functools.lru_cache(maxsize=16)
+def _indexed(records: Path, state: tuple, area: str, split: str) -> Index:
+    """The index; `state` is there so that changed files count as other ones."""
+    manifest = read_manifest(records)
+    parts = _parts(records, manifest, area, split)
+    shards = [shard for counts in parts for shard in counts.shards]
+    paths = [records / shard.file for shard in shards]
+    places, numbers, labels, keys = [], [], [], []
+    for number, (shard, path) in enumerate(zip(shards, paths, strict=True)):
+        before = len(places)
+        for offset, record in _read_shard(records, path):
+            places.append((number, offset, len(record.image)))
+            numbers.append((record.height, record.width))
+            labels.append(_checked(record.label, manifest, path, len(places) - 1 - before))
+            keys.append((record.area, record.patient, record.study, record.path))
+        found = len(places) - before
+        if found != shard.records:
+            raise InputError(f"shard {path} holds {found} records, the manifest says {shard.records}; {_mend(records)}")
+    if not places:
+        raise InputError(f"area {area} has no images in its {split} split in {records}; build the records again")
+    return Index(
+        records,
+        area,
+        split,
+        manifest,
+        tuple(paths),
+        *np.array(places, np.int64).T,
+        *np.array(numbers, np.int64).T,
+        np.array(labels, np.int64),
+        pd.DataFrame(keys, columns=["area", "patient", "study", "image"]),
+        hashlib.sha256(" ".join(shard.sha256 for shard in shards).encode()).hexdigest(),
+    )
+
+
+def _read_shard(records: Path, path: Path):
+    """Each record of a shard, and where in the file its encoded image begins."""
+    start = number = 0
+    try:
+        for data in read_frames(path):
+            record = schema.decode(data)
+            yield start + _LENGTH_AND_CHECKSUM + _position(record.image, data), record
+            start += len(frame(b"")) + len(data)
+            number += 1
+    except CorruptShard as error:
+        raise InputError(f"shard {path}: {error}; {_mend(records)}") from error
+    except ValueError as error:
+        raise InputError(f"shard {path}: record {number}: {error}; {_mend(records)}") from error
+    except OSError as error:
+        raise InputError(f"shard {path} cannot be read: {reason(error)}") from error
+
+
+def _position(image: bytes, data: bytes) -> int:
+    """Where `image` lies in `data`. Searching for its beginning suffices, and is hundreds of times faster."""
+    at = data.find(image[:64])
+    while data[at : at + len(image)] != image:
+        at = data.find(image[:64], at + 1)
+    return at
+
+
+def _checked(label: tuple[int, ...], manifest: Manifest, path: Path, number: int) -> tuple[int, ...]:
+    multilabel = manifest.task == "multilabel"
+    expected, highest = (len(manifest.classes), 1) if multilabel else (1, len(manifest.classes) - 1)
+    if len(label) != expected or not all(-1 <= value <= highest for value in label):
+        raise InputError(
+            f"shard {path}: record {number} has the label {list(label)}; {manifest.task} with "
+            f"{len(manifest.classes)} classes needs {expected} of -1 to {highest}; build the records again"
+        )
+    return label
+
+
+def _mend(records: Path) -> str:
+    return f"kmura inspect {records} lists the damage, building the records again mends it"

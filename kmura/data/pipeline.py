@@ -1,0 +1,127 @@
+"""Shards to batches: the only place that builds a tf.data pipeline for training or evaluation."""
+
+import functools
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from kmura.config import AugmentConfig, DataConfig
+from kmura.data.augment import RandomAffine, RandomIntensity
+from kmura.data.decoded import image_source, readable_errors
+from kmura.data.index import ALL, read_index, row_keys
+from kmura.errors import InputError
+
+__all__ = ["ALL", "eval_dataset", "readable_errors", "row_keys", "steps_per_epoch", "train_dataset"]
+
+
+def train_dataset(
+    records: str | os.PathLike,
+    area: str,
+    *,
+    data: DataConfig | None = None,
+    augment: AugmentConfig | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+    epochs: int = 1,
+    first_epoch: int = 0,
+    split: str = "train",
+) -> tf.data.Dataset:
+    """Augmented batches of the epochs `first_epoch` to `epochs` - 1, one after another; each has `steps_per_epoch`.
+
+    A batch is a dictionary: `image` float32 [B, S, S, C] in 0..255; `label` float32 [B, L] (binary: L = 1, 0 or 1;
+    multiclass: one-hot; multilabel: 0 or 1 a class); `mixed_image` and `mixed_label`, here the same tensors. Images
+    whose label is not known in full are left out. The last batch of an epoch may be smaller.
+
+    Every epoch draws all images in a new order. Order and augmentation are functions of (seed, epoch, position) alone:
+    resuming at an epoch, another cache or another number of threads changes no bit.
+
+    Args:
+        records: the records folder.
+        area: an area of the manifest, or `all`.
+        data: size and cache of the images; None is the default DataConfig.
+        augment: random changes; None is the default AugmentConfig.
+        batch_size: images a batch, B.
+        seed: 0 or more.
+        epochs: the epoch to stop before.
+        first_epoch: the epoch to start with, counted from 0.
+        split: which split to draw from.
+
+    Raises:
+        InputError: no such records, area or split; a shard missing, cut or damaged; an image that cannot be decoded
+            (here where a cache is filled; else while iterating, see `readable_errors`); no image with a known label.
+    """
+    data, augment = data or DataConfig(), augment or AugmentConfig()
+    index = read_index(records, area, split)
+    rows = index.known()
+    if not len(rows):
+        raise InputError(f"no image of area {area}, split {split} in {records} has a known label; nothing to train on")
+    steps = _batches(len(rows), batch_size)
+    images_of = image_source(index, data)
+    targets = tf.constant(index.targets())
+    # float32 whatever the policy: batches leave in 0..255, where 16 bits would round
+    affine = RandomAffine(
+        augment.rotation, augment.area_scale, augment.shift, augment.shear, augment.flip, dtype="float32"
+    )
+    intensity = RandomIntensity(augment.brightness, augment.contrast, dtype="float32")
+
+    @functools.lru_cache(maxsize=2)  # the batches around a change of epoch are made at the same time
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, epoch]).permutation(rows)
+
+    def drawn(step) -> tuple[np.ndarray, np.ndarray]:
+        epoch, position = divmod(int(step), steps)
+        seeds = np.random.SeedSequence([seed, epoch, position]).generate_state(4).astype(np.int32).reshape(2, 2)
+        return order(epoch)[position * batch_size : (position + 1) * batch_size], seeds
+
+    def batch(step) -> dict[str, tf.Tensor]:
+        drawn_rows, seeds = tf.numpy_function(drawn, [step], [tf.int64, tf.int32], stateful=False)
+        drawn_rows, seeds = tf.ensure_shape(drawn_rows, [None]), tf.ensure_shape(seeds, [2, 2])
+        image = intensity(affine(images_of(drawn_rows), seed=seeds[0]), seed=seeds[1])
+        label = tf.gather(targets, drawn_rows)
+        return {"image": image, "label": label, "mixed_image": image, "mixed_label": label}
+
+    return _mapped(tf.data.Dataset.range(first_epoch * steps, max(first_epoch, epochs) * steps), batch)
+
+
+def eval_dataset(
+    records: str | os.PathLike, area: str, split: str, *, data: DataConfig | None = None, batch_size: int = 32
+) -> tf.data.Dataset:
+    """Batches of a whole split in the order of the records, which is that of `row_keys`.
+
+    A batch is a dictionary: `image` float32 [B, S, S, C] in 0..255; `label` float32 [B, L] as in `train_dataset`, -1
+    where unknown (for a multiclass image the whole row); `patient`, `study`, `path` strings [B].
+
+    Raises:
+        InputError: as `train_dataset`; unknown labels are no error here.
+    """
+    index = read_index(records, area, split)
+    images_of = image_source(index, data or DataConfig())
+    columns = {
+        "label": tf.constant(index.targets()),
+        **{name: tf.constant(index.keys[name].tolist()) for name in ("patient", "study")},
+        "path": tf.constant(index.keys["image"].tolist()),
+    }
+
+    def batch(step) -> dict[str, tf.Tensor]:
+        rows = tf.range(step * batch_size, tf.minimum((step + 1) * batch_size, len(index)))
+        return {
+            "image": tf.cast(images_of(rows), tf.float32),
+            **{name: tf.gather(column, rows) for name, column in columns.items()},
+        }
+
+    return _mapped(tf.data.Dataset.range(_batches(len(index), batch_size)), batch)
+
+
+def steps_per_epoch(records: str | os.PathLike, area: str, *, batch_size: int = 16, split: str = "train") -> int:
+    """The number of batches of an epoch of `train_dataset`."""
+    return _batches(len(read_index(records, area, split).known()), batch_size)
+
+
+def _batches(images: int, batch_size: int) -> int:
+    return -(-images // batch_size)
+
+
+def _mapped(steps: tf.data.Dataset, batch) -> tf.data.Dataset:
+    """The batches of these steps, in order, several made at a time and some ahead."""
+    return steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)

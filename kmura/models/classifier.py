@@ -1,0 +1,214 @@
+"""The classifier of radiographs: image in, logits out, with named feature maps on the way."""
+
+import contextlib
+import random
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from kmura.errors import InputError
+from kmura.models.backbones import BACKBONES
+from kmura.models.batch_norm import set_batch_norm
+from kmura.models.heads import HEADS, LOGITS
+from kmura.models.lookup import entry
+
+
+@keras.saving.register_keras_serializable("kmura")
+class NormalizedChannels(keras.layers.Layer):
+    """(image - mean) / std, channel by channel; a gray image is repeated to as many channels as `mean` has."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs):
+        """
+        Args:
+            mean: of each output channel, on the scale of the images.
+            std: of each output channel, on the scale of the images.
+        """
+        super().__init__(**kwargs)
+        self.mean = [float(value) for value in mean]
+        self.std = [float(value) for value in std]
+        self.autocast = False  # pixels pass in float32: bfloat16 would round 200.4 to 200
+
+    def call(self, images):
+        """Images [..., channels] in the layer's compute dtype, from images [..., 1 or channels]."""
+        images = keras.ops.cast(images, "float32")
+        scale = np.divide(1.0, self.std, dtype=np.float32)
+        offset = -np.divide(self.mean, self.std, dtype=np.float32)
+        return keras.ops.cast(images * scale + offset, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], len(self.mean))
+
+    def get_config(self):
+        return super().get_config() | {"mean": self.mean, "std": self.std}
+
+
+@keras.saving.register_keras_serializable("kmura")
+class RadiographClassifier(keras.Model):
+    """Logits [B, num_classes], float32, of radiographs [B, height, width, channels], float32 in 0..255.
+
+    A functional model in a class: the constructor's arguments are its config. It normalises the images itself, for the
+    backbone it has.
+
+    Attributes:
+        backbone: normalised images [B, H, W, 3] -> P5; a keras-hub backbone (or one of kmura's own).
+        feature_maps: `P3`, `P4`, `P5` -> KerasTensor [B, h, w, channels], non-negative, connected to `input`:
+            `keras.Model(model.input, [model.feature_maps["P5"], model.output])` gives maps and logits in one pass.
+            P5 is what the head sees.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "densenet121",
+        image_size: int | tuple[int, int] = 224,
+        channels: int = 1,
+        num_classes: int = 1,
+        head: str = "linear",
+        dropout: float = 0.0,
+        batch_norm_momentum: float = 0.9,
+        fused_batch_norm: bool = True,
+        dtype=None,
+        **kwargs,
+    ):
+        """
+        Args:
+            backbone: a name of `kmura.models.backbones.BACKBONES`.
+            image_size: height and width, pixels; one number for a square.
+            channels: of the images, 1 (gray) or 3 (RGB).
+            num_classes: number of logits.
+            head: a name of `kmura.models.heads.HEADS`.
+            dropout: share of the features dropped before the last layer, in training.
+            batch_norm_momentum: share of the old moving statistics kept at each training step.
+            fused_batch_norm: use TensorFlow's fused kernel; the weights are the same either way.
+            dtype: policy of the layers (`mixed_bfloat16`); None takes Keras' present one. It is saved with the model.
+            **kwargs: `name` and `trainable`, of keras.Model.
+
+        Raises:
+            InputError: a name that does not exist, or a number out of its range.
+        """
+        parts = entry(BACKBONES, backbone, "backbone")
+        height, width = _checked_size(image_size, backbone, parts.min_size)
+        if channels not in (1, 3):
+            raise InputError(f"channels is {channels!r}; images have 1 (gray) or 3 (RGB)")
+        if num_classes < 1:
+            raise InputError(f"num_classes is {num_classes!r}; 1 or more is needed")
+        build_head = entry(HEADS, head, "head")
+        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+
+        with _dtype_policy(policy):
+            images = keras.Input((height, width, channels), dtype="float32", name="image")
+            body = parts.build()
+            set_batch_norm(body, momentum=batch_norm_momentum, fused=fused_batch_norm)
+            taps = {name: body.get_layer(layer).output for name, layer in parts.taps.items()}
+            maps = keras.Model(body.input, taps, name="feature_maps")(
+                NormalizedChannels(parts.mean, parts.std, name="normalized")(images)
+            )
+            super().__init__(images, build_head(maps["P5"], num_classes, dropout), **kwargs)
+        self.backbone = body
+        self.feature_maps = maps
+        self._config = {
+            "backbone": backbone,
+            "image_size": (height, width),
+            "channels": channels,
+            "num_classes": num_classes,
+            "head": head,
+            "dropout": dropout,
+            "batch_norm_momentum": batch_norm_momentum,
+            "fused_batch_norm": fused_batch_norm,
+            "dtype": policy.name,
+        }
+
+    def get_config(self):
+        return {"name": self.name, "trainable": self.trainable, **self._config}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**config)
+
+
+def build_model(
+    *,
+    backbone: str = "densenet121",
+    weights: str = "imagenet",
+    image_size: int | tuple[int, int] = 224,
+    channels: int = 1,
+    num_classes: int = 1,
+    head: str = "linear",
+    dropout: float = 0.0,
+    batch_norm_momentum: float = 0.9,
+    fused_batch_norm: bool = True,
+    initial_bias: float | Sequence[float] | None = None,
+    seed: int | None = None,
+) -> RadiographClassifier:
+    """A classifier ready to be trained: its backbone with `weights`, its head with random ones.
+
+    Args:
+        weights: `none`, `imagenet`, a keras-hub preset handle, or the path of a preset folder, a `.weights.h5` or a
+            `.keras` file; see `kmura.models.weights.load_weights`.
+        initial_bias: of the logits, one for all or one for each class; log(p / (1 - p)) of the share p of positives
+            spares the first epoch finding it. None keeps zeros (or what `weights` brought).
+        seed: the same number gives the same random weights, whatever was drawn before; the global random state stays
+            as it was. None draws from that state.
+        backbone, image_size, channels, num_classes, head, dropout, batch_norm_momentum, fused_batch_norm: see
+            `RadiographClassifier`.
+
+    Raises:
+        InputError: an argument that cannot be, or weights that cannot be had or do not fit.
+    """
+    from kmura.models.weights import load_weights
+
+    with _seeded(seed):
+        model = RadiographClassifier(
+            backbone=backbone,
+            image_size=image_size,
+            channels=channels,
+            num_classes=num_classes,
+            head=head,
+            dropout=dropout,
+            batch_norm_momentum=batch_norm_momentum,
+            fused_batch_norm=fused_batch_norm,
+        )
+    load_weights(model, weights)
+    if initial_bias is not None:
+        bias = np.asarray(initial_bias, np.float32)
+        if bias.shape not in ((), (num_classes,)):
+            raise InputError(
+                f"initial_bias has {bias.size} numbers; give one or {num_classes}, the number of classes"
+            )
+        model.get_layer(LOGITS).bias.assign(np.broadcast_to(bias, (num_classes,)))
+    return model
+
+
+def _checked_size(image_size, backbone: str, smallest: int) -> tuple[int, int]:
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if min(height, width) < smallest:
+        raise InputError(
+            f"image_size {height} x {width} is too small for {backbone}; give {smallest} or more, "
+            "or choose the backbone resnet18_small"
+        )
+    return int(height), int(width)
+
+
+@contextlib.contextmanager
+def _dtype_policy(policy):
+    """Keras' global policy is `policy` inside: the only way to tell it to the layers of keras-hub's DenseNet."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int | None):
+    """Python's random numbers, from which Keras draws the seeds of its initializers, start at `seed` inside."""
+    if seed is None:
+        yield
+        return
+    before = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before)

@@ -1,0 +1,226 @@
+"""Weights for a classifier: from the network, a preset folder or a file.
+
+All sources come down to the same two things, Keras' description of a model (`config.json`) and its arrays
+(`model.weights.h5`): a preset folder holds them side by side, a `.keras` file zipped, a `.weights.h5` file is the second
+alone. Nothing of them is executed.
+"""
+
+import contextlib
+import json
+import logging
+import tempfile
+import textwrap
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import keras
+
+from kmura.errors import InputError
+from kmura.models.backbones import BACKBONES
+from kmura.models.lookup import nearest_first
+
+CONFIG = "config.json"
+ARRAYS = "model.weights.h5"
+# Where Keras keeps the backbone's arrays in a classifier's file; beside it are those of the head.
+BACKBONE_GROUP = "layers/functional"
+# Of a backbone's config; all else is its architecture.
+NOT_ARCHITECTURE = {"name", "trainable", "dtype", "image_shape", "data_format"}
+CONNECT_SECONDS = 10
+
+log = logging.getLogger("kmura")
+
+
+def load_weights(model, weights: str) -> None:
+    """Puts `weights` into a RadiographClassifier: all of its backbone, and its head if the source has such a one.
+
+    Args:
+        model: the classifier.
+        weights: `none` (stays random), `imagenet` (the backbone's own preset), a keras-hub preset
+            (`densenet_121_imagenet`, `kaggle://keras/densenet/keras/densenet_121_imagenet/3`,
+            `hf://keras/densenet_121_imagenet`), or the path of a preset folder, a `.keras` or a `.weights.h5` file of a
+            backbone or of a RadiographClassifier.
+
+    Raises:
+        InputError: nothing there, no network, a damaged file, or another architecture.
+    """
+    if weights == "none":
+        return
+    backbone = model.get_config()["backbone"]
+    preset = BACKBONES[backbone].imagenet if weights == "imagenet" else weights
+    if preset is None:
+        there = [name for name, entry in BACKBONES.items() if entry.imagenet]
+        raise InputError(
+            f"backbone {backbone} has no ImageNet weights; give weights none or a path, "
+            f"or one of the backbones {', '.join(there)}"
+        )
+    source = Path(preset).expanduser()
+    if not source.exists():
+        source = _downloaded(preset, model)
+    with _config_and_arrays(source) as (config, arrays):
+        if config is not None:
+            _check_architecture(config, model, source)
+        _load_arrays(arrays, model, source)
+
+
+def _downloaded(preset: str, model) -> Path:
+    """The folder with the two files of a preset of keras-hub, from the network or from an earlier download."""
+    from keras_hub.models import Backbone  # imported already: it built the backbone
+
+    handle = Backbone.presets[preset]["kaggle_handle"] if preset in Backbone.presets else preset
+    scheme, _, name = handle.partition("://")
+    if scheme == "kaggle":
+        fetch, recipe = _from_kaggle, f"import kagglehub; print(kagglehub.model_download('{name}'))"
+    elif scheme == "hf":
+        fetch, recipe = (
+            _from_hugging_face,
+            f"import huggingface_hub as h; print(h.snapshot_download('{name}'))",
+        )
+    elif "/" in preset or Path(preset).suffix:
+        raise InputError(f"weights {preset}: there is no such file or folder")
+    else:
+        names = nearest_first(preset, ["imagenet", "none", *type(model.backbone).presets])
+        raise InputError(
+            f"weights {preset}: neither a path nor a preset; choose a path or one of {', '.join(names)}"
+        )
+    try:
+        fetch(name, CONFIG)
+        return fetch(name, ARRAYS).parent
+    except Exception as error:  # each hub, and the HTTP library below it, has errors of its own
+        cause = textwrap.shorten(f"{type(error).__name__}: {error}", 120)
+        raise InputError(
+            f"weights {preset}: could not be downloaded ({cause}); where there is a network run "
+            f'`python -c "{recipe}"`, copy that folder here and give it as weights; or give weights none '
+            "to start from random ones"
+        ) from error
+
+
+def _from_kaggle(name: str, file: str) -> Path:
+    import kagglehub
+
+    return Path(kagglehub.model_download(name, file))
+
+
+def _from_hugging_face(name: str, file: str) -> Path:
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(name, file, local_files_only=True))
+    except huggingface_hub.errors.LocalEntryNotFoundError:
+        # Asked first because it gives up at once without network; a download tries for half a minute.
+        huggingface_hub.HfApi().model_info(name, timeout=CONNECT_SECONDS)
+        return Path(huggingface_hub.hf_hub_download(name, file))
+
+
+@contextlib.contextmanager
+def _config_and_arrays(source: Path) -> Iterator[tuple[dict | None, Path]]:
+    """Keras' config (None if there is none) and the path of the arrays of a preset folder or a file."""
+    if source.is_dir():
+        for name in (CONFIG, ARRAYS):
+            if not (source / name).is_file():
+                raise InputError(
+                    f"weights {source}: the folder has no {name}; a keras-hub preset has {CONFIG} and {ARRAYS}"
+                )
+        yield _parsed(source, (source / CONFIG).read_bytes()), source / ARRAYS
+    elif source.name.endswith(".weights.h5"):
+        yield None, source
+    elif source.suffix == ".keras":
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                with zipfile.ZipFile(source) as archive:
+                    config = archive.read(CONFIG)
+                    archive.extract(ARRAYS, folder)
+            except (zipfile.BadZipFile, KeyError, EOFError, OSError) as error:
+                raise InputError(f"weights {source}: damaged, or no file of Keras ({error})") from error
+            yield _parsed(source, config), Path(folder) / ARRAYS
+    else:
+        raise InputError(
+            f"weights {source}: not a kind of file kmura knows; give a preset folder, .keras or .weights.h5"
+        )
+
+
+def _parsed(source: Path, config: bytes) -> dict:
+    try:
+        config = json.loads(config)
+        config["registered_name"], config["config"]  # noqa: B018
+        return config
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"weights {source}: {CONFIG} does not describe a model of Keras ({error!r})"
+        ) from error
+
+
+def _check_architecture(config: dict, model, source: Path) -> None:
+    """Raises InputError unless `config` is of the model's own backbone, alone or in a RadiographClassifier."""
+    name, theirs = config["registered_name"], config["config"]
+    backbone = model.get_config()["backbone"]
+    if name == keras.saving.get_registered_name(type(model)):
+        if theirs.get("backbone") != backbone:
+            raise InputError(
+                f"weights {source}: of backbone {theirs.get('backbone')}; the model has {backbone}"
+            )
+        return
+    expected = keras.saving.get_registered_name(type(model.backbone))
+    if name != expected:
+        raise InputError(
+            f"weights {source}: of a {name}; backbone {backbone} needs a {expected} or a whole classifier"
+        )
+    ours = json.loads(json.dumps(model.backbone.get_config()))
+    for key in sorted(ours.keys() & theirs.keys() - NOT_ARCHITECTURE):
+        if theirs[key] != ours[key]:
+            raise InputError(f"weights {source}: {key} is {theirs[key]}; backbone {backbone} has {ours[key]}")
+
+
+def _load_arrays(path: Path, model, source: Path) -> None:
+    """Reads the arrays of `path` into the backbone, and into the head if it has as many arrays of the same shapes."""
+    backbone = model.get_config()["backbone"]
+    own = {id(weight) for weight in model.backbone.weights}
+    head = [tuple(weight.shape) for weight in model.weights if id(weight) not in own]
+    try:
+        with h5py.File(path) as file, tempfile.TemporaryDirectory() as folder:
+            whole = BACKBONE_GROUP in file
+            found = _shapes(file[BACKBONE_GROUP] if whole else file)
+            there = len(model.backbone.weights)
+            if len(found) != there:
+                raise InputError(
+                    f"weights {source}: {len(found)} arrays, but backbone {backbone} has {there}; "
+                    "they are of another architecture"
+                )
+            with_head = whole and sorted(_shapes(file["layers"])) == sorted(found + head)
+            if with_head:
+                model.load_weights(path)
+            elif whole:
+                alone = Path(folder) / ARRAYS
+                with h5py.File(alone, "w") as target:
+                    for name in file[BACKBONE_GROUP]:
+                        file.copy(file[BACKBONE_GROUP][name], target)
+                model.backbone.load_weights(alone)
+            else:
+                model.backbone.load_weights(path)
+    except InputError:
+        raise
+    except ValueError as error:  # Keras: some array is missing or has another shape
+        cause = textwrap.shorten(str(error), 200)
+        raise InputError(f"weights {source}: they do not fit backbone {backbone} ({cause})") from error
+    except (OSError, RuntimeError, KeyError) as error:  # h5py
+        raise InputError(f"weights {source}: damaged, or no HDF5 file ({error})") from error
+    log.info(
+        "weights %s: %d of %d arrays of backbone %s; head %s",
+        source,
+        len(found),
+        there,
+        backbone,
+        "too"
+        if with_head
+        else "stays random (the source has none)"
+        if not whole
+        else "stays random (another shape)",
+    )
+
+
+def _shapes(group: h5py.Group) -> list[tuple[int, ...]]:
+    """Shapes of all arrays in `group`, whatever their depth."""
+    shapes = []
+    group.visititems(lambda _, item: shapes.append(item.shape) if isinstance(item, h5py.Dataset) else None)
+    return shapes

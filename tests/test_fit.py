@@ -1,0 +1,239 @@
+"""A run learns, is evaluated, and goes on after any kill as if nothing had happened."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kmura.config import load_config
+from kmura.errors import InputError
+
+SETTINGS = {
+    "model.backbone": "densenet_mini",
+    "model.weights": "none",
+    "model.dropout": 0.3,
+    "data.image_size": 32,
+    "train.epochs": 3,
+    "train.batch_size": 16,
+    "train.learning_rate": 1e-3,
+    "train.deterministic": True,
+}
+TINY = load_config("baseline", SETTINGS)
+
+
+def changed(**train):
+    return dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, **train))
+
+
+def final_state(folder) -> dict[str, np.ndarray]:
+    state = json.loads((folder / "last" / "state.json").read_text())
+    with np.load(folder / "last" / state["arrays"]) as arrays:
+        return {"epoch": np.array(state["epoch"])} | dict(arrays.items())
+
+
+def assert_same_bits(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert np.array_equal(one[name], other[name]), name
+
+
+@pytest.fixture(scope="module")
+def undisturbed(records, tmp_path_factory):
+    from kmura.training.fit import fit
+
+    return fit(records, area="XR_WRIST", runs=tmp_path_factory.mktemp("undisturbed"), config=TINY)
+
+
+def test_a_run_leaves_its_files(undisturbed, records):
+    from kmura.training.run import read_run
+
+    names = {path.name for path in undisturbed.folder.iterdir()}
+    assert names == {"run.json", "history.csv", "best.keras", "last"}
+    history = pd.read_csv(undisturbed.folder / "history.csv")
+    assert history["epoch"].tolist() == [1, 2, 3]
+    columns = "loss acc val_loss_img val_acc_img val_auc_img val_acc_study val_auc_study val_f1_study learning_rate"
+    assert set(columns.split()) <= set(history.columns)
+    description = read_run(undisturbed.folder)
+    assert description.finished and description.config == TINY and description.records == str(records)
+    summary = pd.read_csv(undisturbed.folder.parents[1] / "summary.csv")
+    best = history[history["val_auc_img"] == history["val_auc_img"].max()].iloc[0]
+    assert summary[["area", "phase", "epoch"]].to_numpy().tolist() == [["XR_WRIST", "baseline", best["epoch"]]]
+    assert len(pd.read_csv(undisturbed.folder.parents[1] / "history.csv")) == 3
+
+
+def test_best_keras_is_the_plain_classifier_of_the_best_epoch(undisturbed, records):
+    code = (
+        "import sys, kmura, keras\n"
+        "model = keras.saving.load_model(sys.argv[1])\n"
+        "assert type(model).__name__ == 'RadiographClassifier' and not model.compiled\n"
+    )
+    subprocess.run([sys.executable, "-c", code, undisturbed.folder / "best.keras"], check=True)
+    from kmura.evaluation.classification import level_scores
+    from kmura.evaluation.predictions import load_model, predict_split
+
+    table = predict_split(load_model(undisturbed.folder / "best.keras"), records, "XR_WRIST", "tune", TINY.data)
+    score = level_scores(table, "image", resamples=10).scores["auc"].value
+    assert score == pytest.approx(undisturbed.best["val_auc_img"], abs=1e-9)
+
+
+def test_the_same_call_on_a_finished_run_changes_nothing(undisturbed, records):
+    from kmura.training.fit import fit
+
+    before = final_state(undisturbed.folder)
+    again = fit(records, area="XR_WRIST", runs=undisturbed.folder.parents[1], config=TINY)
+    assert_same_bits(final_state(undisturbed.folder), before)
+    assert again.best == undisturbed.best
+
+
+def test_epochs_can_be_added_and_end_as_a_longer_run(undisturbed, records, tmp_path):
+    from kmura.training.fit import fit
+
+    short = fit(records, area="XR_WRIST", runs=tmp_path, config=changed(epochs=1))
+    assert_same_bits(
+        final_state(fit(records, area="XR_WRIST", runs=tmp_path, config=TINY).folder), final_state(undisturbed.folder)
+    )
+    assert len(short.history) == 1
+
+
+FIT = """
+import json, sys
+from kmura.config import config_from_tables
+from kmura.training.fit import fit
+fit(sys.argv[1], area="XR_WRIST", runs=sys.argv[2], config=config_from_tables(json.loads(sys.argv[3])))
+"""
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(undisturbed, records, tmp_path):
+    from kmura.config import config_json
+
+    command = [sys.executable, "-c", FIT, records, tmp_path, json.dumps(config_json(TINY))]
+    rng = random.Random(1)
+    folder = tmp_path / "XR_WRIST" / "baseline"
+    for kill in range(2):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        wanted = folder / "last" / f"epoch-{kill + 1:05d}.npz"
+        while not wanted.exists() and process.poll() is None:  # past an epoch, then anywhere in the next
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.3))
+        assert process.poll() is None, "the run ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    assert_same_bits(final_state(folder), final_state(undisturbed.folder))
+    ours, theirs = (pd.read_csv(path / "history.csv").drop(columns="seconds") for path in (folder, undisturbed.folder))
+    pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+
+
+def test_another_seed_ends_elsewhere(undisturbed, records, tmp_path):
+    from kmura.training.fit import fit
+
+    other = fit(records, area="XR_WRIST", runs=tmp_path, config=changed(seed=1))
+    assert not np.array_equal(final_state(other.folder)["00000"], final_state(undisturbed.folder)["00000"])
+
+
+def test_fresh_begins_anew_and_spares_what_is_no_run(undisturbed, records, tmp_path):
+    from kmura.training.fit import fit
+
+    fit(records, area="XR_WRIST", runs=tmp_path, config=changed(epochs=1))
+    again = fit(records, area="XR_WRIST", runs=tmp_path, config=changed(epochs=1, seed=3), fresh=True)
+    assert len(again.history) == 1
+    other = tmp_path / "XR_ELBOW" / "baseline"
+    other.mkdir(parents=True)
+    (other / "thesis.tex").write_text("keep me")
+    with pytest.raises(InputError, match="is no run folder"):
+        fit(records, area="XR_ELBOW", runs=tmp_path, config=TINY, fresh=True)
+    assert (other / "thesis.tex").read_text() == "keep me"
+
+
+def test_other_records_are_refused(records, mura_root, tmp_path):
+    from conftest import SMALL_SHARDS
+
+    from kmura.records.writer import build_records
+    from kmura.training.fit import fit
+
+    fit(records, area="XR_WRIST", runs=tmp_path / "runs", config=changed(epochs=1))
+    other = tmp_path / "other"
+    build_records(mura_root, other, options=dataclasses.replace(SMALL_SHARDS, seed=9), workers=1)
+    with pytest.raises(InputError, match="was trained on other records"):
+        fit(other, area="XR_WRIST", runs=tmp_path / "runs", config=changed(epochs=1))
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_training_in_half_precision_gives_finite_scores(records, tmp_path, precision):
+    from kmura.training.fit import fit
+
+    done = fit(
+        records, area="XR_WRIST", runs=tmp_path, config=changed(epochs=1, precision=precision, deterministic=False)
+    )
+    assert np.isfinite(done.history["loss"]).all() and np.isfinite(done.best["val_auc_img"])
+
+
+def test_the_penalty_is_that_of_torchs_adam():
+    """Against Adam (Kingma & Ba 2015, Algorithm 1) with l2 * w added to the gradient, written out in numpy."""
+    import keras
+
+    from kmura.training.optimizers import AdamL2
+
+    rng = np.random.default_rng(0)
+    weight, gradients = rng.normal(size=5), rng.normal(size=(6, 5))
+    variable = keras.Variable(weight.astype("float32"))
+    optimizer = AdamL2(0.01, l2=0.3, epsilon=1e-9)
+    m = v = np.zeros(5)
+    for step, gradient in enumerate(gradients, 1):
+        optimizer.apply([gradient.astype("float32")], [variable])
+        coupled = gradient + 0.3 * weight
+        m, v = 0.9 * m + 0.1 * coupled, 0.999 * v + 0.001 * coupled**2
+        weight = weight - 0.01 * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-9)
+    assert variable.numpy() == pytest.approx(weight, abs=1e-5)
+
+
+def test_the_weighted_loss_is_that_of_its_formula():
+    from kmura.training.losses import WeightedBinaryCrossentropy
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(7, 3)) * 4, rng.integers(0, 2, (7, 3)).astype(float)
+    s = 1 / (1 + np.exp(-x))
+    expected = np.mean(-(2.5 * y * np.log(s) + (1 - y) * np.log(1 - s)))
+    assert float(WeightedBinaryCrossentropy(2.5)(y, x)) == pytest.approx(expected, rel=1e-6)
+    assert np.isfinite(float(WeightedBinaryCrossentropy(2.5)([[1.0]], [[-1000.0]])))
+
+
+@pytest.mark.parametrize(("schedule", "expected"), [("constant", 1.0), ("cosine", 0.0)])
+def test_the_learning_rate_rises_and_follows_its_schedule(schedule, expected):
+    from kmura.training.optimizers import learning_rate
+
+    rate = learning_rate(changed(learning_rate=1.0, schedule=schedule, warmup_epochs=1.0, epochs=3).train, 10)
+    assert float(rate(5)) == pytest.approx(0.5) and float(rate(10)) == pytest.approx(1.0)
+    assert float(rate(30)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_evaluation_equals_scikit_learn_on_the_predictions(undisturbed, records):
+    from sklearn.metrics import roc_auc_score
+
+    from kmura.evaluation.classification import evaluate
+
+    found = evaluate(undisturbed.folder, resamples=200)
+    table = pd.read_csv(undisturbed.folder / "predictions.csv")
+    assert table.columns.tolist() == "split area patient study image label logit probability".split()
+    valid = table[table["split"] == "valid"]
+    studies = valid.groupby("study").agg({"label": "first", "probability": "mean"})
+    scores = found.splits["valid"]["study"]
+    assert scores.scores["auc"].value == pytest.approx(roc_auc_score(studies["label"], studies["probability"]))
+    assert scores.studies == len(studies) and scores.positives == studies["label"].sum()
+    assert sum(scores.confusion.values()) == len(studies)
+    assert scores.scores["auc"].low <= scores.scores["auc"].value <= scores.scores["auc"].high
+    saved = json.loads((undisturbed.folder / "metrics.json").read_text())
+    assert saved["splits"]["valid"]["study"]["scores"]["auc"]["value"] == scores.scores["auc"].value
+
+
+def test_nothing_half_written_is_left(undisturbed):
+    assert not [path for path in undisturbed.folder.parents[1].rglob("*") if ".part" in path.name]
+    assert os.listdir(undisturbed.folder / "last") != []

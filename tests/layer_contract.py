@@ -1,4 +1,4 @@
-"""The contract every layer keeps: saved, symbolic, eager, inside Dataset.map, in mixed precision, and trained."""
+"""The contract every layer keeps: saved, symbolic, eager, inside Dataset.map, in mixed precision, trained."""
 
 import inspect
 import json
@@ -47,9 +47,7 @@ def check_layer(
         _check_same(_numpy(next(iter(dataset))), eager, 0 if not random else None)
     if mixed_precision:
         for policy in POLICIES:
-            _check_mixed(
-                layer_class(**config, dtype=policy), layer, inputs, eager, keeps_float32, random, tolerance
-            )
+            _check_mixed(layer_class(**config, dtype=policy), layer, inputs, eager, keeps_float32, random, tolerance)
     if differentiable:
         _check_gradient(layer, inputs)
     if trains:
@@ -93,7 +91,7 @@ def _check_config(layer, config, inputs, eager) -> None:
     assert type(copy) is type(layer)
     assert copy.get_config() == layer.get_config()
     if eager is not None:
-        copy.build(keras.tree.map_structure(lambda array: array.shape, inputs))
+        _call(copy, inputs)  # builds it
         copy.set_weights(layer.get_weights())
         _check_same(_numpy(_call(copy, inputs)), eager, 1e-6)
 
@@ -108,13 +106,11 @@ def _check_symbolic(layer, inputs, eager) -> None:
 
 
 def _keras_inputs(inputs):
-    return keras.tree.map_structure(
-        lambda array: keras.Input(array.shape[1:], dtype=str(array.dtype)), inputs
-    )
+    return keras.tree.map_structure(lambda array: keras.Input(array.shape[1:], dtype=str(array.dtype)), inputs)
 
 
 def _check_mixed(layer, float32_layer, inputs, eager, keeps_float32, random, tolerance) -> None:
-    layer.build(keras.tree.map_structure(lambda array: array.shape, inputs))
+    _call(layer, inputs)  # builds it
     layer.set_weights(float32_layer.get_weights())
     outputs = _numpy(_call(layer, inputs))
     _check_finite(outputs)

@@ -101,10 +101,43 @@ def change_intensity(images: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tens
     return tf.clip_by_value(images * (brightness * contrast) + mean * (brightness * (1 - contrast)), 0.0, 255.0)
 
 
+def affine_parameters(numbers: tf.Tensor, limits: tf.Tensor) -> dict[str, tf.Tensor]:
+    """The random arguments [B] of `affine_matrices`.
+
+    Args:
+        numbers: float32 [B, 8], uniform in [0, 1).
+        limits: float32 [6]: rotation (radians), smallest and largest area, shift, shear (radians), flip; see
+            `RandomAffine`.
+    """
+    angle, area, at_x, at_y, shift_x, shift_y, shear, flip = tf.unstack(numbers, axis=-1)
+    most_angle, low, high, most_shift, most_shear, flip_share = tf.unstack(limits)
+    return {
+        "angle": most_angle * _to_either_side(angle),
+        "area": low + (high - low) * area,
+        "at_x": _to_either_side(at_x),
+        "at_y": _to_either_side(at_y),
+        "shift_x": most_shift * _to_either_side(shift_x),
+        "shift_y": most_shift * _to_either_side(shift_y),
+        "shear": most_shear * _to_either_side(shear),
+        "mirror": tf.where(flip < flip_share, -1.0, 1.0),
+    }
+
+
+# from random numbers to pixels within XLA: TensorFlow's graph optimizer rounds the few steps in between in other ways
+# inside Dataset.map than elsewhere
+@tf.function(jit_compile=True, reduce_retracing=True)
+def _random_affine(images: tf.Tensor, numbers: tf.Tensor, limits: tf.Tensor) -> tf.Tensor:
+    shape = tf.shape(images)
+    return warp(images, affine_matrices(shape[1], shape[2], **affine_parameters(numbers, limits)))
+
+
+@tf.function(jit_compile=True, reduce_retracing=True)
+def _random_intensity(images: tf.Tensor, numbers: tf.Tensor, limits: tf.Tensor) -> tf.Tensor:
+    return change_intensity(images, *tf.unstack(1 + limits * _to_either_side(numbers), axis=-1))
+
+
 class _RandomLayer(keras.layers.Layer):
     """What both layers share: when they act and where their random numbers come from."""
-
-    numbers: int  # how many numbers an image draws
 
     def __init__(self, *, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
@@ -125,10 +158,7 @@ class _RandomLayer(keras.layers.Layer):
             return tf.cast(images, self.compute_dtype)
         if seed is None:
             seed = tf.cast(self.generator.next(), tf.int64)
-        # counter-based and filled row after row: the numbers of image i do not depend on how many images follow it.
-        # Philox by name, because the default differs between devices.
-        numbers = tf.random.stateless_uniform([tf.shape(images)[0], self.numbers], seed, alg="philox")
-        return tf.cast(self.changed(images, tf.unstack(numbers, axis=-1)), self.compute_dtype)
+        return tf.cast(self.changed(images, seed), self.compute_dtype)
 
     def compute_output_shape(self, input_shape, *_, **__):
         return input_shape
@@ -154,8 +184,6 @@ class RandomAffine(_RandomLayer):
         seed: of the layer's own generator, for calls without a seed.
     """
 
-    numbers = 8
-
     def __init__(self, rotation=0.0, area_scale=(1.0, 1.0), shift=0.0, shear=0.0, flip=0.0, **kwargs):
         super().__init__(**kwargs)
         self.rotation = rotation
@@ -169,25 +197,14 @@ class RandomAffine(_RandomLayer):
         """Whether every parameter stands at its identity."""
         return not (self.rotation or self.shift or self.shear or self.flip) and self.area_scale == (1.0, 1.0)
 
-    def parameters(self, numbers) -> dict:
-        """The arguments of `affine_matrices` made of eight lists [B] of numbers uniform in [0, 1)."""
-        angle, area, at_x, at_y, shift_x, shift_y, shear, flip = numbers
-        low, high = self.area_scale
-        return {
-            "angle": math.radians(self.rotation) * _to_either_side(angle),
-            "area": low + (high - low) * area,
-            "at_x": _to_either_side(at_x),
-            "at_y": _to_either_side(at_y),
-            "shift_x": self.shift * _to_either_side(shift_x),
-            "shift_y": self.shift * _to_either_side(shift_y),
-            "shear": math.radians(self.shear) * _to_either_side(shear),
-            "mirror": tf.where(flip < self.flip, -1.0, 1.0),
-        }
+    @property
+    def limits(self) -> tuple[float, ...]:
+        """What `affine_parameters` takes, with angles in radians."""
+        return (math.radians(self.rotation), *self.area_scale, self.shift, math.radians(self.shear), self.flip)
 
-    def changed(self, images, numbers):
-        """The images [B, H, W, C] float32 through the transform that the numbers give each of them."""
-        shape = tf.shape(images)
-        return warp(images, affine_matrices(shape[1], shape[2], **self.parameters(numbers)))
+    def changed(self, images, seed):
+        """The images [B, H, W, C] float32, each through the transform that the seed gives it."""
+        return _random_affine(images, _uniform(images, 8, seed), tf.constant(self.limits, tf.float32))
 
     def get_config(self):
         names = ("rotation", "area_scale", "shift", "shear", "flip")
@@ -204,8 +221,6 @@ class RandomIntensity(_RandomLayer):
         seed: of the layer's own generator, for calls without a seed.
     """
 
-    numbers = 2
-
     def __init__(self, brightness=0.0, contrast=0.0, **kwargs):
         super().__init__(**kwargs)
         self.brightness = brightness
@@ -216,13 +231,21 @@ class RandomIntensity(_RandomLayer):
         """Whether both parameters stand at zero."""
         return not (self.brightness or self.contrast)
 
-    def changed(self, images, numbers):
-        """The images [B, H, W, C] float32 with the factors that the numbers give each of them."""
-        brightness, contrast = (_to_either_side(number) for number in numbers)
-        return change_intensity(images, 1 + self.brightness * brightness, 1 + self.contrast * contrast)
+    def changed(self, images, seed):
+        """The images [B, H, W, C] float32, each with the factors that the seed gives it."""
+        limits = tf.constant([self.brightness, self.contrast], tf.float32)
+        return _random_intensity(images, _uniform(images, 2, seed), limits)
 
     def get_config(self):
         return {**super().get_config(), "brightness": self.brightness, "contrast": self.contrast}
+
+
+def _uniform(images: tf.Tensor, count: int, seed) -> tf.Tensor:
+    """`count` numbers for each image, float32 [B, count] in [0, 1), row i the same whatever follows it.
+
+    Counter-based and filled row after row; Philox by name, because the default differs between devices.
+    """
+    return tf.random.stateless_uniform([tf.shape(images)[0], count], seed, alg="philox")
 
 
 def _to_either_side(number):

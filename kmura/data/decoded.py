@@ -1,6 +1,7 @@
 """The images of a split, decoded and at the model's size: made when asked for, or kept in memory or on disk."""
 
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -25,36 +26,43 @@ _BLOCK = 32  # images decoded at a time
 _log = logging.getLogger(__name__)
 
 # arrays that some data set still holds, so that a second one over the same images does not decode them again
-_held: weakref.WeakValueDictionary[tuple, np.ndarray] = weakref.WeakValueDictionary()
+_held: weakref.WeakValueDictionary[str, np.ndarray] = weakref.WeakValueDictionary()
 
 
-def image_source(index: Index, data: DataConfig) -> Callable[[tf.Tensor], tf.Tensor]:
+def image_source(index: Index, data: DataConfig) -> tuple[Callable[[tf.Tensor], tf.Tensor], np.ndarray | None]:
     """A function for use inside `Dataset.map`: rows of the index, int64 [B] -> uint8 [B, S, S, C], S = image_size.
 
     `data.cache` decides what stands behind it. `memory` and `disk` decode all images here and now, `disk` into a file
     in the records folder that later runs find. `auto` is `memory` where the images fit into half of the memory that is
     available, otherwise `off`: filling a disk unasked would be rude. All give the same pixels.
 
+    Returns:
+        The function, and the array it looks into (None without a cache), which the caller has to keep alive: TensorFlow
+        never lets go of a Python function that a graph calls, so this one must not own the array.
+
     Raises:
         InputError: an image that cannot be decoded; the disk is full or the folder not writable.
     """
     shape = (len(index), data.image_size, data.image_size, index.manifest.channels)
     key = f"{index.fingerprint[:16]}-{data.image_size}-{data.resize}-v{_VERSION}"
+    if _held:
+        gc.collect()  # data sets that nobody uses may still stand in reference cycles
     cache = data.cache
     if cache == "auto":
         cache = "memory" if key in _held or np.prod(shape) <= available_memory() / 2 else "off"
     if cache == "off":
-        return lambda rows: _decode(index, data, rows)
+        return lambda rows: _decode(index, data, rows), None
     if cache == "disk":
         pixels = _on_disk(index, data, shape, key)
     elif (pixels := _held.get(key)) is None:
         pixels = _held[key] = _in_memory(index, data, shape)
+    reference = weakref.ref(pixels)
 
     def look_up(rows):
-        images = tf.numpy_function(lambda rows: np.take(pixels, rows, axis=0), [rows], tf.uint8, stateful=False)
+        images = tf.numpy_function(lambda rows: np.take(reference(), rows, axis=0), [rows], tf.uint8, stateful=False)
         return tf.ensure_shape(images, [None, *shape[1:]])
 
-    return look_up
+    return look_up, pixels
 
 
 @contextlib.contextmanager
@@ -118,16 +126,21 @@ def _decode(index: Index, data: DataConfig, rows: tf.Tensor) -> tf.Tensor:
     taps = taps_needed(index.height, index.width, size, how)
 
     def read(rows):
-        sides = index.height[rows], index.width[rows]
-        return np.array(index.encoded(rows), object), *axis_weights(*sides, size, how, taps)
+        height, width = index.height[rows], index.width[rows]
+        sides = np.stack([height, width], 1).astype(np.int32)
+        return np.array(index.encoded(rows), object), sides, *axis_weights(height, width, size, how, taps)
 
     def one(inputs):
-        encoded, places, weights = inputs
-        return resized(tf.io.decode_png(encoded, channels), places, weights)  # decode_png reads JPEG as well
+        encoded, sides, places, weights = inputs
+        image = tf.io.decode_png(encoded, channels)  # reads JPEG as well
+        tf.debugging.assert_equal(tf.shape(image)[:2], sides, "image of another size than its record says")
+        return resized(image, places, weights)
 
-    encoded, places, weights = tf.numpy_function(read, [rows], [tf.string, tf.int32, tf.float32], stateful=False)
+    types = [tf.string, tf.int32, tf.int32, tf.float32]
+    encoded, sides, places, weights = tf.numpy_function(read, [rows], types, stateful=False)
     inputs = (
         tf.ensure_shape(encoded, [None]),
+        tf.ensure_shape(sides, [None, 2]),
         tf.ensure_shape(places, [None, 2, taps, size]),
         tf.ensure_shape(weights, [None, 2, taps, size]),
     )
@@ -195,21 +208,23 @@ def _megabytes(shape: tuple[int, ...]) -> float:
 
 
 def _first_undecodable(records: str | os.PathLike, area: str, split: str | None) -> str | None:
-    """What is wrong with the first image that does not decode, in words that name its shard and its number there."""
-    areas = read_manifest(records).areas
-    for found_area, splits in areas.items():
+    """What is wrong with the first image that does not decode to its size, naming its shard and its number there."""
+    for found_area, splits in read_manifest(records).areas.items():
         for found_split in splits:
             if area not in (ALL, found_area) or split not in (None, found_split):
                 continue
             index = read_index(records, found_area, found_split)
             for row in range(len(index)):
                 try:
-                    tf.io.decode_png(index.encoded([row])[0], index.manifest.channels)
+                    image = tf.io.decode_png(index.encoded([row])[0], index.manifest.channels)
+                    if image.shape[:2] == (index.height[row], index.width[row]):
+                        continue
+                    wrong = f"has {image.shape[0]} x {image.shape[1]} pixels, not the size its record says"
                 except tf.errors.InvalidArgumentError:
-                    number = row - int(np.argmax(index.shard == index.shard[row]))
-                    return (
-                        f"shard {index.shards[index.shard[row]]}: the image of record {number} "
-                        f"({index.keys.image[row]}) cannot be decoded; kmura inspect {records} lists the damage, "
-                        "building the records again mends it"
-                    )
+                    wrong = "cannot be decoded"
+                number = row - int(np.argmax(index.shard == index.shard[row]))
+                return (
+                    f"shard {index.shards[index.shard[row]]}: the image of record {number} ({index.keys.image[row]}) "
+                    f"{wrong}; kmura inspect {records} lists the damage, building the records again mends it"
+                )
     return None

@@ -1,7 +1,7 @@
-"""Backbones by name: how each is built, where its ImageNet weights are, what it expects and where it is tapped.
+"""Backbones by name: how each is built, its ImageNet weights, what it expects and where it is tapped.
 
-keras-hub is imported when a backbone is built, not before: it takes over a second. To add a backbone, add an entry to
-`BACKBONES`.
+keras-hub is imported when a backbone is built, not before: it takes over a second. To add a backbone, add an
+entry to `BACKBONES`.
 """
 
 import dataclasses
@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import keras
 
-# Of ImageNet's images in RGB, on the scale 0..255; what torchvision, timm and keras-hub's presets were trained with.
+# Of ImageNet's images in RGB, on the scale 0..255; what torchvision, timm and keras-hub's presets were
+# trained with.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 # Maps 0..255 to -1..1, as MedMNIST's benchmark does.
@@ -26,9 +27,9 @@ class BackboneEntry:
         imagenet: keras-hub preset of its ImageNet weights, or None.
         mean: of each channel, on the scale 0..255, taken off the image first.
         std: of each channel, on the scale 0..255, by which the image is divided then.
-        taps: name of a feature map -> the layer whose output it is. P5 is what the head sees; P4 and P3 are twice and
-            four times as fine. All are outputs of a ReLU through which everything below passes: non-negative, and with
-            the whole gradient.
+        taps: name of a feature map -> the layer whose output it is. P5 is what the head sees; P4 and P3 are
+            twice and four times as fine. All are outputs of a ReLU through which everything below passes:
+            non-negative, and with the whole gradient.
         min_size: smallest image side, pixels, that leaves something to see at P5.
     """
 
@@ -43,9 +44,7 @@ class BackboneEntry:
 def _densenet(repeats: list[int], growth_rate: int) -> keras.Model:
     from keras_hub.models import DenseNetBackbone
 
-    return DenseNetBackbone(
-        stackwise_num_repeats=repeats, growth_rate=growth_rate, image_shape=(None, None, 3)
-    )
+    return DenseNetBackbone(stackwise_num_repeats=repeats, growth_rate=growth_rate, image_shape=(None, None, 3))
 
 
 def _resnet50() -> keras.Model:

@@ -1,7 +1,7 @@
 """Batch normalisation through TensorFlow's fused kernel, in a layer that is otherwise Keras' own.
 
-Keras 3 on TensorFlow writes batch normalisation out in a dozen operations. One kernel does the same several times
-faster on CPU; of a whole training step of DenseNet-121 that is about a third.
+Keras 3 on TensorFlow writes batch normalisation out in a dozen operations. One kernel does the same several
+times faster on CPU; of a whole training step of DenseNet-121 that is about a third.
 """
 
 import keras
@@ -14,14 +14,15 @@ KERNEL_DTYPES = ("float32", "float16", "bfloat16")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` computed by TensorFlow's fused kernel where that kernel applies.
 
-    Constructor, config, weights, initial values and the meaning of `training` and `trainable` are the parent's. What
-    differs is one number: the kernel adds the *unbiased* variance (N / (N - 1) of the batch's, N = batch * height *
-    width) to the moving variance, as torch does and Keras does not. The outputs of training are the same; at N = 16 *
-    7 * 7 the moving variance differs by 0.13 %.
+    Constructor, config, weights, initial values and the meaning of `training` and `trainable` are the
+    parent's. What
+    differs is one number: the kernel adds the *unbiased* variance (N / (N - 1) of the batch's, N = batch *
+    height * width) to the moving variance, as torch does and Keras does not. The outputs of training are the
+    same; at N = 16 * 7 * 7 the moving variance differs by 0.13 %.
 
-    The kernel takes images [batch, height, width, channels] normalised over channels, in float32, float16 or bfloat16
-    with float32 weights and statistics. Anything else (another axis or rank, a mask, `renorm`, `synchronized`, float64)
-    is left to the parent.
+    The kernel takes images [batch, height, width, channels] normalised over channels, in float32, float16 or
+    bfloat16 with float32 weights and statistics. Anything else (another axis or rank, a mask, `renorm`,
+    `synchronized`, float64) is left to the parent.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -55,21 +56,23 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         )
 
 
-# Keras' weight files address a layer by the name of its class ("layers/batch_normalization_7/vars/0"). Under the
-# parent's name, files written with either class load into the other: presets of keras-hub into a model with fused
-# layers, and the other way round.
+# Keras' weight files address a layer by the name of its class ("layers/batch_normalization_7/vars/0"). Under
+# the parent's name, files written with either class load into the other: presets of keras-hub into a model
+# with fused layers, and the other way round.
 FusedBatchNormalization.__name__ = keras.layers.BatchNormalization.__name__
 
 
 def set_batch_norm(model: keras.Model, *, momentum: float, fused: bool) -> None:
-    """Gives every batch-normalisation layer of `model` this momentum and, if `fused`, the fused kernel; in place.
+    """Gives all batch normalisation of `model` this momentum and, if `fused`, the fused kernel; in place.
 
-    A layer becomes fused by taking another class: the two have the same state and differ in `call` alone. Cloning would
-    build the network twice (2 s for DenseNet-121) and turn a keras-hub backbone into a plain Functional.
+    A layer becomes fused by taking another class: the two have the same state and differ in `call` alone.
+    Cloning would build the network twice (2 s for DenseNet-121) and turn a keras-hub backbone into a plain
+    Functional.
 
     Args:
         model: not yet compiled or traced; nested models are reached too.
-        momentum: share of the old moving statistics kept at each training step (Keras' sense; torch's 0.1 is 0.9).
+        momentum: share of the old moving statistics kept at each training step (Keras' sense; torch's 0.1 is
+            0.9).
         fused: False leaves the kernel of each layer as it is.
     """
     for layer in model.layers:

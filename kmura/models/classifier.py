@@ -16,7 +16,7 @@ from kmura.models.lookup import entry
 
 @keras.saving.register_keras_serializable("kmura")
 class NormalizedChannels(keras.layers.Layer):
-    """(image - mean) / std, channel by channel; a gray image is repeated to as many channels as `mean` has."""
+    """(image - mean) / std, channel by channel; a gray image is repeated to the channels of `mean`."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs):
         """
@@ -47,14 +47,14 @@ class NormalizedChannels(keras.layers.Layer):
 class RadiographClassifier(keras.Model):
     """Logits [B, num_classes], float32, of radiographs [B, height, width, channels], float32 in 0..255.
 
-    A functional model in a class: the constructor's arguments are its config. It normalises the images itself, for the
-    backbone it has.
+    A functional model in a class: the constructor's arguments are its config. It normalises the images
+    itself, for the backbone it has.
 
     Attributes:
         backbone: normalised images [B, H, W, 3] -> P5; a keras-hub backbone (or one of kmura's own).
         feature_maps: `P3`, `P4`, `P5` -> KerasTensor [B, h, w, channels], non-negative, connected to `input`:
-            `keras.Model(model.input, [model.feature_maps["P5"], model.output])` gives maps and logits in one pass.
-            P5 is what the head sees.
+            `keras.Model(model.input, [model.feature_maps["P5"], model.output])` gives maps and logits in one
+            pass. P5 is what the head sees.
     """
 
     def __init__(
@@ -80,7 +80,8 @@ class RadiographClassifier(keras.Model):
             dropout: share of the features dropped before the last layer, in training.
             batch_norm_momentum: share of the old moving statistics kept at each training step.
             fused_batch_norm: use TensorFlow's fused kernel; the weights are the same either way.
-            dtype: policy of the layers (`mixed_bfloat16`); None takes Keras' present one. It is saved with the model.
+            dtype: policy of the layers (`mixed_bfloat16`); None takes Keras' present one. It is saved with
+                the model.
             **kwargs: `name` and `trainable`, of keras.Model.
 
         Raises:
@@ -143,12 +144,12 @@ def build_model(
     """A classifier ready to be trained: its backbone with `weights`, its head with random ones.
 
     Args:
-        weights: `none`, `imagenet`, a keras-hub preset handle, or the path of a preset folder, a `.weights.h5` or a
-            `.keras` file; see `kmura.models.weights.load_weights`.
-        initial_bias: of the logits, one for all or one for each class; log(p / (1 - p)) of the share p of positives
-            spares the first epoch finding it. None keeps zeros (or what `weights` brought).
-        seed: the same number gives the same random weights, whatever was drawn before; the global random state stays
-            as it was. None draws from that state.
+        weights: `none`, `imagenet`, a keras-hub preset handle, or the path of a preset folder, a
+            `.weights.h5` or a `.keras` file; see `kmura.models.weights.load_weights`.
+        initial_bias: of the logits, one for all or one for each class; log(p / (1 - p)) of the share p of
+            positives spares the first epoch finding it. None keeps zeros (or what `weights` brought).
+        seed: the same number gives the same random weights, whatever was drawn before; the global random
+            state stays as it was. None draws from that state.
         backbone, image_size, channels, num_classes, head, dropout, batch_norm_momentum, fused_batch_norm: see
             `RadiographClassifier`.
 
@@ -172,9 +173,7 @@ def build_model(
     if initial_bias is not None:
         bias = np.asarray(initial_bias, np.float32)
         if bias.shape not in ((), (num_classes,)):
-            raise InputError(
-                f"initial_bias has {bias.size} numbers; give one or {num_classes}, the number of classes"
-            )
+            raise InputError(f"initial_bias has {bias.size} numbers; give one or {num_classes}, the number of classes")
         model.get_layer(LOGITS).bias.assign(np.broadcast_to(bias, (num_classes,)))
     return model
 
@@ -191,7 +190,7 @@ def _checked_size(image_size, backbone: str, smallest: int) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _dtype_policy(policy):
-    """Keras' global policy is `policy` inside: the only way to tell it to the layers of keras-hub's DenseNet."""
+    """Keras' global policy is `policy` inside: the only way to tell it to keras-hub's DenseNet."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
@@ -202,7 +201,7 @@ def _dtype_policy(policy):
 
 @contextlib.contextmanager
 def _seeded(seed: int | None):
-    """Python's random numbers, from which Keras draws the seeds of its initializers, start at `seed` inside."""
+    """Python's random numbers, of which Keras makes the seeds of its initializers, start at `seed` inside."""
     if seed is None:
         yield
         return

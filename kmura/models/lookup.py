@@ -24,7 +24,5 @@ def entry(table: Mapping[str, Entry], name: str, kind: str) -> Entry:
         InputError: no such name; lists the names there are, nearest first.
     """
     if name not in table:
-        raise InputError(
-            f"there is no {kind} {name!r}; choose one of {', '.join(nearest_first(str(name), table))}"
-        )
+        raise InputError(f"there is no {kind} {name!r}; choose one of {', '.join(nearest_first(str(name), table))}")
     return table[name]

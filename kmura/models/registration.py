@@ -1,8 +1,8 @@
 """Makes `keras.saving.load_model` find kmura's classes after a mere `import kmura`.
 
-Keras looks a saved class up among the classes registered so far; it imports the module named in the file only for
-packages of its own (`keras`, `keras_hub`). `import kmura` must not import TensorFlow, so the classes are registered
-when Keras has been imported, whichever of the two comes first.
+Keras looks a saved class up among the classes registered so far; it imports the module named in the file only
+for packages of its own (`keras`, `keras_hub`). `import kmura` must not import TensorFlow, so the classes are
+registered when Keras has been imported, whichever of the two comes first.
 """
 
 import importlib

@@ -11,10 +11,10 @@ EPSILON = 1e-5
 
 @keras.saving.register_keras_serializable("kmura")
 class SmallImageResNet(Backbone):
-    """A ResNet of basic blocks whose stem keeps the image's size: one 3x3 convolution of stride 1, no pooling.
+    """A ResNet of basic blocks whose stem keeps the image's size: a 3x3 convolution of stride 1, no pooling.
 
-    keras-hub's ResNetBackbone always starts with stride 2 and a pooling, which would leave a 28-pixel image 1 x 1 at
-    the last stack. Padding is torch's: one pixel on every side, at stride 2 too.
+    keras-hub's ResNetBackbone always starts with stride 2 and a pooling, which would leave a 28-pixel image 1
+    x 1 at the last stack. Padding is torch's: one pixel on every side, at stride 2 too.
     """
 
     def __init__(
@@ -35,9 +35,7 @@ class SmallImageResNet(Backbone):
         image = keras.Input(image_shape, name="image")
         x = _convolution(image, stackwise_num_filters[0], 3, 1, dtype, "stem")
         x = layers.Activation("relu", dtype=dtype, name="stem_relu")(x)
-        for stack, (filters, blocks) in enumerate(
-            zip(stackwise_num_filters, stackwise_num_blocks, strict=True)
-        ):
+        for stack, (filters, blocks) in enumerate(zip(stackwise_num_filters, stackwise_num_blocks, strict=True)):
             for block in range(blocks):
                 stride = 2 if stack > 0 and block == 0 else 1
                 x = _basic_block(x, filters, stride, dtype, f"stack{stack}_block{block}")

@@ -1,8 +1,8 @@
 """Weights for a classifier: from the network, a preset folder or a file.
 
 All sources come down to the same two things, Keras' description of a model (`config.json`) and its arrays
-(`model.weights.h5`): a preset folder holds them side by side, a `.keras` file zipped, a `.weights.h5` file is the second
-alone. Nothing of them is executed.
+(`model.weights.h5`): a preset folder holds them side by side, a `.keras` file zipped, a `.weights.h5` file is
+the second alone. Nothing of them is executed.
 """
 
 import contextlib
@@ -33,14 +33,14 @@ log = logging.getLogger("kmura")
 
 
 def load_weights(model, weights: str) -> None:
-    """Puts `weights` into a RadiographClassifier: all of its backbone, and its head if the source has such a one.
+    """Puts `weights` into a RadiographClassifier: into its backbone, and into its head if they have such a one.
 
     Args:
         model: the classifier.
         weights: `none` (stays random), `imagenet` (the backbone's own preset), a keras-hub preset
             (`densenet_121_imagenet`, `kaggle://keras/densenet/keras/densenet_121_imagenet/3`,
-            `hf://keras/densenet_121_imagenet`), or the path of a preset folder, a `.keras` or a `.weights.h5` file of a
-            backbone or of a RadiographClassifier.
+            `hf://keras/densenet_121_imagenet`), or the path of a preset folder, a `.keras` or a `.weights.h5`
+            file of a backbone or of a RadiographClassifier.
 
     Raises:
         InputError: nothing there, no network, a damaged file, or another architecture.
@@ -65,7 +65,7 @@ def load_weights(model, weights: str) -> None:
 
 
 def _downloaded(preset: str, model) -> Path:
-    """The folder with the two files of a preset of keras-hub, from the network or from an earlier download."""
+    """The folder with the two files of a keras-hub preset, from the network or an earlier download."""
     from keras_hub.models import Backbone  # imported already: it built the backbone
 
     handle = Backbone.presets[preset]["kaggle_handle"] if preset in Backbone.presets else preset
@@ -81,9 +81,7 @@ def _downloaded(preset: str, model) -> Path:
         raise InputError(f"weights {preset}: there is no such file or folder")
     else:
         names = nearest_first(preset, ["imagenet", "none", *type(model.backbone).presets])
-        raise InputError(
-            f"weights {preset}: neither a path nor a preset; choose a path or one of {', '.join(names)}"
-        )
+        raise InputError(f"weights {preset}: neither a path nor a preset; choose a path or one of {', '.join(names)}")
     try:
         fetch(name, CONFIG)
         return fetch(name, ARRAYS).parent
@@ -119,9 +117,7 @@ def _config_and_arrays(source: Path) -> Iterator[tuple[dict | None, Path]]:
     if source.is_dir():
         for name in (CONFIG, ARRAYS):
             if not (source / name).is_file():
-                raise InputError(
-                    f"weights {source}: the folder has no {name}; a keras-hub preset has {CONFIG} and {ARRAYS}"
-                )
+                raise InputError(f"weights {source}: the folder has no {name}; a preset has {CONFIG} and {ARRAYS}")
         yield _parsed(source, (source / CONFIG).read_bytes()), source / ARRAYS
     elif source.name.endswith(".weights.h5"):
         yield None, source
@@ -141,31 +137,25 @@ def _config_and_arrays(source: Path) -> Iterator[tuple[dict | None, Path]]:
 
 
 def _parsed(source: Path, config: bytes) -> dict:
+    """Registered name of the class, and its own config."""
     try:
         config = json.loads(config)
-        config["registered_name"], config["config"]  # noqa: B018
-        return config
+        return {"class": config["registered_name"] or config["class_name"], "config": config["config"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"weights {source}: {CONFIG} does not describe a model of Keras ({error!r})"
-        ) from error
+        raise InputError(f"weights {source}: {CONFIG} does not describe a model of Keras ({error!r})") from error
 
 
 def _check_architecture(config: dict, model, source: Path) -> None:
-    """Raises InputError unless `config` is of the model's own backbone, alone or in a RadiographClassifier."""
-    name, theirs = config["registered_name"], config["config"]
+    """Raises InputError unless `config` is of the model's backbone, alone or in a RadiographClassifier."""
+    name, theirs = config["class"], config["config"]
     backbone = model.get_config()["backbone"]
     if name == keras.saving.get_registered_name(type(model)):
         if theirs.get("backbone") != backbone:
-            raise InputError(
-                f"weights {source}: of backbone {theirs.get('backbone')}; the model has {backbone}"
-            )
+            raise InputError(f"weights {source}: of backbone {theirs.get('backbone')}; the model has {backbone}")
         return
     expected = keras.saving.get_registered_name(type(model.backbone))
     if name != expected:
-        raise InputError(
-            f"weights {source}: of a {name}; backbone {backbone} needs a {expected} or a whole classifier"
-        )
+        raise InputError(f"weights {source}: of a {name}; backbone {backbone} needs a {expected} or a whole classifier")
     ours = json.loads(json.dumps(model.backbone.get_config()))
     for key in sorted(ours.keys() & theirs.keys() - NOT_ARCHITECTURE):
         if theirs[key] != ours[key]:
@@ -173,24 +163,24 @@ def _check_architecture(config: dict, model, source: Path) -> None:
 
 
 def _load_arrays(path: Path, model, source: Path) -> None:
-    """Reads the arrays of `path` into the backbone, and into the head if it has as many arrays of the same shapes."""
+    """Reads the arrays of `path` into the backbone, and into the head if it has arrays of the same shapes."""
     backbone = model.get_config()["backbone"]
-    own = {id(weight) for weight in model.backbone.weights}
-    head = [tuple(weight.shape) for weight in model.weights if id(weight) not in own]
+    body = [tuple(weight.shape) for weight in model.backbone.weights]
+    of_body = {id(weight) for weight in model.backbone.weights}
+    head = [tuple(weight.shape) for weight in model.weights if id(weight) not in of_body]
     try:
         with h5py.File(path) as file, tempfile.TemporaryDirectory() as folder:
-            whole = BACKBONE_GROUP in file
-            found = _shapes(file[BACKBONE_GROUP] if whole else file)
-            there = len(model.backbone.weights)
-            if len(found) != there:
+            of_classifier = BACKBONE_GROUP in file
+            found = _shapes(file[BACKBONE_GROUP] if of_classifier else file)
+            if sorted(found) != sorted(body):
                 raise InputError(
-                    f"weights {source}: {len(found)} arrays, but backbone {backbone} has {there}; "
-                    "they are of another architecture"
+                    f"weights {source}: {len(found)} arrays do not have the shapes of the {len(body)} of "
+                    f"backbone {backbone}; choose the backbone they were saved from"
                 )
-            with_head = whole and sorted(_shapes(file["layers"])) == sorted(found + head)
+            with_head = of_classifier and sorted(_shapes(file["layers"])) == sorted(found + head)
             if with_head:
                 model.load_weights(path)
-            elif whole:
+            elif of_classifier:
                 alone = Path(folder) / ARRAYS
                 with h5py.File(alone, "w") as target:
                     for name in file[BACKBONE_GROUP]:
@@ -200,22 +190,22 @@ def _load_arrays(path: Path, model, source: Path) -> None:
                 model.backbone.load_weights(path)
     except InputError:
         raise
-    except ValueError as error:  # Keras: some array is missing or has another shape
+    except ValueError as error:  # Keras does not find an array where it should be
         cause = textwrap.shorten(str(error), 200)
         raise InputError(f"weights {source}: they do not fit backbone {backbone} ({cause})") from error
     except (OSError, RuntimeError, KeyError) as error:  # h5py
         raise InputError(f"weights {source}: damaged, or no HDF5 file ({error})") from error
+    if with_head:
+        of_head = "too"
+    else:
+        of_head = "stays random, the source has " + ("one of another shape" if of_classifier else "none")
     log.info(
         "weights %s: %d of %d arrays of backbone %s; head %s",
         source,
         len(found),
-        there,
+        len(body),
         backbone,
-        "too"
-        if with_head
-        else "stays random (the source has none)"
-        if not whole
-        else "stays random (another shape)",
+        of_head,
     )
 
 

@@ -160,7 +160,7 @@ def _plan_shot(key: _Key, pose: Pose, view: int, left: bool, side: int) -> _Shot
     extent = max(width, height)
     narrow = rng.uniform(0.5, 0.72)
     width, height = max(width, narrow * extent), max(height, narrow * extent)
-    finer = math.ceil(360 / side)
+    finer = min(math.ceil(360 / side), 4)
     cells = [max(16, round(side * length / extent)) for length in (width, height)]
     size = (cells[0] * finer, cells[1] * finer)
     scale = max(size) / extent
@@ -577,6 +577,8 @@ def _draw(key: _Key, shots: Sequence[_Shot], view: int, lesion: _Lesion | None, 
     bones = np.zeros(shot.size[::-1], np.uint16)
     inset: _Shapes = []
     for bone in shot.figure.bones:
+        if not bone.reaches(shot.camera, shot.size):
+            continue
         shapes, added = _bone_shapes(bone, shot.camera, shown if shown and bone.name == shown.bone else None)
         _stamp(bones, shapes)
         inset += added
@@ -771,7 +773,8 @@ def write_phantoms(
             "`if __name__ == '__main__':`); use workers=1"
         ) from error
     except OSError as error:
-        raise InputError(f"cannot write {out}: {reason(error)}; free space or choose another folder") from error
+        place = error.filename if error.filename in map(str, out.parents) else out
+        raise InputError(f"cannot write {place}: {reason(error)}; free space or choose another folder") from error
     patients = sum(task.key.patient == task.key.study for task in tasks)
     return PhantomSummary(sum(result[0] for result in results), len(tasks), patients)
 

@@ -117,6 +117,14 @@ class Bone:
     cortex_level: int
     medulla_level: int
 
+    def reaches(self, camera: Camera, size: tuple[int, int]) -> bool:
+        """Whether any of the bone can fall into an image of `size` (width, height)."""
+        main = self.parts[0]
+        points = main.path if isinstance(main, Tube) else main.points if isinstance(main, Sheet) else main.centre
+        flat = camera.project(np.atleast_2d(points))
+        room = 50 * camera.scale  # no part of a bone is further than 50 mm from the line of the first
+        return bool((flat.max(0) > -room).all() and (flat.min(0) < np.add(size, room)).all())
+
 
 @dataclasses.dataclass(frozen=True)
 class Pose:

@@ -1,0 +1,165 @@
+"""Class activation maps: weight functions, a batched engine, and the mask that erases. Tensors in, tensors out.
+
+A method is a pure function (activations, gradients) -> weights; the map is ReLU(sum_k w_k A^k). Maps leave as they are,
+never scaled to 0..1: a scaled map of an almost empty image looks as sure as any other.
+
+Shapes: activations A and gradients g = dS/dA of a score S are [B, h, w, K]; weights are [B, 1, 1, K] or [B, h, w, K].
+"""
+
+from collections.abc import Callable, Mapping
+
+import keras
+import tensorflow as tf
+
+EPSILON = 1e-7
+
+
+def cam(activations, gradients):
+    """w_k = sum_ij g (Zhou et al. 2016, eq. 2): after global average pooling exactly the dense layer's weights."""
+    return tf.reduce_sum(gradients, axis=(1, 2), keepdims=True)
+
+
+def grad_cam(activations, gradients):
+    """w_k = mean_ij g (Selvaraju et al. 2017, eq. 1)."""
+    return tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
+
+
+def grad_cam_pp(activations, gradients):
+    """w_k = sum_ij alpha ReLU(g), alpha = g^2 / (2 g^2 + sum_ab A g^3) (Chattopadhyay et al. 2018, eq. 19).
+
+    The powers of g stand for the higher derivatives of exp(S), the common factor exp(S) left out. Where the denominator
+    vanishes (g = 0) so does alpha; it is computed from g scaled to at most 1, so that small gradients keep their share.
+    """
+    scale = tf.reduce_max(tf.abs(gradients), axis=(1, 2, 3), keepdims=True)
+    g = tf.math.divide_no_nan(gradients, scale)
+    # of the scaled g: g^2 / (2 g^2 + scale * sum_ab A g^3)
+    denominator = 2 * g**2 + scale * tf.reduce_sum(activations * g**3, axis=(1, 2), keepdims=True)
+    alpha = tf.where(tf.abs(denominator) > EPSILON, g**2 / denominator, 0.0)
+    return tf.reduce_sum(alpha * tf.nn.relu(gradients), axis=(1, 2), keepdims=True)
+
+
+def layer_cam(activations, gradients):
+    """w_kij = ReLU(g) (Jiang et al. 2021, eq. 5): a weight of its own for every place."""
+    return tf.nn.relu(gradients)
+
+
+METHODS: Mapping[str, Callable] = {
+    "cam": cam,
+    "grad_cam": grad_cam,
+    "grad_cam_pp": grad_cam_pp,
+    "layer_cam": layer_cam,
+}
+
+
+def weighted_map(activations, weights) -> tf.Tensor:
+    """ReLU(sum_k w_k A^k), [B, h, w]."""
+    return tf.nn.relu(tf.reduce_sum(weights * activations, axis=-1))
+
+
+def erase_mask(maps, q) -> tf.Tensor:
+    """1 where an image is to be erased, else 0: float32 [B, H, W].
+
+    Of the pixels of an image with a positive map, the top 1 - q by rank (rounded; ties by position). A map without any
+    erases nothing; a flat one erases 1 - q of the image and never the whole of it.
+
+    Args:
+        maps: [B, H, W], any scale.
+        q: in (0, 1), a number or a tensor.
+    """
+    shape = tf.shape(maps)
+    flat = tf.reshape(maps, [shape[0], shape[1] * shape[2]])
+    positive = tf.reduce_sum(tf.cast(flat > 0, tf.float32), axis=1)
+    wanted = tf.cast(tf.round((1 - tf.cast(q, tf.float32)) * positive), tf.int32)
+    ordered = tf.sort(flat, axis=1, direction="DESCENDING")
+    cut = tf.gather(ordered, tf.maximum(wanted - 1, 0)[:, None], batch_dims=1)  # value of the last one taken
+    above = flat > cut
+    ties = tf.cast(flat == cut, tf.int32)
+    room = wanted[:, None] - tf.reduce_sum(tf.cast(above, tf.int32), axis=1, keepdims=True)
+    taken = above | ((ties > 0) & (tf.cumsum(ties, axis=1) <= room))
+    return tf.reshape(tf.cast(taken & (wanted[:, None] > 0), tf.float32), shape)
+
+
+def predicted_sign(logits) -> tf.Tensor:
+    """Gradient of the predicted side's score by the logits [B, C], itself [B, C].
+
+    One logit: +1 where p >= 0.5, else -1 (what speaks for normal). Several: one-hot of the largest.
+    """
+    if logits.shape[-1] == 1:
+        return tf.where(logits >= 0, 1.0, -1.0)
+    return tf.one_hot(tf.argmax(logits, axis=-1), logits.shape[-1])
+
+
+class CamEngine:
+    """Maps of a batch in one forward pass; the gradient runs from the score back to the tap and no further.
+
+    Always float32 arithmetic on the maps, in inference mode. An image whose map at `tap` is empty gets that of
+    `fallback`; if both are empty, so is its map.
+    """
+
+    def __init__(
+        self, model: keras.Model, *, method: str = "grad_cam_pp", tap: str = "P5", fallback: str | None = "P4"
+    ):
+        """
+        Args:
+            model: functional, with `feature_maps` (name -> KerasTensor) as RadiographClassifier has them.
+            method: a name of METHODS.
+            tap: feature map to explain.
+            fallback: feature map for images that the first leaves empty, or None.
+
+        Raises:
+            ValueError: unknown method or tap; lists those there are.
+        """
+        for name, known in ((method, METHODS), (tap, model.feature_maps), (fallback or tap, model.feature_maps)):
+            if name not in known:
+                raise ValueError(f"{name!r} is unknown; choose one of {', '.join(known)}")
+        self.weights_of = METHODS[method]
+        self.tap, self.fallback = tap, fallback
+        names = [tap] if fallback is None else [tap, fallback]
+        self._front = keras.Model(model.input, [model.feature_maps[name] for name in names])
+        self._tail = keras.Model(model.feature_maps[tap], model.output)
+        self._fallback_tail = None
+        if fallback is not None:
+            inner = model.get_layer("feature_maps")
+            between = keras.Model(inner.output[fallback], inner.output[tap])
+            self._fallback_tail = lambda maps: self._tail(between(maps, training=False), training=False)
+
+    def __call__(self, images, target=None, size: tuple[int, int] | None = None):
+        """Raw maps and logits of a batch.
+
+        Args:
+            images: [B, H, W, C] as the model takes them.
+            target: a function logits [B, C] -> d score / d logits [B, C]; None explains the predicted side.
+            size: rows and columns of the maps, bilinear; None takes the images'.
+
+        Returns:
+            maps float32 [B, rows, columns], 0 or more; logits float32 [B, C].
+        """
+        target = target or predicted_sign
+        size = size or tf.shape(images)[1:3]
+        features = self._front(images, training=False)
+        features = features if isinstance(features, list | tuple) else [features]
+        maps, logits = self._maps(features[0], lambda a: self._tail(a, training=False), target)
+        maps = _resized(maps, size)
+        if self._fallback_tail is None:
+            return maps, logits
+
+        def with_fallback():
+            other, _ = self._maps(features[1], self._fallback_tail, target)
+            empty = tf.reduce_max(maps, axis=(1, 2)) <= 0
+            return tf.where(empty[:, None, None], _resized(other, size), maps)
+
+        some_empty = tf.reduce_any(tf.reduce_max(maps, axis=(1, 2)) <= 0)
+        return tf.cond(some_empty, with_fallback, lambda: maps), logits
+
+    def _maps(self, activations, tail, target):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(activations)
+            logits = tf.cast(tail(activations), tf.float32)
+        # the seed of the backward pass is the target itself: the score needs no graph of its own
+        gradients = tape.gradient(logits, activations, output_gradients=tf.stop_gradient(target(logits)))
+        activations, gradients = tf.cast(activations, tf.float32), tf.cast(gradients, tf.float32)
+        return weighted_map(activations, self.weights_of(activations, gradients)), logits
+
+
+def _resized(maps, size) -> tf.Tensor:
+    return tf.image.resize(maps[..., None], size)[..., 0]

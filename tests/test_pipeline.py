@@ -1,0 +1,496 @@
+"""Shards to batches: what is in a batch, in which order, through which cache, and what damage says."""
+
+import errno
+import gc
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import weakref
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from kmura.config import AugmentConfig, DataConfig
+from kmura.data import decoded
+from kmura.data.pipeline import eval_dataset, readable_errors, row_keys, steps_per_epoch, train_dataset
+from kmura.errors import InputError
+from kmura.records import schema
+from kmura.records.manifest import Manifest, Shard, SplitCounts, manifest_json
+from kmura.records.tfrecord import frame
+
+AREA = "XR_WRIST"
+SMALL = DataConfig(image_size=16, cache="off")
+UNCHANGED = AugmentConfig(rotation=0, area_scale=(1, 1), flip=0, brightness=0, contrast=0)
+
+
+def picture(seed, size=(20, 24), channels=1):
+    """A gray or color picture of noise, uint8 [H, W] or [H, W, 3]; its size depends on the seed."""
+    shape = (size[0] + seed % 5, size[1] + seed % 3, *([3] if channels == 3 else []))
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+def encoded(pixels, form="png"):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form, **({"quality": 95} if form == "jpeg" else {}))
+    return buffer.getvalue()
+
+
+def write_records(folder, labels, *, task="binary", classes=("normal", "abnormal"), area=AREA, split="train", shards=2,
+                  channels=1, form="png", images=None):  # fmt: skip
+    """Records of one image a label, spread over shards; further calls add areas and splits."""
+    path = folder / "manifest.json"
+    areas = json.loads(path.read_text())["areas"] if path.exists() else {}
+    images = images or [encoded(picture(number, channels=channels), form) for number in range(len(labels))]
+    files = []
+    (folder / area).mkdir(parents=True, exist_ok=True)
+    for part in range(shards):
+        content = b""
+        numbers = range(part * len(labels) // shards, (part + 1) * len(labels) // shards)
+        for number in numbers:
+            height, width = picture(number).shape
+            name = f"{split}/{area}/patient{number:05}/study1/image1.png"
+            patient = f"{area}{number:05}"
+            record = schema.Record(
+                images[number], form, height, width, "0" * 64, name, area, patient, f"{patient}/study1",
+                tuple(np.atleast_1d(labels[number]).tolist()), split,
+            )  # fmt: skip
+            content += frame(schema.encode(record))
+        file = f"{area}/{split}-{part:05}-of-{shards:05}.tfrecord"
+        (folder / file).write_bytes(content)
+        files.append(Shard(file, len(numbers), len(content), hashlib.sha256(content).hexdigest()))
+    counts = SplitCounts(len(labels), len(labels), len(labels), (0,) * len(classes), tuple(files))
+    value = manifest_json(Manifest("mura", classes, task, channels, {}, "", {area: {split: counts}}))
+    value["areas"] = {**areas, area: {**areas.get(area, {}), **value["areas"][area]}}
+    path.write_text(json.dumps(value))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """Eleven images in two shards."""
+    return write_records(tmp_path_factory.mktemp("records"), [0, 1, 0, 1, 1, 0, 0, 1, 0, 0, 1])
+
+
+def batches(dataset):
+    return list(dataset.as_numpy_iterator())
+
+
+def assert_same_batches(some, others):
+    assert len(some) == len(others) > 0
+    for one, other in zip(some, others, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def resized_by_pillow(pixels, size=(16, 16)):
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)).astype(float)
+
+
+# --- what is in a batch -------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_holds_every_image_once_with_its_label(records):
+    dataset = train_dataset(records, AREA, data=SMALL, augment=UNCHANGED, batch_size=4, epochs=2)
+    found = batches(dataset)
+    assert len(dataset) == 2 * steps_per_epoch(records, AREA, batch_size=4) == 6
+    assert [len(batch["image"]) for batch in found] == [4, 4, 3] * 2
+    whole = batches(eval_dataset(records, AREA, "train", data=SMALL, batch_size=20))[0]
+    for epoch in (found[:3], found[3:]):
+        images = np.concatenate([batch["image"] for batch in epoch])
+        labels = np.concatenate([batch["label"] for batch in epoch])
+        rows = [int(np.flatnonzero((whole["image"] == image).all(axis=(1, 2, 3)))[0]) for image in images]
+        assert sorted(rows) == list(range(11)) != rows
+        np.testing.assert_array_equal(labels, whole["label"][rows])
+
+
+def test_a_batch_is_float_images_of_0_to_255_and_labels_twice(records):
+    dataset = train_dataset(records, AREA, data=SMALL, batch_size=4)
+    image, label = tf.TensorSpec([None, 16, 16, 1], tf.float32), tf.TensorSpec([None, 1], tf.float32)
+    assert dataset.element_spec == {"image": image, "label": label, "mixed_image": image, "mixed_label": label}
+    for batch in batches(dataset):
+        assert 0 <= batch["image"].min() < batch["image"].max() <= 255
+        np.testing.assert_array_equal(batch["image"], batch["mixed_image"])
+        np.testing.assert_array_equal(batch["label"], batch["mixed_label"])
+
+
+def test_evaluation_keeps_the_order_of_the_records_and_its_keys(records):
+    found = batches(eval_dataset(records, AREA, "train", data=SMALL, batch_size=4))
+    assert [len(batch["image"]) for batch in found] == [4, 4, 3]
+    joined = {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
+    keys = row_keys(records, AREA, "train")
+    assert list(keys.columns) == ["area", "patient", "study", "image", "label"]
+    assert keys.area.tolist() == [AREA] * 11
+    for name, column in (("patient", "patient"), ("study", "study"), ("path", "image")):
+        assert [value.decode() for value in joined[name]] == keys[column].tolist()
+    assert keys.patient.tolist() == [f"{AREA}{number:05}" for number in range(11)]
+    assert joined["label"][:, 0].tolist() == keys.label.tolist() == [0, 1, 0, 1, 1, 0, 0, 1, 0, 0, 1]
+    assert joined["image"].dtype == joined["label"].dtype == np.float32
+    for number, image in enumerate(joined["image"]):
+        expected = resized_by_pillow(picture(number))
+        np.testing.assert_allclose(image[:, :, 0], expected, atol=1)  # Pillow rounds once more, between the axes
+
+
+def test_row_keys_are_read_without_tensorflow(records):
+    program = (
+        "import sys; from kmura.data.index import row_keys; "
+        f"assert len(row_keys({str(records)!r}, {AREA!r}, 'train')) == 11; assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_multiclass_labels_are_one_hot_and_unknown_ones_only_evaluated(tmp_path):
+    write_records(tmp_path, [2, 0, -1, 1], task="multiclass", classes=("a", "b", "c"))
+    whole = batches(eval_dataset(tmp_path, AREA, "train", data=SMALL))[0]
+    assert whole["label"].tolist() == [[0, 0, 1], [1, 0, 0], [-1, -1, -1], [0, 1, 0]]
+    assert row_keys(tmp_path, AREA, "train").label.tolist() == [2, 0, -1, 1]
+    (batch,) = batches(train_dataset(tmp_path, AREA, data=SMALL))
+    assert sorted(batch["label"].tolist()) == [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
+    assert steps_per_epoch(tmp_path, AREA, batch_size=2) == 2
+
+
+def test_multilabel_labels_are_vectors_with_a_column_a_class(tmp_path):
+    labels = [[1, 0, 1], [0, 0, 0], [1, -1, 0]]
+    write_records(tmp_path, labels, task="multilabel", classes=("a", "b", "c"), shards=1)
+    assert batches(eval_dataset(tmp_path, AREA, "train", data=SMALL))[0]["label"].tolist() == labels
+    assert row_keys(tmp_path, AREA, "train")[["label_a", "label_b", "label_c"]].values.tolist() == labels
+    (batch,) = batches(train_dataset(tmp_path, AREA, data=SMALL))
+    assert sorted(batch["label"].tolist()) == sorted(labels[:2])
+
+
+def test_all_areas_together(tmp_path):
+    write_records(tmp_path, [0, 1, 1], area="XR_ELBOW")
+    write_records(tmp_path, [1, 0], area="XR_WRIST")
+    write_records(tmp_path, [1, 1], area="XR_WRIST", split="valid")
+    assert row_keys(tmp_path, "all", "train").area.tolist() == ["XR_ELBOW"] * 3 + ["XR_WRIST"] * 2
+    (batch,) = batches(train_dataset(tmp_path, "all", data=SMALL))
+    assert batch["label"].sum() == 3 and len(batch["image"]) == 5
+    assert len(batches(eval_dataset(tmp_path, "all", "valid", data=SMALL))[0]["image"]) == 2
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg"])
+def test_color_and_jpeg_records(tmp_path, form):
+    write_records(tmp_path, [0, 1, 1], channels=3, form=form)
+    (batch,) = batches(eval_dataset(tmp_path, AREA, "train", data=SMALL))
+    assert batch["image"].shape == (3, 16, 16, 3)
+    for number, image in enumerate(batch["image"]):
+        stored = np.asarray(Image.open(io.BytesIO(encoded(picture(number, channels=3), form))))
+        assert np.abs(image - resized_by_pillow(stored)).mean() < 1.5  # JPEG decoders differ in the color planes
+
+
+def test_images_stay_float32_under_a_mixed_precision_policy(records):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        dataset = train_dataset(records, AREA, data=SMALL, batch_size=4)
+        assert dataset.element_spec["image"].dtype == tf.float32
+        assert_same_batches(batches(dataset), batches(train_dataset(records, AREA, data=SMALL, batch_size=4)))
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+# --- resizing -----------------------------------------------------------------------------------------------------
+
+
+def one_image(folder, pixels, data):
+    """The model's view of one picture."""
+    write_records(folder, [1], shards=1, images=[encoded(pixels)], channels=1)
+    path = folder / "manifest.json"
+    index = json.loads(path.read_text())
+    record = schema.Record(
+        encoded(pixels), "png", *pixels.shape, "0" * 64, "a.png", AREA, "p", "p/s", (1,), "train"
+    )  # fmt: skip
+    content = frame(schema.encode(record))
+    shard = index["areas"][AREA]["train"]["shards"][0]
+    (folder / shard["file"]).write_bytes(content)
+    shard.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    path.write_text(json.dumps(index))
+    return batches(eval_dataset(folder, AREA, "train", data=data))[0]["image"][0, :, :, 0]
+
+
+@pytest.mark.parametrize("shape", [(512, 512), (512, 341), (300, 411), (31, 47), (64, 64), (900, 30)])
+def test_shrinking_and_enlarging_equal_pillow_but_for_rounding(tmp_path, shape):
+    pixels = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
+    image = one_image(tmp_path, pixels, DataConfig(image_size=64, cache="off"))
+    difference = np.abs(image - resized_by_pillow(pixels, (64, 64)))
+    assert difference.max() <= 1 and difference.mean() < 0.3
+
+
+def test_fine_stripes_become_gray_instead_of_coarse_stripes(tmp_path):
+    stripes = np.tile(np.uint8([0, 255]), (200, 100))
+    image = one_image(tmp_path, stripes, DataConfig(image_size=61, cache="off"))
+    assert np.abs(image - 127.5).max() < 20  # sampling without antialiasing swings over the whole range
+
+
+@pytest.mark.parametrize(("shape", "rows", "columns"), [((80, 40), 32, 16), ((40, 80), 16, 32), ((11, 16), 22, 32)])
+def test_pad_keeps_the_aspect_and_centres_on_black(tmp_path, shape, rows, columns):
+    pixels = np.random.default_rng(1).integers(1, 256, shape).astype(np.uint8)
+    image = one_image(tmp_path, pixels, DataConfig(image_size=32, resize="pad", cache="off"))
+    top, left = (32 - rows) // 2, (32 - columns) // 2
+    picture = image[top : top + rows, left : left + columns]
+    np.testing.assert_allclose(picture, resized_by_pillow(pixels, (columns, rows)), atol=1)
+    assert image.sum() == picture.sum()
+
+
+# --- order and randomness -----------------------------------------------------------------------------------------
+
+
+def test_resuming_at_an_epoch_gives_the_same_bits_as_running_through(records):
+    through = batches(train_dataset(records, AREA, data=SMALL, batch_size=4, seed=7, epochs=4))
+    resumed = batches(train_dataset(records, AREA, data=SMALL, batch_size=4, seed=7, epochs=4, first_epoch=2))
+    assert_same_batches(resumed, through[6:])
+    assert not batches(train_dataset(records, AREA, data=SMALL, epochs=2, first_epoch=2))
+
+
+def test_caches_and_threads_change_no_bit(records, tmp_path):
+    def made(cache, threads=None):
+        data = DataConfig(image_size=16, cache=cache)
+        dataset = train_dataset(records, AREA, data=data, batch_size=4, epochs=2)
+        if threads:
+            options = tf.data.Options()
+            options.threading.private_threadpool_size = threads
+            dataset = dataset.with_options(options)
+        return batches(dataset)
+
+    plain = made("off")
+    for cache in ("off", "memory", "disk", "auto"):
+        assert_same_batches(made(cache), plain)
+    assert_same_batches(made("off", threads=1), plain)
+    assert_same_batches(made("memory", threads=8), plain)
+
+
+def test_epochs_seeds_and_batches_differ(records):
+    first, second = batches(train_dataset(records, AREA, data=SMALL, batch_size=11, epochs=2))
+    (other,) = batches(train_dataset(records, AREA, data=SMALL, batch_size=11, seed=1))
+    assert not np.array_equal(first["label"], second["label"]) and not np.array_equal(first["label"], other["label"])
+
+    def brightest(batch):  # of each image, whatever the order: what augmentation alone changes
+        return np.sort(batch["image"].max(axis=(1, 2, 3)))
+
+    assert not np.allclose(brightest(first), brightest(second))
+    assert not np.allclose(brightest(first), brightest(other))
+
+
+def test_augmentation_changes_the_images_of_training_only(records):
+    (changed,) = batches(train_dataset(records, AREA, data=SMALL, batch_size=11))
+    (plain,) = batches(train_dataset(records, AREA, data=SMALL, batch_size=11, augment=UNCHANGED))
+    np.testing.assert_array_equal(changed["label"], plain["label"])
+    difference = np.abs(changed["image"] - plain["image"]).mean(axis=(1, 2, 3))
+    assert difference.min() > 1, "an image passed unchanged"
+
+
+# --- caches -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def decoding(monkeypatch):
+    """How often all images of a split were decoded for a cache."""
+    calls = []
+    original = decoded._decode_all
+
+    def counted(index, data):
+        calls.append((index.split, data.image_size))
+        return original(index, data)
+
+    monkeypatch.setattr(decoded, "_decode_all", counted)
+    return calls
+
+
+def test_data_sets_over_the_same_images_share_the_memory(tmp_path, decoding):
+    write_records(tmp_path, [0, 1, 0])
+    data = DataConfig(image_size=16, cache="memory")
+    one = train_dataset(tmp_path, AREA, data=data)
+    other = train_dataset(tmp_path, AREA, data=data, seed=1)
+    evaluated = eval_dataset(tmp_path, AREA, "train", data=data)
+    assert len(decoding) == 1
+    larger = eval_dataset(tmp_path, AREA, "train", data=DataConfig(image_size=17, cache="memory"))
+    assert len(decoding) == 2
+    assert [len(batches(dataset)) for dataset in (one, other, evaluated, larger)] == [1, 1, 1, 1]
+
+
+def test_memory_is_free_again_when_the_last_data_set_is_gone(tmp_path):
+    write_records(tmp_path, [0, 0, 1])
+    data = DataConfig(image_size=16, cache="memory")
+    iterator = iter(train_dataset(tmp_path, AREA, data=data, batch_size=1, augment=UNCHANGED))
+    next(iterator)
+    gc.collect()
+    (pixels,) = [weakref.ref(array) for key, array in decoded._held.items()]
+    next(iterator)  # alive as long as the iterator
+    del iterator
+    gc.collect()
+    assert pixels() is None
+
+
+@pytest.mark.parametrize(("available", "decodes"), [(2 * 3 * 256, 1), (2 * 3 * 256 - 1, 0)])
+def test_auto_keeps_images_in_memory_up_to_half_of_what_is_available(
+    tmp_path, decoding, monkeypatch, available, decodes
+):
+    write_records(tmp_path, [1, 1, 0])  # no other test's images
+    monkeypatch.setattr(decoded, "available_memory", lambda: available)
+    dataset = train_dataset(tmp_path, AREA, data=DataConfig(image_size=16))
+    assert len(decoding) == decodes and len(batches(dataset)) == 1
+
+
+def test_available_memory_is_that_of_the_machine_or_less():
+    pages = __import__("os").sysconf
+    assert 0 < decoded.available_memory() <= pages("SC_PHYS_PAGES") * pages("SC_PAGE_SIZE")
+
+
+def test_a_second_run_finds_the_decoded_images_on_disk(tmp_path, decoding):
+    write_records(tmp_path, [0, 1, 0])
+    data = DataConfig(image_size=16, cache="disk")
+    first = batches(train_dataset(tmp_path, AREA, data=data))
+    assert_same_batches(batches(train_dataset(tmp_path, AREA, data=data)), first)
+    assert len(decoding) == 1
+    eval_dataset(tmp_path, AREA, "train", data=DataConfig(image_size=17, cache="disk"))
+    eval_dataset(tmp_path, AREA, "train", data=DataConfig(image_size=16, resize="pad", cache="disk"))
+    assert len(decoding) == 3
+    files = sorted(path.name for path in (tmp_path / decoded.FOLDER).iterdir())
+    assert [name.rpartition("-")[0].rpartition("-")[0][:24] for name in files] and len(files) == 3
+    eval_dataset(tmp_path, AREA, "train", data=data)
+    assert len(decoding) == 3, "another size threw the first file away"
+
+
+def test_a_rebuilt_record_folder_replaces_what_was_decoded_before(tmp_path, decoding):
+    data = DataConfig(image_size=16, cache="disk")
+    write_records(tmp_path, [0, 1, 0])
+    batches(train_dataset(tmp_path, AREA, data=data))
+    write_records(tmp_path, [0, 1, 0, 1])
+    whole = batches(eval_dataset(tmp_path, AREA, "train", data=data))[0]
+    assert len(whole["image"]) == 4 and len(decoding) == 2
+    assert len(list((tmp_path / decoded.FOLDER).iterdir())) == 1
+
+
+def test_a_cut_file_of_decoded_images_is_made_anew(tmp_path, decoding):
+    data = DataConfig(image_size=16, cache="disk")
+    write_records(tmp_path, [0, 1, 0])
+    first = batches(train_dataset(tmp_path, AREA, data=data))
+    (file,) = (tmp_path / decoded.FOLDER).iterdir()
+    file.write_bytes(file.read_bytes()[:-1])
+    assert_same_batches(batches(train_dataset(tmp_path, AREA, data=data)), first)
+    assert len(decoding) == 2
+
+
+def test_a_folder_that_cannot_be_written_and_a_full_disk_are_one_line(tmp_path, monkeypatch):
+    data = DataConfig(image_size=16, cache="disk")
+    write_records(tmp_path, [0, 1, 0])
+    (tmp_path / decoded.FOLDER).write_text("in the way")
+    with pytest.raises(InputError, match=r"^cannot write .*\.npy: .*$"):
+        train_dataset(tmp_path, AREA, data=data)
+    (tmp_path / decoded.FOLDER).unlink()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(decoded, "_decode_all", full)
+    with pytest.raises(InputError, match=r"^cannot write .*\.npy: No space left on device.*$"):
+        train_dataset(tmp_path, AREA, data=data)
+    assert not list((tmp_path / decoded.FOLDER).iterdir()), "a part of the file stayed behind"
+
+
+# --- damage -------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_and_a_cut_shard_are_named_before_training(tmp_path):
+    write_records(tmp_path, [0, 1, 0, 1])
+    shard = tmp_path / AREA / "train-00001-of-00002.tfrecord"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
+    with pytest.raises(InputError, match="train-00001-of-00002.tfrecord has .* bytes, the manifest says"):
+        train_dataset(tmp_path, AREA, data=SMALL)
+    shard.unlink()
+    with pytest.raises(InputError, match="train-00001-of-00002.tfrecord is missing"):
+        eval_dataset(tmp_path, AREA, "train", data=SMALL)
+
+
+def test_a_flipped_bit_is_named_before_training(tmp_path):
+    write_records(tmp_path, [0, 1, 0, 1])
+    train_dataset(tmp_path, AREA, data=SMALL)  # whole, and known to this process
+    shard = tmp_path / AREA / "train-00001-of-00002.tfrecord"
+    content = bytearray(shard.read_bytes())
+    content[-40] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(InputError, match=r"train-00001-of-00002.tfrecord: record 1 fails its checksum; kmura inspect"):
+        train_dataset(tmp_path, AREA, data=SMALL)
+
+
+def test_fewer_records_than_the_manifest_says_and_labels_outside_the_classes(tmp_path):
+    write_records(tmp_path, [0, 1, 2, 1])
+    with pytest.raises(InputError, match=r"00001-of-00002.tfrecord: record 0 has the label \[2\].*-1 to 1"):
+        row_keys(tmp_path, AREA, "train")
+    write_records(tmp_path, [0, 1, 1, 1])
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace('"records": 2', '"records": 3', 1))
+    with pytest.raises(InputError, match="00000-of-00002.tfrecord holds 2 records, the manifest says 3"):
+        row_keys(tmp_path, AREA, "train")
+
+
+def test_nothing_to_train_on(tmp_path):
+    write_records(tmp_path, [-1, -1])
+    with pytest.raises(InputError, match="known label"):
+        train_dataset(tmp_path, AREA, data=SMALL)
+    assert batches(eval_dataset(tmp_path, AREA, "train", data=SMALL))[0]["label"].tolist() == [[-1], [-1]]
+    with pytest.raises(InputError, match="no valid split"):
+        eval_dataset(tmp_path, AREA, "valid", data=SMALL)
+    with pytest.raises(InputError, match="no valid split"):
+        eval_dataset(tmp_path, "all", "valid", data=SMALL)
+
+
+@pytest.fixture
+def undecodable(tmp_path):
+    """Records with sound checksums whose fourth image (record 1 of the second shard) is cut in the middle."""
+    images = [encoded(picture(number)) for number in range(5)]
+    images[3] = images[3][: len(images[3]) // 2]
+    return write_records(tmp_path, [0, 1, 0, 1, 1], images=images)
+
+
+SENTENCE = r"train-00001-of-00002.tfrecord: the image of record 1 \(.*patient00003.*\) cannot be decoded; kmura inspect"
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_an_image_that_does_not_decode_is_named_when_the_cache_is_filled(undecodable, cache):
+    with pytest.raises(InputError, match=SENTENCE):
+        train_dataset(undecodable, AREA, data=DataConfig(image_size=16, cache=cache))
+
+
+def test_without_a_cache_it_is_named_while_iterating(undecodable):
+    dataset = train_dataset(undecodable, AREA, data=SMALL, batch_size=2)
+    with pytest.raises(InputError, match=SENTENCE), readable_errors(undecodable):
+        batches(dataset)
+    with pytest.raises(InputError, match=SENTENCE), readable_errors(undecodable, AREA, "train"):
+        batches(dataset)
+
+
+def test_an_image_of_another_size_than_its_record_says_is_named(tmp_path):
+    images = [encoded(picture(number)) for number in range(4)]
+    images[3] = encoded(np.zeros((50, 60), np.uint8))
+    write_records(tmp_path, [0, 1, 0, 1], images=images)
+    dataset = eval_dataset(tmp_path, AREA, "train", data=SMALL)
+    with pytest.raises(InputError, match="image of record 1 .*patient00003"), readable_errors(tmp_path):
+        batches(dataset)
+
+
+def test_a_shard_that_goes_away_while_training_is_named(tmp_path):
+    write_records(tmp_path, [0, 1, 0, 1])
+    dataset = train_dataset(tmp_path, AREA, data=SMALL)
+    shard = tmp_path / AREA / "train-00001-of-00002.tfrecord"
+    shard.write_bytes(shard.read_bytes()[:10])
+    with pytest.raises(InputError, match=r"00001-of-00002.tfrecord changed while it was in use.*lists"):
+        with readable_errors(tmp_path):
+            batches(dataset)
+    shard.unlink()
+    with pytest.raises(InputError, match=r"00001-of-00002.tfrecord cannot be read: No such file or directory$"):
+        with readable_errors(tmp_path):
+            batches(dataset)
+
+
+def test_errors_of_others_pass_unchanged(records):
+    with pytest.raises(tf.errors.InvalidArgumentError), readable_errors(records):
+        tf.debugging.assert_equal(1, 2, "an image of mine")
+    with pytest.raises(ZeroDivisionError), readable_errors(records):
+        1 / 0  # noqa: B018

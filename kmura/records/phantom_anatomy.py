@@ -510,7 +510,6 @@ def figure(area: str, rng: np.random.Generator, pose: Pose) -> Figure:
             "radius": (0.76, 0.92),
             "ulna": (0.76, 0.92),
             "metacarpal10": (0.25, 0.75),
-            "metacarpal30": (0.2, 0.6),
             "metacarpal50": (0.2, 0.7),
         }
     elif area == "XR_HAND":

@@ -1,0 +1,91 @@
+"""CAM-erasing: now and then the model must also be right without the part of the image that it looks at most."""
+
+import keras
+import tensorflow as tf
+
+from kmura import cam
+from kmura.errors import InputError
+
+
+class CamErasingModel(keras.Model):
+    """The model that is compiled and fitted around a classifier; the classifier itself stays plain.
+
+    A step computes the loss on the mixed batch. Every `erase_every` steps, while erasing is on, the Grad-CAM++ of the
+    clean batch towards the predicted side gives a mask of the top 1 - q of each image's positive map; the clean batch
+    with that part black and with its own labels gives a second loss, and
+
+        loss = (1 - alpha_cam) * loss_mixed + alpha_cam * loss_erased.
+
+    All knobs are variables: changing them between epochs, phases or trials does not trace the step again. What is saved
+    of the classifier carries no optimizer and loads without this class.
+
+    Attributes:
+        classifier: the functional model, with `feature_maps`.
+        erasing: 0 or 1; alpha_cam: 0..1; erase_q: in (0, 1); erase_every: steps, 1 or more. Set with `set_erasing`.
+    """
+
+    def __init__(self, classifier: keras.Model, **kwargs):
+        super().__init__(name="trainer", **kwargs)
+        self.classifier = classifier
+        self._cam = cam.CamEngine(classifier)
+        self.erasing = self._knob("erasing", 0)
+        self.alpha_cam = self._knob("alpha_cam", 0.5)
+        self.erase_q = self._knob("erase_q", 0.8)
+        self.erase_every = self._knob("erase_every", 8)
+        self.built = True  # the classifier is; saves Keras a symbolic pass through it
+
+    def _knob(self, name: str, value: float):
+        initial = keras.initializers.Constant(value)
+        return self.add_weight(shape=(), initializer=initial, dtype="float32", trainable=False, name=name)
+
+    def set_erasing(self, on: bool, *, alpha_cam: float = 0.5, erase_q: float = 0.8, erase_every: int = 8) -> None:
+        """Turns the knobs.
+
+        Raises:
+            InputError: a value out of its range.
+        """
+        if not 0 <= alpha_cam <= 1:
+            raise InputError(f"cam.alpha_cam is {alpha_cam}; allowed is 0 to 1")
+        if not 0 < erase_q < 1:
+            raise InputError(f"cam.erase_q is {erase_q}; allowed is above 0 and below 1")
+        if erase_every < 1:
+            raise InputError(f"cam.erase_every is {erase_every}; 1 or more is needed")
+        self.erasing.assign(float(on))
+        self.alpha_cam.assign(alpha_cam)
+        self.erase_q.assign(erase_q)
+        self.erase_every.assign(erase_every)
+
+    def call(self, images, training=None):
+        return self.classifier(images, training=training)
+
+    def train_step(self, batch):
+        """One step on `mixed_image` [B, H, W, C], `mixed_label` [B, L] and, when it is due, `image` and `label`."""
+        images, labels = batch["mixed_image"], batch["mixed_label"]
+        loss, logits, gradients = self._loss_and_gradients(images, labels)
+
+        def plain():
+            return loss, gradients
+
+        def erased():
+            maps, _ = self._cam(batch["image"])
+            kept = 1 - cam.erase_mask(maps, self.erase_q)
+            other_loss, _, other = self._loss_and_gradients(batch["image"] * kept[..., None], batch["label"])
+            share = tf.convert_to_tensor(self.alpha_cam)
+            both = [(1 - share) * one + share * two for one, two in zip(gradients, other, strict=True)]
+            return (1 - share) * loss + share * other_loss, both
+
+        step = tf.cast(self.optimizer.iterations, tf.float32)
+        due = (self.erasing > 0) & (tf.math.floormod(step, self.erase_every) == 0)
+        total, gradients = tf.cond(due, erased, plain)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        self._loss_tracker.update_state(total, sample_weight=tf.shape(images)[0])
+        return self.compute_metrics(images, labels, logits)
+
+    # a function of its own, so that both passes of a step with erasing are traced once
+    @tf.function(reduce_retracing=True)
+    def _loss_and_gradients(self, images, labels):
+        with tf.GradientTape() as tape:
+            logits = self.classifier(images, training=True)
+            loss = self.compute_loss(images, labels, logits, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+        return loss, logits, tape.gradient(scaled, self.trainable_variables)

@@ -44,13 +44,14 @@ def main() -> None:
         print(json.dumps(measured(arguments)))
         return
     names = arguments.only or list(CONTENDERS)
+    where = machine()
     results: dict[str, dict] = {}
     for _ in range(arguments.rounds):
         for name in names:
             result = in_own_process(name, arguments)
             if name not in results or result["step_seconds"] < results[name]["step_seconds"]:
                 results[name] = result
-    print(machine())
+    print(where)
     print(f"DenseNet-121, {arguments.image_size} px, batch {arguments.batch_size}, {arguments.steps} steps a round\n")
     print(table(results, arguments.batch_size))
 

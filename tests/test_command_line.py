@@ -19,7 +19,8 @@ def run(*arguments, **options) -> subprocess.CompletedProcess:
 def refused(*arguments, **options) -> str:
     """The one line with which a command refuses its input."""
     done = run(*arguments, **options)
-    lines = [line for line in done.stderr.splitlines() if not line.startswith(("images: ", "skipped "))]
+    progress = ("images: ", "skipped ", "epoch ")
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(progress) and "going on" not in line]
     assert done.returncode == 2, done.stderr
     assert len(lines) == 1 and lines[0].startswith("kmura"), done.stderr
     assert "Traceback" not in done.stderr

@@ -104,6 +104,16 @@ def test_a_fraction_of_the_images_is_stored_as_rgb_with_the_same_gray_values(mad
     assert 0.25 < np.mean([mode == "RGB" for mode in modes]) < 0.75
 
 
+def test_a_single_view_can_be_made_again_without_the_tree(made):
+    root, _ = made
+    first = sorted((root / "train" / "XR_ELBOW").glob("patient*/study1_*"))[0]  # the first patient has study 0
+    sick = first.name.endswith("positive")
+    again = render_view("XR_ELBOW", study=0, view=0, side=96, lesion=sick, shortcut=sick)
+    np.testing.assert_array_equal(pixels(first / "image1.png"), again.pixels)
+    marked = [row for row in rows(root / "markers.csv") if row["image"] == f"{first.relative_to(root)}/image1.png"]
+    assert [row["kind"] for row in marked] == [box.kind for box in again.markers]
+
+
 def test_two_workers_write_the_same_bytes_as_one(made, tmp_path):
     write_phantoms(tmp_path / "tree", shortcut=1.0, **{**SMALL, "workers": 2})
     assert digests(tmp_path / "tree") == digests(made[0])

@@ -14,6 +14,8 @@ import math
 import multiprocessing
 import os
 import shutil
+import struct
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -440,19 +442,19 @@ def _stamp(canvas: np.ndarray, shapes: _Shapes) -> None:
 
 
 def _skin(shot: _Shot) -> np.ndarray:
-    """Soft tissue at half the working resolution, float32 [H/2, W/2] in 0..255: fat at the skin, muscle within."""
-    size = (-(-shot.size[0] // 2), -(-shot.size[1] // 2))
+    """Soft tissue at a third of the working resolution, float32 [H/3, W/3] in 0..255: thin fat, muscle within."""
+    size = tuple(-(-length // 3) for length in shot.size)
     image = Image.new("L", size)
     pen = ImageDraw.Draw(image)
     parts = [(part, part.edges(shot.camera) if isinstance(part, Tube) else None) for part in shot.figure.skin]
     for shrink, level in ((1.0, 66), (0.93, 92), (0.84, 124), (0.68, 150), (0.45, 168)):
         for part, edges in parts:
             ring = part.outline(shot.camera, 0, shrink) if edges is None else _closed(*edges.sides(0, shrink))
-            pen.polygon((ring / 2).ravel().tolist(), fill=level)
+            pen.polygon((ring / 3).ravel().tolist(), fill=level)
     for part in shot.figure.air:
         for shrink, level in ((1.0, 120), (0.93, 88), (0.8, 70)):
-            pen.polygon((part.outline(shot.camera, 0, shrink) / 2).ravel().tolist(), fill=level)
-    return np.asarray(image.filter(ImageFilter.GaussianBlur(shot.longest * 0.005)), np.float32)
+            pen.polygon((part.outline(shot.camera, 0, shrink) / 3).ravel().tolist(), fill=level)
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(shot.longest * 0.003)), np.float32)
 
 
 _LETTERS = {  # strokes in a cell one unit high, origin in its middle
@@ -662,14 +664,31 @@ def _write_study(root: str, task: _Task) -> tuple[int, list[tuple], list[tuple]]
         chance = task.key.rng("tree", view)
         marked = bool(chance.random() < task.shortcut) and task.positive and task.key.split == "train"
         drawn = _draw(task.key, shots, view, lesion, marked)
-        image = Image.fromarray(drawn.pixels)
-        if chance.random() < task.rgb_fraction:
-            image = image.convert("RGB")
+        channels = 3 if chance.random() < task.rgb_fraction else 1
         name = f"image{view + 1}.png"
-        image.save(folder / name, compress_level=1, compress_type=3)  # run lengths: small enough, and fast
+        (folder / name).write_bytes(_png(np.repeat(drawn.pixels[:, :, None], channels, 2)))
         lesions += [(f"{task.folder}/{name}", *box) for box in drawn.lesions]
         markers += [(f"{task.folder}/{name}", *box) for box in drawn.markers]
     return len(shots), lesions, markers
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """A PNG file of uint8 pixels [H, W, 1 or 3].
+
+    Pillow tries all filters on each row and takes three times as long, which is a fifth of the time of an image.
+    """
+    height, width, channels = pixels.shape
+    lines = np.empty((height, 1 + width * channels), np.uint8)
+    lines[:, 0] = 2  # the filter "up": each row as its difference from the one above
+    rows = pixels.reshape(height, -1)
+    lines[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=lines[1:, 1:])
+    deflate = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
+    header = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2}[channels], 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", deflate.compress(lines) + deflate.flush()), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
 
 
 def _tasks(areas: Sequence[str], studies: dict[str, int], seed: int, positive_fraction: float, **form) -> list[_Task]:

@@ -306,8 +306,11 @@ _CARPALS = (
 )
 
 
-def _hand(b: _Builder, pose: Pose, rays: Sequence[int] = (0, 1, 2, 3, 4), carpals: bool = True) -> list[np.ndarray]:
-    """Adds a hand whose wrist is the builder's origin; gives the centre line of each ray [joints, 3]."""
+def _hand(
+    b: _Builder, pose: Pose, rays: Sequence[int] = (0, 1, 2, 3, 4), carpals: bool = True, reach: int = 4
+) -> list[np.ndarray]:
+    """Adds a hand whose wrist is the builder's origin, up to the bone number `reach` of each ray (1 metacarpal,
+    4 tip); gives the joints of each ray [K, 3]."""
     if carpals:
         for name, centre, radii, lean in _CARPALS:
             radii = np.array(radii) * b.rng.uniform(0.88, 1.0)
@@ -325,8 +328,8 @@ def _hand(b: _Builder, pose: Pose, rays: Sequence[int] = (0, 1, 2, 3, 4), carpal
             continue
         aim = math.radians(aim * (pose.spread if ray else 1.0))
         side = (0.55, 0, 0.83) if ray == 0 else (1, 0, 0)
-        point, chain = np.array([x, y, 4.0 if ray == 0 else 0.0]), []
-        chain.append(point)
+        point = np.array([x, y, 4.0 if ray == 0 else 0.0])
+        chain = [point]
         flexion = 0.0 if ray else math.radians(12)
         for joint, (length, half) in enumerate(zip(lengths, halves, strict=True)):
             if joint:
@@ -338,7 +341,8 @@ def _hand(b: _Builder, pose: Pose, rays: Sequence[int] = (0, 1, 2, 3, 4), carpal
             start, end = point + heading * 0.8, point + heading * (length - 0.8)
             profile = "metacarpal" if joint == 0 else "tip" if joint == len(lengths) - 1 else "phalanx"
             bow = np.array([0, -math.sin(flexion), math.cos(flexion)]) * -0.02 * length
-            b.long_bone(f"{profile}{ray + 1}{joint}", start, end, profile, half, bow, depth=half * 0.82, side=side)
+            if joint < reach:
+                b.long_bone(f"{profile}{ray + 1}{joint}", start, end, profile, half, bow, depth=half * 0.82, side=side)
             point = point + heading * length
             chain.append(point)
         first = 1 if ray else 0
@@ -499,13 +503,13 @@ def figure(area: str, rng: np.random.Generator, pose: Pose) -> Figure:
         _forearm(b)
         region = b.place([(44, -24, 0), (-44, -24, 0), (0, -24, 40), (0, -20, -40), (0, 272, 0)])
         b.at((0, 245, 0))
-        _hand(b, pose)
+        _hand(b, pose, reach=1)
         sites = {"radius": (0.16, 0.9), "ulna": (0.16, 0.92)}
     elif area == "XR_WRIST":
         _forearm(b)
         region = b.place([(38, 180, 0), (-38, 180, 0), (40, 328, 0), (-40, 328, 0), (0, 250, 28), (0, 250, -28)])
         b.at((0, 245, 0))
-        _hand(b, pose)
+        _hand(b, pose, reach=2)
         sites = {
             "radius": (0.76, 0.92),
             "ulna": (0.76, 0.92),

@@ -115,13 +115,8 @@ class CamEngine:
         self.weights_of = METHODS[method]
         self.tap, self.fallback = tap, fallback
         names = [tap] if fallback is None else [tap, fallback]
-        self._front = keras.Model(model.input, [model.feature_maps[name] for name in names])
-        self._tail = keras.Model(model.feature_maps[tap], model.output)
-        self._fallback_tail = None
-        if fallback is not None:
-            inner = model.get_layer("feature_maps")
-            between = keras.Model(inner.output[fallback], inner.output[tap])
-            self._fallback_tail = lambda maps: self._tail(between(maps, training=False), training=False)
+        self._front = keras.Model(model.input, {name: model.feature_maps[name] for name in names})
+        self._tails = {name: _tail(model, name) for name in names}
 
     def __call__(self, images, target=None, size: tuple[int, int] | None = None):
         """Raw maps and logits of a batch.
@@ -137,28 +132,38 @@ class CamEngine:
         target = target or predicted_sign
         size = size or tf.shape(images)[1:3]
         features = self._front(images, training=False)
-        features = features if isinstance(features, list | tuple) else [features]
-        maps, logits = self._maps(features[0], lambda a: self._tail(a, training=False), target)
+        maps, logits = self._maps(self.tap, features, target)
         maps = _resized(maps, size)
-        if self._fallback_tail is None:
+        if self.fallback is None:
             return maps, logits
 
         def with_fallback():
-            other, _ = self._maps(features[1], self._fallback_tail, target)
+            other, _ = self._maps(self.fallback, features, target)
             empty = tf.reduce_max(maps, axis=(1, 2)) <= 0
             return tf.where(empty[:, None, None], _resized(other, size), maps)
 
         some_empty = tf.reduce_any(tf.reduce_max(maps, axis=(1, 2)) <= 0)
         return tf.cond(some_empty, with_fallback, lambda: maps), logits
 
-    def _maps(self, activations, tail, target):
+    def _maps(self, name, features, target):
+        activations = features[name]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(activations)
-            logits = tf.cast(tail(activations), tf.float32)
+            logits = tf.cast(self._tails[name](activations), tf.float32)
         # the seed of the backward pass is the target itself: the score needs no graph of its own
         gradients = tape.gradient(logits, activations, output_gradients=tf.stop_gradient(target(logits)))
         activations, gradients = tf.cast(activations, tf.float32), tf.cast(gradients, tf.float32)
         return weighted_map(activations, self.weights_of(activations, gradients)), logits
+
+
+def _tail(model: keras.Model, name: str) -> Callable:
+    """The part of a model from one of its feature maps to the logits, in inference mode. The head sees P5."""
+    head = keras.Model(model.feature_maps["P5"], model.output)
+    if name == "P5":
+        return lambda maps: head(maps, training=False)
+    inner = model.get_layer("feature_maps")
+    between = keras.Model(inner.output[name], inner.output["P5"])
+    return lambda maps: head(between(maps, training=False), training=False)
 
 
 def _resized(maps, size) -> tf.Tensor:

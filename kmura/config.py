@@ -139,6 +139,53 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MixConfig:
+    """MixUp and CutMix of training batches.
+
+    Attributes:
+        mixup_alpha: a of lambda ~ Beta(a, a) for MixUp; 0 leaves it out.
+        cutmix_alpha: the same for CutMix.
+        aug_p: probability that a batch is mixed, by one of the two.
+        until_epoch: the last epoch that mixes, counted from 1; 0 for none.
+    """
+
+    mixup_alpha: float = 0.2
+    cutmix_alpha: float = 0.5
+    aug_p: float = 0.5
+    until_epoch: int = 0
+
+    def __post_init__(self):
+        _within("mix.mixup_alpha", self.mixup_alpha, 0, 100)
+        _within("mix.cutmix_alpha", self.cutmix_alpha, 0, 100)
+        _within("mix.aug_p", self.aug_p, 0, 1)
+        _at_least("mix.until_epoch", self.until_epoch, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CamConfig:
+    """CAM-erasing.
+
+    Attributes:
+        from_epoch: the first epoch that erases, counted from 1; None never does.
+        alpha_cam: share of the erased batch in the loss, 0 to 1.
+        erase_q: of each image's positive map the top 1 - q is erased; above 0 and below 1.
+        erase_every: steps from one erasing step to the next, 1 or more.
+    """
+
+    from_epoch: int | None = None
+    alpha_cam: float = 0.5
+    erase_q: float = 0.8
+    erase_every: int = 8
+
+    def __post_init__(self):
+        _at_least("cam.from_epoch", self.from_epoch or 1, 1)
+        _within("cam.alpha_cam", self.alpha_cam, 0, 1)
+        if not 0 < self.erase_q < 1:
+            raise InputError(f"cam.erase_q is {self.erase_q}; allowed is above 0 and below 1")
+        _at_least("cam.erase_every", self.erase_every, 1)
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Training.
 
@@ -147,6 +194,7 @@ class TrainConfig:
         batch_size: images a step; the last, smaller batch of an epoch is trained on too.
         learning_rate: of Adam; with `schedule = "cosine"` where the decay starts.
         schedule: `constant`, or `cosine` (to zero at the last step).
+        slow_from_epoch: the epoch, counted from 1, from which the learning rate is a tenth; None for never.
         warmup_epochs: epochs over which the learning rate first rises from zero in a straight line.
         weight_decay: L2 penalty, added to the gradient as in torch's Adam (not decoupled).
         balance: weigh the positive class of the loss by negatives / positives of the training split.
@@ -162,6 +210,7 @@ class TrainConfig:
     batch_size: int = 16
     learning_rate: float = 1e-4
     schedule: Literal["constant", "cosine"] = "constant"
+    slow_from_epoch: int | None = None
     warmup_epochs: float = 0.0
     weight_decay: float = 0.0
     balance: bool = True
@@ -176,6 +225,11 @@ class TrainConfig:
         _at_least("train.epochs", self.epochs, 1)
         _at_least("train.batch_size", self.batch_size, 1)
         _within("train.learning_rate", self.learning_rate, 1e-12, 100)
+        _at_least("train.slow_from_epoch", self.slow_from_epoch or 1, 1)
+        if self.slow_from_epoch and (self.schedule != "constant" or self.warmup_epochs):
+            raise InputError(
+                "train.slow_from_epoch goes with schedule constant and warmup_epochs 0; change one of them"
+            )
         _within("train.warmup_epochs", self.warmup_epochs, 0, self.epochs)
         _within("train.weight_decay", self.weight_decay, 0, 1)
         _within("train.label_smoothing", self.label_smoothing, 0, 0.9)
@@ -189,6 +243,8 @@ class Config:
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
+    mix: MixConfig = MixConfig()
+    cam: CamConfig = CamConfig()
     train: TrainConfig = TrainConfig()
 
 
@@ -309,7 +365,7 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
             )
         return value
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
+        if value in (None, "none") and type(None) in arguments:  # TOML has no null
             return None
         return _typed(key, value, next(argument for argument in arguments if argument is not type(None)))
     if origin is tuple:

@@ -87,8 +87,9 @@ def _triangle(length: int, target: int, size: int, taps: int) -> tuple[np.ndarra
 
 def _weighed(rows: tf.Tensor, places: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """Sums of rows: `rows` [n, m] of any numeric type, `places` and `weights` [T, S] -> float32 [S, m]."""
-    result = None
-    for place, weight in zip(tf.unstack(places), tf.unstack(weights[:, :, None]), strict=True):
-        part = tf.cast(tf.gather(rows, place), tf.float32) * weight
-        result = part if result is None else result + part
+    places, weights = tf.unstack(places), tf.unstack(weights[:, :, None])
+    result = tf.cast(tf.gather(rows, places[0]), tf.float32) * weights[0]
+    for place, weight in zip(places[1:], weights[1:], strict=True):
+        with tf.control_dependencies([result]):  # one after another: handing parts to other threads costs more
+            result += tf.cast(tf.gather(rows, place), tf.float32) * weight
     return result

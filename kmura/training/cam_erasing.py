@@ -24,10 +24,15 @@ class CamErasingModel(keras.Model):
         erasing: 0 or 1; alpha_cam: 0..1; erase_q: in (0, 1); erase_every: steps, 1 or more. Set with `set_erasing`.
     """
 
-    def __init__(self, classifier: keras.Model, **kwargs):
+    def __init__(self, classifier: keras.Model, *, can_erase: bool = True, **kwargs):
+        """
+        Args:
+            classifier: gives logits [B, L] for images [B, H, W, C].
+            can_erase: False leaves erasing out of the step for good; it is traced in half the time.
+        """
         super().__init__(name="trainer", **kwargs)
         self.classifier = classifier
-        self._cam = cam.CamEngine(classifier)
+        self._cam = cam.CamEngine(classifier) if can_erase else None
         self.erasing = self._knob("erasing", 0)
         self.alpha_cam = self._knob("alpha_cam", 0.5)
         self.erase_q = self._knob("erase_q", 0.8)
@@ -61,6 +66,8 @@ class CamErasingModel(keras.Model):
     def train_step(self, batch):
         """One step on `mixed_image` [B, H, W, C], `mixed_label` [B, L] and, when it is due, `image` and `label`."""
         images, labels = batch["mixed_image"], batch["mixed_label"]
+        if self._cam is None:
+            return super().train_step((images, labels))
         loss, logits, gradients = self._loss_and_gradients(images, labels)
 
         def plain():

@@ -23,11 +23,12 @@ from kmura.errors import InputError
 from kmura.files import replacing
 from kmura.models.classifier import build_model
 from kmura.records.manifest import Manifest, read_manifest
+from kmura.training.cam_erasing import CamErasingModel
 from kmura.training.checkpoint import LastCheckpoint
 from kmura.training.losses import WeightedBinaryCrossentropy
 from kmura.training.optimizers import AdamL2, learning_rate
+from kmura.training.phases import EpochKnobs
 from kmura.training.run import RunDescription, RunFolder, read_run, write_run, write_summaries
-from kmura.training.trainer import Trainer
 from kmura.training.validation import StudyValidation
 
 PHASES = ("baseline",)
@@ -106,7 +107,7 @@ def fit(
     with _session(config), pipeline.readable_errors(records):
         steps = pipeline.steps_per_epoch(records, area, batch_size=config.train.batch_size)
         trainer = _trainer(manifest, area, config, steps)
-        variables = [*trainer.classifier.variables, *trainer.optimizer.variables]
+        variables = [*trainer.classifier.variables, *trainer.optimizer.variables]  # weights, random states, moments
         last = LastCheckpoint(folder.last, variables)
         restored = last.restore()
         epochs_done, state = restored or (0, {"history": []})
@@ -136,7 +137,7 @@ def fit(
                 steps_per_epoch=steps,
                 initial_epoch=epochs_done,
                 epochs=config.train.epochs,
-                callbacks=[validation, keeper, *callbacks],
+                callbacks=[EpochKnobs(config), validation, keeper, *callbacks],
                 shuffle=False,  # the data set is in its order already
                 verbose=0,
             )
@@ -215,7 +216,7 @@ def _session(config: Config):
         keras.config.set_dtype_policy(policy)
 
 
-def _trainer(manifest: Manifest, area: str, config: Config, steps: int) -> Trainer:
+def _trainer(manifest: Manifest, area: str, config: Config, steps: int) -> CamErasingModel:
     classifier = build_model(
         **dataclasses.asdict(config.model),
         image_size=config.data.image_size,
@@ -225,7 +226,7 @@ def _trainer(manifest: Manifest, area: str, config: Config, steps: int) -> Train
     )
     negatives, positives = manifest.areas[area]["train"].per_class
     pos_weight = negatives / positives if config.train.balance else 1.0
-    trainer = Trainer(classifier)
+    trainer = CamErasingModel(classifier, can_erase=config.cam.from_epoch is not None)
     trainer.compile(
         optimizer=AdamL2(learning_rate(config.train, steps), l2=config.train.weight_decay),
         loss=WeightedBinaryCrossentropy(pos_weight, config.train.label_smoothing),

@@ -1,0 +1,165 @@
+"""Maps are those of the papers, computed by hand where small, and masks never erase a whole image."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kmura import cam
+
+# two channels of 2 x 2 activations, and gradients that differ by place
+A = np.array([[[1.0, 0.0], [2.0, 1.0]], [[0.0, 3.0], [1.0, 1.0]]])[None]
+G = np.array([[[0.5, -1.0], [0.0, 2.0]], [[1.0, 0.5], [-0.5, -0.5]]])[None]
+
+
+def literal_grad_cam_pp(activations, gradients):
+    """Equation 19 and the weights of equation 18 with the powers of g, one number at a time."""
+    batch, height, width, channels = activations.shape
+    maps = np.zeros((batch, height, width))
+    for b in range(batch):
+        for k in range(channels):
+            total = sum(
+                activations[b, i, j, k] * gradients[b, i, j, k] ** 3 for i in range(height) for j in range(width)
+            )
+            weight = 0.0
+            for i in range(height):
+                for j in range(width):
+                    g = gradients[b, i, j, k]
+                    denominator = 2 * g**2 + total
+                    alpha = g**2 / denominator if denominator else 0.0
+                    weight += alpha * max(g, 0.0)
+            maps[b] += weight * activations[b, :, :, k]
+    return np.maximum(maps, 0)
+
+
+def map_of(method, activations=A, gradients=G):
+    activations, gradients = (tf.constant(array, tf.float32) for array in (activations, gradients))
+    return cam.weighted_map(activations, cam.METHODS[method](activations, gradients)).numpy()
+
+
+def test_cam_by_hand():
+    # channel weights: 0.5 + 0 + 1 - 0.5 = 1 and -1 + 2 + 0.5 - 0.5 = 1
+    assert map_of("cam")[0] == pytest.approx(np.array([[1.0, 3.0], [3.0, 2.0]]))
+
+
+def test_grad_cam_by_hand():
+    assert map_of("grad_cam")[0] == pytest.approx(np.array([[0.25, 0.75], [0.75, 0.5]]))
+
+
+def test_layer_cam_by_hand():
+    assert map_of("layer_cam")[0] == pytest.approx(np.array([[0.5, 2.0], [1.5, 0.0]]))
+
+
+def test_grad_cam_pp_by_hand():
+    # channel 0: sum A g^3 = 0.125 - 0.125 = 0 -> alpha 1/2 where g is not 0 -> w = (0.5 + 1) / 2 = 0.75
+    # channel 1: sum A g^3 = 8 + 0.375 - 0.125 = 8.25 -> w = 4 / 16.25 * 2 + 0.25 / 8.75 * 0.5
+    second = 8 / 16.25 + 0.125 / 8.75
+    expected = [[0.75, 1.5 + second], [3 * second, 0.75 + second]]
+    assert map_of("grad_cam_pp")[0] == pytest.approx(np.array(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e3])
+def test_grad_cam_pp_is_equation_19_whatever_the_size_of_the_gradients(scale):
+    rng = np.random.default_rng(0)
+    activations = np.maximum(rng.normal(size=(3, 4, 5, 6)), 0)
+    gradients = rng.normal(size=activations.shape) * scale
+    expected = literal_grad_cam_pp(activations, gradients)
+    found = map_of("grad_cam_pp", activations, gradients)
+    assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+def test_a_zero_gradient_gives_an_empty_map_and_no_nan():
+    for method in cam.METHODS:
+        assert (map_of(method, A, 0 * G) == 0).all()
+
+
+@pytest.fixture(scope="module")
+def model():
+    from kmura.models.classifier import build_model
+
+    model = build_model(backbone="densenet_mini", weights="none", image_size=64, seed=1)
+    model.get_layer("logits").bias.assign([0.1])
+    return model
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).uniform(0, 255, (4, 64, 64, 1)).astype("float32")
+
+
+def test_for_pooling_and_a_dense_layer_cam_is_the_classic_one_exactly(model, images):
+    import keras
+
+    engine = cam.CamEngine(model, method="cam", fallback=None)
+    maps, logits = engine(images, target=lambda logits: tf.ones_like(logits), size=(2, 2))
+    features, expected_logits = keras.Model(model.input, [model.feature_maps["P5"], model.output])(images)
+    kernel = model.get_layer("logits").kernel.numpy()[:, 0]
+    assert logits.numpy() == pytest.approx(expected_logits.numpy(), abs=1e-6)
+    assert maps.numpy() == pytest.approx(np.maximum(features.numpy() @ kernel, 0), rel=1e-4, abs=1e-6)
+    fourth, _ = cam.CamEngine(model, method="grad_cam", fallback=None)(images, lambda x: tf.ones_like(x), (2, 2))
+    assert (4 * fourth).numpy() == pytest.approx(maps.numpy(), rel=1e-4, abs=1e-6)  # the mean over 2 x 2 places
+
+
+def test_the_predicted_side_is_explained():
+    assert cam.predicted_sign(tf.constant([[0.3], [0.0], [-0.2]])).numpy().tolist() == [[1.0], [1.0], [-1.0]]
+    assert cam.predicted_sign(tf.constant([[0.1, 0.9, 0.3]])).numpy().tolist() == [[0.0, 1.0, 0.0]]
+
+
+def test_normal_and_abnormal_maps_are_of_opposite_scores(model, images):
+    engine = cam.CamEngine(model, method="cam", fallback=None)
+    for_abnormal, _ = engine(images, lambda logits: tf.ones_like(logits), (2, 2))
+    for_normal, _ = engine(images, lambda logits: -tf.ones_like(logits), (2, 2))
+    assert (for_abnormal.numpy() * for_normal.numpy() == 0).all()  # ReLU of m and of -m
+    assert for_normal.numpy().max() > 0 or for_abnormal.numpy().max() > 0
+
+
+def test_an_empty_map_falls_back_image_by_image(model, images):
+    primary = cam.CamEngine(model, method="cam", fallback=None)
+    whole = cam.CamEngine(model, method="cam", tap="P5", fallback="P4")
+    other = cam.CamEngine(model, method="cam", tap="P4", fallback=None)
+    for sign in (1.0, -1.0):
+        target = lambda logits, sign=sign: sign * tf.ones_like(logits)  # noqa: E731
+        first, second, both = (engine(images, target)[0].numpy() for engine in (primary, other, whole))
+        for image in range(len(images)):
+            assert np.allclose(both[image], first[image] if first[image].max() > 0 else second[image], atol=1e-6)
+    # the test sees both kinds
+    maxima = [primary(images, lambda x, s=s: s * tf.ones_like(x))[0].numpy().max((1, 2)) for s in (1.0, -1.0)]
+    assert (np.array(maxima) > 0).any()
+
+
+def test_unknown_names_list_those_there_are(model):
+    with pytest.raises(ValueError, match="'gradcam' is unknown; choose one of cam, grad_cam"):
+        cam.CamEngine(model, method="gradcam")
+    with pytest.raises(ValueError, match="'P9' is unknown"):
+        cam.CamEngine(model, tap="P9")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 9999), st.floats(0.05, 0.95), st.sampled_from(["noise", "ties", "flat", "empty", "mostly empty"]))
+def test_the_mask_takes_the_top_share_of_the_positive_pixels(seed, q, kind):
+    rng = np.random.default_rng(seed)
+    maps = rng.uniform(0, 1, (2, 7, 9)).astype("float32")
+    if kind == "ties":
+        maps = np.round(maps * 3) / 3
+    elif kind == "flat":
+        maps[:] = 0.7
+    elif kind == "empty":
+        maps[:] = 0
+    elif kind == "mostly empty":
+        maps *= rng.uniform(size=maps.shape) < 0.1
+    mask = cam.erase_mask(maps, q).numpy()
+    assert set(np.unique(mask)) <= {0.0, 1.0}
+    for image, erased in zip(maps, mask, strict=True):
+        positive = (image > 0).sum()
+        assert abs(erased.sum() - (1 - q) * positive) <= 0.5 + 1e-4
+        assert (image[erased == 1] > 0).all()
+        if 0 < erased.sum() < erased.size:
+            assert image[erased == 1].min() >= image[erased == 0].max()
+
+
+def test_the_quantile_test_of_the_older_code_would_have_erased_everything():
+    maps = np.zeros((1, 10, 10), "float32")
+    maps[0, 0, :5] = 1.0  # 95 % of the map is zero, so its 80 % quantile is too
+    assert (maps >= np.quantile(maps, 0.8)).all()
+    assert cam.erase_mask(maps, 0.8).numpy().sum() == 1

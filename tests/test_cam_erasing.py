@@ -1,0 +1,163 @@
+"""The step with CAM-erasing does what its formula says, in every precision and setting, and is traced once."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kmura import cam
+from kmura.errors import InputError
+from kmura.models.classifier import build_model
+from kmura.training.cam_erasing import CamErasingModel
+from kmura.training.losses import WeightedBinaryCrossentropy
+from kmura.training.optimizers import AdamL2
+
+SIZE = 64
+
+
+def batch_of(number=6, seed=0):
+    rng = np.random.default_rng(seed)
+    image = rng.uniform(0, 255, (number, SIZE, SIZE, 1)).astype("float32")
+    label = (np.arange(number)[:, None] % 2).astype("float32")
+    mixed = 0.6 * image + 0.4 * image[::-1]
+    return {"image": image, "label": label, "mixed_image": mixed, "mixed_label": 0.6 * label + 0.4 * label[::-1]}
+
+
+def trainer(seed=1, optimizer=None, **options):
+    model = CamErasingModel(
+        build_model(backbone="densenet_mini", weights="none", image_size=SIZE, seed=seed), **options
+    )
+    model.compile(optimizer or AdamL2(1e-3), loss=WeightedBinaryCrossentropy(2.0), jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def weights(model):
+    return [variable.numpy() for variable in model.classifier.trainable_variables]
+
+
+def test_a_step_with_erasing_follows_the_formula():
+    """Against the same step put together from its parts: two losses, their weighted sum, one gradient."""
+    batch = batch_of()
+    ours, theirs = trainer(optimizer=keras.optimizers.SGD(0.1)), trainer(optimizer=keras.optimizers.SGD(0.1))
+    ours.set_erasing(True, alpha_cam=0.3, erase_q=0.7, erase_every=1)
+    dataset = tf.data.Dataset.from_tensors(batch)
+    ours.fit(dataset, epochs=1, verbose=0, shuffle=False)
+
+    loss, engine = WeightedBinaryCrossentropy(2.0), cam.CamEngine(theirs.classifier)
+    with tf.GradientTape() as tape:
+        first = loss(batch["mixed_label"], theirs.classifier(batch["mixed_image"], training=True))
+        with tape.stop_recording():
+            maps, _ = engine(batch["image"])  # after the mixed batch has moved the moving statistics
+            erased = batch["image"] * (1 - cam.erase_mask(maps, 0.7).numpy()[..., None])
+        second = loss(batch["label"], theirs.classifier(erased, training=True))
+        total = 0.7 * first + 0.3 * second
+    gradients = tape.gradient(total, theirs.classifier.trainable_variables)
+    for variable, gradient in zip(theirs.classifier.trainable_variables, gradients, strict=True):
+        variable.assign_sub(0.1 * gradient)
+    assert 0 < cam.erase_mask(maps, 0.7).numpy().mean() < 0.31
+    for one, other in zip(weights(ours), weights(theirs), strict=True):
+        assert one == pytest.approx(other, abs=2e-5)
+    for one, other in zip(
+        ours.classifier.non_trainable_variables, theirs.classifier.non_trainable_variables, strict=True
+    ):
+        assert one.numpy() == pytest.approx(other.numpy(), abs=1e-4)
+
+
+def test_steps_between_are_plain_ones():
+    plain, erasing = trainer(can_erase=False), trainer()
+    erasing.set_erasing(True, erase_every=3)
+    dataset = tf.data.Dataset.from_tensors(batch_of())
+    start = weights(plain)
+    seen = []
+    for model in (plain, erasing):
+        model.fit(dataset, epochs=1, verbose=0, shuffle=False)
+        seen.append(weights(model))
+    assert any(not np.allclose(one, other, atol=1e-6) for one, other in zip(*seen, strict=True))  # step 0 erases
+    for one, other in zip(erasing.classifier.variables, plain.classifier.variables, strict=True):
+        one.assign(other)
+    for one, other in zip(erasing.optimizer.variables, plain.optimizer.variables, strict=True):
+        one.assign(other)
+    for model in (plain, erasing):
+        model.fit(
+            tf.data.Dataset.from_tensors(batch_of()).repeat(2), epochs=1, verbose=0, shuffle=False
+        )  # steps 1 and 2
+    for one, other in zip(weights(erasing), weights(plain), strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    assert any(not np.allclose(one, other) for one, other in zip(weights(plain), start, strict=True))
+
+
+def test_knobs_do_not_trace_the_step_again():
+    model = trainer()
+    traces = []
+    step = model.train_step
+
+    def counting(batch):
+        traces.append(1)
+        return step(batch)
+
+    model.train_step = counting
+    dataset = tf.data.Dataset.from_tensors(batch_of()).repeat(2)
+    model.fit(dataset, epochs=1, verbose=0, shuffle=False)
+    first = len(traces)
+    for knobs in ({"alpha_cam": 0.1}, {"erase_q": 0.9}, {"erase_every": 2}):
+        model.set_erasing(True, **knobs)
+        model.optimizer.learning_rate.assign(1e-5)
+        model.optimizer.l2.assign(1e-4)
+        model.fit(dataset, epochs=1, verbose=0, shuffle=False)
+    assert first == 1 and len(traces) == 1
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_half_precision_learns(precision):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        model = trainer()
+        model.set_erasing(True, erase_every=1)
+        history = model.fit(
+            tf.data.Dataset.from_tensors(batch_of()).repeat(8), epochs=2, verbose=0, shuffle=False
+        ).history["loss"]
+        assert np.isfinite(history).all() and history[-1] < history[0]
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def test_gradient_accumulation_waits_and_then_steps():
+    model = trainer(optimizer=AdamL2(1e-3, gradient_accumulation_steps=2))
+    model.set_erasing(True, erase_every=1)
+    start = weights(model)
+    model.fit(tf.data.Dataset.from_tensors(batch_of()), epochs=1, verbose=0, shuffle=False)
+    assert all(np.array_equal(one, other) for one, other in zip(start, weights(model), strict=True))
+    model.fit(tf.data.Dataset.from_tensors(batch_of()), epochs=1, verbose=0, shuffle=False)
+    assert not all(np.array_equal(one, other) for one, other in zip(start, weights(model), strict=True))
+
+
+def test_frozen_layers_stay():
+    model = trainer()
+    model.classifier.backbone.trainable = False
+    model.compile(AdamL2(1e-2), loss=WeightedBinaryCrossentropy(), jit_compile=False)
+    model.set_erasing(True, erase_every=1)
+    frozen = [variable.numpy() for variable in model.classifier.backbone.variables]
+    head = model.classifier.get_layer("logits").kernel.numpy()
+    model.fit(tf.data.Dataset.from_tensors(batch_of()), epochs=2, verbose=0, shuffle=False)
+    assert all(np.array_equal(a, b.numpy()) for a, b in zip(frozen, model.classifier.backbone.variables, strict=True))
+    assert not np.array_equal(head, model.classifier.get_layer("logits").kernel.numpy())
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"alpha_cam": -0.1}, "cam.alpha_cam is -0.1; allowed is 0 to 1"),
+        ({"erase_q": 0.0}, "cam.erase_q is 0.0; allowed is above 0 and below 1"),
+        ({"erase_q": 1.0}, "cam.erase_q is 1.0"),
+        ({"erase_every": 0}, "cam.erase_every is 0; 1 or more is needed"),
+    ],
+)
+def test_knobs_out_of_range_are_refused_with_the_range(knobs, message):
+    from kmura.config import load_config
+
+    with pytest.raises(InputError, match=message):
+        trainer().set_erasing(True, **knobs)
+    with pytest.raises(InputError, match=message):
+        load_config(settings={f"cam.{name}": value for name, value in knobs.items()})

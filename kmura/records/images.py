@@ -80,7 +80,7 @@ def encode_image(image: Image.Image, encoding: str = "png", quality: int = 95, m
     return buffer.getvalue(), image.height, image.width
 
 
-def encode_png(pixels: np.ndarray) -> bytes:
+def encode_png(pixels: np.ndarray, level: int = 6) -> bytes:
     """A PNG of uint8 pixels [H, W] or [H, W, 3] that is fast to decode: filter Up on every row, run-length deflate.
 
     Pillow always chooses the filter row by row, mostly Paeth, which a decoder can only undo pixel after pixel. Against
@@ -93,7 +93,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
     filtered[:, 0] = 2  # filter type Up: each row minus the one above, modulo 256
     filtered[0, 1:] = rows[0]
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-    deflate = zlib.compressobj(6, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
+    deflate = zlib.compressobj(level, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
     data = deflate.compress(filtered) + deflate.flush()
     header = struct.pack(">IIBBBBB", width, height, 8, 0 if pixels.ndim == 2 else 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))

@@ -166,6 +166,21 @@ def test_other_records_are_refused(records, mura_root, tmp_path):
         fit(other, area="XR_WRIST", runs=tmp_path / "runs", config=changed(epochs=1))
 
 
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_epoch(records, tmp_path):
+    import keras
+
+    from kmura.training.fit import fit
+
+    class Poison(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if self.model.optimizer.iterations == 4:  # 40 images, batches of 16: the second batch of epoch 2
+                self.model.classifier.get_layer("logits").bias.assign([float("nan")])
+
+    with pytest.raises(InputError, match=r"loss is nan in epoch 2, batch 2; .*last holds the end of epoch 1"):
+        fit(records, area="XR_WRIST", runs=tmp_path, config=TINY, callbacks=[Poison()])
+    assert final_state(tmp_path / "XR_WRIST" / "baseline")["epoch"] == 1
+
+
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_training_in_half_precision_gives_finite_scores(records, tmp_path, precision):
     from kmura.training.fit import fit

@@ -25,6 +25,7 @@ from kmura.models.classifier import build_model
 from kmura.records.manifest import Manifest, read_manifest
 from kmura.training.cam_erasing import CamErasingModel
 from kmura.training.checkpoint import LastCheckpoint
+from kmura.training.finite_loss import StopOnNonFiniteLoss
 from kmura.training.losses import WeightedBinaryCrossentropy
 from kmura.training.optimizers import AdamL2, learning_rate
 from kmura.training.phases import EpochKnobs
@@ -137,7 +138,7 @@ def fit(
                 steps_per_epoch=steps,
                 initial_epoch=epochs_done,
                 epochs=config.train.epochs,
-                callbacks=[EpochKnobs(config), validation, keeper, *callbacks],
+                callbacks=[EpochKnobs(config), StopOnNonFiniteLoss(folder.last), validation, keeper, *callbacks],
                 shuffle=False,  # the data set is in its order already
                 verbose=0,
             )

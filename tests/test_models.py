@@ -129,18 +129,16 @@ def test_resnet18_small_is_the_network_of_medmnist():
 
 
 def test_resnet18_small_pads_as_torch_does():
-    """A stride-2 convolution reads one pixel before the first: TensorFlow's own padding would read none."""
+    """At stride 2 the windows start at pixels -1, 1, 3, ...; TensorFlow's own padding would start at 0, 2, 4, ..."""
     backbone = RadiographClassifier("resnet18_small", image_size=28).backbone
-    image = np.zeros((1, 28, 28, 64), np.float32)
-    image[0, 0, 0] = 1.0
-    block = keras.Model(
-        backbone.get_layer("stack0_block1_out").output, backbone.get_layer("stack1_block0_1_conv").output
-    )
-    response = np.abs(block(image)[0]).sum(-1)
-    assert response[0, 0] > 0 and response[1, 1] == 0 and response.shape == (14, 14)
-    image = np.zeros((1, 28, 28, 64), np.float32)
-    image[0, -1, -1] = 1.0
-    assert np.abs(block(image)[0]).sum(-1)[-1, -1] > 0
+    strided = backbone.get_layer("stack1_block0_1_conv").output
+    block = keras.Model(backbone.get_layer("stack0_block1_out").output, strided)
+    for pixel, windows in [(0, [0]), (1, [0, 1]), (2, [1]), (27, [13])]:
+        image = np.zeros((1, 28, 28, 64), np.float32)
+        image[0, pixel, pixel] = 1.0
+        response = np.abs(block(image)[0]).sum(-1)
+        assert response.shape == (14, 14)
+        assert list(np.flatnonzero(response.diagonal())) == windows
 
 
 def test_densenet_mini_is_small(model):

@@ -64,8 +64,8 @@ class _Mixing(keras.layers.Layer):
 class MixUp(_Mixing):
     """Each image and its label mixed with another of the batch (Zhang et al. 2018): l x + (1 - l) x', l ~ Beta(a, a).
 
-    The mixing itself is `keras.layers.MixUp`'s; lambda and partner come from an explicit seed here, which that layer
-    cannot be given inside a data set, and small alphas do not underflow.
+    The same mixing as `keras.layers.MixUp`, which cannot be given an explicit seed inside a data set and whose lambda is
+    0/0 where both gammas underflow (small alphas).
 
     Args:
         alpha: a, 0 (off) or more.
@@ -124,6 +124,7 @@ class RandomMix(keras.layers.Layer):
         if not 0 <= probability <= 1:
             raise ValueError(f"probability is {probability}; 0 to 1 is needed")
         self.mixup, self.cutmix = MixUp(mixup_alpha), CutMix(cutmix_alpha)
+        self.mixup.built = self.cutmix.built = True  # neither has weights
         self.probability = probability
         self.seed = seed
         self.generator = keras.random.SeedGenerator(seed)

@@ -6,7 +6,8 @@
 Prints one table. Each contender runs in a process of its own, so that their thread pools do not disturb each other, and
 trains on one batch that stays in memory: what is measured is the training step as `fit` runs it (forward, backward,
 Adam, metrics), not the reading of data. The time of a step is the median over `--steps` steps after a few for warming
-up. On a machine with other work give `--rounds 3`: each contender runs that often, in turn, and its best round counts.
+up. On a machine with other work (the column "others' CPU" tells) give `--rounds 3`: each contender runs that often, in
+turn, and its best round counts.
 
 PyTorch is needed for its own contenders only: `pip install torch==2.13.0`, here or in another environment whose python
 `--torch-python` names. Nothing else of torch is used; its DenseNet-121 is written out below.
@@ -85,29 +86,32 @@ def in_own_process(name: str, arguments: argparse.Namespace) -> dict:
 
 
 def measured(arguments: argparse.Namespace) -> dict:
-    """Median seconds of a step, share of the cores it kept busy, seconds from the start to the first step's end."""
+    """Median seconds of a step, shares of the cores, seconds from the start to the first step's end."""
     framework, precision, _ = CONTENDERS[arguments.contender]
     run = {"keras": run_keras, "torch": run_torch}[framework]
     clock = Clock()
     version = run(arguments, precision, clock)
-    walls = [after[0] - before[0] for before, after in zip(clock.ends, clock.ends[1:], strict=False)][WARM_UP - 1 :]
-    cpu = clock.ends[-1][1] - clock.ends[WARM_UP - 1][1]
+    timed = clock.ends[WARM_UP - 1 :]
+    walls = [after[0] - before[0] for before, after in zip(timed, timed[1:], strict=False)]
+    own, everyone = (timed[-1][column] - timed[0][column] for column in (1, 2))
+    available = sum(walls) * len(os.sched_getaffinity(0))
     return {
         "version": version,
         "step_seconds": statistics.median(walls),
-        "busy": cpu / (sum(walls) * len(os.sched_getaffinity(0))),
+        "own_share": own / available,
+        "others_share": max(0.0, everyone - own) / available,
         "first_step": clock.ends[0][0] - float(os.environ["BENCHMARK_STARTED"]),
     }
 
 
 class Clock:
-    """Wall and CPU time of the process at the end of each step."""
+    """Wall time, CPU time of the process and of the whole machine at the end of each step, seconds."""
 
     def __init__(self):
-        self.ends: list[tuple[float, float]] = []
+        self.ends: list[tuple[float, float, float]] = []
 
     def step_ended(self) -> None:
-        self.ends.append((time.time(), time.process_time()))
+        self.ends.append((time.time(), time.process_time(), machine_cpu_seconds()))
 
 
 def run_keras(arguments: argparse.Namespace, precision: str, clock: Clock) -> str:
@@ -207,6 +211,14 @@ def torch_densenet121(num_classes: int):
     return nn.Sequential(*layers, nn.Linear(channels, num_classes))
 
 
+def machine_cpu_seconds() -> float:
+    """CPU time all processes have used since the start of the machine; 0 where /proc/stat does not tell."""
+    if not Path("/proc/stat").exists():
+        return 0.0
+    user, nice, system, _, _, irq, softirq, steal, *_ = map(int, Path("/proc/stat").open().readline().split()[1:])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
 def machine() -> str:
     """Processor, cores, load and versions of the machine, in one line."""
     info = Path("/proc/cpuinfo")
@@ -227,7 +239,7 @@ def table(results: dict[str, dict], batch_size: int) -> str:
         framework, precision, _ = CONTENDERS[name]
         if framework == "torch":
             best[precision] = min(best.get(precision, float("inf")), result["step_seconds"])
-    rows = [("", "precision", "images/s", "s/step", "cores busy", "first step ends", "x PyTorch's best")]
+    rows = [("", "precision", "images/s", "s/step", "own CPU", "others' CPU", "first step ends", "x PyTorch's best")]
     for name, result in results.items():
         _, precision, text = CONTENDERS[name]
         seconds = result["step_seconds"]
@@ -238,7 +250,8 @@ def table(results: dict[str, dict], batch_size: int) -> str:
                 precision,
                 f"{batch_size / seconds:.1f}",
                 f"{seconds:.2f}",
-                f"{result['busy']:.0%}",
+                f"{result['own_share']:.0%}",
+                f"{result['others_share']:.0%}",
                 f"after {result['first_step']:.0f} s",
                 ratio,
             )

@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from kmura.config import DataConfig
 from kmura.data.index import ALL, Index, read_index
-from kmura.data.resize import axis_weights, resized, taps_needed
-from kmura.errors import InputError
+from kmura.data.resize import axis_weights, resized
+from kmura.errors import InputError, reason
 from kmura.files import replacing
 from kmura.records.manifest import read_manifest
 
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 _held: weakref.WeakValueDictionary[str, np.ndarray] = weakref.WeakValueDictionary()
 
 
-def image_source(index: Index, data: DataConfig) -> tuple[Callable[[tf.Tensor], tf.Tensor], np.ndarray | None]:
+def image_source(index: Index, data: DataConfig) -> tuple[Callable[[tf.Tensor], tf.Tensor], list[np.ndarray]]:
     """A function for use inside `Dataset.map`: rows of the index, int64 [B] -> uint8 [B, S, S, C], S = image_size.
 
     `data.cache` decides what stands behind it. `memory` and `disk` decode all images here and now, `disk` into a file
@@ -37,8 +37,7 @@ def image_source(index: Index, data: DataConfig) -> tuple[Callable[[tf.Tensor], 
     available, otherwise `off`: filling a disk unasked would be rude. All give the same pixels.
 
     Returns:
-        The function, and the array it looks into (None without a cache), which the caller has to keep alive: TensorFlow
-        never lets go of a Python function that a graph calls, so this one must not own the array.
+        The function, and the arrays that it reads, which the data set has to keep alive.
 
     Raises:
         InputError: an image that cannot be decoded; the disk is full or the folder not writable.
@@ -51,18 +50,13 @@ def image_source(index: Index, data: DataConfig) -> tuple[Callable[[tf.Tensor], 
     if cache == "auto":
         cache = "memory" if key in _held or np.prod(shape) <= available_memory() / 2 else "off"
     if cache == "off":
-        return lambda rows: _decode(index, data, rows), None
+        return _decoder(index, data)
     if cache == "disk":
         pixels = _on_disk(index, data, shape, key)
     elif (pixels := _held.get(key)) is None:
         pixels = _held[key] = _in_memory(index, data, shape)
-    reference = weakref.ref(pixels)
-
-    def look_up(rows):
-        images = tf.numpy_function(lambda rows: np.take(reference(), rows, axis=0), [rows], tf.uint8, stateful=False)
-        return tf.ensure_shape(images, [None, *shape[1:]])
-
-    return look_up, pixels
+    images = _shared(pixels)
+    return lambda rows: tf.gather(images, rows), [pixels]
 
 
 @contextlib.contextmanager
@@ -120,51 +114,78 @@ def _left_in_control_groups() -> Iterator[int]:
                 yield max(0, limit - used + (int(files[1]) if files else 0))  # cached files make room when asked
 
 
-def _decode(index: Index, data: DataConfig, rows: tf.Tensor) -> tf.Tensor:
-    """uint8 [B, S, S, C], read from the shards, decoded and resized inside a graph."""
-    size, how, channels = data.image_size, data.resize, index.manifest.channels
-    taps = taps_needed(index.height, index.width, size, how)
+def _decoder(index: Index, data: DataConfig) -> tuple[Callable[[tf.Tensor], tf.Tensor], list[np.ndarray]]:
+    """As `image_source`: rows [B] -> uint8 [B, S, S, C], read from the mapped shards, decoded and resized in a graph.
 
-    def read(rows):
-        height, width = index.height[rows], index.width[rows]
-        sides = np.stack([height, width], 1).astype(np.int32)
-        return np.array(index.encoded(rows), object), sides, *axis_weights(height, width, size, how, taps)
+    No Python runs in the graph: a data set that is let go while a batch is being made waits for that batch, holding
+    Python's lock, and a Python function in it would wait for the lock for ever.
+    """
+    size, channels = data.image_size, index.manifest.channels
+    pairs, places, weights = map(tf.constant, axis_weights(index.height, index.width, size, data.resize))
+    sides = tf.constant(np.stack([index.height, index.width], 1).astype(np.int32))
+    shard, offset, length = map(tf.constant, (index.shard.astype(np.int32), index.offset, index.size))
+    files = [_mapped_shard(index, path) for path in index.shards]
+    contents = [_shared(file) for file in files]
 
-    def one(inputs):
-        encoded, sides, places, weights = inputs
-        image = tf.io.decode_png(encoded, channels)  # reads JPEG as well
-        tf.debugging.assert_equal(tf.shape(image)[:2], sides, "image of another size than its record says")
-        return resized(image, places, weights)
+    def encoded(row):
+        begin, end = offset[row], offset[row] + length[row]
+        # TensorFlow has no operation from bytes to a text; a serialised tensor ends with its bytes
+        cuts = [lambda content=content: tf.io.serialize_tensor(content[begin:end]) for content in contents]
+        return tf.strings.substr(tf.switch_case(shard[row], cuts), -length[row], length[row])
 
-    types = [tf.string, tf.int32, tf.int32, tf.float32]
-    encoded, sides, places, weights = tf.numpy_function(read, [rows], types, stateful=False)
-    inputs = (
-        tf.ensure_shape(encoded, [None]),
-        tf.ensure_shape(sides, [None, 2]),
-        tf.ensure_shape(places, [None, 2, taps, size]),
-        tf.ensure_shape(weights, [None, 2, taps, size]),
-    )
+    def one(row):
+        image = tf.io.decode_png(encoded(row), channels)  # reads JPEG as well
+        tf.debugging.assert_equal(tf.shape(image)[:2], sides[row], "image of another size than its record says")
+        return resized(image, tf.gather(places, pairs[row]), tf.gather(weights, pairs[row]))
+
     spec = tf.TensorSpec([size, size, channels], tf.uint8)
-    return tf.map_fn(one, inputs, fn_output_signature=spec, parallel_iterations=4)
+    return lambda rows: tf.map_fn(one, rows, fn_output_signature=spec, parallel_iterations=4), files
+
+
+def _shared(array: np.ndarray) -> tf.Tensor:
+    """A tensor over the memory of an array, not a copy; the array must start at a multiple of 64 bytes."""
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """A new uint8 array that starts at a multiple of 64 bytes, as TensorFlow's kernels expect."""
+    memory = np.empty(int(np.prod(shape)) + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + int(np.prod(shape))].reshape(shape)
+
+
+def _mapped_shard(index: Index, path: Path) -> np.ndarray:
+    try:
+        return np.asarray(np.memmap(path, np.uint8, "c"))  # copy on write: never written to
+    except (OSError, ValueError) as error:
+        text = reason(error) if isinstance(error, OSError) else str(error)
+        raise InputError(f"shard {path} cannot be read: {text}; build the records again") from error
 
 
 def _decode_all(index: Index, data: DataConfig) -> Iterator[np.ndarray]:
     """All images of the index in order, in blocks."""
     total = len(index)
+    images_of, files = _decoder(index, data)
 
     def block(start):
-        return _decode(index, data, tf.range(start, tf.minimum(start + _BLOCK, total)))
+        return images_of(tf.range(start, tf.minimum(start + _BLOCK, total)))
 
     blocks = tf.data.Dataset.range(0, total, _BLOCK).map(block, num_parallel_calls=tf.data.AUTOTUNE)
     with readable_errors(index.records, index.area, index.split):
         yield from blocks.prefetch(2).as_numpy_iterator()
+    del files  # kept until here
 
 
 def _in_memory(index: Index, data: DataConfig, shape: tuple[int, ...]) -> np.ndarray:
-    _log.info(
-        "decoding %d images of %s %s into memory (%.0f MB)", len(index), index.area, index.split, _megabytes(shape)
+    _log.log(
+        _level(index),
+        "decoding %d images of %s %s into memory (%.0f MB)",
+        len(index),
+        index.area,
+        index.split,
+        _megabytes(shape),
     )
-    pixels = np.empty(shape, np.uint8)
+    pixels = _aligned(shape)
     at = 0
     for block in _decode_all(index, data):
         pixels[at : at + len(block)] = block
@@ -177,7 +198,8 @@ def _on_disk(index: Index, data: DataConfig, shape: tuple[int, ...], key: str) -
     stem = f"{index.area}-{index.split}-{data.image_size}-{data.resize}"
     path = index.records / FOLDER / f"{stem}-{key}.npy"
     if (pixels := _mapped(path, shape)) is None:
-        _log.info(
+        _log.log(
+            _level(index),
             "decoding %d images of %s %s into %s (%.0f MB)",
             len(index),
             index.area,
@@ -197,10 +219,15 @@ def _on_disk(index: Index, data: DataConfig, shape: tuple[int, ...], key: str) -
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     try:
-        pixels = np.load(path, mmap_mode="r")
+        pixels = np.load(path, mmap_mode="c")
     except (OSError, ValueError, EOFError):
         return None
     return np.asarray(pixels) if pixels.shape == shape and pixels.dtype == np.uint8 else None
+
+
+def _level(index: Index) -> int:
+    """Worth a line to the user where it takes more than a few seconds."""
+    return logging.INFO if len(index) > 2000 else logging.DEBUG
 
 
 def _megabytes(shape: tuple[int, ...]) -> float:

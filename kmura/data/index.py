@@ -1,13 +1,14 @@
-"""Where each image of a split lies in its shards, and all that is known of it: read in one pass, without TensorFlow.
+"""Where each record of a split lies in its shards, and all that is known of it: read in one pass, without TensorFlow.
 
 The pass checks every checksum, so damage shows before training starts. With the places known, an epoch can draw its
-images in any order from disk; no buffer limits how far they are shuffled.
+records in any order from disk; no buffer limits how far they are shuffled.
 """
 
 import dataclasses
 import functools
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from kmura.records.manifest import MANIFEST, Manifest, SplitCounts, read_manifes
 from kmura.records.tfrecord import CorruptShard, frame, read_frames
 
 ALL = "all"  # the area that stands for every area of the manifest
-_LENGTH_AND_CHECKSUM = len(frame(b"")) - 4  # bytes of a frame before its data; a checksum of 4 follows the data
+_FRAME = len(frame(b""))  # bytes that a frame adds to its data
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ class Index:
             except OSError as error:
                 raise InputError(f"shard {path} cannot be read: {reason(error)}") from error
             if len(image) != self.size[row]:
-                raise InputError(f"shard {path} changed while it was in use; {_mend(self.records)}")
+                raise InputError(f"shard {path} changed while it was in use; {mend(self.records)}")
             images.append(image)
         return images
 
@@ -135,17 +136,16 @@ def _indexed(records: Path, state: tuple, area: str, split: str) -> Index:
     parts = _parts(records, manifest, area, split)
     shards = [shard for counts in parts for shard in counts.shards]
     paths = [records / shard.file for shard in shards]
-    places, numbers, labels, keys = [], [], [], []
+    places, labels, keys = [], [], []
     for number, (shard, path) in enumerate(zip(shards, paths, strict=True)):
         before = len(places)
         for offset, record in _read_shard(records, path):
-            places.append((number, offset, len(record.image)))
-            numbers.append((record.height, record.width))
-            labels.append(_checked(record.label, manifest, path, len(places) - 1 - before))
+            labels.append(_checked(record.label, manifest, path, len(places) - before))
+            places.append((number, offset, len(record.image), record.height, record.width))
             keys.append((record.area, record.patient, record.study, record.path))
         found = len(places) - before
         if found != shard.records:
-            raise InputError(f"shard {path} holds {found} records, the manifest says {shard.records}; {_mend(records)}")
+            raise InputError(f"shard {path} holds {found} records, the manifest says {shard.records}; {mend(records)}")
     if not places:
         raise InputError(f"area {area} has no images in its {split} split in {records}; build the records again")
     return Index(
@@ -155,26 +155,25 @@ def _indexed(records: Path, state: tuple, area: str, split: str) -> Index:
         manifest,
         tuple(paths),
         *np.array(places, np.int64).T,
-        *np.array(numbers, np.int64).T,
         np.array(labels, np.int64),
         pd.DataFrame(keys, columns=["area", "patient", "study", "image"]),
         hashlib.sha256(" ".join(shard.sha256 for shard in shards).encode()).hexdigest(),
     )
 
 
-def _read_shard(records: Path, path: Path):
+def _read_shard(records: Path, path: Path) -> Iterator[tuple[int, schema.Record]]:
     """Each record of a shard, and where in the file its encoded image begins."""
     start = number = 0
     try:
         for data in read_frames(path):
             record = schema.decode(data)
-            yield start + _LENGTH_AND_CHECKSUM + _position(record.image, data), record
-            start += len(frame(b"")) + len(data)
+            yield start + _FRAME - 4 + _position(record.image, data), record  # 4 bytes of checksum follow the data
+            start += _FRAME + len(data)
             number += 1
     except CorruptShard as error:
-        raise InputError(f"shard {path}: {error}; {_mend(records)}") from error
+        raise InputError(f"shard {path}: {error}; {mend(records)}") from error
     except ValueError as error:
-        raise InputError(f"shard {path}: record {number}: {error}; {_mend(records)}") from error
+        raise InputError(f"shard {path}: record {number}: {error}; {mend(records)}") from error
     except OSError as error:
         raise InputError(f"shard {path} cannot be read: {reason(error)}") from error
 
@@ -187,6 +186,11 @@ def _position(image: bytes, data: bytes) -> int:
     return at
 
 
+def mend(records: str | os.PathLike) -> str:
+    """How to go on when records are damaged, the end of an error's line."""
+    return f"kmura inspect {records} lists the damage, building the records again mends it"
+
+
 def _checked(label: tuple[int, ...], manifest: Manifest, path: Path, number: int) -> tuple[int, ...]:
     multilabel = manifest.task == "multilabel"
     expected, highest = (len(manifest.classes), 1) if multilabel else (1, len(manifest.classes) - 1)
@@ -196,7 +200,3 @@ def _checked(label: tuple[int, ...], manifest: Manifest, path: Path, number: int
             f"{len(manifest.classes)} classes needs {expected} of -1 to {highest}; build the records again"
         )
     return label
-
-
-def _mend(records: Path) -> str:
-    return f"kmura inspect {records} lists the damage, building the records again mends it"

@@ -64,7 +64,7 @@ class _Mixing(keras.layers.Layer):
 class MixUp(_Mixing):
     """Each image and its label mixed with another of the batch (Zhang et al. 2018): l x + (1 - l) x', l ~ Beta(a, a).
 
-    The same mixing as `keras.layers.MixUp`, which cannot be given an explicit seed inside a data set and whose lambda is
+    The same mixing as `keras.layers.MixUp`, which takes no explicit seed inside a data set and whose lambda is
     0/0 where both gammas underflow (small alphas).
 
     Args:

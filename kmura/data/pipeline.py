@@ -1,6 +1,5 @@
 """Shards to batches: the only place that builds a tf.data pipeline for training or evaluation."""
 
-import functools
 import os
 
 import numpy as np
@@ -65,18 +64,14 @@ def train_dataset(
     )
     intensity = RandomIntensity(augment.brightness, augment.contrast, dtype="float32")
 
-    @functools.lru_cache(maxsize=2)  # the batches around a change of epoch are made at the same time
-    def order(epoch: int) -> np.ndarray:
-        return np.random.default_rng([seed, epoch]).permutation(rows)
-
-    def drawn(step) -> tuple[np.ndarray, np.ndarray]:
-        epoch, position = divmod(int(step), steps)
-        seeds = np.random.SeedSequence([seed, epoch, position]).generate_state(4).astype(np.int32).reshape(2, 2)
-        return order(epoch)[position * batch_size : (position + 1) * batch_size], seeds
+    orders = [np.random.default_rng([seed, epoch]).permutation(rows) for epoch in range(first_epoch, epochs)]
+    orders = tf.constant(np.array(orders, np.int32).reshape(-1, len(rows)))
 
     def batch(step) -> dict[str, tf.Tensor]:
-        drawn_rows, seeds = tf.numpy_function(drawn, [step], [tf.int64, tf.int32], stateful=False)
-        drawn_rows, seeds = tf.ensure_shape(drawn_rows, [None]), tf.ensure_shape(seeds, [2, 2])
+        epoch, position = step // steps, step % steps
+        drawn_rows = orders[epoch - first_epoch, position * batch_size : (position + 1) * batch_size]
+        key = tf.stack([tf.constant(seed, tf.int64), epoch])
+        seeds = tf.random.split(tf.random.fold_in(key, position), 2)
         image = intensity(affine(images_of(drawn_rows), seed=seeds[0]), seed=seeds[1])
         label = tf.gather(targets, drawn_rows)
         return {"image": image, "label": label, "mixed_image": image, "mixed_label": label}
@@ -122,7 +117,7 @@ def _batches(images: int, batch_size: int) -> int:
     return -(-images // batch_size)
 
 
-def _mapped(steps: tf.data.Dataset, batch, held: np.ndarray | None) -> tf.data.Dataset:
+def _mapped(steps: tf.data.Dataset, batch, held: list[np.ndarray]) -> tf.data.Dataset:
     """The batches of these steps, in order, several made at a time and some ahead; it keeps `held` alive."""
     dataset = steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset.held = held  # iterators and data sets made of this one refer to it

@@ -1,10 +1,8 @@
 """Images brought to the model's size: antialiased, equal to Pillow's BILINEAR but for its rounding.
 
 `tf.image.resize(antialias=True)` gives the same picture in 1.6 ms, this in 0.3 ms (512 to 224 pixels, one core). The
-weights are worked out once for each length that occurs, outside the graph.
+weights are worked out once for each size that occurs, outside the graph.
 """
-
-import functools
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +15,7 @@ def resized(image: tf.Tensor, places: tf.Tensor, weights: tf.Tensor) -> tf.Tenso
 
     Args:
         image: uint8 [h, w, C].
-        places, weights: of `axis_weights`, [2, T, S]: those of the rows, then those of the columns.
+        places, weights: [2, T, S], an entry of what `axis_weights` gives: those of the rows, then those of the columns.
 
     Returns:
         uint8 [S, S, C], rounded to nearest.
@@ -31,43 +29,31 @@ def resized(image: tf.Tensor, places: tf.Tensor, weights: tf.Tensor) -> tf.Tenso
 
 
 def axis_weights(
-    heights: np.ndarray, widths: np.ndarray, size: int, how: str, taps: int
-) -> tuple[np.ndarray, np.ndarray]:
+    heights: np.ndarray, widths: np.ndarray, size: int, how: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Which rows and columns of its original each pixel of a resized image draws from, and how much of each.
 
     Args:
-        heights, widths: int64 [B], pixels.
+        heights, widths: int64 [n], pixels.
         size: rows and columns of the result, S.
         how: `squash` (both sides to `size`) or `pad` (keep the aspect, centre on black).
-        taps: T, at least `taps_needed`.
 
     Returns:
-        places int32 and weights float32, each [B, 2 (rows, columns), T, S]; with `pad` the borders weigh 0.
+        int32 [n], the entry of each image in the two arrays that follow, which hold one for each size that occurs; places
+        int32 and weights float32, each [entries, 2 (rows, columns), T, S]. With `pad` the borders weigh 0.
     """
-    pairs = [
-        _triangle(int(length), int(target), size, taps)
-        for sides in zip(heights, widths, *_targets(heights, widths, size, how), strict=True)
-        for length, target in (sides[0::2], sides[1::2])
-    ]
-    shape = (len(heights), 2, taps, size)
-    return tuple(np.concatenate(arrays).reshape(shape) for arrays in zip(*pairs, strict=True))
+    sides, entries = np.unique(np.stack([heights, widths], 1), axis=0, return_inverse=True)
+    targets = np.full_like(sides, size)
+    if how == "pad":
+        longest = sides.max(axis=1, keepdims=True)
+        targets = np.maximum(1, (2 * sides * size + longest) // (2 * longest))
+    taps = int(np.ceil(2 * max(1.0, float((sides / targets).max()))))  # a triangle is two scales wide
+    axes = [_triangle(*pair, size, taps) for pair in zip(sides.flat, targets.flat, strict=True)]
+    shape = (len(sides), 2, taps, size)
+    places, weights = (np.concatenate(arrays).reshape(shape) for arrays in zip(*axes, strict=True))
+    return entries.reshape(-1).astype(np.int32), places, weights
 
 
-def taps_needed(heights: np.ndarray, widths: np.ndarray, size: int, how: str) -> int:
-    """From how many rows or columns a pixel draws, at most, when images of these sizes (int64 [n], pixels) shrink."""
-    to_heights, to_widths = _targets(heights, widths, size, how)
-    return int(np.ceil(2 * max(1.0, (heights / to_heights).max(), (widths / to_widths).max())))
-
-
-def _targets(heights: np.ndarray, widths: np.ndarray, size: int, how: str) -> tuple[np.ndarray, np.ndarray]:
-    """Height and width of each picture within the square of `size`."""
-    if how == "squash":
-        return np.full_like(heights, size), np.full_like(widths, size)
-    longest = np.maximum(heights, widths)
-    return tuple(np.maximum(1, (2 * side * size + longest) // (2 * longest)) for side in (heights, widths))
-
-
-@functools.lru_cache(maxsize=4096)
 def _triangle(length: int, target: int, size: int, taps: int) -> tuple[np.ndarray, np.ndarray]:
     """Places and weights [taps, size] that bring `length` pixels to `target`, centred in `size`.
 

@@ -86,7 +86,7 @@ def in_own_process(name: str, arguments: argparse.Namespace) -> dict:
 
 
 def measured(arguments: argparse.Namespace) -> dict:
-    """Median seconds of a step, shares of the cores, seconds from the start to the first step's end."""
+    """Median seconds of a step, its CPU time, what others took, seconds from the start to the first step's end."""
     framework, precision, _ = CONTENDERS[arguments.contender]
     run = {"keras": run_keras, "torch": run_torch}[framework]
     clock = Clock()
@@ -98,7 +98,7 @@ def measured(arguments: argparse.Namespace) -> dict:
     return {
         "version": version,
         "step_seconds": statistics.median(walls),
-        "own_share": own / available,
+        "cpu_seconds": own / len(walls),
         "others_share": max(0.0, everyone - own) / available,
         "first_step": clock.ends[0][0] - float(os.environ["BENCHMARK_STARTED"]),
     }
@@ -239,7 +239,7 @@ def table(results: dict[str, dict], batch_size: int) -> str:
         framework, precision, _ = CONTENDERS[name]
         if framework == "torch":
             best[precision] = min(best.get(precision, float("inf")), result["step_seconds"])
-    rows = [("", "precision", "images/s", "s/step", "own CPU", "others' CPU", "first step ends", "x PyTorch's best")]
+    rows = [("", "precision", "images/s", "s/step", "CPU s/step", "others' CPU", "first step ends", "x PyTorch's best")]
     for name, result in results.items():
         _, precision, text = CONTENDERS[name]
         seconds = result["step_seconds"]
@@ -250,7 +250,7 @@ def table(results: dict[str, dict], batch_size: int) -> str:
                 precision,
                 f"{batch_size / seconds:.1f}",
                 f"{seconds:.2f}",
-                f"{result['own_share']:.0%}",
+                f"{result['cpu_seconds']:.2f}",
                 f"{result['others_share']:.0%}",
                 f"after {result['first_step']:.0f} s",
                 ratio,

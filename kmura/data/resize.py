@@ -39,8 +39,8 @@ def axis_weights(
         how: `squash` (both sides to `size`) or `pad` (keep the aspect, centre on black).
 
     Returns:
-        int32 [n], the entry of each image in the two arrays that follow, which hold one for each size that occurs; places
-        int32 and weights float32, each [entries, 2 (rows, columns), T, S]. With `pad` the borders weigh 0.
+        int32 [n], the entry of each image in the two arrays that follow, which hold one for each size that occurs;
+        places int32 and weights float32, each [entries, 2 (rows, columns), T, S]. With `pad` the borders weigh 0.
     """
     sides, entries = np.unique(np.stack([heights, widths], 1), axis=0, return_inverse=True)
     targets = np.full_like(sides, size)

@@ -178,7 +178,7 @@ class CamConfig:
     erase_every: int = 8
 
     def __post_init__(self):
-        _at_least("cam.from_epoch", self.from_epoch or 1, 1)
+        _at_least("cam.from_epoch", 1 if self.from_epoch is None else self.from_epoch, 1)
         _within("cam.alpha_cam", self.alpha_cam, 0, 1)
         if not 0 < self.erase_q < 1:
             raise InputError(f"cam.erase_q is {self.erase_q}; allowed is above 0 and below 1")
@@ -225,8 +225,8 @@ class TrainConfig:
         _at_least("train.epochs", self.epochs, 1)
         _at_least("train.batch_size", self.batch_size, 1)
         _within("train.learning_rate", self.learning_rate, 1e-12, 100)
-        _at_least("train.slow_from_epoch", self.slow_from_epoch or 1, 1)
-        if self.slow_from_epoch and (self.schedule != "constant" or self.warmup_epochs):
+        _at_least("train.slow_from_epoch", 1 if self.slow_from_epoch is None else self.slow_from_epoch, 1)
+        if self.slow_from_epoch is not None and (self.schedule != "constant" or self.warmup_epochs):
             raise InputError(
                 "train.slow_from_epoch goes with schedule constant and warmup_epochs 0; change one of them"
             )
@@ -273,7 +273,7 @@ def load_config(recipe: str | None = None, settings: Mapping[str, Any] | Iterabl
     for key, value in pairs:
         stage, _, name = key.partition(".")
         if not name:
-            raise InputError(f"setting {key!r} names no stage; write stage.key=value, for example train.{key}=...")
+            raise InputError(f"setting {key!r} names no stage; write stage.key=value, for example train.epochs=3")
         table = tables.setdefault(stage, {})
         table[name] = value
     return config_from_tables(tables, "settings")

@@ -3,7 +3,7 @@
 Every score takes an optional matrix of weights [R, N]: R weighted copies of the same N samples, for example R
 bootstrap resamples written as "how often was sample n drawn". A score then is an array [R], computed for all resamples
 at once; scikit-learn, which takes one weighting at a time, is the reference in the tests. Undefined scores (an AUC over
-one class, a precision without positive predictions) are NaN, never 0.
+one class, a precision without positive predictions, anything over scores that are NaN) are NaN, never 0.
 """
 
 import dataclasses
@@ -52,7 +52,10 @@ def confusion(label: np.ndarray, probability: np.ndarray, threshold=0.5, weights
         probability: [N] in 0..1 (any score works with a threshold of its scale).
         weights: [R, N] or None for a single row of ones.
     """
-    label, predicted = np.asarray(label) == 1, np.asarray(probability) >= threshold
+    probability = np.asarray(probability)
+    if np.isnan(probability).any():
+        return tuple(np.full((4, len(_weights(probability, weights))), np.nan))
+    label, predicted = np.asarray(label) == 1, probability >= threshold
     weights = _weights(label, weights)
     cells = np.stack([label & predicted, ~label & predicted, label & ~predicted, ~label & ~predicted], axis=1)
     return tuple((weights @ cells.astype(float)).T)
@@ -174,6 +177,8 @@ def _by_score(label, score, weights):
     """Weight of the positives and of the negatives at each distinct score, ascending: two arrays [R, distinct]."""
     label, score = np.asarray(label), np.asarray(score)
     weights = _weights(label, weights)
+    if np.isnan(score).any():  # a sorted NaN would count as the largest score
+        return np.full((len(weights), 1), np.nan), np.full((len(weights), 1), np.nan)
     if not len(score):
         return np.zeros((len(weights), 0)), np.zeros((len(weights), 0))
     order = np.argsort(score, kind="stable")

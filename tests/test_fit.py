@@ -62,7 +62,7 @@ def test_a_run_leaves_its_files(undisturbed, records):
     columns = "loss acc val_loss_img val_acc_img val_auc_img val_acc_study val_auc_study val_f1_study learning_rate"
     assert set(columns.split()) <= set(history.columns)
     description = read_run(undisturbed.folder)
-    assert description.finished and description.config == TINY and description.records == str(records)
+    assert description.finished and description.config == TINY and description.records == str(records.resolve())
     summary = pd.read_csv(undisturbed.folder.parents[1] / "summary.csv")
     best = history[history["val_auc_img"] == history["val_auc_img"].max()].iloc[0]
     assert summary[["area", "phase", "epoch"]].to_numpy().tolist() == [["XR_WRIST", "baseline", best["epoch"]]]

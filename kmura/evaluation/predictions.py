@@ -27,6 +27,9 @@ def predict_split(model: keras.Model, records, area: str, split: str, data: Data
     with pipeline.readable_errors(records):
         images = pipeline.eval_dataset(records, area, split, data=data).map(lambda batch: batch["image"])
         logit = model.predict(images, verbose=0)[:, 0].astype(np.float64)
+    if not np.isfinite(logit).all():
+        image = rows["image"][int(np.argmin(np.isfinite(logit)))]
+        raise InputError(f"the model's output for {image} is not a number; fit again with a lower train.learning_rate")
     probability = 1 / (1 + np.exp(-np.clip(logit, -60, 60)))
     return rows.assign(split=split, logit=logit, probability=probability)[list(COLUMNS)]
 
@@ -53,7 +56,7 @@ def read_predictions(path: str | os.PathLike) -> pd.DataFrame:
         InputError: missing, damaged or without one of COLUMNS.
     """
     try:
-        table = pd.read_csv(path, dtype={"patient": str, "study": str, "image": str})
+        table = pd.read_csv(path, dtype=dict.fromkeys(COLUMNS[:5], str), keep_default_na=False)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; make it with: kmura evaluate {Path(path).parent}") from error
     except (OSError, ValueError) as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kmura.errors import InputError
 from kmura.records.images import SUFFIXES
-from kmura.records.listing import Listing, Source
+from kmura.records.listing import Listing, Source, size_and_change, unreadable_folder
 
 # folder name -> split; where a source has both `val` and `test`, the former is for tuning, the latter held out
 _SPLIT_NAMES = {"train": "train", "training": "train", "tune": "tune", "val": "valid", "valid": "valid"}
@@ -36,7 +36,7 @@ def list_folders(root: Path, *, name: str, positive_class: str | None = None, cl
                 raise InputError(f"class {class_name} has no images in {folder}; add them or leave out the class")
             for file in files:
                 path = file.relative_to(root).as_posix()
-                sources.append(Source(path, name, path, path, (label,), split, file.stat().st_size))
+                sources.append(Source(path, name, path, path, (label,), split, *size_and_change(file)))
     task = "binary" if len(order) == 2 else "multiclass"
     return Listing("folders", order, task, tuple(sources), tuple(splits))
 
@@ -87,7 +87,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _images(folder: Path) -> list[Path]:
     files = []
-    for where, folders, names in os.walk(folder):
+    for where, folders, names in os.walk(folder, followlinks=True, onerror=unreadable_folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files += [
             Path(where, name)

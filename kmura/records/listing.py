@@ -1,7 +1,9 @@
 """What a source layout gives to the writer: a list of images with their labels, before any of them is opened."""
 
 import dataclasses
+from pathlib import Path
 
+from kmura.errors import InputError, reason
 from kmura.records.manifest import Skipped
 
 
@@ -12,6 +14,7 @@ class Source:
     Attributes:
         path: relative to the root, posix; for arrays `key/index`.
         bytes: size of the file (of the array row), part of the fingerprint of a build; None if the file is missing.
+        changed: time of the file's last change, nanoseconds, the same; None for arrays and missing files.
     """
 
     path: str
@@ -21,6 +24,7 @@ class Source:
     label: tuple[int, ...]
     split: str
     bytes: int | None
+    changed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,3 +41,21 @@ class Listing:
     sources: tuple[Source, ...]
     splits_given: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
+
+
+def size_and_change(file: Path) -> tuple[int | None, int | None]:
+    """Size and time of change of a file, None twice if it cannot be looked at (the writer then gives the reason)."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None, None
+    return found.st_size, found.st_mtime_ns
+
+
+def unreadable_folder(error: OSError) -> None:
+    """For `os.walk`, which would pass over a folder that it cannot list.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(f"{error.filename} cannot be listed: {reason(error)}; mend its rights or leave it out") from error

@@ -43,7 +43,13 @@ class Skipped:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """The contents of a folder of records; `areas` maps area -> split -> counts."""
+    """The contents of a folder of records.
+
+    Attributes:
+        inputs: fingerprint of the contents: classes and the SHA-256 of every shard.
+        source: fingerprint of the source files and options, by which a build knows whether it is finished.
+        areas: area -> split -> counts.
+    """
 
     layout: str
     classes: tuple[str, ...]
@@ -53,12 +59,17 @@ class Manifest:
     inputs: str
     areas: dict[str, dict[str, SplitCounts]]
     skipped: tuple[Skipped, ...] = ()
+    source: str = ""
     schema_version: int = SCHEMA_VERSION
 
     @property
     def has_patients(self) -> bool:
         """Whether the layout knows patients; without them each image stands as its own study and patient."""
         return self.layout == "mura"
+
+    def shards(self) -> list[Shard]:
+        """Every shard of every area and split."""
+        return [shard for splits in self.areas.values() for counts in splits.values() for shard in counts.shards]
 
     def split(self, area: str, split: str, folder: str | os.PathLike = "the records") -> SplitCounts:
         """The counts of one area and split.
@@ -95,12 +106,12 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
             "(it goes on where it was cut short)"
         ) from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); build the records again") from error
+        raise InputError(f"{path} cannot be read ({error}); build the records again with --overwrite") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
         raise InputError(
             f"{path} has schema version {version}, this kmura reads version {SCHEMA_VERSION}; "
-            "build the records again or use the kmura that made them"
+            "build the records again with --overwrite or use the kmura that made them"
         )
     try:
         return Manifest(
@@ -110,6 +121,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
             channels=raw["channels"],
             options=raw["options"],
             inputs=raw["inputs"],
+            source=raw["source"],
             areas={
                 area: {name: _split_counts(counts) for name, counts in splits.items()}
                 for area, splits in raw["areas"].items()
@@ -117,7 +129,9 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
             skipped=tuple(Skipped(**item) for item in raw["skipped"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); build the records again") from error
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}: {error}); build the records again with --overwrite"
+        ) from error
 
 
 def manifest_json(manifest: Manifest) -> dict:

@@ -34,11 +34,19 @@ def list_medmnist(
             )
         if len(images) == 0:
             raise InputError(f"{path} has no {key} images; MedMNIST files hold all of train, val and test")
+        if images.dtype != np.uint8 or labels[key].dtype.kind not in "iub":
+            raise InputError(
+                f"{path} holds {key}_images of type {images.dtype} and {key}_labels of type {labels[key].dtype}; "
+                "8-bit images and whole-number labels are needed"
+            )
         labels[key] = labels[key].reshape(len(images), -1).astype(np.int64)
         size = images[0].nbytes
         for index, label in enumerate(labels[key].tolist()):
             where = f"{key}/{index:06d}"
             sources.append(Source(where, name, where, where, tuple(label), split, size))
+    widths = {key: array.shape[1] for key, array in labels.items()}
+    if len(set(widths.values())) > 1 or 0 in widths.values():
+        raise InputError(f"{path} has {widths} labels an image; the same number, 1 or more, is needed in all three")
     every = np.concatenate(list(labels.values()))
     if every.min() < 0:
         raise InputError(f"{path} has the label {every.min()}; labels count from 0")
@@ -79,5 +87,5 @@ def _array(path: Path, key: str) -> np.ndarray:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        text = reason(error) if isinstance(error, OSError) else error
-        raise InputError(f"{path} is not a readable .npz file: {text}; fetch it again from MedMNIST") from error
+        text = f" ({reason(error)})" if isinstance(error, OSError) and error.errno else ""
+        raise InputError(f"{path} is not a readable .npz file{text}; fetch it again from MedMNIST") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kmura.errors import InputError, reason
 from kmura.records.images import SUFFIXES
-from kmura.records.listing import Listing, Source
+from kmura.records.listing import Listing, Source, size_and_change, unreadable_folder
 from kmura.records.manifest import Skipped
 
 CLASSES = ("normal", "abnormal")
@@ -29,6 +29,7 @@ def list_mura(root: Path, *, areas: tuple[str, ...] = (), from_csv: bool = False
     """
     found = list(_listed(root) if from_csv else _walked(root))
     sources, skipped = [], []
+    seen = set()
     for path in found:
         match = _IMAGE.match(path)
         if not match:
@@ -36,10 +37,11 @@ def list_mura(root: Path, *, areas: tuple[str, ...] = (), from_csv: bool = False
             continue
         part = match.groupdict()
         relative = f"{part['split']}/{part['area']}/{part['patient']}/{part['study']}/{part['file']}"
-        try:
-            size = (root / relative).stat().st_size
-        except OSError:
-            size = None
+        if relative in seen:
+            skipped.append(Skipped(path, "listed twice"))
+            continue
+        seen.add(relative)
+        size, changed = size_and_change(root / relative)
         sources.append(
             Source(
                 path=relative,
@@ -49,6 +51,7 @@ def list_mura(root: Path, *, areas: tuple[str, ...] = (), from_csv: bool = False
                 label=(int(part["outcome"] == "positive"),),
                 split=part["split"],
                 bytes=size,
+                changed=changed,
             )
         )
     if not sources:
@@ -75,7 +78,7 @@ def _walked(root: Path) -> Iterator[str]:
     for split in ("train", "valid"):
         if not (root / split).is_dir():
             continue
-        for folder, folders, files in os.walk(root / split):
+        for folder, folders, files in os.walk(root / split, followlinks=True, onerror=unreadable_folder):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(files):
                 if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:

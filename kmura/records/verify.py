@@ -8,9 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from kmura.errors import reason
+from kmura.files import sha256_of
 from kmura.records import schema, tfrecord
 from kmura.records.manifest import MANIFEST, Manifest, read_manifest
-from kmura.records.writer import STAGE, per_class
+from kmura.records.writer import per_class
+
+MEND = "build the records again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +78,7 @@ def inspect_records(folder: str | os.PathLike, progress: Callable[[int, int], No
             progress(number + 1, len(shards))
     known = {shard.file for _, _, shard in shards}
     for path in sorted(folder.glob("*/*.tfrecord")):
-        if (file := path.relative_to(folder).as_posix()) not in known and path.parent.name != STAGE:
+        if (file := path.relative_to(folder).as_posix()) not in known:
             findings.append(Finding("warning", f"{file} is not in {MANIFEST}: it is never read"))
     if not any(finding.severity == "error" for finding in findings):
         findings += _count_findings(manifest, rows)
@@ -97,7 +101,7 @@ def _read_shard(folder: Path, area: str, split: str, shard) -> tuple[list[_Row],
             try:
                 record = schema.decode(data)
             except ValueError as error:
-                return rows, [Finding("error", f"{shard.file}: record {number}: {error}; build the records again")]
+                return rows, [Finding("error", f"{shard.file}: record {number}: {error}; {MEND}")]
             if (record.area, record.split) != (area, split):
                 where = f"{record.area}/{record.split}"
                 return rows, [
@@ -106,13 +110,20 @@ def _read_shard(folder: Path, area: str, split: str, shard) -> tuple[list[_Row],
             picture = hashlib.sha256(record.image).hexdigest()
             row = (area, split, record.patient, record.study, record.label, record.path, record.sha256, picture)
             rows.append(_Row(*row))
+        sha256 = sha256_of(path)
     except FileNotFoundError:
-        return rows, [Finding("error", f"{shard.file} is missing; build the records again")]
+        return rows, [Finding("error", f"{shard.file} is missing; {MEND}")]
+    except OSError as error:
+        return rows, [Finding("error", f"{shard.file} cannot be read: {reason(error)}; {MEND}")]
     except tfrecord.CorruptShard as error:
-        return rows, [Finding("error", f"{shard.file}: {error}; build the records again")]
-    if len(rows) != shard.records or path.stat().st_size != shard.bytes:
-        text = f"{shard.file} holds {len(rows)} records, {MANIFEST} says {shard.records}; build the records again"
+        return rows, [Finding("error", f"{shard.file}: {error}; {MEND}")]
+    if len(rows) != shard.records:
+        text = f"{shard.file} holds {len(rows)} records, {MANIFEST} says {shard.records}; {MEND}"
         return rows, [Finding("error", text)]
+    if sha256 != shard.sha256:
+        return rows, [
+            Finding("error", f"{shard.file} is not the shard that {MANIFEST} describes (SHA-256 differs); {MEND}")
+        ]
     return rows, []
 
 

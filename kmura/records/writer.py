@@ -91,26 +91,30 @@ def build_records(
     root, out = Path(root), Path(out)
     listing = _listing(root, layout, name, tuple(areas), positive_class, tuple(classes), from_csv)
     sources = list(listing.sources)
+    _check_classes(root, listing, sources, "")
     for split, fraction in (("valid", options.valid_fraction), ("tune", options.tune_fraction)):
         if split not in listing.splits_given:
             sources = splits.carve(sources, fraction, options.seed, target=split)
-    _check_classes(root, listing, sources)
-    inputs = _fingerprint(listing, sources, options)
+    _check_classes(root, listing, sources, " left after carving; lower --tune-fraction or --valid-fraction")
+    source = _fingerprint(root, listing, sources, options)
     if (out / MANIFEST).exists() and not overwrite:
         finished = read_manifest(out)
-        if finished.inputs == inputs:
+        if finished.source == source:
             if strict and finished.skipped:
                 raise _strict_error(finished.skipped[0])
-            shutil.rmtree(out / STAGE, ignore_errors=True)  # a build killed after its manifest leaves it behind
-            return finished
-        raise InputError(
-            f"{out} holds records of another input or other options ({_differences(finished, listing, options)}); "
-            "choose another --out, or replace them with --overwrite"
-        )
+            if all(_whole(out, shard) for shard in finished.shards()):
+                with contextlib.suppress(InputError), _stage(out, source):
+                    pass  # a build killed after its manifest leaves its stage behind
+                return finished
+        if finished.source != source:
+            raise InputError(
+                f"{out} holds records of another input or other options ({_differences(finished, listing, options)}); "
+                "choose another --out, or replace them with --overwrite"
+            )
     plans = list(_plans(root, listing, sources, options))
-    with _stage(out, inputs) as stage:
+    with _stage(out, source) as stage:
         results = _write_all(plans, stage, out, workers, strict, progress)
-        manifest = _manifest(listing, options, inputs, plans, results)
+        manifest = _manifest(listing, options, source, plans, results)
         _publish(manifest, stage, out)
     return manifest
 
@@ -134,13 +138,15 @@ def _listing(root: Path, layout, name, areas, positive_class, classes, from_csv)
         if value:
             raise InputError(f"{flag} goes with --layout mura only; leave it out")
     name = name or (root.stem if layout == "medmnist" else root.resolve().name)
+    if name.lower() == "all":
+        raise InputError("area name 'all' means every area elsewhere; give another --name")
     if not name.replace("_", "").replace("-", "").isalnum():
         raise InputError(f"area name {name!r} has characters other than letters, digits, - and _; give another --name")
     lister = medmnist.list_medmnist if layout == "medmnist" else folders.list_folders
     return lister(root, name=name, positive_class=positive_class, classes=classes)
 
 
-def _check_classes(root: Path, listing: Listing, sources: list[Source]) -> None:
+def _check_classes(root: Path, listing: Listing, sources: list[Source], after: str) -> None:
     """Refuses a binary area whose training split lacks a class: nothing could be learnt from it."""
     if listing.task != "binary":
         return
@@ -148,19 +154,20 @@ def _check_classes(root: Path, listing: Listing, sources: list[Source]) -> None:
     for area in sorted({source.area for source in sources}):
         for label, class_name in enumerate(listing.classes):
             if (area, label) not in present:
-                raise InputError(
-                    f"area {area} in {root} has no {class_name} training images; "
-                    "add some, or leave the area out with --areas"
-                )
+                leave = ", or leave the area out with --areas" if listing.layout == "mura" else ""
+                mend = after or f"; add some{leave}"
+                raise InputError(f"area {area} in {root} has no {class_name} training images{mend}")
 
 
-def _fingerprint(listing: Listing, sources: list[Source], options: RecordsConfig) -> str:
-    """SHA-256 of all that decides the shards' bytes, file sizes standing for the contents of the images."""
+def _fingerprint(root: Path, listing: Listing, sources: list[Source], options: RecordsConfig) -> str:
+    """SHA-256 of all that decides the shards' bytes; size and time of change stand for the contents of image files."""
     digest = hashlib.sha256()
     head = [schema.SCHEMA_VERSION, listing.layout, listing.classes, listing.task, dataclasses.asdict(options)]
     digest.update(json.dumps(head, sort_keys=True).encode())
     for source in sorted(sources, key=lambda source: source.path):
         digest.update(json.dumps(dataclasses.astuple(source)).encode())
+    if root.is_file():
+        digest.update(sha256_of(root).encode())
     return digest.hexdigest()
 
 
@@ -168,7 +175,7 @@ def _differences(finished: Manifest, listing: Listing, options: RecordsConfig) -
     wanted = {"layout": listing.layout, "classes": list(listing.classes), **dataclasses.asdict(options)}
     there = {"layout": finished.layout, "classes": list(finished.classes), **finished.options}
     keys = [f"{key} {there.get(key)}, now {value}" for key, value in wanted.items() if there.get(key) != value]
-    return "; ".join(keys) or "the list of images has changed"
+    return "; ".join(keys) or "images were added, removed or changed"
 
 
 def _plans(root: Path, listing: Listing, sources: list[Source], options: RecordsConfig) -> Iterator[_ShardPlan]:
@@ -237,13 +244,19 @@ def _finished(plan: _ShardPlan, stage: Path, out: Path) -> _ShardResult | None:
         return None
     shard = Shard(**raw["shard"])
     for folder in (stage, out):  # a build killed while it moved its shards has some in place already
-        path = folder / plan.file
-        if path.is_file() and path.stat().st_size == shard.bytes and sha256_of(path) == shard.sha256:
+        if _whole(folder, shard):
             return _ShardResult(shard, tuple(raw["written"]), tuple(Skipped(**item) for item in raw["skipped"]))
     return None
 
 
+def _whole(folder: Path, shard: Shard) -> bool:
+    path = folder / shard.file
+    return path.is_file() and path.stat().st_size == shard.bytes and sha256_of(path) == shard.sha256
+
+
 def _run(work: Callable, plans: list[_ShardPlan], workers: int | None) -> Iterable[_ShardResult]:
+    if workers is not None and workers < 1:
+        raise InputError(f"workers is {workers}; 1 or more is needed")
     workers = min(workers or os.cpu_count() or 1, len(plans))
     if workers <= 1:
         yield from map(work, plans)
@@ -283,7 +296,7 @@ def _write_shard(plan: _ShardPlan, stage: str, strict: bool) -> _ShardResult:
         for position, source in enumerate(plan.sources):
             try:
                 record = _record(plan, source)
-            except UnreadableImage as error:
+            except (UnreadableImage, UnicodeEncodeError) as error:
                 skipped.append(Skipped(source.path, str(error)))
                 if strict:
                     raise _strict_error(skipped[-1]) from error
@@ -332,7 +345,7 @@ def _strict_error(skipped: Skipped) -> InputError:
     return InputError(f"{skipped.file}: {skipped.reason}; mend or remove it, or build without --strict to leave it out")
 
 
-def _manifest(listing: Listing, options: RecordsConfig, inputs: str, plans, results) -> Manifest:
+def _manifest(listing: Listing, options: RecordsConfig, source: str, plans, results) -> Manifest:
     groups: dict[tuple[str, str], list[tuple[_ShardPlan, _ShardResult]]] = collections.defaultdict(list)
     for plan, result in zip(plans, results, strict=True):
         groups[plan.sources[0].area, plan.sources[0].split].append((plan, result))
@@ -355,13 +368,15 @@ def _manifest(listing: Listing, options: RecordsConfig, inputs: str, plans, resu
             shards=tuple(result.shard for _, result in parts),
         )
     skipped.sort(key=lambda item: item.file)
+    content = [listing.classes, listing.task, [(result.shard.file, result.shard.sha256) for result in results]]
     return Manifest(
         layout=listing.layout,
         classes=listing.classes,
         task=listing.task,
         channels=options.channels,
         options=dataclasses.asdict(options),
-        inputs=inputs,
+        inputs=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+        source=source,
         areas=dict(areas),
         skipped=tuple(skipped),
     )
@@ -379,12 +394,13 @@ def _publish(manifest: Manifest, stage: Path, out: Path) -> None:
     """Moves the staged shards into place and writes the manifest last; a kill in between is resumed."""
     try:
         if (out / MANIFEST).exists():
-            old = json.loads((out / MANIFEST).read_text())
+            try:
+                old = read_manifest(out).shards()
+            except InputError:  # damaged or of another version: its shards stay, and inspect names them
+                old = []
             (out / MANIFEST).unlink()
-            for area in old.get("areas", {}).values():
-                for split in area.values():
-                    for shard in split["shards"]:
-                        (out / shard["file"]).unlink(missing_ok=True)
+            for shard in old:
+                (out / shard.file).unlink(missing_ok=True)
         for area, counts_of in manifest.areas.items():
             (out / area).mkdir(exist_ok=True)
             for counts in counts_of.values():

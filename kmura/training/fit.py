@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import logging
 import os
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -261,18 +263,19 @@ def _describe(manifest: Manifest, records, area: str, phase: str, config: Config
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
+        "keras-hub": importlib.metadata.version("keras-hub"),
     }
     return RunDescription(
         area=area,
         phase=phase,
-        records=str(records),
+        records=str(Path(records).resolve()),
         inputs=manifest.inputs,
         classes=manifest.classes,
         task=manifest.task,
         channels=manifest.channels,
         config=config,
         versions=versions,
-        command=command or " ".join(sys.argv),
+        command=command or shlex.join(sys.argv),
     )
 
 

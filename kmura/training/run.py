@@ -56,7 +56,7 @@ class RunDescription:
 
     Attributes:
         area, phase: which run this is.
-        records: path of the records folder as given.
+        records: absolute path of the records folder.
         inputs: the fingerprint of those records (`inputs` of their manifest).
         classes, task, channels: of the records.
         config: everything else that decides the outcome.

@@ -24,11 +24,11 @@ lint: .venv/installed
 
 # two areas of phantoms: images -> records -> training (small network, random start) -> scores at image and study level
 demo: .venv/installed
-	rm -rf $(DEMO)
+	rm -rf $(DEMO)/images $(DEMO)/tfrecords $(DEMO)/runs
 	$(BIN)/kmura demo-data $(DEMO)/images --areas XR_SHOULDER,XR_WRIST --train-studies 400 --valid-studies 100 --side 256
 	$(BIN)/kmura build-tfrecords $(DEMO)/images --out $(DEMO)/tfrecords
 	$(BIN)/kmura inspect $(DEMO)/tfrecords
 	$(BIN)/kmura fit --area all --recipe demo --records $(DEMO)/tfrecords --runs $(DEMO)/runs
 
 clean:
-	rm -rf .venv $(DEMO) build dist *.egg-info
+	rm -rf .venv $(DEMO)/images $(DEMO)/tfrecords $(DEMO)/runs build dist *.egg-info

@@ -38,13 +38,15 @@ def counting(label: str):
     yield line
 
 
+@contextlib.contextmanager
 def training_progress():
-    """A Keras callback: a bar an epoch on a terminal, and a line an epoch everywhere."""
+    """A Keras callback: a bar an epoch on a terminal, and a line an epoch everywhere; the bar goes with the block."""
     import keras
 
     class TrainingProgress(keras.callbacks.Callback):
+        bars = None
+
         def on_epoch_begin(self, epoch, logs=None):
-            self.bars = None
             if sys.stderr.isatty():
                 columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
                 self.bars = Progress(*columns, console=console(sys.stderr), transient=True)
@@ -56,15 +58,33 @@ def training_progress():
                 self.bars.update(self.task, completed=batch + 1)
 
         def on_epoch_end(self, epoch, logs=None):
-            if self.bars:
-                self.bars.stop()
+            self.stop()
             names = ("loss", "val_loss_img", "val_auc_img", "val_auc_study", "val_acc_study", "val_f1_study")
             found = "  ".join(f"{name} {logs[name]:.4f}" for name in names if name in logs)
             star = "  *" if logs.get("best") else ""
             line = f"epoch {epoch + 1}/{self.params['epochs']}  {found}  {logs.get('seconds', 0):.0f} s{star}"
             print(line, file=sys.stderr)
 
-    return TrainingProgress()
+        def stop(self):
+            if self.bars:
+                self.bars.stop()
+                self.bars = None
+
+    progress = TrainingProgress()
+    try:
+        yield progress
+    finally:
+        progress.stop()
+
+
+def show_evaluation(found) -> None:
+    """The table of an `Evaluation` on stdout, with what must be known to read it."""
+    out = console()
+    out.print(evaluation_table(found))
+    if found.select_on == "valid":
+        out.print("the best epoch was chosen on valid: its scores there are optimistic")
+    if not found.has_patients:
+        out.print("these records know no patients: intervals resample images, leakage could not be checked")
 
 
 def evaluation_table(found) -> Table:

@@ -64,6 +64,8 @@ def _fail(line: str, code: int) -> None:
 def _silence_native_stderr() -> None:
     """Keeps what C++ libraries print on stderr from the user (TensorFlow's start-up lines); Python's own still come."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if sys.stderr is None:  # the caller closed it
+        return
     sys.stderr.flush()
     visible = os.fdopen(os.dup(2), "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
     null = os.open(os.devnull, os.O_WRONLY)

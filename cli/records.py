@@ -7,7 +7,12 @@ import click
 
 def names(context, parameter, value: str | None) -> tuple[str, ...]:
     """A comma-separated option as a tuple."""
-    return tuple(item.strip() for item in value.split(",") if item.strip()) if value else ()
+    if value is None:
+        return ()
+    found = tuple(item.strip() for item in value.split(",") if item.strip())
+    if not found:
+        raise click.BadParameter("is empty; give names separated by commas, or leave it out")
+    return found
 
 
 @click.command("demo-data")

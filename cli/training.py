@@ -49,23 +49,21 @@ def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, **f
     given = {SHORT_NAMES[flag]: value for flag, value in flags.items() if value is not None}
     config = load_config(recipe or phase, given | dict(map(parse_setting, settings)))
 
-    from kmura.cli.display import console, evaluation_table, training_progress
+    from kmura.cli.display import show_evaluation, training_progress
     from kmura.evaluation.classification import evaluate
     from kmura.training.fit import fit_areas
 
     if config.train.select_on == "valid":
         click.echo("the best epoch is chosen on valid: scores on valid will be optimistic", err=True)
-    finished = fit_areas(
-        records, area=area, phase=phase, runs=runs, config=config, fresh=not resume, callbacks=[training_progress()]
-    )
-    for run in finished:
-        click.echo(
-            f"{run.folder}: best epoch {run.best['epoch']:.0f}, {config.train.monitor} "
-            f"{run.best[config.train.monitor]:.4f} on {config.train.select_on}",
-            err=True,
+    with training_progress() as progress:
+        finished = fit_areas(
+            records, area=area, phase=phase, runs=runs, config=config, fresh=not resume, callbacks=[progress]
         )
-        if then_evaluate:
-            console().print(evaluation_table(evaluate(run.folder, records=records)))
+        for run in finished:
+            best = f"{config.train.monitor} {run.best[config.train.monitor]:.4f} on {config.train.select_on}"
+            click.echo(f"{run.folder}: best epoch {run.best['epoch']:.0f}, {best}", err=True)
+            if then_evaluate:
+                show_evaluation(evaluate(run.folder, records=records))
 
 
 COMMANDS = (fit,)

@@ -139,6 +139,29 @@ def test_another_seed_ends_elsewhere(undisturbed, records, tmp_path):
     assert not np.array_equal(final_state(other.folder)["00000"], final_state(undisturbed.folder)["00000"])
 
 
+def test_a_start_that_fails_spares_the_run_there_is_and_blocks_nothing(records, tmp_path):
+    from kmura.training.fit import fit
+
+    wrong = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, weights=str(tmp_path / "nowhere")))
+    with pytest.raises(InputError):
+        fit(records, area="XR_WRIST", runs=tmp_path, config=wrong)
+    done = fit(records, area="XR_WRIST", runs=tmp_path, config=changed(epochs=1))
+    before = final_state(done.folder)
+    with pytest.raises(InputError):
+        fit(records, area="XR_WRIST", runs=tmp_path, config=wrong, fresh=True)
+    assert_same_bits(final_state(done.folder), before)
+    assert (done.folder / "best.keras").exists()
+
+
+def test_mixing_changes_training_up_to_its_epoch(undisturbed, records, tmp_path):
+    from kmura.config import MixConfig
+    from kmura.training.fit import fit
+
+    mixed = dataclasses.replace(TINY, mix=MixConfig(aug_p=1.0, until_epoch=2))
+    history = fit(records, area="XR_WRIST", runs=tmp_path, config=mixed).history
+    assert history["loss"][0] != undisturbed.history["loss"][0]
+
+
 def test_fresh_begins_anew_and_spares_what_is_no_run(undisturbed, records, tmp_path):
     from kmura.training.fit import fit
 

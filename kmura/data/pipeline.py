@@ -5,10 +5,11 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from kmura.config import AugmentConfig, DataConfig
+from kmura.config import AugmentConfig, DataConfig, MixConfig
 from kmura.data.augment import RandomAffine, RandomIntensity
 from kmura.data.decoded import image_source, readable_errors
 from kmura.data.index import ALL, read_index, row_keys
+from kmura.data.mixing import RandomMix
 from kmura.errors import InputError
 
 __all__ = ["ALL", "eval_dataset", "readable_errors", "row_keys", "steps_per_epoch", "train_dataset"]
@@ -20,6 +21,7 @@ def train_dataset(
     *,
     data: DataConfig | None = None,
     augment: AugmentConfig | None = None,
+    mix: MixConfig | None = None,
     batch_size: int = 16,
     seed: int = 0,
     epochs: int = 1,
@@ -29,8 +31,8 @@ def train_dataset(
     """Augmented batches of the epochs `first_epoch` to `epochs` - 1, one after another; each has `steps_per_epoch`.
 
     A batch is a dictionary: `image` float32 [B, S, S, C] in 0..255; `label` float32 [B, L] (binary: L = 1, 0 or 1;
-    multiclass: one-hot; multilabel: 0 or 1 a class); `mixed_image` and `mixed_label`, here the same tensors. Images
-    whose label is not known in full are left out. The last batch of an epoch may be smaller.
+    multiclass: one-hot; multilabel: 0 or 1 a class); `mixed_image` and `mixed_label`, the same where nothing
+    mixes. Images whose label is not known in full are left out. The last batch of an epoch may be smaller.
 
     Every epoch draws all images in a new order. Order and augmentation are functions of (seed, epoch, position) alone:
     resuming at an epoch, another cache or another number of threads changes no bit.
@@ -40,6 +42,7 @@ def train_dataset(
         area: an area of the manifest, or `all`.
         data: size and cache of the images; None is the default DataConfig.
         augment: random changes; None is the default AugmentConfig.
+        mix: what is mixed, and until which epoch; None mixes nothing.
         batch_size: images a batch, B.
         seed: 0 or more.
         epochs: the epoch to stop before.
@@ -63,6 +66,9 @@ def train_dataset(
         augment.rotation, augment.area_scale, augment.shift, augment.shear, augment.flip, dtype="float32"
     )
     intensity = RandomIntensity(augment.brightness, augment.contrast, dtype="float32")
+    mixing = (
+        RandomMix(mix.mixup_alpha, mix.cutmix_alpha, mix.aug_p, dtype="float32") if mix and mix.until_epoch else None
+    )
 
     orders = [np.random.default_rng([seed, epoch]).permutation(rows) for epoch in range(first_epoch, epochs)]
     orders = tf.constant(np.array(orders, np.int32).reshape(-1, len(rows)))
@@ -71,10 +77,13 @@ def train_dataset(
         epoch, position = step // steps, step % steps
         drawn_rows = orders[epoch - first_epoch, position * batch_size : (position + 1) * batch_size]
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
-        seeds = tf.random.split(tf.random.fold_in(key, position), 2)
+        seeds = tf.random.split(tf.random.fold_in(key, position), 3)
         image = intensity(affine(images_of(drawn_rows), seed=seeds[0]), seed=seeds[1])
         label = tf.gather(targets, drawn_rows)
-        return {"image": image, "label": label, "mixed_image": image, "mixed_label": label}
+        mixed = {"images": image, "labels": label}
+        if mixing is not None:
+            mixed = tf.cond(epoch < mix.until_epoch, lambda: mixing(mixed, seed=seeds[2]), lambda: mixed)
+        return {"image": image, "label": label, "mixed_image": mixed["images"], "mixed_label": mixed["labels"]}
 
     return _mapped(tf.data.Dataset.range(first_epoch * steps, max(first_epoch, epochs) * steps), batch, held)
 

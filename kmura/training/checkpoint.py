@@ -27,15 +27,23 @@ class LastCheckpoint:
         self.folder = folder
         self.variables = variables
 
-    def save(self, epoch: int, values: dict) -> None:
-        """Keeps the variables and `values` (plain JSON) as of the end of `epoch` (number of epochs done)."""
+    @property
+    def exists(self) -> bool:
+        """Whether an epoch was saved."""
+        return (self.folder / STATE).is_file()
+
+    def save(self, epoch: int, values: dict, keep: str | None = None) -> None:
+        """Keeps the variables and `values` (plain JSON) as of the end of `epoch` (number of epochs done).
+
+        Older files of the folder go, but for the one named `keep`.
+        """
         arrays = f"epoch-{epoch:05d}.npz"
         with replacing(self.folder / arrays, "wb") as file:
             np.savez(file, **{f"{i:05d}": variable.numpy() for i, variable in enumerate(self.variables)})
         names = [variable.path for variable in self.variables]
         write_json(self.folder / STATE, {"epoch": epoch, "arrays": arrays, "variables": names, "values": values})
         for path in self.folder.iterdir():
-            if path.name not in (arrays, STATE):
+            if path.name not in (arrays, STATE, keep):
                 path.unlink()
 
     def restore(self) -> tuple[int, dict] | None:

@@ -21,12 +21,12 @@ import tensorflow as tf
 import kmura
 from kmura.config import Config, differences, load_config
 from kmura.data import pipeline
-from kmura.errors import InputError
+from kmura.errors import InputError, reason
 from kmura.files import replacing
 from kmura.models.classifier import build_model
 from kmura.records.manifest import Manifest, read_manifest
 from kmura.training.cam_erasing import CamErasingModel
-from kmura.training.checkpoint import LastCheckpoint
+from kmura.training.checkpoint import STATE, LastCheckpoint
 from kmura.training.finite_loss import StopOnNonFiniteLoss
 from kmura.training.losses import WeightedBinaryCrossentropy
 from kmura.training.optimizers import AdamL2, learning_rate
@@ -60,6 +60,8 @@ def fit_areas(records: str | os.PathLike, *, area: str | Sequence[str] = "all", 
         InputError: see `fit`.
     """
     manifest = read_manifest(records)
+    if not manifest.areas:
+        raise InputError(f"{records} holds no areas; build the records again")
     names = list(manifest.areas) if area == "all" else [area] if isinstance(area, str) else list(area)
     select_on = (options.get("config") or load_config(options.get("phase", "baseline"))).train.select_on
     for name in names:
@@ -105,16 +107,15 @@ def fit(
     _check_splits(manifest, area, config.train.select_on, records)
     folder = RunFolder(Path(runs) / area / phase)
     description = _describe(manifest, records, area, phase, config, command)
-    _claim(folder, description, fresh)
+    started = not fresh and (folder.last / STATE).is_file()
+    _check_claim(folder, description, fresh, started)
 
     with _session(config), pipeline.readable_errors(records):
         steps = pipeline.steps_per_epoch(records, area, batch_size=config.train.batch_size)
-        trainer = _trainer(manifest, area, config, steps)
+        trainer = _trainer(manifest, area, config, steps, restoring=started)
         variables = [*trainer.classifier.variables, *trainer.optimizer.variables]  # weights, random states, moments
         last = LastCheckpoint(folder.last, variables)
-        restored = last.restore()
-        epochs_done, state = restored or (0, {"history": []})
-        keeper = _RunKeeper(folder, last, trainer.classifier, config.train.monitor, state["history"])
+        epochs_done, state = last.restore() if started else (0, {"history": []})
         if epochs_done < config.train.epochs:
             if epochs_done:
                 log.info("%s: going on after epoch %d of %d", folder.path, epochs_done, config.train.epochs)
@@ -134,7 +135,12 @@ def fit(
                 seed=config.train.seed,
                 epochs=config.train.epochs,
                 first_epoch=epochs_done,
+                mix=config.mix,
             )
+            if fresh and folder.path.exists():
+                shutil.rmtree(folder.path)  # only now, when everything that the new run needs is there
+            write_run(folder, description)
+            keeper = _RunKeeper(folder, last, trainer.classifier, config.train.monitor, state)
             trainer.fit(
                 dataset,
                 steps_per_epoch=steps,
@@ -145,23 +151,30 @@ def fit(
                 verbose=0,
             )
         else:
+            keeper = _RunKeeper(folder, last, trainer.classifier, config.train.monitor, state)
             log.info("%s: all %d epochs are done", folder.path, config.train.epochs)
     write_run(folder, dataclasses.replace(description, finished=True))
     history = keeper.table()
     write_summaries(runs, config.train.monitor)
+    if not history["best"].any():
+        raise InputError(
+            f"{folder.path}: {config.train.monitor} was never a number, no epoch is best; see {folder.history}"
+        )
     return RunResult(folder.path, history, history[history["best"]].iloc[-1].to_dict())
 
 
 class _RunKeeper(keras.callbacks.Callback):
-    """Writes `best.keras`, `last/` and `history.csv` after every epoch, in this order.
+    """Writes `last/`, `best.keras` and `history.csv` after every epoch.
 
-    A kill in between repeats the epoch, which then writes the same again.
+    A new best classifier waits in `last/` until the state names it; a kill in between either repeats the epoch or
+    finds it there, so that `best.keras` and the history never tell of different epochs.
     """
 
-    def __init__(self, folder: RunFolder, last: LastCheckpoint, classifier, monitor: str, history: list[dict]):
+    def __init__(self, folder: RunFolder, last: LastCheckpoint, classifier, monitor: str, state: dict):
         super().__init__()
         self.folder, self.last, self.classifier, self.monitor = folder, last, classifier, monitor
-        self.history = history
+        self.history = state["history"]
+        self._promote(state.get("best_file"))
         self._write_history()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -177,18 +190,20 @@ class _RunKeeper(keras.callbacks.Callback):
         row = {"epoch": epoch + 1, **values, "learning_rate": rate, "seconds": seconds, "best": best}
         logs.update({"best": best, "learning_rate": rate, "seconds": seconds})
         self.history.append(row)
+        best_file = f"best-{epoch + 1:05d}.keras" if best else None
         if best:
-            self.folder.path.mkdir(parents=True, exist_ok=True)
-            aside = self.folder.path / f".{os.getpid()}.part.keras"
             try:
-                self.classifier.save(aside)
-                os.replace(aside, self.folder.best)
+                self.last.folder.mkdir(parents=True, exist_ok=True)
+                self.classifier.save(self.last.folder / best_file)
             except OSError as error:
-                raise InputError(f"cannot write {self.folder.best}: {error.strerror or error}; free space") from error
-            finally:
-                aside.unlink(missing_ok=True)
-        self.last.save(epoch + 1, {"history": self.history})
+                raise InputError(f"cannot write to {self.last.folder}: {reason(error)}; free space") from error
+        self.last.save(epoch + 1, {"history": self.history, "best_file": best_file}, keep=best_file)
+        self._promote(best_file)
         self._write_history()
+
+    def _promote(self, best_file: str | None) -> None:
+        if best_file and (self.last.folder / best_file).exists():
+            os.replace(self.last.folder / best_file, self.folder.best)
 
     def table(self) -> pd.DataFrame:
         """The history as a table; `best` marks each epoch that was better than all before it."""
@@ -219,9 +234,9 @@ def _session(config: Config):
         keras.config.set_dtype_policy(policy)
 
 
-def _trainer(manifest: Manifest, area: str, config: Config, steps: int) -> CamErasingModel:
+def _trainer(manifest: Manifest, area: str, config: Config, steps: int, restoring: bool) -> CamErasingModel:
     classifier = build_model(
-        **dataclasses.asdict(config.model),
+        **dataclasses.asdict(config.model) | ({"weights": "none"} if restoring else {}),  # the checkpoint has them all
         image_size=config.data.image_size,
         channels=manifest.channels,
         num_classes=1,
@@ -279,31 +294,27 @@ def _describe(manifest: Manifest, records, area: str, phase: str, config: Config
     )
 
 
-def _claim(folder: RunFolder, wanted: RunDescription, fresh: bool) -> None:
-    """Makes the run folder ours: a new one, the same run to go on with, or an old one dropped with `fresh`."""
-    if fresh and folder.path.exists():
-        if not folder.description.exists() and any(folder.path.iterdir()):
-            raise InputError(
-                f"{folder.path} is no run folder; --fresh does not delete it, choose another --runs folder"
-            )
-        shutil.rmtree(folder.path)
-    if folder.description.exists():
-        there = read_run(folder.path)
-        changed = differences(there.config, wanted.config)
-        longer = (
-            len(changed) == 1
-            and changed[0].startswith("train.epochs:")
-            and wanted.config.train.epochs > there.config.train.epochs
-            and wanted.config.train.schedule == "constant"
+def _check_claim(folder: RunFolder, wanted: RunDescription, fresh: bool, started: bool) -> None:
+    """Refuses a folder that is no run, or with an epoch of another configuration or other records behind it."""
+    if fresh and folder.path.exists() and not folder.description.exists() and any(folder.path.iterdir()):
+        raise InputError(f"{folder.path} is no run folder; --fresh does not delete it, choose another --runs folder")
+    if not started:
+        return
+    there = read_run(folder.path)
+    changed = differences(there.config, wanted.config)
+    longer = (
+        len(changed) == 1
+        and changed[0].startswith("train.epochs:")
+        and wanted.config.train.epochs > there.config.train.epochs
+        and wanted.config.train.schedule == "constant"
+    )
+    if changed and not longer:
+        raise InputError(
+            f"{folder.path} is a run of another configuration ({'; '.join(changed)}); "
+            "repeat the old settings to go on, use --fresh to begin anew, or choose another --runs folder"
         )
-        if changed and not longer:
-            raise InputError(
-                f"{folder.path} is a run of another configuration ({'; '.join(changed)}); "
-                "repeat the old settings to go on, use --fresh to begin anew, or choose another --runs folder"
-            )
-        if there.inputs != wanted.inputs:
-            raise InputError(
-                f"{folder.path} was trained on other records ({there.records}); "
-                "use --fresh to begin anew, or choose another --runs folder"
-            )
-    write_run(folder, wanted)
+    if there.inputs != wanted.inputs:
+        raise InputError(
+            f"{folder.path} was trained on other records ({there.records}); "
+            "use --fresh to begin anew, or choose another --runs folder"
+        )

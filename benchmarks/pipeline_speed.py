@@ -47,11 +47,12 @@ def decode_resize_alone(work):
 
     from kmura.data.resize import axis_weights, resized, taps_needed
 
-    side = np.array([512])
-    places, weights = axis_weights(side, side, SIZE, "squash", taps_needed(side, side, SIZE, "squash"))
-    places, weights = tf.constant(places[0]), tf.constant(weights[0])
+    sides = np.array([[512, 512]])
+    places, weights = axis_weights(tf.constant(sides), SIZE, "squash", taps_needed(sides, SIZE, "squash"))
     return _endless(
-        _encoded(work, PNG).map(lambda image: resized(tf.io.decode_png(image, 1), places, weights), tf.data.AUTOTUNE)
+        _encoded(work, PNG).map(
+            lambda image: resized(tf.io.decode_png(image, 1), places[0], weights[0]), tf.data.AUTOTUNE
+        )
     )
 
 
@@ -106,10 +107,11 @@ def _encoded(work, folder):
     import numpy as np
     import tensorflow as tf
 
-    from kmura.data.index import read_index
+    from kmura.data.index import read_index, read_shard
 
-    index = read_index(work / folder, AREA, "train")
-    return tf.data.Dataset.from_tensor_slices(np.array(index.encoded(range(len(index))), object)).repeat()
+    shards = read_index(work / folder, AREA, "train").shards
+    images = [record.image for path in shards for _, record in read_shard(work / folder, path)]
+    return tf.data.Dataset.from_tensor_slices(np.array(images, object)).repeat()
 
 
 def _endless(dataset):

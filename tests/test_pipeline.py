@@ -301,7 +301,7 @@ def decoding(monkeypatch):
 
 
 def test_data_sets_over_the_same_images_share_the_memory(tmp_path, decoding):
-    write_records(tmp_path, [0, 1, 0])
+    write_records(tmp_path, [1, 0, 0])
     data = DataConfig(image_size=16, cache="memory")
     one = train_dataset(tmp_path, AREA, data=data)
     other = train_dataset(tmp_path, AREA, data=data, seed=1)
@@ -313,11 +313,17 @@ def test_data_sets_over_the_same_images_share_the_memory(tmp_path, decoding):
 
 
 def test_memory_is_free_again_when_the_last_data_set_is_gone(tmp_path):
-    write_records(tmp_path, [0, 0, 1])
+    write_records(tmp_path, [0, 0, 1])  # no other test's images
+    before = set(decoded._held)
     data = DataConfig(image_size=16, cache="memory")
     iterator = iter(train_dataset(tmp_path, AREA, data=data, batch_size=1, augment=UNCHANGED))
     next(iterator)
+    (key,) = set(decoded._held) - before
     gc.collect()
+    assert key in decoded._held, "the iterator still draws from it"
+    del iterator
+    gc.collect()
+    assert key not in decoded._held
 
 
 @pytest.mark.parametrize(("available", "decodes"), [(2 * 3 * 256, 1), (2 * 3 * 256 - 1, 0)])
@@ -344,8 +350,7 @@ def test_a_second_run_finds_the_decoded_images_on_disk(tmp_path, decoding):
     eval_dataset(tmp_path, AREA, "train", data=DataConfig(image_size=17, cache="disk"))
     eval_dataset(tmp_path, AREA, "train", data=DataConfig(image_size=16, resize="pad", cache="disk"))
     assert len(decoding) == 3
-    files = sorted(path.name for path in (tmp_path / decoded.FOLDER).iterdir())
-    assert [name.rpartition("-")[0].rpartition("-")[0][:24] for name in files] and len(files) == 3
+    assert len(list((tmp_path / decoded.FOLDER).iterdir())) == 3
     eval_dataset(tmp_path, AREA, "train", data=data)
     assert len(decoding) == 3, "another size threw the first file away"
 
@@ -473,14 +478,15 @@ def test_a_shard_that_goes_away_while_training_is_named(tmp_path):
     write_records(tmp_path, [0, 1, 0, 1])
     dataset = train_dataset(tmp_path, AREA, data=SMALL)
     shard = tmp_path / AREA / "train-00001-of-00002.tfrecord"
-    shard.write_bytes(shard.read_bytes()[:10])
-    with pytest.raises(InputError, match=r"00001-of-00002.tfrecord changed while it was in use.*lists"):
-        with readable_errors(tmp_path):
-            batches(dataset)
+    content = shard.read_bytes()
+    for size in (10, len(content) // 2 + 5, len(content) - 5):
+        shard.write_bytes(content[:size])
+        with pytest.raises(InputError, match=r"00001-of-00002.tfrecord has .* bytes, the manifest says"):
+            with readable_errors(tmp_path):
+                batches(dataset)
     shard.unlink()
-    with pytest.raises(InputError, match=r"00001-of-00002.tfrecord cannot be read: No such file or directory$"):
-        with readable_errors(tmp_path):
-            batches(dataset)
+    with pytest.raises(InputError, match=r"00001-of-00002.tfrecord is missing"), readable_errors(tmp_path):
+        batches(dataset)
 
 
 def test_errors_of_others_pass_unchanged(records):
@@ -491,26 +497,26 @@ def test_errors_of_others_pass_unchanged(records):
 
 
 DROP = """
-import gc, sys
+import sys
 from kmura.config import DataConfig
 from kmura.data.pipeline import train_dataset
-for cache in ("off", "memory", "disk"):
+for cache in ("memory", "off"):
     dataset = train_dataset(sys.argv[1], sys.argv[2], data=DataConfig(image_size=32, cache=cache), epochs=500)
-    for _ in range(15):
+    for _ in range(3):
         iterator = iter(dataset)
-        next(iterator)
-        del iterator  # batches are being made; TensorFlow waits for them while it holds Python's lock
-        gc.collect()
+        next(iterator)  # then it goes while batches are being made, the last one at the end of the program
 """
 
 
 def test_a_data_set_that_is_let_go_half_way_does_not_lock_up(records):
-    subprocess.run([sys.executable, "-c", DROP, str(records), AREA], check=True, timeout=240, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-c", DROP, str(records), AREA]
+    subprocess.run(command, check=True, timeout=120, stderr=subprocess.DEVNULL)
 
 
-def test_no_python_runs_inside_the_pipeline(records):
-    for cache in ("off", "memory", "disk"):
-        data = DataConfig(image_size=32, cache=cache)
-        for dataset in (train_dataset(records, AREA, data=data), eval_dataset(records, AREA, "train", data=data)):
-            graph = dataset._input_dataset._map_func.function.graph  # of the map before the prefetch
-            assert not {"PyFunc", "PyFuncStateless", "EagerPyFunc"} & {node.op for node in graph.as_graph_def().node}
+@pytest.mark.parametrize("cache", ["off", "memory", "disk"])
+def test_no_python_runs_inside_the_pipeline(records, cache):
+    # TensorFlow waits for its threads while it holds Python's lock; a Python function in one would wait for that lock
+    data = DataConfig(image_size=32, cache=cache)
+    for dataset in (train_dataset(records, AREA, data=data), eval_dataset(records, AREA, "train", data=data)):
+        graph = dataset._as_serialized_graph().numpy()  # of all steps and the functions in them
+        assert b"PyFunc" not in graph and b"ParallelMap" in graph

@@ -13,31 +13,34 @@ import numpy as np
 import tensorflow as tf
 
 from kmura.config import DataConfig
-from kmura.data.index import ALL, Index, read_index
-from kmura.data.resize import axis_weights, resized
-from kmura.errors import InputError, reason
+from kmura.data.index import ALL, Index, mend, read_index, read_shard
+from kmura.data.resize import axis_weights, resized, taps_needed
+from kmura.errors import InputError
 from kmura.files import replacing
 from kmura.records.manifest import read_manifest
+from kmura.records.schema import parse_spec
 
 FOLDER = ".decoded"  # inside the records folder
 _VERSION = 1  # raise it when decoding or resizing gives other pixels, so that files of older versions are left alone
 _BLOCK = 32  # images decoded at a time
+_ALIGNMENT = 64  # bytes, what TensorFlow asks of memory that it did not allocate
 
 _log = logging.getLogger(__name__)
 
-# arrays that some data set still holds, so that a second one over the same images does not decode them again
-_held: weakref.WeakValueDictionary[str, np.ndarray] = weakref.WeakValueDictionary()
+# images that some data set still holds, so that a second one over the same does not decode them again
+_held: weakref.WeakValueDictionary[str, tf.Tensor] = weakref.WeakValueDictionary()
 
 
-def image_source(index: Index, data: DataConfig) -> tuple[Callable[[tf.Tensor], tf.Tensor], list[np.ndarray]]:
+def image_source(index: Index, data: DataConfig) -> Callable[[tf.Tensor], tf.Tensor]:
     """A function for use inside `Dataset.map`: rows of the index, int64 [B] -> uint8 [B, S, S, C], S = image_size.
 
     `data.cache` decides what stands behind it. `memory` and `disk` decode all images here and now, `disk` into a file
-    in the records folder that later runs find. `auto` is `memory` where the images fit into half of the memory that is
-    available, otherwise `off`: filling a disk unasked would be rude. All give the same pixels.
+    in the records folder that later runs find; `off` reads and decodes each image when it is drawn. `auto` is `memory`
+    where the images fit into half of the memory that is available, otherwise `off`: filling a disk unasked would be
+    rude. All give the same pixels.
 
-    Returns:
-        The function, and the arrays that it reads, which the data set has to keep alive.
+    No Python runs in the function: a data set that is let go while a batch is being made waits for that batch, holding
+    Python's lock, and a Python function in it would wait for the lock for ever.
 
     Raises:
         InputError: an image that cannot be decoded; the disk is full or the folder not writable.
@@ -55,30 +58,37 @@ def image_source(index: Index, data: DataConfig) -> tuple[Callable[[tf.Tensor], 
         pixels = _on_disk(index, data, shape, key)
     elif (pixels := _held.get(key)) is None:
         pixels = _held[key] = _in_memory(index, data, shape)
-    images = _shared(pixels)
-    return lambda rows: tf.gather(images, rows), [pixels]
+
+    def look_up(rows):
+        return tf.gather(pixels, rows)
+
+    return look_up
 
 
 @contextlib.contextmanager
 def readable_errors(records: str | os.PathLike, area: str = ALL, split: str | None = None) -> Iterator[None]:
     """A block in which damage met while iterating a data set of these records becomes a readable InputError.
 
-    For an image that does not decode, TensorFlow says neither which nor where; then the images are decoded once more,
-    one by one, to name it. `area` and `split` narrow that search (default: all).
+    TensorFlow says neither which image nor where; so the records are read once more, one by one, to name it. `area` and
+    `split` narrow that search (default: all).
 
     Raises:
         InputError: names the shard and the record. Other errors of the block pass unchanged.
     """
     try:
         yield
-    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
-        message = error.message or ""
-        if told := re.search(r"InputError: (.*)", message):
-            raise InputError(told[1]) from error
-        if re.search("decode|png|jpeg|image", message, re.IGNORECASE) and (
-            damage := _first_undecodable(records, area, split)
-        ):
-            raise InputError(damage) from error
+    except (
+        tf.errors.InvalidArgumentError,
+        tf.errors.DataLossError,
+        tf.errors.NotFoundError,
+        tf.errors.FailedPreconditionError,
+    ) as error:
+        # a program's own mistakes end here too: only what may be about records is worth the search
+        if re.search("decode|png|jpeg|image|record|expected to contain", error.message or "", re.IGNORECASE):
+            try:
+                _check_images(records, area, split)
+            except InputError as damage:
+                raise damage from error
         raise
 
 
@@ -114,99 +124,69 @@ def _left_in_control_groups() -> Iterator[int]:
                 yield max(0, limit - used + (int(files[1]) if files else 0))  # cached files make room when asked
 
 
-def _decoder(index: Index, data: DataConfig) -> tuple[Callable[[tf.Tensor], tf.Tensor], list[np.ndarray]]:
-    """As `image_source`: rows [B] -> uint8 [B, S, S, C], read from the mapped shards, decoded and resized in a graph.
+def _decoder(index: Index, data: DataConfig) -> Callable[[tf.Tensor], tf.Tensor]:
+    """As `image_source`: rows [B] -> uint8 [B, S, S, C], straight from the shards."""
+    size, how, channels = data.image_size, data.resize, index.manifest.channels
+    taps = taps_needed(index.sides, size, how)
+    with tf.device("CPU"):
+        shards = tf.constant([str(path) for path in index.shards])
+        shard, start = tf.constant(index.shard), tf.constant(index.start)
+        paths = tf.constant(index.keys["image"].tolist())
 
-    No Python runs in the graph: a data set that is let go while a batch is being made waits for that batch, holding
-    Python's lock, and a Python function in it would wait for the lock for ever.
-    """
-    size, channels = data.image_size, index.manifest.channels
-    pairs, places, weights = map(tf.constant, axis_weights(index.height, index.width, size, data.resize))
-    sides = tf.constant(np.stack([index.height, index.width], 1).astype(np.int32))
-    shard, offset, length = map(tf.constant, (index.shard.astype(np.int32), index.offset, index.size))
-    files = [_mapped_shard(index, path) for path in index.shards]
-    contents = [_shared(file) for file in files]
+    def read(row):
+        unbuffered = tf.constant(0, tf.int64)  # one record is wanted, not its neighbours
+        from_here = tf.raw_ops.TFRecordDatasetV2(
+            filenames=[shards[shard[row]]], compression_type="", buffer_size=unbuffered, byte_offsets=[start[row]]
+        )
+        return tf.data.experimental.from_variant(from_here, tf.TensorSpec([], tf.string)).take(1)
 
-    def encoded(row):
-        begin, end = offset[row], offset[row] + length[row]
-        # TensorFlow has no operation from bytes to a text; a serialised tensor ends with its bytes
-        cuts = [lambda content=content: tf.io.serialize_tensor(content[begin:end]) for content in contents]
-        return tf.strings.substr(tf.switch_case(shard[row], cuts), -length[row], length[row])
+    def one(inputs):
+        encoded, sides, places, weights = inputs
+        image = tf.io.decode_png(encoded, channels)  # reads JPEG as well
+        tf.debugging.assert_equal(tf.shape(image)[:2], sides, "image of another size than its record says")
+        return resized(image, places, weights)
 
-    def one(row):
-        image = tf.io.decode_png(encoded(row), channels)  # reads JPEG as well
-        tf.debugging.assert_equal(tf.shape(image)[:2], sides[row], "image of another size than its record says")
-        return resized(image, tf.gather(places, pairs[row]), tf.gather(weights, pairs[row]))
+    def images(rows):
+        records = tf.data.Dataset.from_tensor_slices(rows).flat_map(read)
+        records = records.batch(tf.size(rows, tf.int64)).get_single_element()
+        with tf.control_dependencies([tf.debugging.assert_equal(tf.size(records), tf.size(rows), "a record is gone")]):
+            records = tf.identity(records)
+        record = tf.io.parse_example(records, parse_spec(("image", "height", "width", "path")))
+        tf.debugging.assert_equal(record["path"], tf.gather(paths, rows), "a record is not where it was")
+        sides = tf.stack([record["height"], record["width"]], axis=1)
+        inputs = (record["image"], tf.cast(sides, tf.int32), *axis_weights(sides, size, how, taps))
+        spec = tf.TensorSpec([size, size, channels], tf.uint8)
+        return tf.map_fn(one, inputs, fn_output_signature=spec, parallel_iterations=1)
 
-    spec = tf.TensorSpec([size, size, channels], tf.uint8)
-    return lambda rows: tf.map_fn(one, rows, fn_output_signature=spec, parallel_iterations=4), files
-
-
-def _shared(array: np.ndarray) -> tf.Tensor:
-    """A tensor over the memory of an array, not a copy; the array must start at a multiple of 64 bytes."""
-    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-
-
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """A new uint8 array that starts at a multiple of 64 bytes, as TensorFlow's kernels expect."""
-    memory = np.empty(int(np.prod(shape)) + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + int(np.prod(shape))].reshape(shape)
-
-
-def _mapped_shard(index: Index, path: Path) -> np.ndarray:
-    try:
-        return np.asarray(np.memmap(path, np.uint8, "c"))  # copy on write: never written to
-    except (OSError, ValueError) as error:
-        text = reason(error) if isinstance(error, OSError) else str(error)
-        raise InputError(f"shard {path} cannot be read: {text}; build the records again") from error
+    return images
 
 
 def _decode_all(index: Index, data: DataConfig) -> Iterator[np.ndarray]:
     """All images of the index in order, in blocks."""
-    total = len(index)
-    images_of, files = _decoder(index, data)
-
-    def block(start):
-        return images_of(tf.range(start, tf.minimum(start + _BLOCK, total)))
-
-    blocks = tf.data.Dataset.range(0, total, _BLOCK).map(block, num_parallel_calls=tf.data.AUTOTUNE)
+    blocks = tf.data.Dataset.range(len(index)).batch(_BLOCK).map(_decoder(index, data), tf.data.AUTOTUNE)
     with readable_errors(index.records, index.area, index.split):
         yield from blocks.prefetch(2).as_numpy_iterator()
-    del files  # kept until here
 
 
-def _in_memory(index: Index, data: DataConfig, shape: tuple[int, ...]) -> np.ndarray:
-    _log.log(
-        _level(index),
-        "decoding %d images of %s %s into memory (%.0f MB)",
-        len(index),
-        index.area,
-        index.split,
-        _megabytes(shape),
-    )
-    pixels = _aligned(shape)
+def _in_memory(index: Index, data: DataConfig, shape: tuple[int, ...]) -> tf.Tensor:
+    """All images as one tensor."""
+    _announce(index, shape, "memory")
+    count = int(np.prod(shape))
+    memory = np.empty(count + _ALIGNMENT, np.uint8)
+    pixels = memory[-memory.ctypes.data % _ALIGNMENT :][:count].reshape(shape)
     at = 0
     for block in _decode_all(index, data):
         pixels[at : at + len(block)] = block
         at += len(block)
-    return pixels
+    return _shared(pixels)
 
 
-def _on_disk(index: Index, data: DataConfig, shape: tuple[int, ...], key: str) -> np.ndarray:
-    """The array in its file, mapped into memory; made first, unless it is there whole."""
+def _on_disk(index: Index, data: DataConfig, shape: tuple[int, ...], key: str) -> tf.Tensor:
+    """All images as one tensor that lies in its file; the file is made first, unless it is there whole."""
     stem = f"{index.area}-{index.split}-{data.image_size}-{data.resize}"
     path = index.records / FOLDER / f"{stem}-{key}.npy"
     if (pixels := _mapped(path, shape)) is None:
-        _log.log(
-            _level(index),
-            "decoding %d images of %s %s into %s (%.0f MB)",
-            len(index),
-            index.area,
-            index.split,
-            path,
-            _megabytes(shape),
-        )
+        _announce(index, shape, path)
         with replacing(path, "wb") as file:  # in order, not through a mapping: a full disk would kill the process there
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             for block in _decode_all(index, data):
@@ -214,44 +194,43 @@ def _on_disk(index: Index, data: DataConfig, shape: tuple[int, ...], key: str) -
         for other in set(path.parent.glob(f"{stem}-*.npy")) - {path}:
             other.unlink(missing_ok=True)  # of records or a version that are no more
         pixels = _mapped(path, shape)
-    return pixels
+    return _shared(pixels)
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The array in a file, mapped into memory; None if it is not there whole."""
     try:
-        pixels = np.load(path, mmap_mode="c")
+        pixels = np.load(path, mmap_mode="c")  # writable in name only: what cannot be written cannot be shared
     except (OSError, ValueError, EOFError):
         return None
-    return np.asarray(pixels) if pixels.shape == shape and pixels.dtype == np.uint8 else None
+    return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
-def _level(index: Index) -> int:
-    """Worth a line to the user where it takes more than a few seconds."""
-    return logging.INFO if len(index) > 2000 else logging.DEBUG
+def _shared(pixels: np.ndarray) -> tf.Tensor:
+    """The same memory as a tensor, without a copy; it lives as long as the tensor."""
+    return tf.experimental.dlpack.from_dlpack(pixels.__dlpack__())
 
 
-def _megabytes(shape: tuple[int, ...]) -> float:
-    return float(np.prod(shape)) / 1e6
+def _announce(index: Index, shape: tuple[int, ...], place: str | Path) -> None:
+    level = logging.INFO if len(index) > 2000 else logging.DEBUG  # worth a line where it takes more than a few seconds
+    size = np.prod(shape) / 1e6
+    _log.log(level, "decoding %d images of %s %s into %s (%.0f MB)", len(index), index.area, index.split, place, size)
 
 
-def _first_undecodable(records: str | os.PathLike, area: str, split: str | None) -> str | None:
-    """What is wrong with the first image that does not decode to its size, naming its shard and its number there."""
-    for found_area, splits in read_manifest(records).areas.items():
+def _check_images(records: str | os.PathLike, area: str, split: str | None) -> None:
+    """Raises InputError if a shard is damaged or an image does not decode to the size its record says; names it."""
+    manifest = read_manifest(records)
+    for found_area, splits in manifest.areas.items():
         for found_split in splits:
             if area not in (ALL, found_area) or split not in (None, found_split):
                 continue
-            index = read_index(records, found_area, found_split)
-            for row in range(len(index)):
-                try:
-                    image = tf.io.decode_png(index.encoded([row])[0], index.manifest.channels)
-                    if image.shape[:2] == (index.height[row], index.width[row]):
-                        continue
-                    wrong = f"has {image.shape[0]} x {image.shape[1]} pixels, not the size its record says"
-                except tf.errors.InvalidArgumentError:
-                    wrong = "cannot be decoded"
-                number = row - int(np.argmax(index.shard == index.shard[row]))
-                return (
-                    f"shard {index.shards[index.shard[row]]}: the image of record {number} ({index.keys.image[row]}) "
-                    f"{wrong}; kmura inspect {records} lists the damage, building the records again mends it"
-                )
-    return None
+            for path in read_index(records, found_area, found_split).shards:
+                for number, (_, record) in enumerate(read_shard(Path(records), path)):
+                    try:
+                        sides = tuple(tf.io.decode_png(record.image, manifest.channels).shape[:2])
+                        wrong = f"has {sides[0]} x {sides[1]} pixels, not the size its record says"
+                    except tf.errors.InvalidArgumentError:
+                        sides, wrong = None, "cannot be decoded"
+                    if sides != (record.height, record.width):
+                        image = f"the image of record {number} ({record.path})"
+                        raise InputError(f"shard {path}: {image} {wrong}; {mend(records)}")

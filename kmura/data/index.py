@@ -26,15 +26,15 @@ _FRAME = len(frame(b""))  # bytes that a frame adds to its data
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Index:
-    """All images of one split, in the order of the records: the places of the encoded images and what is known of them.
+    """All images of one split, in the order of the records: where each record lies and what is known of it.
 
     Attributes:
         records, area, split: the records folder and which of it.
         manifest: its manifest.
         shards: the shard files.
-        shard: int64 [n], each image's shard, a position in `shards`.
-        offset, size: int64 [n], where its encoded image begins in that file and how long it is, bytes.
-        height, width: int64 [n], pixels.
+        shard: int64 [n], each record's shard, a position in `shards`.
+        start: int64 [n], where its frame begins in that file, bytes.
+        sides: int64 [n, 2], height and width of its image, pixels.
         labels: int64 [n, 1] class ids, or [n, number of classes] of 0 and 1 (multilabel); -1 is unknown.
         keys: area, patient, study, image (path), one row an image.
         fingerprint: changes whenever a shard does; hexadecimal.
@@ -46,10 +46,8 @@ class Index:
     manifest: Manifest
     shards: tuple[Path, ...]
     shard: np.ndarray
-    offset: np.ndarray
-    size: np.ndarray
-    height: np.ndarray
-    width: np.ndarray
+    start: np.ndarray
+    sides: np.ndarray
     labels: np.ndarray
     keys: pd.DataFrame
     fingerprint: str
@@ -71,26 +69,6 @@ class Index:
         if self.manifest.task == "multiclass":
             labels = np.where(labels >= 0, np.arange(len(self.manifest.classes)) == labels, -1)
         return labels.astype(np.float32)
-
-    def encoded(self, rows) -> list[bytes]:
-        """The encoded images of the given rows, read from their shards.
-
-        Raises:
-            InputError: a shard went away or got shorter since it was indexed.
-        """
-        images = []
-        for row in rows:
-            path = self.shards[self.shard[row]]
-            try:
-                with open(path, "rb", buffering=0) as file:
-                    file.seek(self.offset[row])
-                    image = file.read(self.size[row])
-            except OSError as error:
-                raise InputError(f"shard {path} cannot be read: {reason(error)}") from error
-            if len(image) != self.size[row]:
-                raise InputError(f"shard {path} changed while it was in use; {mend(self.records)}")
-            images.append(image)
-        return images
 
 
 def read_index(records: str | os.PathLike, area: str, split: str) -> Index:
@@ -136,12 +114,13 @@ def _indexed(records: Path, state: tuple, area: str, split: str) -> Index:
     parts = _parts(records, manifest, area, split)
     shards = [shard for counts in parts for shard in counts.shards]
     paths = [records / shard.file for shard in shards]
-    places, labels, keys = [], [], []
+    places, sides, labels, keys = [], [], [], []
     for number, (shard, path) in enumerate(zip(shards, paths, strict=True)):
         before = len(places)
-        for offset, record in _read_shard(records, path):
+        for start, record in read_shard(records, path):
             labels.append(_checked(record.label, manifest, path, len(places) - before))
-            places.append((number, offset, len(record.image), record.height, record.width))
+            places.append((number, start))
+            sides.append((record.height, record.width))
             keys.append((record.area, record.patient, record.study, record.path))
         found = len(places) - before
         if found != shard.records:
@@ -155,19 +134,23 @@ def _indexed(records: Path, state: tuple, area: str, split: str) -> Index:
         manifest,
         tuple(paths),
         *np.array(places, np.int64).T,
+        np.array(sides, np.int64),
         np.array(labels, np.int64),
         pd.DataFrame(keys, columns=["area", "patient", "study", "image"]),
         hashlib.sha256(" ".join(shard.sha256 for shard in shards).encode()).hexdigest(),
     )
 
 
-def _read_shard(records: Path, path: Path) -> Iterator[tuple[int, schema.Record]]:
-    """Each record of a shard, and where in the file its encoded image begins."""
+def read_shard(records: Path, path: Path) -> Iterator[tuple[int, schema.Record]]:
+    """The records of a shard, each with the byte at which its frame begins.
+
+    Raises:
+        InputError: the shard is damaged or cannot be read.
+    """
     start = number = 0
     try:
         for data in read_frames(path):
-            record = schema.decode(data)
-            yield start + _FRAME - 4 + _position(record.image, data), record  # 4 bytes of checksum follow the data
+            yield start, schema.decode(data)
             start += _FRAME + len(data)
             number += 1
     except CorruptShard as error:
@@ -176,14 +159,6 @@ def _read_shard(records: Path, path: Path) -> Iterator[tuple[int, schema.Record]
         raise InputError(f"shard {path}: record {number}: {error}; {mend(records)}") from error
     except OSError as error:
         raise InputError(f"shard {path} cannot be read: {reason(error)}") from error
-
-
-def _position(image: bytes, data: bytes) -> int:
-    """Where `image` lies in `data`. Searching for its beginning suffices, and is hundreds of times faster."""
-    at = data.find(image[:64])
-    while data[at : at + len(image)] != image:
-        at = data.find(image[:64], at + 1)
-    return at
 
 
 def mend(records: str | os.PathLike) -> str:

@@ -59,7 +59,7 @@ def train_dataset(
     if not len(rows):
         raise InputError(f"no image of area {area}, split {split} in {records} has a known label; nothing to train on")
     steps = _batches(len(rows), batch_size)
-    images_of, held = image_source(index, data)
+    images_of = image_source(index, data)
     targets = tf.constant(index.targets())
     # float32 whatever the policy: batches leave in 0..255, where 16 bits would round
     affine = RandomAffine(
@@ -85,7 +85,7 @@ def train_dataset(
             mixed = tf.cond(epoch < mix.until_epoch, lambda: mixing(mixed, seed=seeds[2]), lambda: mixed)
         return {"image": image, "label": label, "mixed_image": mixed["images"], "mixed_label": mixed["labels"]}
 
-    return _mapped(tf.data.Dataset.range(first_epoch * steps, max(first_epoch, epochs) * steps), batch, held)
+    return _mapped(tf.data.Dataset.range(first_epoch * steps, max(first_epoch, epochs) * steps), batch)
 
 
 def eval_dataset(
@@ -100,7 +100,7 @@ def eval_dataset(
         InputError: as `train_dataset`; unknown labels are no error here.
     """
     index = read_index(records, area, split)
-    images_of, held = image_source(index, data or DataConfig())
+    images_of = image_source(index, data or DataConfig())
     columns = {
         "label": tf.constant(index.targets()),
         **{name: tf.constant(index.keys[name].tolist()) for name in ("patient", "study")},
@@ -114,7 +114,7 @@ def eval_dataset(
             **{name: tf.gather(column, rows) for name, column in columns.items()},
         }
 
-    return _mapped(tf.data.Dataset.range(_batches(len(index), batch_size)), batch, held)
+    return _mapped(tf.data.Dataset.range(_batches(len(index), batch_size)), batch)
 
 
 def steps_per_epoch(records: str | os.PathLike, area: str, *, batch_size: int = 16, split: str = "train") -> int:
@@ -126,8 +126,6 @@ def _batches(images: int, batch_size: int) -> int:
     return -(-images // batch_size)
 
 
-def _mapped(steps: tf.data.Dataset, batch, held: list[np.ndarray]) -> tf.data.Dataset:
-    """The batches of these steps, in order, several made at a time and some ahead; it keeps `held` alive."""
-    dataset = steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    dataset.held = held  # iterators and data sets made of this one refer to it
-    return dataset.prefetch(tf.data.AUTOTUNE)
+def _mapped(steps: tf.data.Dataset, batch) -> tf.data.Dataset:
+    """The batches of these steps, in order, several made at a time and some ahead."""
+    return steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)

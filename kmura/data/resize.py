@@ -1,7 +1,6 @@
 """Images brought to the model's size: antialiased, equal to Pillow's BILINEAR but for its rounding.
 
-`tf.image.resize(antialias=True)` gives the same picture in 1.6 ms, this in 0.3 ms (512 to 224 pixels, one core). The
-weights are worked out once for each size that occurs, outside the graph.
+`tf.image.resize(antialias=True)` gives the same picture in 1.6 ms, this in 0.3 ms (512 to 224 pixels, one core).
 """
 
 import numpy as np
@@ -15,7 +14,7 @@ def resized(image: tf.Tensor, places: tf.Tensor, weights: tf.Tensor) -> tf.Tenso
 
     Args:
         image: uint8 [h, w, C].
-        places, weights: [2, T, S], an entry of what `axis_weights` gives: those of the rows, then those of the columns.
+        places, weights: of `axis_weights`, [2, T, S]: those of the rows, then those of the columns.
 
     Returns:
         uint8 [S, S, C], rounded to nearest.
@@ -28,47 +27,49 @@ def resized(image: tf.Tensor, places: tf.Tensor, weights: tf.Tensor) -> tf.Tenso
     return tf.cast(result + 0.5, tf.uint8)
 
 
-def axis_weights(
-    heights: np.ndarray, widths: np.ndarray, size: int, how: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def axis_weights(sides: tf.Tensor, size: int, how: str, taps: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Which rows and columns of its original each pixel of a resized image draws from, and how much of each.
 
+    A triangle lies around the place of the new pixel, as wide as the scale where the image shrinks, else reaching from
+    one old pixel to the next.
+
     Args:
-        heights, widths: int64 [n], pixels.
+        sides: int64 [B, 2], height and width of each image, pixels.
         size: rows and columns of the result, S.
         how: `squash` (both sides to `size`) or `pad` (keep the aspect, centre on black).
+        taps: T, at least `taps_needed`.
 
     Returns:
-        int32 [n], the entry of each image in the two arrays that follow, which hold one for each size that occurs;
-        places int32 and weights float32, each [entries, 2 (rows, columns), T, S]. With `pad` the borders weigh 0.
+        places int32 and weights float32, each [B, 2 (rows, columns), T, S]; with `pad` the borders weigh 0.
     """
-    sides, entries = np.unique(np.stack([heights, widths], 1), axis=0, return_inverse=True)
-    targets = np.full_like(sides, size)
+    targets = sides * 0 + size
     if how == "pad":
-        longest = sides.max(axis=1, keepdims=True)
-        targets = np.maximum(1, (2 * sides * size + longest) // (2 * longest))
-    taps = int(np.ceil(2 * max(1.0, float((sides / targets).max()))))  # a triangle is two scales wide
-    axes = [_triangle(*pair, size, taps) for pair in zip(sides.flat, targets.flat, strict=True)]
-    shape = (len(sides), 2, taps, size)
-    places, weights = (np.concatenate(arrays).reshape(shape) for arrays in zip(*axes, strict=True))
-    return entries.reshape(-1).astype(np.int32), places, weights
+        targets = tf.maximum(
+            tf.constant(1, tf.int64), _fitted(sides, size, tf.reduce_max(sides, axis=1, keepdims=True))
+        )
+    targets = targets[:, :, None, None]
+    length = tf.cast(sides, tf.float64)[:, :, None, None]
+    scale = length / tf.cast(targets, tf.float64)
+    reach = tf.maximum(scale, 1.0)
+    new = tf.range(size, dtype=tf.int64) - (size - targets) // 2  # [B, 2, 1, S], counted from the picture's edge
+    centre = (tf.cast(new, tf.float64) + 0.5) * scale - 0.5
+    places = tf.floor(centre - reach) + tf.range(1, taps + 1, dtype=tf.float64)[:, None]  # [B, 2, T, S]
+    weights = tf.nn.relu(1 - tf.abs(places - centre) / reach)
+    weights = tf.where((places >= 0) & (places < length), weights, 0.0)
+    weights = tf.where((new >= 0) & (new < targets), weights, 0.0)
+    weights = tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=2, keepdims=True))
+    return tf.cast(tf.clip_by_value(places, 0.0, length - 1), tf.int32), tf.cast(weights, tf.float32)
 
 
-def _triangle(length: int, target: int, size: int, taps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places and weights [taps, size] that bring `length` pixels to `target`, centred in `size`.
+def taps_needed(sides: np.ndarray, size: int, how: str) -> int:
+    """From how many rows or columns a pixel draws, at most, among images of these sides (int64 [n, 2], pixels)."""
+    targets = np.maximum(1, _fitted(sides, size, sides.max(axis=1, keepdims=True))) if how == "pad" else size
+    return int(np.ceil(2 * max(1.0, float(np.max(sides / targets)))))
 
-    A triangle around the place of the new pixel, as wide as the scale where the image shrinks, else from one old pixel
-    to the next.
-    """
-    scale = length / target
-    reach = max(1.0, scale)
-    new = np.arange(size) - (size - target) // 2
-    centre = (new + 0.5) * scale - 0.5
-    places = np.floor(centre - reach)[None] + np.arange(1, taps + 1)[:, None]  # a weight of 0 at the edge is no loss
-    weights = np.maximum(0.0, 1 - np.abs(places - centre) / reach)
-    weights[(places < 0) | (places >= length)] = 0
-    weights = np.where((new >= 0) & (new < target), weights / np.maximum(weights.sum(0), 1e-9), 0)
-    return np.clip(places, 0, length - 1).astype(np.int32), weights.astype(np.float32)
+
+def _fitted(sides, size: int, longest):
+    """Height and width [B, 2] of the largest picture of the same aspect in a square of `size`, halves rounded up."""
+    return (2 * sides * size + longest) // (2 * longest)
 
 
 def _weighed(rows: tf.Tensor, places: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

@@ -214,25 +214,6 @@ def test_training_in_half_precision_gives_finite_scores(records, tmp_path, preci
     assert np.isfinite(done.history["loss"]).all() and np.isfinite(done.best["val_auc_img"])
 
 
-def test_the_penalty_is_that_of_torchs_adam():
-    """Against Adam (Kingma & Ba 2015, Algorithm 1) with l2 * w added to the gradient, written out in numpy."""
-    import keras
-
-    from kmura.training.optimizers import AdamL2
-
-    rng = np.random.default_rng(0)
-    weight, gradients = rng.normal(size=5), rng.normal(size=(6, 5))
-    variable = keras.Variable(weight.astype("float32"))
-    optimizer = AdamL2(0.01, l2=0.3, epsilon=1e-9)
-    m = v = np.zeros(5)
-    for step, gradient in enumerate(gradients, 1):
-        optimizer.apply([gradient.astype("float32")], [variable])
-        coupled = gradient + 0.3 * weight
-        m, v = 0.9 * m + 0.1 * coupled, 0.999 * v + 0.001 * coupled**2
-        weight = weight - 0.01 * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-9)
-    assert variable.numpy() == pytest.approx(weight, abs=1e-5)
-
-
 def test_the_weighted_loss_is_that_of_its_formula():
     from kmura.training.losses import WeightedBinaryCrossentropy
 

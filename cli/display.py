@@ -45,12 +45,17 @@ def training_progress():
 
     class TrainingProgress(keras.callbacks.Callback):
         bars = None
+        trial = None  # of a search; set by it
+
+        def title(self, epoch):
+            trial = f"trial {self.trial}, " if self.trial is not None else ""
+            return f"{trial}epoch {epoch + 1}/{self.params['epochs']}"
 
         def on_epoch_begin(self, epoch, logs=None):
             if sys.stderr.isatty():
                 columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
                 self.bars = Progress(*columns, console=console(sys.stderr), transient=True)
-                self.task = self.bars.add_task(f"epoch {epoch + 1}/{self.params['epochs']}", total=self.params["steps"])
+                self.task = self.bars.add_task(self.title(epoch), total=self.params["steps"])
                 self.bars.start()
 
         def on_train_batch_end(self, batch, logs=None):
@@ -62,7 +67,7 @@ def training_progress():
             names = ("loss", "val_loss_img", "val_auc_img", "val_auc_study", "val_acc_study", "val_f1_study")
             found = "  ".join(f"{name} {logs[name]:.4f}" for name in names if name in logs)
             star = "  *" if logs.get("best") else ""
-            line = f"epoch {epoch + 1}/{self.params['epochs']}  {found}  {logs.get('seconds', 0):.0f} s{star}"
+            line = f"{self.title(epoch)}  {found}  {logs.get('seconds', 0):.0f} s{star}"
             print(line, file=sys.stderr)
 
         def stop(self):

@@ -13,12 +13,14 @@ SHORT_NAMES = {
     "select_on": "train.select_on",
     "precision": "train.precision",
     "deterministic": "train.deterministic",
+    "tuner": "tune.tuner",
+    "trials": "tune.trials",
 }
 
 
 @click.command()
 @click.option("--area", required=True, help="An area of the records, or `all` for one after another.")
-@click.option("--phase", default="baseline", show_default=True, type=click.Choice(["baseline"]))
+@click.option("--phase", default="baseline", show_default=True, type=click.Choice(["baseline", "tune", "final"]))
 @click.option("--records", default="tfrecords", show_default=True, type=click.Path(), help="Folder of the records.")
 @click.option("--runs", default="runs", show_default=True, type=click.Path(), help="Folder for runs: RUNS/AREA/PHASE.")
 @click.option("--recipe", help="A shipped recipe or a TOML file; default: the phase's own.")
@@ -31,6 +33,8 @@ SHORT_NAMES = {
 @click.option("--select-on", type=click.Choice(["tune", "valid"]), help="Split that chooses the best epoch.")
 @click.option("--precision", type=click.Choice(["float32", "mixed_bfloat16", "mixed_float16"]))
 @click.option("--deterministic", is_flag=True, default=None, help="The same bits every time.")
+@click.option("--tuner", type=click.Choice(["bayesian", "random", "hyperband"]), help="How phase tune searches.")
+@click.option("--trials", type=int, help="How many settings phase tune tries.")
 @click.option("--resume/--fresh", default=True, show_default=True, help="Go on with the run there is, or begin anew.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other key, as train.learning_rate=3e-5."
@@ -43,25 +47,41 @@ SHORT_NAMES = {
     help="Evaluate each run when it is finished.",
 )
 def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, **flags):
-    """Train a classifier for an area of the records."""
-    from kmura.config import load_config, parse_setting
+    """Train a classifier for an area of the records.
+
+    Phase `baseline` is one plain training; `tune` searches the values of `final`; `final` trains in two phases with
+    MixUp, CutMix and CAM-erasing, with the values that `tune` found, or those published for MURA's areas.
+    """
+    from kmura.config import parse_setting
 
     given = {SHORT_NAMES[flag]: value for flag, value in flags.items() if value is not None}
-    config = load_config(recipe or phase, given | dict(map(parse_setting, settings)))
+    options = {"runs": runs, "recipe": recipe, "settings": given | dict(map(parse_setting, settings))}
+
+    from kmura.training.phases import phase_config
+
+    phase_config(phase, area, runs, recipe, options["settings"])  # what is wrong with them is said before any wait
 
     from kmura.cli.display import show_evaluation, training_progress
     from kmura.evaluation.classification import evaluate
     from kmura.training.fit import fit_areas
+    from kmura.training.run import read_run
+    from kmura.training.tune import tune_areas
 
-    if config.train.select_on == "valid":
-        click.echo("the best epoch is chosen on valid: scores on valid will be optimistic", err=True)
     with training_progress() as progress:
-        finished = fit_areas(
-            records, area=area, phase=phase, runs=runs, config=config, fresh=not resume, callbacks=[progress]
-        )
+        options |= {"fresh": not resume, "callbacks": [progress]}
+        if phase == "tune":
+            finished = tune_areas(records, area=area, **options)
+        else:
+            finished = fit_areas(records, area=area, phase=phase, **options)
         for run in finished:
-            best = f"{config.train.monitor} {run.best[config.train.monitor]:.4f} on {config.train.select_on}"
+            if run is None:
+                click.echo("no trials are left; the chief writes the result", err=True)
+                continue
+            train = read_run(run.folder).config.train
+            best = f"{train.monitor} {run.best[train.monitor]:.4f} on {train.select_on}"
             click.echo(f"{run.folder}: best epoch {run.best['epoch']:.0f}, {best}", err=True)
+            if train.select_on == "valid":
+                click.echo("the best epoch was chosen on valid: scores on valid are optimistic", err=True)
             if then_evaluate:
                 show_evaluation(evaluate(run.folder, records=records))
 

@@ -16,6 +16,7 @@ _HOMES = {
     "eval_dataset": "kmura.data.pipeline",
     "build_model": "kmura.models.classifier",
     "fit": "kmura.training.fit",
+    "tune": "kmura.training.tune",
     "evaluate": "kmura.evaluation.classification",
 }
 
@@ -26,6 +27,7 @@ __all__ = [
     "evaluate",
     "fit",
     "train_dataset",
+    "tune",
 ]
 
 

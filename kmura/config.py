@@ -237,6 +237,48 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TuneConfig:
+    """The search of the phase `tune`: how, and between which smallest and largest values.
+
+    A range whose ends are equal fixes the value.
+
+    Attributes:
+        tuner: `bayesian` (Gaussian process), `random` or `hyperband` (it decides itself how many trials and epochs,
+            at most train.epochs each).
+        trials: settings to try.
+        startup_trials: trials before the Gaussian process chooses and before trials are pruned.
+        prune: stop a trial after an epoch that is worse than the median of the finished trials' at that epoch.
+        learning_rate, weight_decay: of train; searched on a logarithmic scale.
+        mixup_alpha, cutmix_alpha, aug_p: of mix.
+        erase_q, alpha_cam, erase_every: of cam.
+    """
+
+    tuner: Literal["bayesian", "random", "hyperband"] = "bayesian"
+    trials: int = 25
+    startup_trials: int = 8
+    prune: bool = True
+    learning_rate: tuple[float, float] = (1e-5, 3e-4)
+    weight_decay: tuple[float, float] = (1e-7, 1e-3)
+    mixup_alpha: tuple[float, float] = (0.0, 0.6)
+    cutmix_alpha: tuple[float, float] = (0.0, 1.5)
+    aug_p: tuple[float, float] = (0.3, 0.8)
+    erase_q: tuple[float, float] = (0.7, 0.9)
+    alpha_cam: tuple[float, float] = (0.3, 0.7)
+    erase_every: tuple[int, int] = (6, 12)
+
+    def __post_init__(self):
+        _at_least("tune.trials", self.trials, 1)
+        _at_least("tune.startup_trials", self.startup_trials, 1)
+        lowest = {"learning_rate": 1e-12, "weight_decay": 1e-12, "erase_q": 0.01, "erase_every": 1}
+        highest = {"mixup_alpha": 100, "cutmix_alpha": 100, "erase_q": 0.99, "erase_every": 10**6}
+        for field in dataclasses.fields(self)[4:]:
+            low, high = getattr(self, field.name)
+            least, most = lowest.get(field.name, 0), highest.get(field.name, 1)
+            if not least <= low <= high <= most:
+                raise InputError(f"tune.{field.name} is [{low}, {high}]; give {least} <= low <= high <= {most}")
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that decides the outcome of one run, besides the records."""
 
@@ -246,6 +288,7 @@ class Config:
     mix: MixConfig = MixConfig()
     cam: CamConfig = CamConfig()
     train: TrainConfig = TrainConfig()
+    tune: TuneConfig = TuneConfig()
 
 
 RECIPES = importlib.resources.files("kmura") / "recipes"

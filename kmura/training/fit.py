@@ -1,6 +1,5 @@
-"""The one fit loop: a run from records to `best.keras`, resumable after every epoch."""
+"""`fit`: a run of an area from records to `best.keras`, resumable after every epoch."""
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import logging
@@ -9,32 +8,23 @@ import platform
 import shlex
 import shutil
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
-import numpy as np
 import pandas as pd
 import tensorflow as tf
 
 import kmura
-from kmura.config import Config, differences, load_config
+from kmura.config import Config, differences
 from kmura.data import pipeline
-from kmura.errors import InputError, reason
-from kmura.files import replacing
-from kmura.models.classifier import build_model
+from kmura.errors import InputError
 from kmura.records.manifest import Manifest, read_manifest
-from kmura.training.cam_erasing import CamErasingModel
-from kmura.training.checkpoint import STATE, LastCheckpoint
-from kmura.training.finite_loss import StopOnNonFiniteLoss
-from kmura.training.losses import WeightedBinaryCrossentropy
-from kmura.training.optimizers import AdamL2, learning_rate
-from kmura.training.phases import EpochKnobs
+from kmura.training.checkpoint import STATE
+from kmura.training.phases import check_phase, phase_config
 from kmura.training.run import RunDescription, RunFolder, read_run, write_run, write_summaries
-from kmura.training.validation import StudyValidation
-
-PHASES = ("baseline",)
+from kmura.training.trainer import Trainer, session
 
 log = logging.getLogger("kmura")
 
@@ -59,15 +49,30 @@ def fit_areas(records: str | os.PathLike, *, area: str | Sequence[str] = "all", 
     Raises:
         InputError: see `fit`.
     """
+    names = checked_areas(records, area, options)
+    for name in names:
+        yield fit(records, area=name, **options)
+
+
+def checked_areas(records: str | os.PathLike, area: str | Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    """The names of areas that can all be trained with these options of `fit`.
+
+    Raises:
+        InputError: an unknown area, one without both classes in its splits, an unknown setting.
+    """
     manifest = read_manifest(records)
     if not manifest.areas:
         raise InputError(f"{records} holds no areas; build the records again")
     names = list(manifest.areas) if area == "all" else [area] if isinstance(area, str) else list(area)
-    select_on = (options.get("config") or load_config(options.get("phase", "baseline"))).train.select_on
     for name in names:
-        _check_splits(manifest, name, select_on, records)
-    for name in names:
-        yield fit(records, area=name, **options)
+        config = options.get("config") or _configured(name, options)[0]
+        check_splits(manifest, name, config.train.select_on, records)
+    return names
+
+
+def _configured(area: str, options: Mapping[str, Any]) -> tuple[Config, str]:
+    known = {key: options[key] for key in ("recipe", "settings") if key in options}
+    return phase_config(options.get("phase", "baseline"), area, options.get("runs", "runs"), **known)
 
 
 def fit(
@@ -76,6 +81,8 @@ def fit(
     area: str,
     phase: str = "baseline",
     runs: str | os.PathLike = "runs",
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | Iterable[str] = (),
     config: Config | None = None,
     fresh: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -83,15 +90,18 @@ def fit(
 ) -> RunResult:
     """A trained run in `RUNS/AREA/PHASE/`; goes on from its last finished epoch if there is one.
 
-    With `config.train.deterministic` a run that was killed at any moment and called again ends with the same bits as an
+    With `train.deterministic` a run that was killed at any moment and called again ends with the same bits as an
     undisturbed one (on CPU).
 
     Args:
         records: folder of shards and manifest.
         area: one area of the records.
-        phase: names the run and its default recipe.
+        phase: `baseline` or `final`: names the run, its default recipe and whether tuned values are used (see
+            `kmura.training.phases.phase_config`). The phase `tune` is `kmura.tune`.
         runs: where runs live.
-        config: everything that decides the outcome; default: the recipe of the phase.
+        recipe: a shipped name or a TOML file, instead of the phase's own.
+        settings: `stage.key -> value`, or texts `stage.key=value`, laid over the recipe and tuned values.
+        config: everything that decides the outcome, instead of recipe, tuned values and settings.
         fresh: begin anew, dropping what the run folder holds.
         callbacks: further Keras callbacks (progress display); they see all scores in their logs.
         command: noted in `run.json`.
@@ -100,162 +110,46 @@ def fit(
         InputError: unknown area or phase, a split without one of the classes, a run folder of another configuration or
             other records, weights that cannot be loaded.
     """
-    if phase not in PHASES:
-        raise InputError(f"phase {phase!r} is unknown; choose one of {', '.join(PHASES)}")
-    config = config or load_config(phase)
+    check_phase(phase)
+    if phase == "tune":
+        raise InputError("phase tune is a search, not one run; call kmura.tune, or kmura fit --phase tune")
+    if config is None:
+        config, source = _configured(area, {"phase": phase, "runs": runs, "recipe": recipe, "settings": settings})
+        if source:
+            log.info("%s %s: %s", area, phase, source)
     manifest = read_manifest(records)
-    _check_splits(manifest, area, config.train.select_on, records)
+    check_splits(manifest, area, config.train.select_on, records)
     folder = RunFolder(Path(runs) / area / phase)
-    description = _describe(manifest, records, area, phase, config, command)
+    description = describe(manifest, records, area, phase, config, command)
     started = not fresh and (folder.last / STATE).is_file()
-    _check_claim(folder, description, fresh, started)
+    check_claim(folder, description, fresh, started, growing="train.epochs")
 
-    with _session(config), pipeline.readable_errors(records):
-        steps = pipeline.steps_per_epoch(records, area, batch_size=config.train.batch_size)
-        trainer = _trainer(manifest, area, config, steps, restoring=started)
-        variables = [*trainer.classifier.variables, *trainer.optimizer.variables]  # weights, random states, moments
-        last = LastCheckpoint(folder.last, variables)
-        epochs_done, state = last.restore() if started else (0, {"history": []})
-        if epochs_done < config.train.epochs:
-            if epochs_done:
-                log.info("%s: going on after epoch %d of %d", folder.path, epochs_done, config.train.epochs)
-            rows = pipeline.row_keys(records, area, config.train.select_on)
-            validation = StudyValidation(
-                trainer.classifier,
-                pipeline.eval_dataset(records, area, config.train.select_on, data=config.data).map(_images),
-                rows,
-                trainer.loss,
-            )
-            dataset = pipeline.train_dataset(
-                records,
-                area,
-                data=config.data,
-                augment=config.augment,
-                batch_size=config.train.batch_size,
-                seed=config.train.seed,
-                epochs=config.train.epochs,
-                first_epoch=epochs_done,
-                mix=config.mix,
-            )
-            if fresh and folder.path.exists():
-                shutil.rmtree(folder.path)  # only now, when everything that the new run needs is there
-            write_run(folder, description)
-            keeper = _RunKeeper(folder, last, trainer.classifier, config.train.monitor, state)
-            trainer.fit(
-                dataset,
-                steps_per_epoch=steps,
-                initial_epoch=epochs_done,
-                epochs=config.train.epochs,
-                callbacks=[EpochKnobs(config), StopOnNonFiniteLoss(folder.last), validation, keeper, *callbacks],
-                shuffle=False,  # the data set is in its order already
-                verbose=0,
-            )
-        else:
-            keeper = _RunKeeper(folder, last, trainer.classifier, config.train.monitor, state)
-            log.info("%s: all %d epochs are done", folder.path, config.train.epochs)
+    def on_start():
+        if fresh and folder.path.exists():
+            shutil.rmtree(folder.path)  # only now, when everything that the new run needs is there
+        write_run(folder, description)
+
+    with session(config), pipeline.readable_errors(records):
+        trainer = Trainer(records, area, config, load_weights=not started)
+        history = trainer.run(config, folder, resume=not fresh, on_start=on_start, callbacks=callbacks)
     write_run(folder, dataclasses.replace(description, finished=True))
-    history = keeper.table()
     write_summaries(runs, config.train.monitor)
+    return run_result(folder, history, config.train.monitor)
+
+
+def run_result(folder: RunFolder, history: pd.DataFrame, monitor: str) -> RunResult:
+    """The result of a finished run.
+
+    Raises:
+        InputError: no epoch has a score.
+    """
     if not history["best"].any():
-        raise InputError(
-            f"{folder.path}: {config.train.monitor} was never a number, no epoch is best; see {folder.history}"
-        )
+        raise InputError(f"{folder.path}: {monitor} was never a number, no epoch is best; see {folder.history}")
     return RunResult(folder.path, history, history[history["best"]].iloc[-1].to_dict())
 
 
-class _RunKeeper(keras.callbacks.Callback):
-    """Writes `last/`, `best.keras` and `history.csv` after every epoch.
-
-    A new best classifier waits in `last/` until the state names it; a kill in between either repeats the epoch or
-    finds it there, so that `best.keras` and the history never tell of different epochs.
-    """
-
-    def __init__(self, folder: RunFolder, last: LastCheckpoint, classifier, monitor: str, state: dict):
-        super().__init__()
-        self.folder, self.last, self.classifier, self.monitor = folder, last, classifier, monitor
-        self.history = state["history"]
-        self._promote(state.get("best_file"))
-        self._write_history()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.started = time.monotonic()
-
-    def on_epoch_end(self, epoch, logs=None):
-        values = {name: float(value) for name, value in logs.items()}
-        rate = float(self.model.optimizer.learning_rate)
-        score = values[self.monitor]
-        known = [row[self.monitor] for row in self.history if row["best"]]
-        best = not np.isnan(score) and (not known or score > known[-1])
-        seconds = round(time.monotonic() - self.started, 2)
-        row = {"epoch": epoch + 1, **values, "learning_rate": rate, "seconds": seconds, "best": best}
-        logs.update({"best": best, "learning_rate": rate, "seconds": seconds})
-        self.history.append(row)
-        best_file = f"best-{epoch + 1:05d}.keras" if best else None
-        if best:
-            try:
-                self.last.folder.mkdir(parents=True, exist_ok=True)
-                self.classifier.save(self.last.folder / best_file)
-            except OSError as error:
-                raise InputError(f"cannot write to {self.last.folder}: {reason(error)}; free space") from error
-        self.last.save(epoch + 1, {"history": self.history, "best_file": best_file}, keep=best_file)
-        self._promote(best_file)
-        self._write_history()
-
-    def _promote(self, best_file: str | None) -> None:
-        if best_file and (self.last.folder / best_file).exists():
-            os.replace(self.last.folder / best_file, self.folder.best)
-
-    def table(self) -> pd.DataFrame:
-        """The history as a table; `best` marks each epoch that was better than all before it."""
-        return pd.DataFrame(self.history)
-
-    def _write_history(self):
-        if self.history:
-            with replacing(self.folder.history) as file:
-                self.table().to_csv(file, index=False)
-
-
-def _images(batch):
-    return batch["image"]
-
-
-@contextlib.contextmanager
-def _session(config: Config):
-    """Seeds, precision and determinism for one run, with Keras' own state cleared before it."""
-    policy = keras.config.dtype_policy()
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(config.train.seed)
-    keras.config.set_dtype_policy(config.train.precision)
-    if config.train.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(policy)
-
-
-def _trainer(manifest: Manifest, area: str, config: Config, steps: int, restoring: bool) -> CamErasingModel:
-    classifier = build_model(
-        **dataclasses.asdict(config.model) | ({"weights": "none"} if restoring else {}),  # the checkpoint has them all
-        image_size=config.data.image_size,
-        channels=manifest.channels,
-        num_classes=1,
-        seed=config.train.seed,
-    )
-    negatives, positives = manifest.areas[area]["train"].per_class
-    pos_weight = negatives / positives if config.train.balance else 1.0
-    trainer = CamErasingModel(classifier, can_erase=config.cam.from_epoch is not None)
-    trainer.compile(
-        optimizer=AdamL2(learning_rate(config.train, steps), l2=config.train.weight_decay),
-        loss=WeightedBinaryCrossentropy(pos_weight, config.train.label_smoothing),
-        metrics=[keras.metrics.BinaryAccuracy(name="acc", threshold=0.0)],
-        jit_compile=False,  # XLA is slower than oneDNN on CPU
-    )
-    trainer.optimizer.build(classifier.trainable_variables)  # otherwise Keras traces the step twice
-    return trainer
-
-
-def _check_splits(manifest: Manifest, area: str, select_on: str, records) -> None:
+def check_splits(manifest: Manifest, area: str, select_on: str, records) -> None:
+    """Refuses records that are not binary, or an area without one of the classes in a split that training needs."""
     if manifest.task != "binary":
         raise InputError(f"{records} holds {manifest.task} records; fit trains binary ones: give two-class records")
     for split in ("train", select_on):
@@ -272,7 +166,8 @@ def _check_splits(manifest: Manifest, area: str, select_on: str, records) -> Non
                 )
 
 
-def _describe(manifest: Manifest, records, area: str, phase: str, config: Config, command) -> RunDescription:
+def describe(manifest: Manifest, records, area: str, phase: str, config: Config, command) -> RunDescription:
+    """What `run.json` is to say of a run that begins here and now."""
     versions = {
         "kmura": kmura.__version__,
         "python": platform.python_version(),
@@ -294,20 +189,25 @@ def _describe(manifest: Manifest, records, area: str, phase: str, config: Config
     )
 
 
-def _check_claim(folder: RunFolder, wanted: RunDescription, fresh: bool, started: bool) -> None:
-    """Refuses a folder that is no run, or with an epoch of another configuration or other records behind it."""
+def check_claim(folder: RunFolder, wanted: RunDescription, fresh: bool, started: bool, growing: str) -> None:
+    """Refuses a folder that is no run, or with an epoch of another configuration or other records behind it.
+
+    Args:
+        folder: of the run.
+        wanted: what is asked for now.
+        fresh: the folder is to be dropped.
+        started: the folder holds something to go on from.
+        growing: the one key that may be larger than it was.
+    """
     if fresh and folder.path.exists() and not folder.description.exists() and any(folder.path.iterdir()):
         raise InputError(f"{folder.path} is no run folder; --fresh does not delete it, choose another --runs folder")
     if not started:
         return
     there = read_run(folder.path)
     changed = differences(there.config, wanted.config)
-    longer = (
-        len(changed) == 1
-        and changed[0].startswith("train.epochs:")
-        and wanted.config.train.epochs > there.config.train.epochs
-        and wanted.config.train.schedule == "constant"
-    )
+    stage, _, key = growing.partition(".")
+    before, after = (getattr(getattr(config, stage), key) for config in (there.config, wanted.config))
+    longer = len(changed) == 1 and after > before and wanted.config.train.schedule == "constant"
     if changed and not longer:
         raise InputError(
             f"{folder.path} is a run of another configuration ({'; '.join(changed)}); "

@@ -60,16 +60,45 @@ class AdamL2(keras.optimizers.Adam):
         return super().get_config() | {"l2": float(self._initial_l2)}
 
 
-def learning_rate(train: TrainConfig, steps_per_epoch: int):
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule of Keras times `peak`, a variable: another peak does not trace the step again."""
+
+    def __init__(self, shape: keras.optimizers.schedules.LearningRateSchedule, peak: float):
+        """
+        Args:
+            shape: between 0 and 1 over the steps.
+            peak: its largest learning rate.
+        """
+        self.shape = shape
+        self.peak = keras.Variable(peak, trainable=False, dtype="float32", name="peak")
+
+    def __call__(self, step):
+        return self.peak * self.shape(step)
+
+    def get_config(self):
+        return {"shape": keras.optimizers.schedules.serialize(self.shape), "peak": float(self.peak)}
+
+
+def learning_rate(train: TrainConfig, steps_per_epoch: int) -> float | Schedule:
     """The learning rate of a run: a number, or Keras' CosineDecay counted in steps."""
     if train.schedule == "constant" and not train.warmup_epochs:
         return train.learning_rate
     warmup = round(train.warmup_epochs * steps_per_epoch)
     decay = max(1, train.epochs * steps_per_epoch - warmup)
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warmup else train.learning_rate,
-        warmup_target=train.learning_rate if warmup else None,
+    shape = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup else 1.0,
+        warmup_target=1.0 if warmup else None,
         warmup_steps=warmup,
         decay_steps=decay,
         alpha=1.0 if train.schedule == "constant" else 0.0,
     )
+    return Schedule(shape, train.learning_rate)
+
+
+def set_learning_rate(optimizer: keras.optimizers.Optimizer, rate: float) -> None:
+    """Gives an optimizer another learning rate, or its schedule another peak, without a new trace."""
+    schedule = getattr(optimizer, "_learning_rate", None)
+    if isinstance(schedule, Schedule):
+        schedule.peak.assign(rate)
+    else:
+        optimizer.learning_rate.assign(rate)

@@ -1,28 +1,87 @@
-"""What changes from epoch to epoch: a function of the epoch alone, so that a resumed run turns the same knobs."""
+"""Phases: named ways to train, and where each takes its values from."""
 
-import keras
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
-from kmura.config import Config
+from kmura.config import RECIPES, Config, load_config, parse_setting
+from kmura.errors import InputError
+
+PHASES = ("baseline", "tune", "final")
+
+# what the search chooses, in the words of the configuration
+TUNED_KEYS = (
+    "train.learning_rate",
+    "train.weight_decay",
+    "mix.mixup_alpha",
+    "mix.cutmix_alpha",
+    "mix.aug_p",
+    "cam.erase_q",
+    "cam.alpha_cam",
+    "cam.erase_every",
+)
+PUBLISHED = "mura_tuned.csv"  # in the folder of the recipes
 
 
-class EpochKnobs(keras.callbacks.Callback):
-    """Sets the learning rate and CAM-erasing at the begin of every epoch, as the configuration asks.
+def phase_config(
+    phase: str,
+    area: str,
+    runs: str | Path,
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | Iterable[str] = (),
+) -> tuple[Config, str]:
+    """The configuration of a phase for an area, and a sentence that says where tuned values came from, or "".
 
-    Mixing changes by epoch inside the data set (`kmura.data.pipeline.train_dataset`).
+    From the bottom: the recipe (by default the phase's own); for `final` the values of `RUNS/AREA/tune/best.json`, or,
+    where that does not exist and no other recipe was asked for, the published ones of the area; the settings.
+
+    Raises:
+        InputError: unknown phase, recipe or key; a damaged `best.json`.
     """
+    check_phase(phase)
+    settings = load_settings(settings)
+    if phase != "final":
+        return load_config(recipe or phase, settings), ""
+    best = Path(runs) / area / "tune" / "best.json"
+    if best.exists():
+        tuned, source = read_best(best), f"tuned values from {best}"
+    elif recipe is None and (tuned := published_values(area)):
+        source = f"tuned values as published for MURA's {area}"
+    else:
+        tuned, source = {}, f"no tuned values for {area}: those of the recipe"
+    return load_config(recipe or phase, tuned | settings), source
 
-    def __init__(self, config: Config):
-        super().__init__()
-        self.config = config
 
-    def on_epoch_begin(self, epoch, logs=None):
-        train, erase = self.config.train, self.config.cam
-        if train.slow_from_epoch is not None:
-            slow = epoch + 1 >= train.slow_from_epoch
-            self.model.optimizer.learning_rate.assign(train.learning_rate * (0.1 if slow else 1.0))
-        self.model.set_erasing(
-            erase.from_epoch is not None and epoch + 1 >= erase.from_epoch,
-            alpha_cam=erase.alpha_cam,
-            erase_q=erase.erase_q,
-            erase_every=erase.erase_every,
-        )
+def check_phase(phase: str) -> None:
+    """Refuses an unknown phase."""
+    if phase not in PHASES:
+        raise InputError(f"phase {phase!r} is unknown; choose one of {', '.join(PHASES)}")
+
+
+def load_settings(settings: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
+    """Settings as a mapping, from one or from texts `stage.key=value`."""
+    return dict(settings.items() if isinstance(settings, Mapping) else map(parse_setting, settings))
+
+
+def published_values(area: str) -> dict[str, Any]:
+    """The published tuned values of an area of MURA by configuration key; empty for any other area."""
+    with (RECIPES / PUBLISHED).open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(line for line in file if not line.startswith("#")):
+            if row["area"] == area:
+                return {key: json.loads(row[key]) for key in TUNED_KEYS}
+    return {}
+
+
+def read_best(path: str | Path) -> dict[str, Any]:
+    """The values of a `best.json` by configuration key.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))["values"]
+        return {key: values[key] for key in TUNED_KEYS if key in values}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); tune again or remove it") from error

@@ -1,0 +1,30 @@
+"""What changes from epoch to epoch, and from run to run of one model, without a new trace."""
+
+import keras
+
+from kmura.config import Config
+from kmura.training.optimizers import set_learning_rate
+
+
+class EpochKnobs(keras.callbacks.Callback):
+    """Sets learning rate, L2 penalty and CAM-erasing at the begin of every epoch, as the configuration asks.
+
+    A function of the epoch alone, so that a resumed run turns the same knobs. Mixing changes by epoch inside the data
+    set (`kmura.data.pipeline.train_dataset`).
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+
+    def on_epoch_begin(self, epoch, logs=None):
+        train, erase = self.config.train, self.config.cam
+        slow = train.slow_from_epoch is not None and epoch + 1 >= train.slow_from_epoch
+        set_learning_rate(self.model.optimizer, train.learning_rate * (0.1 if slow else 1.0))
+        self.model.optimizer.l2.assign(train.weight_decay)
+        self.model.set_erasing(
+            erase.from_epoch is not None and epoch + 1 >= erase.from_epoch,
+            alpha_cam=erase.alpha_cam,
+            erase_q=erase.erase_q,
+            erase_every=erase.erase_every,
+        )

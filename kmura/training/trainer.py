@@ -1,0 +1,247 @@
+"""The one fit loop: a model compiled and traced once, and the runs that it trains."""
+
+import contextlib
+import dataclasses
+import gc
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from kmura.config import Config
+from kmura.data import pipeline
+from kmura.errors import InputError, reason
+from kmura.files import replacing
+from kmura.models.classifier import build_model
+from kmura.records.manifest import read_manifest
+from kmura.training.cam_erasing import CamErasingModel
+from kmura.training.checkpoint import LastCheckpoint
+from kmura.training.finite_loss import StopOnNonFiniteLoss
+from kmura.training.knobs import EpochKnobs
+from kmura.training.losses import WeightedBinaryCrossentropy
+from kmura.training.optimizers import AdamL2, learning_rate
+from kmura.training.run import RunFolder
+from kmura.training.validation import StudyValidation
+
+log = logging.getLogger("kmura")
+
+
+@contextlib.contextmanager
+def session(config: Config) -> Iterator[None]:
+    """Seeds, precision and determinism for a block of training, with Keras' own state cleared before it."""
+    policy = keras.config.dtype_policy()
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(config.train.seed)
+    keras.config.set_dtype_policy(config.train.precision)
+    if config.train.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+class Trainer:
+    """The compiled model of an area; runs whose configurations differ in knobs alone share one, traced once.
+
+    Knobs are the learning rate, the L2 penalty, all of mixing and all of CAM-erasing but whether there is any. To be
+    used inside `session`.
+
+    Attributes:
+        model: the CamErasingModel around the classifier.
+        steps: batches of an epoch.
+    """
+
+    def __init__(self, records: str | os.PathLike, area: str, config: Config, *, load_weights: bool = True):
+        """
+        Args:
+            records: folder of shards and manifest.
+            area: one area of the records, with both classes in its splits.
+            config: of the first run, and of all others but for their knobs.
+            load_weights: False leaves pretrained weights unread: a checkpoint will bring them all.
+
+        Raises:
+            InputError: weights that cannot be loaded; records that cannot be read.
+        """
+        manifest = read_manifest(records)
+        self.records, self.area, self.config = records, area, config
+        self.steps = pipeline.steps_per_epoch(records, area, batch_size=config.train.batch_size)
+        classifier = build_model(
+            **dataclasses.asdict(config.model) | ({} if load_weights else {"weights": "none"}),
+            image_size=config.data.image_size,
+            channels=manifest.channels,
+            num_classes=1,
+            seed=config.train.seed,
+        )
+        negatives, positives = manifest.areas[area]["train"].per_class
+        pos_weight = negatives / positives if config.train.balance else 1.0
+        self.model = CamErasingModel(classifier, can_erase=config.cam.from_epoch is not None)
+        self.model.compile(
+            optimizer=AdamL2(learning_rate(config.train, self.steps), l2=config.train.weight_decay),
+            loss=WeightedBinaryCrossentropy(pos_weight, config.train.label_smoothing),
+            metrics=[keras.metrics.BinaryAccuracy(name="acc", threshold=0.0)],
+            jit_compile=False,  # XLA is slower than oneDNN on CPU
+        )
+        self.model.optimizer.build(classifier.trainable_variables)  # otherwise Keras traces the step twice
+        self._variables = [*classifier.variables, *self.model.optimizer.variables]  # weights, random states, moments
+        self._initial = None
+        self._validation = None
+
+    @property
+    def classifier(self) -> keras.Model:
+        return self.model.classifier
+
+    def keep_initial(self) -> None:
+        """Remembers the state the variables have now, so that every run begins with it."""
+        self._initial = [variable.numpy() for variable in self._variables]
+
+    def run(
+        self,
+        config: Config,
+        folder: RunFolder,
+        *,
+        resume: bool = True,
+        epochs: int | None = None,
+        on_start: Callable[[], None] = lambda: None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> pd.DataFrame:
+        """Trains a run to its last epoch, from the checkpoint in its folder if there is one; its history.
+
+        Args:
+            config: of this run.
+            folder: where `last/`, `best.keras` and `history.csv` are kept.
+            resume: False begins anew whatever the folder holds.
+            epochs: stop after this many; default `config.train.epochs`.
+            on_start: called when everything that training needs is there, before anything is written.
+            callbacks: further Keras callbacks; they see all scores in their logs.
+
+        Raises:
+            InputError: a damaged checkpoint, a loss that is no number, a full disk.
+        """
+        epochs = epochs or config.train.epochs
+        last = LastCheckpoint(folder.last, self._variables)
+        epochs_done, state = (last.restore() if resume else None) or (0, {"history": []})
+        if epochs_done == 0 and self._initial is not None:
+            for variable, value in zip(self._variables, self._initial, strict=True):
+                variable.assign(value)
+        if epochs_done < epochs:
+            dataset = pipeline.train_dataset(
+                self.records,
+                self.area,
+                data=config.data,
+                augment=config.augment,
+                mix=config.mix,
+                batch_size=config.train.batch_size,
+                seed=config.train.seed,
+                epochs=epochs,
+                first_epoch=epochs_done,
+            )
+            validation = self._validating(config)
+        on_start()
+        if epochs_done:
+            done = f"going on after epoch {epochs_done} of" if epochs_done < epochs else "done are all of"
+            log.info("%s: %s %d epochs", folder.path, done, epochs)
+        keeper = _RunKeeper(folder, last, self.classifier, config.train.monitor, state)
+        if epochs_done < epochs:
+            knobs, finite = EpochKnobs(config), StopOnNonFiniteLoss(folder.last)
+            with _collecting_garbage_later() as first_batch:
+                self.model.fit(
+                    dataset,
+                    steps_per_epoch=self.steps,
+                    initial_epoch=epochs_done,
+                    epochs=epochs,
+                    callbacks=[knobs, finite, validation, keeper, first_batch, *callbacks],
+                    shuffle=False,  # the data set is in its order already
+                    verbose=0,
+                )
+        return keeper.table()
+
+    def _validating(self, config: Config) -> StudyValidation:
+        if self._validation is None:
+            split = config.train.select_on
+            images = pipeline.eval_dataset(self.records, self.area, split, data=config.data).map(_images)
+            rows = pipeline.row_keys(self.records, self.area, split)
+            self._validation = StudyValidation(self.classifier, images, rows, self.model.loss)
+        return self._validation
+
+
+class _RunKeeper(keras.callbacks.Callback):
+    """Writes `last/`, `best.keras` and `history.csv` after every epoch.
+
+    A new best classifier waits in `last/` until the state names it; a kill in between either repeats the epoch or
+    finds it there, so that `best.keras` and the history never tell of different epochs.
+    """
+
+    def __init__(self, folder: RunFolder, last: LastCheckpoint, classifier, monitor: str, state: dict):
+        super().__init__()
+        self.folder, self.last, self.classifier, self.monitor = folder, last, classifier, monitor
+        self.history = state["history"]
+        self._promote(state.get("best_file"))
+        self._write_history()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        values = {name: float(value) for name, value in logs.items()}
+        rate = float(self.model.optimizer.learning_rate)
+        score = values[self.monitor]
+        known = [row[self.monitor] for row in self.history if row["best"]]
+        best = not np.isnan(score) and (not known or score > known[-1])
+        seconds = round(time.monotonic() - self.started, 2)
+        row = {"epoch": epoch + 1, **values, "learning_rate": rate, "seconds": seconds, "best": best}
+        logs.update({"best": best, "learning_rate": rate, "seconds": seconds})
+        self.history.append(row)
+        best_file = f"best-{epoch + 1:05d}.keras" if best else None
+        if best:
+            try:
+                self.last.folder.mkdir(parents=True, exist_ok=True)
+                self.classifier.save(self.last.folder / best_file)
+            except OSError as error:
+                raise InputError(f"cannot write to {self.last.folder}: {reason(error)}; free space") from error
+        self.last.save(epoch + 1, {"history": self.history, "best_file": best_file}, keep=best_file)
+        self._promote(best_file)
+        self._write_history()
+
+    def _promote(self, best_file: str | None) -> None:
+        if best_file and (self.last.folder / best_file).exists():
+            os.replace(self.last.folder / best_file, self.folder.best)
+
+    def table(self) -> pd.DataFrame:
+        """The history as a table; `best` marks each epoch that was better than all before it."""
+        return pd.DataFrame(self.history)
+
+    def _write_history(self):
+        if self.history:
+            with replacing(self.folder.history) as file:
+                self.table().to_csv(file, index=False)
+
+
+@contextlib.contextmanager
+def _collecting_garbage_later() -> Iterator[keras.callbacks.Callback]:
+    """A callback whose first batch ends a pause of Python's garbage collector.
+
+    Tracing makes millions of objects that all stay: searching them for garbage takes 2 s of DenseNet-121's first step.
+    """
+
+    class FirstBatch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if was_on and not gc.isenabled():
+                gc.enable()
+
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield FirstBatch()
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _images(batch):
+    return batch["image"]

@@ -1,0 +1,422 @@
+"""`tune`: a search with KerasTuner for the values of the phase `final`, in which the model is traced once.
+
+A trial is a run of its own in `RUNS/AREA/tune/trial_NN/`, trained by the same loop as every other run and resumed like
+one. KerasTuner decides which values are tried; what it lacks stands here: median pruning, going on inside a trial, one
+model for all trials, state files that no kill can damage.
+
+Several workers share a search through KerasTuner's own environment variables, the same for all (`KERASTUNER_ORACLE_IP`,
+`KERASTUNER_ORACLE_PORT`) and a `KERASTUNER_TUNER_ID` for each: `chief` for the one that only decides, any other name
+for those that train. They must see the same RUNS folder.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import json
+import math
+import os
+import resource
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner as kt
+import numpy as np
+import pandas as pd
+
+from kmura.config import Config, TuneConfig, config_from_tables, config_json
+from kmura.data import pipeline
+from kmura.errors import InputError
+from kmura.files import replacing, write_json
+from kmura.records.manifest import read_manifest
+from kmura.training.checkpoint import STATE
+from kmura.training.finite_loss import NonFiniteLoss
+from kmura.training.fit import RunResult, check_claim, check_splits, checked_areas, describe, run_result
+from kmura.training.phases import TUNED_KEYS, phase_config
+from kmura.training.run import RunFolder, write_run, write_summaries
+from kmura.training.trainer import Trainer, session
+
+ORACLE, RESULT, BEST, SUMMARY = "oracle.json", "result.json", "best.json", "tuner_summary.csv"
+FAILED = (
+    "every trial failed: the loss was no number; give lower ends to tune.learning_rate, or train in float32 if "
+    "precision is mixed_float16, and begin with --fresh"
+)
+LOGARITHMIC = ("train.learning_rate", "train.weight_decay")
+
+
+def tune_areas(
+    records: str | os.PathLike, *, area: str | Sequence[str] = "all", **options
+) -> Iterator[RunResult | None]:
+    """One search after another for several areas; see `tune` and `kmura.training.fit.fit_areas`."""
+    for name in checked_areas(records, area, {"phase": "tune", **options}):
+        yield tune(records, area=name, **options)
+
+
+def tune(
+    records: str | os.PathLike,
+    *,
+    area: str,
+    runs: str | os.PathLike = "runs",
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | Iterable[str] = (),
+    config: Config | None = None,
+    fresh: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    command: str | None = None,
+) -> RunResult | None:
+    """Searches the values of `final` for an area, in `RUNS/AREA/tune/`; goes on where an earlier call was stopped.
+
+    The folder is a run of the best trial (`best.keras`, `history.csv`) that can be evaluated like any other; beside
+    that it holds `best.json` (the values, which `final` uses), `tuner_summary.csv` (a row a trial) and a folder a
+    trial with its curve. `RUNS/tuner_summary.csv` joins all areas. Of the models only the best trial's stays.
+
+    Args:
+        records: folder of shards and manifest.
+        area: one area of the records.
+        runs: where runs live.
+        recipe: a shipped name or a TOML file, instead of `tune`.
+        settings: laid over the recipe; the search itself is `tune.*` (see `kmura.config.TuneConfig`).
+        config: everything that decides the outcome, instead of recipe and settings.
+        fresh: begin anew, dropping what the folder holds.
+        callbacks: further Keras callbacks of every trial; one with an attribute `trial` is told its name there.
+        command: noted in `run.json`.
+
+    Returns:
+        The run of the best trial; None for a worker, whose chief knows it.
+
+    Raises:
+        InputError: see `kmura.fit`; a folder with a search of another space; a search in which nothing could be
+            trained.
+    """
+    config = config or phase_config("tune", area, runs, recipe, settings)[0]
+    if config.cam.from_epoch is None and any(not _fixed(config.tune, key) for key in TUNED_KEYS if key[:4] == "cam."):
+        raise InputError("cam.from_epoch is none: nothing is erased, cam.* cannot be searched; set cam.from_epoch=1")
+    manifest = read_manifest(records)
+    check_splits(manifest, area, config.train.select_on, records)
+    folder = RunFolder(Path(runs) / area / "tune")
+    description = describe(manifest, records, area, "tune", config, command)
+    role = os.environ.get("KERASTUNER_TUNER_ID")
+    leads = role in (None, "chief")
+    started = not fresh and (folder.description.exists() if not leads else (folder.path / ORACLE).is_file())
+    if leads or started:
+        check_claim(folder, description, fresh, started, growing="tune.trials")
+
+    @functools.cache
+    def trainer() -> Trainer:
+        made = Trainer(records, area, config)
+        made.keep_initial()
+        return made
+
+    with session(config), pipeline.readable_errors(records):
+        if role != "chief" and not started:
+            trainer()  # before anything is dropped: it may not come about
+        if leads:
+            if fresh and folder.path.exists():
+                shutil.rmtree(folder.path)
+            write_run(folder, description)
+        search = _search(trainer, config, folder, area, callbacks)
+        try:
+            search.search(verbose=0)
+        except kt.errors.FatalError as error:
+            raise error.__cause__ or error from None
+        except RuntimeError as error:
+            if "consecutive failures" in str(error):
+                raise InputError(f"{folder.path}: {FAILED}") from error
+            raise
+    if leads:
+        search.finish()
+        write_run(folder, dataclasses.replace(description, finished=True))
+        write_summaries(runs, config.train.monitor)
+        _join_summaries(Path(runs))
+        return run_result(folder, pd.read_csv(folder.history), config.train.monitor)
+    return None
+
+
+def search_space(tune: TuneConfig) -> kt.HyperParameters:
+    """The space of a search in KerasTuner's words, a parameter for each of TUNED_KEYS."""
+    space = kt.HyperParameters()
+    for key in TUNED_KEYS:
+        low, high = _range(tune, key)
+        if low == high:
+            space.Fixed(key, low)
+        elif isinstance(low, int):
+            space.Int(key, low, high)
+        else:
+            space.Float(key, low, high, sampling="log" if key in LOGARITHMIC else "linear")
+    return space
+
+
+def _range(tune: TuneConfig, key: str) -> tuple[float, float]:
+    return getattr(tune, key.partition(".")[2])
+
+
+def _fixed(tune: TuneConfig, key: str) -> bool:
+    low, high = _range(tune, key)
+    return low == high
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """`config` with other values for some `stage.key`s."""
+    tables = config_json(config)
+    for key, value in values.items():
+        stage, _, name = key.partition(".")
+        tables[stage][name] = value
+    return config_from_tables(tables, "trial")
+
+
+class _ResumableOracle:
+    """What KerasTuner's oracles lack to survive a kill at any moment, as a mixin.
+
+    All state, that of the trials included, is one file that is replaced as a whole; an interrupted trial is tried
+    again, one that had ended is not. The random numbers behind a suggestion depend on seed and trial alone.
+    """
+
+    def populate_space(self, trial_id):
+        self._random_state = np.random.RandomState([self.seed, int(trial_id)])  # of the Bayesian oracle
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the Gaussian process on how well its own parameters converged
+            return super().populate_space(trial_id)
+
+    def get_state(self):
+        trials = {name: trial.get_state() for name, trial in self.trials.items()}
+        return super().get_state() | {"trial_states": trials}
+
+    def set_state(self, state):
+        from_state = kt.engine.trial.Trial.from_state
+        self.trials = {name: from_state(trial) for name, trial in state["trial_states"].items()}
+        super().set_state(state)
+        interrupted = [trial.trial_id for trial in self.ongoing_trials.values() if trial.status == "RUNNING"]
+        self._retry_queue += [name for name in interrupted if name not in self._retry_queue]
+        self.ongoing_trials = {}
+
+    def save(self):
+        write_json(Path(self._get_oracle_fname()), self.get_state())
+
+    def reload(self):
+        path = Path(self._get_oracle_fname())
+        try:
+            self.set_state(json.loads(path.read_text()))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); tune with --fresh") from error
+
+    def _save_trial(self, trial):
+        write_json(Path(self._get_trial_dir(trial.trial_id)) / "trial.json", trial.get_state())
+
+
+class _Bayesian(_ResumableOracle, kt.oracles.BayesianOptimizationOracle):
+    pass
+
+
+class _Random(_ResumableOracle, kt.oracles.RandomSearchOracle):
+    pass
+
+
+class _Hyperband(_ResumableOracle, kt.oracles.HyperbandOracle):
+    pass
+
+
+def _search(trainer: Callable[[], Trainer], config: Config, folder: RunFolder, area: str, callbacks) -> "_Search":
+    common = {
+        "objective": kt.Objective(config.train.monitor, "max"),
+        "hyperparameters": search_space(config.tune),
+        "seed": config.train.seed + 1,  # 0 would be no seed
+    }
+    if config.tune.tuner == "bayesian":
+        oracle = _Bayesian(max_trials=config.tune.trials, num_initial_points=config.tune.startup_trials, **common)
+    elif config.tune.tuner == "random":
+        oracle = _Random(max_trials=config.tune.trials, **common)
+    else:
+        oracle = _Hyperband(max_epochs=config.train.epochs, factor=3, **common)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it goes on
+        return _Search(trainer, config, folder, area, callbacks, oracle)
+
+
+class _Search(kt.Tuner):
+    """KerasTuner's loop over trials, each trained by the same `Trainer` (made when first needed)."""
+
+    def __init__(self, trainer, config: Config, folder: RunFolder, area: str, callbacks, oracle):
+        self.trainer, self.config, self.folder, self.area, self.callbacks = trainer, config, folder, area, callbacks
+        super().__init__(oracle, directory=str(folder.path.parent), project_name=folder.path.name)
+
+    def save(self):
+        if not self._is_worker():
+            self.oracle.save()
+        write_json(Path(self._get_tuner_fname()), {})  # by its name KerasTuner knows a search to go on with
+
+    def reload(self):
+        if not self._is_worker():
+            self.oracle.reload()
+
+    def run_trial(self, trial, *args, **kwargs):
+        """Trains a trial, or goes on with it; its best score and what the summary says of it."""
+        try:
+            return {self.config.train.monitor: self._score(trial)}
+        except NonFiniteLoss as error:
+            self._record(trial, math.nan, pd.DataFrame(), "failed", 0.0)
+            raise kt.errors.FailedTrialError(str(error)) from error
+        except Exception as error:  # KerasTuner would call it a failed trial and try the next
+            raise kt.errors.FatalError(str(error)) from error
+
+    def _score(self, trial) -> float:
+        began = time.monotonic()
+        folder = RunFolder(self.folder.path / f"trial_{trial.trial_id}")
+        known = _read_result(folder.path)
+        if known is not None:  # trained, but the search was killed before it took note
+            self._drop_files()
+            return known["score"]
+        values = trial.hyperparameters.values
+        epochs = values.get("tuner/epochs", self.config.train.epochs)
+        earlier = values.get("tuner/trial_id")  # under Hyperband: the trial that this one continues
+        if earlier is not None and not (folder.last / STATE).exists():
+            before = self.folder.path / f"trial_{earlier}"
+            shutil.copytree(before / "last", folder.last, dirs_exist_ok=True)
+            shutil.copy2(before / "best.keras", folder.best)
+        config = with_values(self.config, {key: values[key] for key in TUNED_KEYS})
+        history = _read_history(folder)
+        epochs_done = len(history)
+        pruned = self._prune(trial, history) and epochs_done < epochs
+        if not pruned:
+            listener = _Listener(self, trial)
+            for callback in self.callbacks:
+                if hasattr(callback, "trial"):
+                    callback.trial = trial.trial_id
+            history = self.trainer().run(config, folder, epochs=epochs, callbacks=[listener, *self.callbacks])
+            pruned = len(history) < epochs
+        score = history[self.config.train.monitor].max()
+        beyond = time.monotonic() - began - history["seconds"][epochs_done:].sum()
+        self._record(trial, score, history, "pruned" if pruned else "completed", beyond)
+        self._drop_files()
+        return float(score)
+
+    def on_epoch_end(self, trial, model, epoch, logs=None):
+        """Stops a trial whose score is below the median of the finished trials' at the same epoch.
+
+        KerasTuner's own oracles see one value a trial; the curves are the `history.csv` of the trial folders.
+        """
+        folder = RunFolder(self.folder.path / f"trial_{trial.trial_id}")
+        if self._prune(trial, _read_history(folder)):
+            model.stop_training = True
+
+    def _prune(self, trial, history: pd.DataFrame) -> bool:
+        """Median pruning as Optuna does it: the best score so far against the median at this epoch."""
+        tune = self.config.tune
+        if not tune.prune or tune.tuner == "hyperband" or not len(history):
+            return False
+        curves = [
+            _read_history(RunFolder(path))[self.config.train.monitor].to_list()
+            for path, result in _results(self.folder.path)
+            if result["status"] == "completed" and result["trial"] != trial.trial_id
+        ]
+        at_this_epoch = [curve[len(history) - 1] for curve in curves if len(curve) >= len(history)]
+        if len(at_this_epoch) < tune.startup_trials:
+            return False
+        return bool(history[self.config.train.monitor].max() < np.median(at_this_epoch))
+
+    def _record(self, trial, score: float, history: pd.DataFrame, status: str, beyond: float) -> None:
+        """Writes what the summary says of a trial; from then on it has ended."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+        result = {
+            "trial": trial.trial_id,
+            "status": status,
+            "score": float(score),
+            "epochs": len(history),
+            "values": {key: trial.hyperparameters.values[key] for key in TUNED_KEYS},
+            "training_seconds": round(float(history["seconds"].sum()), 2) if len(history) else 0.0,
+            "other_seconds": round(beyond, 2),
+            "peak_memory_mb": round(peak),
+            "worker": self.tuner_id,
+        }
+        write_json(self.folder.path / f"trial_{trial.trial_id}" / RESULT, result)
+
+    def _drop_files(self) -> None:
+        """Leaves the model of the best trial alone; Hyperband may yet go on with any."""
+        ended = _results(self.folder.path)
+        best = _best(ended)
+        for path, _ in ended:
+            if self.config.tune.tuner != "hyperband":
+                shutil.rmtree(path / "last", ignore_errors=True)
+                if best is None or path != best[0]:
+                    (path / "best.keras").unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Makes the folder a run of the best trial and writes the summary and `best.json`."""
+        ended = _results(self.folder.path)
+        best = _best(ended)
+        if best is None:
+            raise InputError(f"{self.folder.path}: {FAILED}")
+        path, result = best
+        for name in ("history.csv", "best.keras"):
+            if (path / name).exists():
+                with replacing(self.folder.path / name, "wb") as file:
+                    file.write((path / name).read_bytes())
+        rows = [
+            {name: value for name, value in result.items() if name != "values"} | result["values"]
+            for _, result in sorted(ended, key=lambda item: -np.nan_to_num(item[1]["score"], nan=-1))
+        ]
+        with replacing(self.folder.path / SUMMARY) as file:
+            pd.DataFrame(rows).to_csv(file, index=False)
+        found = {"area": self.area, "trial": result["trial"], self.config.train.monitor: result["score"]}
+        write_json(self.folder.path / BEST, found | {"values": result["values"]})
+        for trial, _ in ended:
+            shutil.rmtree(trial / "last", ignore_errors=True)
+            (trial / "best.keras").unlink(missing_ok=True)
+
+
+class _Listener(keras.callbacks.Callback):
+    """Tells the search of each epoch; stands behind the callbacks that score and save it."""
+
+    def __init__(self, search: _Search, trial):
+        super().__init__()
+        self.search, self.trial = search, trial
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.search.on_epoch_end(self.trial, self.model, epoch, logs=logs)
+
+
+def _results(folder: Path) -> list[tuple[Path, dict]]:
+    """Folder and `result.json` of every trial that has ended, in the order of the trials."""
+    found = [
+        (path, _read_result(path)) for path in sorted(folder.glob("trial_*"), key=lambda path: path.name[6:].zfill(9))
+    ]
+    return [(path, result) for path, result in found if result is not None]
+
+
+def _read_result(trial: Path) -> dict | None:
+    try:
+        result = json.loads((trial / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result | {"score": math.nan if result["score"] is None else result["score"]}
+
+
+def _best(ended: list[tuple[Path, dict]]) -> tuple[Path, dict] | None:
+    """The trial with the best score, the earlier of equal ones; None if none has a score."""
+    scored = [item for item in ended if not math.isnan(item[1]["score"])]
+    return max(scored, key=lambda item: item[1]["score"], default=None)
+
+
+def _read_history(folder: RunFolder) -> pd.DataFrame:
+    """The rows that the last checkpoint of a trial stands for, or, after its end, its curve."""
+    try:
+        return pd.DataFrame(json.loads((folder.last / STATE).read_text(encoding="utf-8"))["values"]["history"])
+    except FileNotFoundError:
+        return pd.read_csv(folder.history) if folder.history.exists() else pd.DataFrame()
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{folder.last / STATE} is damaged ({error}); remove {folder.path} and tune again") from error
+
+
+def _join_summaries(runs: Path) -> None:
+    """`RUNS/tuner_summary.csv` over all areas."""
+    tables = []
+    for path in sorted(runs.glob(f"*/tune/{SUMMARY}")):
+        table = pd.read_csv(path, dtype={"trial": str})
+        table.insert(0, "area", path.parents[1].name)
+        tables.append(table)
+    with replacing(runs / SUMMARY) as file:
+        pd.concat(tables).to_csv(file, index=False)

@@ -86,6 +86,8 @@ def show_evaluation(found) -> None:
     """The table of an `Evaluation` on stdout, with what must be known to read it."""
     out = console()
     out.print(evaluation_table(found))
+    for split, value in (found.localization_faithfulness or {}).items():
+        out.print(f"localization faithfulness on {split}: {value:.3f} (mean drop of p without the hottest part)")
     if found.select_on == "valid":
         out.print("the best epoch was chosen on valid: its scores there are optimistic")
     if not found.has_patients:

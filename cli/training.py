@@ -35,6 +35,7 @@ SHORT_NAMES = {
 @click.option("--deterministic", is_flag=True, default=None, help="The same bits every time.")
 @click.option("--tuner", type=click.Choice(["bayesian", "random", "hyperband"]), help="How phase tune searches.")
 @click.option("--trials", type=int, help="How many settings phase tune tries.")
+@click.option("--cam-every", type=int, metavar="EPOCHS", help="Draw maps of a few images of valid every so often.")
 @click.option("--resume/--fresh", default=True, show_default=True, help="Go on with the run there is, or begin anew.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other key, as train.learning_rate=3e-5."
@@ -46,12 +47,15 @@ SHORT_NAMES = {
     show_default=True,
     help="Evaluate each run when it is finished.",
 )
-def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, **flags):
+def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, cam_every, **flags):
     """Train a classifier for an area of the records.
 
     Phase `baseline` is one plain training; `tune` searches the values of `final`; `final` trains in two phases with
     MixUp, CutMix and CAM-erasing, with the values that `tune` found, or those published for MURA's areas.
     """
+    if cam_every is not None and (cam_every < 1 or phase == "tune"):
+        raise click.UsageError("--cam-every takes a number of epochs, 1 or more, and goes with one run, not a search")
+
     from kmura.config import parse_setting
 
     given = {SHORT_NAMES[flag]: value for flag, value in flags.items() if value is not None}
@@ -72,7 +76,8 @@ def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, **f
         if phase == "tune":
             finished = tune_areas(records, area=area, **options)
         else:
-            finished = fit_areas(records, area=area, phase=phase, **options)
+            overlays = _overlays(records, cam_every)
+            finished = fit_areas(records, area=area, phase=phase, callbacks_for=overlays, **options)
         for run in finished:
             if run is None:
                 click.echo("no trials are left; the chief writes the result", err=True)
@@ -84,6 +89,13 @@ def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, **f
                 click.echo("the best epoch was chosen on valid: scores on valid are optimistic", err=True)
             if then_evaluate:
                 show_evaluation(evaluate(run.folder, records=records))
+
+
+def _overlays(records, every):
+    """For `callbacks_for` of fit_areas."""
+    from kmura.explain.overlays import CamOverlays
+
+    return lambda area, run, config: [CamOverlays(records, area, run, every=every, data=config.data)] if every else []
 
 
 COMMANDS = (fit,)

@@ -6,7 +6,7 @@ never scaled to 0..1: a scaled map of an almost empty image looks as sure as any
 Shapes: activations A and gradients g = dS/dA of a score S are [B, h, w, K]; weights are [B, 1, 1, K] or [B, h, w, K].
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -56,7 +56,7 @@ def weighted_map(activations, weights) -> tf.Tensor:
     return tf.nn.relu(tf.reduce_sum(weights * activations, axis=-1))
 
 
-def erase_mask(maps, q) -> tf.Tensor:
+def erase_mask(maps, q, size: tuple[int, int] | None = None) -> tf.Tensor:
     """1 where an image is to be erased, else 0: float32 [B, H, W].
 
     Of the pixels of an image with a positive map, the top 1 - q by rank (rounded; ties by position). A map without any
@@ -65,7 +65,10 @@ def erase_mask(maps, q) -> tf.Tensor:
     Args:
         maps: [B, H, W], any scale.
         q: in (0, 1), a number or a tensor.
+        size: rows and columns H, W of the mask, to which the maps are brought first (bilinear); None keeps theirs.
     """
+    if size is not None:
+        maps = _resized(maps, size)
     shape = tf.shape(maps)
     flat = tf.reshape(maps, [shape[0], shape[1] * shape[2]])
     positive = tf.reduce_sum(tf.cast(flat > 0, tf.float32), axis=1)
@@ -89,11 +92,41 @@ def predicted_sign(logits) -> tf.Tensor:
     return tf.one_hot(tf.argmax(logits, axis=-1), logits.shape[-1])
 
 
+def named_target(name: str, classes: Sequence[str]) -> Callable:
+    """What a map is to explain, as a function for `CamEngine`: logits [B, C] -> d score / d logits [B, C].
+
+    Args:
+        name: `predicted` (the side or class that the model leans to) or a class; `normal` and `abnormal` always name
+            the two sides of a single logit.
+        classes: names in the order of the labels; two for a single logit.
+
+    Raises:
+        ValueError: unknown name; lists those there are.
+    """
+    if name == "predicted":
+        return predicted_sign
+    sides = {"normal": 0, "abnormal": 1} if len(classes) == 2 else {}
+    numbers = sides | {class_name: number for number, class_name in enumerate(classes)}
+    if name not in numbers:
+        raise ValueError(f"target {name!r} is unknown; choose one of predicted, {', '.join(numbers)}")
+    number = numbers[name]
+
+    def target(logits):
+        if logits.shape[-1] == 1:
+            return tf.fill(tf.shape(logits), 1.0 if number == 1 else -1.0)
+        return tf.one_hot(tf.fill(tf.shape(logits)[:1], number), logits.shape[-1])
+
+    return target
+
+
 class CamEngine:
     """Maps of a batch in one forward pass; the gradient runs from the score back to the tap and no further.
 
     Always float32 arithmetic on the maps, in inference mode. An image whose map at `tap` is empty gets that of
     `fallback`; if both are empty, so is its map.
+
+    Attributes:
+        compiled: the same as a call, as one graph for each `target`, `size` and `flip`; for use outside of graphs.
     """
 
     def __init__(
@@ -117,19 +150,25 @@ class CamEngine:
         names = [tap] if fallback is None else [tap, fallback]
         self._front = keras.Model(model.input, {name: model.feature_maps[name] for name in names})
         self._tails = {name: _tail(model, name) for name in names}
+        self.compiled = tf.function(self.__call__, reduce_retracing=True)
 
-    def __call__(self, images, target=None, size: tuple[int, int] | None = None):
+    def __call__(self, images, target=None, size: tuple[int, int] | None = None, flip: bool = False):
         """Raw maps and logits of a batch.
 
         Args:
             images: [B, H, W, C] as the model takes them.
             target: a function logits [B, C] -> d score / d logits [B, C]; None explains the predicted side.
             size: rows and columns of the maps, bilinear; None takes the images'.
+            flip: average with the map of the mirrored image, mirrored back, towards the same target. Costs twice.
 
         Returns:
-            maps float32 [B, rows, columns], 0 or more; logits float32 [B, C].
+            maps float32 [B, rows, columns], 0 or more; logits float32 [B, C] of the images as they are.
         """
         target = target or predicted_sign
+        if flip:
+            maps, logits = self(images, target, size)
+            mirrored, _ = self(tf.reverse(images, [2]), lambda _: target(logits), size)
+            return (maps + tf.reverse(mirrored, [2])) / 2, logits
         size = size or tf.shape(images)[1:3]
         features = self._front(images, training=False)
         maps, logits = self._maps(self.tap, features, target)

@@ -114,6 +114,69 @@ def test_normal_and_abnormal_maps_are_of_opposite_scores(model, images):
     assert for_normal.numpy().max() > 0 or for_abnormal.numpy().max() > 0
 
 
+def test_targets_have_names():
+    one, three = tf.constant([[0.3], [-0.2]]), tf.constant([[0.1, 0.9, 0.3]])
+    classes = ("healthy", "broken")
+    for name, sign in (("abnormal", 1.0), ("normal", -1.0), ("broken", 1.0), ("healthy", -1.0)):
+        assert cam.named_target(name, classes)(one).numpy().tolist() == [[sign], [sign]]
+    assert cam.named_target("predicted", classes)(one).numpy().tolist() == [[1.0], [-1.0]]
+    assert cam.named_target("c", ("a", "b", "c"))(three).numpy().tolist() == [[0.0, 0.0, 1.0]]
+    with pytest.raises(ValueError, match="target 'abnormal' is unknown; choose one of predicted, a, b, c"):
+        cam.named_target("abnormal", ("a", "b", "c"))
+
+
+def test_flip_averaging_gives_mirrored_images_mirrored_maps(model, images):
+    engine = cam.CamEngine(model, method="grad_cam", tap="P4", fallback=None)
+    target = cam.named_target("abnormal", ("normal", "abnormal"))
+    maps, logits = engine(images, target, flip=True)
+    mirrored, _ = engine(images[:, :, ::-1], target, flip=True)
+    assert maps.numpy().max() > 0
+    assert mirrored.numpy()[:, :, ::-1] == pytest.approx(maps.numpy(), rel=1e-3, abs=1e-6)
+    assert logits.numpy() == pytest.approx(model(images).numpy(), abs=1e-5)
+
+
+def test_a_flipped_image_is_explained_towards_the_side_of_the_image_itself(model, images):
+    """Both passes explain the same side, also where the mirrored image falls on the other."""
+    engine = cam.CamEngine(model, method="cam", tap="P4", fallback=None)
+    maps, logits = engine(images, flip=True)
+    sign = np.where(logits.numpy() >= 0, 1.0, -1.0).astype("float32")
+    fixed, _ = engine(images, lambda _: tf.constant(sign), flip=True)
+    assert maps.numpy() == pytest.approx(fixed.numpy(), abs=1e-6)
+
+
+def test_the_compiled_engine_gives_the_same_and_is_traced_once(model, images):
+    engine = cam.CamEngine(model)
+    for part in (images, images[:3], images[:2]):
+        maps, logits = engine.compiled(tf.constant(part))
+        expected, expected_logits = engine(part)
+        assert maps.numpy() == pytest.approx(expected.numpy(), rel=1e-3, abs=1e-6)
+        assert logits.numpy() == pytest.approx(expected_logits.numpy(), abs=1e-5)
+    assert engine.compiled.experimental_get_tracing_count() <= 2  # one batch size, then any
+
+
+@pytest.mark.parametrize("name", ["grad_cam", "layer_cam"])
+def test_maps_equal_those_of_tf_keras_vis(model, images, name):
+    """Grad-CAM and LayerCAM, where the definitions agree (its Grad-CAM++ divides alpha by its sum)."""
+    import keras
+    from tf_keras_vis.gradcam import Gradcam
+    from tf_keras_vis.layercam import Layercam
+
+    inputs = keras.Input(model.input_shape[1:])
+    tap = keras.layers.Identity(name="tap")(keras.Model(model.input, model.feature_maps["P5"])(inputs))
+    tapped = keras.Model(inputs, keras.Model(model.feature_maps["P5"], model.output)(tap))
+    theirs = {"grad_cam": Gradcam, "layer_cam": Layercam}[name](tapped, clone=False)
+    expected = theirs(
+        lambda output: output[:, 0],
+        images,
+        penultimate_layer="tap",
+        seek_penultimate_conv_layer=False,
+        expand_cam=False,
+        normalize_cam=False,
+    )
+    maps, _ = cam.CamEngine(model, method=name, fallback=None)(images, lambda x: tf.ones_like(x), (2, 2))
+    assert maps.numpy() == pytest.approx(np.asarray(expected), rel=1e-4, abs=1e-7)
+
+
 def test_an_empty_map_falls_back_image_by_image(model, images):
     primary = cam.CamEngine(model, method="cam", fallback=None)
     whole = cam.CamEngine(model, method="cam", tap="P5", fallback="P4")
@@ -156,6 +219,14 @@ def test_the_mask_takes_the_top_share_of_the_positive_pixels(seed, q, kind):
         assert (image[erased == 1] > 0).all()
         if 0 < erased.sum() < erased.size:
             assert image[erased == 1].min() >= image[erased == 0].max()
+
+
+def test_a_mask_can_be_asked_for_at_another_size():
+    maps = np.zeros((1, 4, 4), "float32")
+    maps[0, 1, 2] = 1.0
+    mask = cam.erase_mask(maps, 0.75, (8, 8)).numpy()[0]
+    big = tf.image.resize(maps[..., None], (8, 8)).numpy()[0, ..., 0]
+    assert mask.shape == (8, 8) and mask.sum() == round(0.25 * (big > 0).sum())
 
 
 def test_the_quantile_test_of_the_older_code_would_have_erased_everything():

@@ -9,10 +9,11 @@ import pandas as pd
 
 from kmura import metrics
 from kmura.errors import InputError
+from kmura.evaluation.localization import localization_faithfulness
 from kmura.evaluation.predictions import load_model, predict_split, read_predictions
 from kmura.files import replacing, write_json
 from kmura.records.manifest import read_manifest
-from kmura.training.run import RunFolder, read_run
+from kmura.training.run import RunDescription, RunFolder, read_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,10 @@ class LevelScores:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What `metrics.json` holds: the scores of each split at both levels."""
+    """What `metrics.json` holds: the scores of each split at both levels.
+
+    `localization_faithfulness` (of runs of the phase final) is split -> value, see `kmura.evaluation.localization`.
+    """
 
     run: str
     area: str
@@ -50,6 +54,7 @@ class Evaluation:
     threshold: float
     has_patients: bool
     splits: dict[str, dict[str, LevelScores]]
+    localization_faithfulness: dict[str, float] | None = None
 
 
 def evaluate(
@@ -98,9 +103,19 @@ def evaluate(
             }
             for split in present
         },
+        localization_faithfulness=_faithfulness(model, records, description, present),
     )
     write_json(folder.metrics, dataclasses.asdict(found))
     return found
+
+
+def _faithfulness(model, records, description: RunDescription, splits: list[str]) -> dict[str, float] | None:
+    if description.phase != "final":
+        return None
+    q, data = description.config.cam.erase_q, description.config.data
+    return {
+        split: localization_faithfulness(model, records, description.area, split, data=data, q=q) for split in splits
+    }
 
 
 def level_scores(

@@ -8,7 +8,7 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,19 @@ class RunResult:
     best: dict
 
 
-def fit_areas(records: str | os.PathLike, *, area: str | Sequence[str] = "all", **options) -> Iterator[RunResult]:
+def fit_areas(
+    records: str | os.PathLike,
+    *,
+    area: str | Sequence[str] = "all",
+    callbacks_for: Callable[[str, Path, Config], Sequence[keras.callbacks.Callback]] = lambda area, run, config: (),
+    **options,
+) -> Iterator[RunResult]:
     """One run after another for several areas; all areas are checked before the first one trains.
 
     Args:
         records: folder of shards and manifest.
         area: `all`, one name or several.
+        callbacks_for: area, run folder and configuration -> callbacks of that run alone, behind the common ones.
         **options: of `fit`.
 
     Raises:
@@ -51,7 +58,12 @@ def fit_areas(records: str | os.PathLike, *, area: str | Sequence[str] = "all", 
     """
     names = checked_areas(records, area, options)
     for name in names:
-        yield fit(records, area=name, **options)
+        config, source = _settled(name, options)
+        own = callbacks_for(name, Path(options.get("runs", "runs")) / name / options.get("phase", "baseline"), config)
+        if source:
+            log.info("%s: %s", name, source)
+        callbacks = [*options.get("callbacks", ()), *own]
+        yield fit(records, area=name, **options | {"config": config, "callbacks": callbacks})
 
 
 def checked_areas(records: str | os.PathLike, area: str | Sequence[str], options: Mapping[str, Any]) -> list[str]:
@@ -65,12 +77,15 @@ def checked_areas(records: str | os.PathLike, area: str | Sequence[str], options
         raise InputError(f"{records} holds no areas; build the records again")
     names = list(manifest.areas) if area == "all" else [area] if isinstance(area, str) else list(area)
     for name in names:
-        config = options.get("config") or _configured(name, options)[0]
+        config, _ = _settled(name, options)
         check_splits(manifest, name, config.train.select_on, records)
     return names
 
 
-def _configured(area: str, options: Mapping[str, Any]) -> tuple[Config, str]:
+def _settled(area: str, options: Mapping[str, Any]) -> tuple[Config, str]:
+    """The configuration that these options of `fit` mean for an area, and where its tuned values come from, or ""."""
+    if options.get("config"):
+        return options["config"], ""
     known = {key: options[key] for key in ("recipe", "settings") if key in options}
     return phase_config(options.get("phase", "baseline"), area, options.get("runs", "runs"), **known)
 
@@ -114,9 +129,9 @@ def fit(
     if phase == "tune":
         raise InputError("phase tune is a search, not one run; call kmura.tune, or kmura fit --phase tune")
     if config is None:
-        config, source = _configured(area, {"phase": phase, "runs": runs, "recipe": recipe, "settings": settings})
+        config, source = phase_config(phase, area, runs, recipe, settings)
         if source:
-            log.info("%s %s: %s", area, phase, source)
+            log.info("%s: %s", area, source)
     manifest = read_manifest(records)
     check_splits(manifest, area, config.train.select_on, records)
     folder = RunFolder(Path(runs) / area / phase)

@@ -1,0 +1,133 @@
+"""Where a model looks, drawn over the radiograph: the map as heat, the box of its hottest region."""
+
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageDraw
+
+from kmura import cam
+from kmura.config import DataConfig
+from kmura.data import pipeline
+from kmura.files import replacing
+
+# black, purple, orange, yellow, white: grows in lightness, so that it is also read without colour
+HEAT = np.array([[0, 0, 0], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], float)
+GAP, CAPTION = 4, 14  # pixels
+
+
+def box_of(heat: np.ndarray) -> tuple[int, int, int, int] | None:
+    """The box (left, top, right, bottom; the last two not inside) around all of a map [H, W] above half its maximum."""
+    if heat.max() <= 0:
+        return None
+    rows, columns = np.nonzero(heat > heat.max() / 2)
+    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+
+
+def overlay(image: np.ndarray, heat: np.ndarray) -> Image.Image:
+    """A picture of a radiograph with its map and the box of the map's hottest region.
+
+    Args:
+        image: [H, W, 1 or 3] in 0..255.
+        heat: [H, W], 0 or more, any scale; where it is 0 the image shows as it is.
+    """
+    gray = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+    share = heat / heat.max() if heat.max() > 0 else heat
+    stops = np.linspace(0, 1, len(HEAT))
+    colour = np.stack([np.interp(share, stops, HEAT[:, channel]) for channel in range(3)], axis=-1)
+    weight = 0.55 * share[..., None]
+    picture = Image.fromarray(np.clip(gray * (1 - weight) + colour * weight, 0, 255).astype(np.uint8))
+    box = box_of(heat)
+    if box:
+        left, top, right, bottom = box
+        ImageDraw.Draw(picture).rectangle((left, top, right - 1, bottom - 1), outline=(90, 220, 255))
+    return picture
+
+
+def contact_sheet(pictures: list[Image.Image], captions: list[str], columns: int = 4) -> Image.Image:
+    """Pictures of one size in rows, each above its caption."""
+    width, height = pictures[0].size
+    scale = max(1, round(224 / width))
+    width, height = width * scale, height * scale
+    rows = -(-len(pictures) // columns)
+    columns = min(columns, len(pictures))
+    size = (columns * (width + GAP) + GAP, rows * (height + CAPTION + GAP) + GAP)
+    sheet = Image.new("RGB", size, (20, 20, 20))
+    draw = ImageDraw.Draw(sheet)
+    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        row, column = divmod(number, columns)
+        x, y = GAP + column * (width + GAP), GAP + row * (height + CAPTION + GAP)
+        sheet.paste(picture.resize((width, height), Image.Resampling.BILINEAR), (x, y))
+        draw.text((x, y + height + 1), caption, fill=(230, 230, 230))
+    return sheet
+
+
+class CamOverlays(keras.callbacks.Callback):
+    """Draws the maps of the same few validation images after chosen epochs: `RUN/cam/epoch-00005.png`.
+
+    Half of the images are abnormal, half normal, as far as there are. Maps are Grad-CAM++ towards `abnormal`, averaged
+    with the mirrored image's. Each caption says what the label is and what the model makes of it.
+    """
+
+    def __init__(
+        self,
+        records: str | os.PathLike,
+        area: str,
+        run: str | os.PathLike,
+        *,
+        every: int,
+        data: DataConfig,
+        split: str = "valid",
+        images: int = 8,
+    ):
+        """
+        Args:
+            records, area, split: where the images come from.
+            run: folder of the run.
+            every: epochs from one sheet to the next.
+            data: size of the images.
+            images: how many.
+        """
+        super().__init__()
+        self.every, self.folder = every, Path(run) / "cam"
+        rows = pipeline.row_keys(records, area, split)
+        chosen = sorted(
+            number
+            for label in (0, 1)
+            for number in _spread(np.nonzero(rows["label"].to_numpy() == label)[0], images // 2)
+        )
+        self.labels = rows["label"].to_numpy()[chosen]
+        with pipeline.readable_errors(records, area, split):
+            every_image = pipeline.eval_dataset(records, area, split, data=data).map(lambda batch: batch["image"])
+            wanted = set(chosen)
+            self.images = np.stack(
+                [image for n, image in enumerate(every_image.unbatch().as_numpy_iterator()) if n in wanted]
+            )
+
+    def on_train_begin(self, logs=None):
+        self.engine = cam.CamEngine(self.model.classifier)
+        self.target = cam.named_target("abnormal", ("normal", "abnormal"))
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every == 0:
+            maps, logits = self.engine.compiled(tf.constant(self.images), self.target, flip=True)
+            sheet = _sheet(self.images, maps.numpy(), tf.sigmoid(logits[:, 0]).numpy(), self.labels)
+            with replacing(self.folder / f"epoch-{epoch + 1:05d}.png", "wb") as file:
+                sheet.save(file, format="PNG")
+
+
+def _sheet(images, maps, probability, labels) -> Image.Image:
+    pictures = [overlay(image, heat) for image, heat in zip(images, maps, strict=True)]
+    captions = [
+        f"{'abnormal' if label == 1 else 'normal'}, p = {p:.2f}" for label, p in zip(labels, probability, strict=True)
+    ]
+    return contact_sheet(pictures, captions)
+
+
+def _spread(numbers: np.ndarray, count: int) -> list[int]:
+    """`count` of the numbers, evenly spread; all, if there are fewer."""
+    if len(numbers) <= count:
+        return numbers.tolist()
+    return numbers[np.linspace(0, len(numbers) - 1, count).round().astype(int)].tolist()

@@ -1,0 +1,155 @@
+"""The phase `final`: two phases in one run, one trace, what it leaves behind, and going on after kills."""
+
+import dataclasses
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from test_fit import assert_same_bits, final_state
+
+from kmura.config import config_json, load_config
+
+AREA = "XR_WRIST"
+SETTINGS = {
+    "model.backbone": "densenet_mini",
+    "model.weights": "none",
+    "model.dropout": 0.3,
+    "data.image_size": 32,
+    "mix.aug_p": 1.0,
+    "mix.until_epoch": 2,
+    "cam.from_epoch": 2,
+    "cam.erase_every": 2,
+    "train.epochs": 4,
+    "train.slow_from_epoch": 3,
+    "train.learning_rate": 1e-3,
+    "train.deterministic": True,
+}
+TINY = load_config("final", SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(records, tmp_path_factory):
+    from kmura.explain.overlays import CamOverlays
+    from kmura.training.cam_erasing import CamErasingModel
+    from kmura.training.fit import fit
+
+    runs = tmp_path_factory.mktemp("final")
+    seen = {"traces": 0, "knobs": []}
+    step = CamErasingModel.train_step
+
+    def counted(self, batch):
+        seen["traces"] += 1
+        return step(self, batch)
+
+    import keras
+
+    class Knobs(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen["knobs"].append((float(self.model.erasing), float(self.model.optimizer.learning_rate)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CamErasingModel, "train_step", counted)
+        overlays = CamOverlays(records, AREA, runs / AREA / "final", every=2, data=TINY.data)
+        done = fit(records, area=AREA, phase="final", runs=runs, config=TINY, callbacks=[Knobs(), overlays])
+    return done, seen
+
+
+def test_phases_switch_without_a_new_trace(undisturbed):
+    _, seen = undisturbed
+    assert seen["traces"] == 1
+    assert [erasing for erasing, _ in seen["knobs"]] == [0, 1, 1, 1]
+    assert [rate for _, rate in seen["knobs"]] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
+
+
+def test_overlays_come_at_their_epochs_and_show_the_same_images(undisturbed):
+    folder = undisturbed[0].folder / "cam"
+    assert sorted(path.name for path in folder.iterdir()) == ["epoch-00002.png", "epoch-00004.png"]
+    sheets = [np.asarray(Image.open(path)) for path in sorted(folder.iterdir())]
+    assert sheets[0].shape == sheets[1].shape and (sheets[0] != sheets[1]).any()
+
+
+def test_metrics_hold_the_faithfulness_of_the_maps(undisturbed, records):
+    from kmura import cam
+    from kmura.data import pipeline
+    from kmura.evaluation.classification import evaluate
+    from kmura.evaluation.predictions import load_model
+
+    folder = undisturbed[0].folder
+    evaluate(folder, resamples=10)
+    found = json.loads((folder / "metrics.json").read_text())["localization_faithfulness"]
+    assert set(found) == {"tune", "valid"}
+    # the same, an image at a time, in numpy
+    model = load_model(folder / "best.keras")
+    engine, drops = cam.CamEngine(model), []
+    for batch in pipeline.eval_dataset(records, AREA, "valid", data=TINY.data, batch_size=1):
+        image = batch["image"].numpy()
+        sign = 1 if model(image).numpy()[0, 0] >= 0 else -1
+        maps = [
+            engine(x, lambda logits, sign=sign: 0 * logits + sign)[0].numpy()[0] for x in (image, image[:, :, ::-1])
+        ]
+        heat = (maps[0] + maps[1][:, ::-1]) / 2
+        order = np.argsort(-heat.ravel(), kind="stable")[: round(0.2 * (heat > 0).sum())]
+        erased = image.copy()
+        erased.reshape(-1)[order] = 0
+        p, q = (1 / (1 + np.exp(-model(x).numpy()[0, 0])) for x in (image, erased))
+        drops.append(max(0, p - q))
+    assert found["valid"] == pytest.approx(np.mean(drops), abs=1e-4)
+
+
+FIT = """
+import json, sys
+from kmura.config import config_from_tables
+from kmura.training.fit import fit
+fit(sys.argv[1], area="XR_WRIST", phase="final", runs=sys.argv[2], config=config_from_tables(json.loads(sys.argv[3])))
+"""
+
+
+@pytest.mark.slow
+def test_a_final_run_killed_five_times_ends_with_the_same_bits(undisturbed, records, tmp_path):
+    command = [sys.executable, "-c", FIT, records, tmp_path, json.dumps(config_json(TINY))]
+    rng = random.Random(5)
+    folder = tmp_path / AREA / "final"
+    for kill in (0, 1, 1, 2, 3):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        wanted = folder / "last" / f"epoch-{kill:05d}.npz" if kill else folder / "run.json"
+        while not wanted.exists() and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.3) if kill else 2)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    assert_same_bits(final_state(folder), final_state(undisturbed[0].folder))
+    ours, theirs = (
+        pd.read_csv(path / "history.csv").drop(columns="seconds") for path in (folder, undisturbed[0].folder)
+    )
+    pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+
+
+def test_erasing_and_mixing_change_the_run(undisturbed, records, tmp_path):
+    from kmura.training.fit import fit
+
+    plain = dataclasses.replace(TINY, cam=dataclasses.replace(TINY.cam, from_epoch=None))
+    history = fit(records, area=AREA, phase="final", runs=tmp_path, config=plain).history
+    theirs = undisturbed[0].history
+    assert history["loss"][0] == pytest.approx(theirs["loss"][0], rel=1e-5)  # nothing is erased in the first epoch
+    assert history["loss"][1] != pytest.approx(theirs["loss"][1], rel=1e-5)
+
+
+def test_boxes_stand_around_the_hot_half():
+    from kmura.explain.overlays import box_of, overlay
+
+    heat = np.zeros((8, 10))
+    assert box_of(heat) is None
+    heat[2:5, 3:4], heat[7, 9] = 4.0, 1.9
+    assert box_of(heat) == (3, 2, 4, 5)
+    image = np.full((8, 10, 1), 100.0)
+    picture = np.asarray(overlay(image, heat)).astype(int)
+    assert (picture[0, 0] == 100).all() and (picture[3, 3] == (90, 220, 255)).all()

@@ -212,7 +212,7 @@ def _stage(out: Path, inputs: str) -> Iterator[Path]:
                     shutil.rmtree(entry)
             with replacing(plan) as file:
                 file.write(inputs)
-        for leftover in stage.glob("**/.*.part"):
+        for leftover in (*stage.glob("**/.*.part"), *out.glob(".manifest.json.*.part")):
             leftover.unlink()
         yield stage
         shutil.rmtree(stage)

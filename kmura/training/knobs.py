@@ -20,8 +20,9 @@ class EpochKnobs(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         train, erase = self.config.train, self.config.cam
         slow = train.slow_from_epoch is not None and epoch + 1 >= train.slow_from_epoch
-        set_learning_rate(self.model.optimizer, train.learning_rate * (0.1 if slow else 1.0))
-        self.model.optimizer.l2.assign(train.weight_decay)
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)  # in mixed_float16
+        set_learning_rate(optimizer, train.learning_rate * (0.1 if slow else 1.0))
+        optimizer.l2.assign(train.weight_decay)
         self.model.set_erasing(
             erase.from_epoch is not None and epoch + 1 >= erase.from_epoch,
             alpha_cam=erase.alpha_cam,

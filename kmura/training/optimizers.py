@@ -36,7 +36,7 @@ class AdamL2(keras.optimizers.Adam):
         # Keras' loop over the variables, which calls `update_step` above; what follows is the same in one operation.
         if self.amsgrad:
             return super()._distributed_tf_update_step(distribution, grads_and_vars, learning_rate)
-        step = tf.cast(self.iterations.value + 1, tf.float32)
+        step = tf.cast(keras.ops.convert_to_tensor(self.iterations), tf.float32) + 1
         once = (learning_rate, tf.pow(self.beta_1, step), tf.pow(self.beta_2, step), self.l2.value)
         for gradient, variable in grads_and_vars:
             distribution.extended.update(variable, self._apply_adam, args=(gradient, *once), group=False)

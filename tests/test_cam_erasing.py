@@ -1,5 +1,9 @@
 """The step with CAM-erasing does what its formula says, in every precision and setting, and is traced once."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -161,3 +165,46 @@ def test_knobs_out_of_range_are_refused_with_the_range(knobs, message):
         trainer().set_erasing(True, **knobs)
     with pytest.raises(InputError, match=message):
         load_config(settings={f"cam.{name}": value for name, value in knobs.items()})
+
+
+MIRRORED = """
+import sys
+import keras, numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+sys.path.insert(0, sys.argv[1])
+from test_cam_erasing import batch_of, trainer
+
+def trained(strategy):
+    with strategy.scope():
+        model = trainer(optimizer=keras.optimizers.SGD(0.05))
+        for layer in model.classifier._flatten_layers():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False  # then a batch in two halves is the same as the whole
+    model.set_erasing(True, alpha_cam=0.4, erase_every=2)
+    data = tf.data.Dataset.from_tensor_slices(batch_of(8)).batch(8).repeat(3)
+    history = model.fit(data, epochs=1, verbose=0, shuffle=False).history
+    return model, history["loss"][0]
+
+one, loss = trained(tf.distribute.get_strategy())
+mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+two, mirrored_loss = trained(mirrored)
+assert abs(loss - mirrored_loss) < 1e-4, (loss, mirrored_loss)
+for ours, theirs in zip(one.classifier.trainable_variables, two.classifier.trainable_variables):
+    copies = [copy.numpy() for copy in theirs.value.values]
+    assert len(copies) == 2 and np.array_equal(*copies), theirs.path
+    assert np.abs(copies[0] - ours.numpy()).max() < 1e-4, theirs.path
+
+with mirrored.scope():  # and with batch normalisation that learns
+    model = trainer()
+model.set_erasing(True, erase_every=1)
+history = model.fit(tf.data.Dataset.from_tensor_slices(batch_of(8)).batch(8), epochs=3, verbose=0, shuffle=False)
+assert np.isfinite(history.history["loss"]).all() and history.history["loss"][-1] < history.history["loss"][0]
+print("done")
+"""
+
+
+def test_two_mirrored_devices_train_as_one():
+    folder = str(Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", MIRRORED, folder], capture_output=True, text=True)
+    assert done.stdout.strip() == "done", done.stderr[-2000:]

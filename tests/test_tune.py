@@ -103,6 +103,7 @@ def outcome(folder):
     return summary.drop(columns=["training_seconds", "other_seconds", "peak_memory_mb"])
 
 
+@pytest.mark.slow
 def test_a_search_killed_at_random_moments_ends_with_the_same_trials(undisturbed, records, tmp_path):
     command = [sys.executable, "-c", TUNE, records, tmp_path, json.dumps(config_json(TINY))]
     rng = random.Random(2)

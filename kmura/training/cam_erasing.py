@@ -85,8 +85,16 @@ class CamErasingModel(keras.Model):
         due = (self.erasing > 0) & (tf.math.floormod(step, self.erase_every) == 0)
         total, gradients = tf.cond(due, erased, plain)
         self.optimizer.apply(gradients, self.trainable_variables)
+        # Keras divides the loss by the replicas of a distribution strategy, so that their gradients may be summed
+        total *= tf.distribute.get_strategy().num_replicas_in_sync
         self._loss_tracker.update_state(total, sample_weight=tf.shape(images)[0])
         return self.compute_metrics(images, labels, logits)
+
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        # under a distribution strategy Keras makes the metrics from a batch, and takes a dictionary for the input
+        if isinstance(data_batch, dict):
+            data_batch = (data_batch["mixed_image"], data_batch["mixed_label"])
+        super()._symbolic_build(iterator=iterator, data_batch=data_batch)
 
     # a function of its own, so that both passes of a step with erasing are traced once
     @tf.function(reduce_retracing=True)

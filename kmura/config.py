@@ -170,12 +170,15 @@ class CamConfig:
         alpha_cam: share of the erased batch in the loss, 0 to 1.
         erase_q: of each image's positive map the top 1 - q is erased; above 0 and below 1.
         erase_every: steps from one erasing step to the next, 1 or more.
+        tap: the feature map whose Grad-CAM++ is erased: `P5` (last block, coarsest), `P4` or `P3`; where it is empty,
+            the one before stands in.
     """
 
     from_epoch: int | None = None
     alpha_cam: float = 0.5
     erase_q: float = 0.8
     erase_every: int = 8
+    tap: Literal["P5", "P4", "P3"] = "P5"
 
     def __post_init__(self):
         _at_least("cam.from_epoch", 1 if self.from_epoch is None else self.from_epoch, 1)

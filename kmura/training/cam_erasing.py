@@ -24,15 +24,17 @@ class CamErasingModel(keras.Model):
         erasing: 0 or 1; alpha_cam: 0..1; erase_q: in (0, 1); erase_every: steps, 1 or more. Set with `set_erasing`.
     """
 
-    def __init__(self, classifier: keras.Model, *, can_erase: bool = True, **kwargs):
+    def __init__(self, classifier: keras.Model, *, can_erase: bool = True, tap: str = "P5", **kwargs):
         """
         Args:
             classifier: gives logits [B, L] for images [B, H, W, C].
             can_erase: False leaves erasing out of the step for good; it is traced in half the time.
+            tap: the feature map that decides what is erased, see CamConfig.
         """
         super().__init__(name="trainer", **kwargs)
         self.classifier = classifier
-        self._cam = cam.CamEngine(classifier) if can_erase else None
+        fallback = {"P5": "P4", "P4": "P3", "P3": None}[tap]
+        self._cam = cam.CamEngine(classifier, tap=tap, fallback=fallback) if can_erase else None
         self.erasing = self._knob("erasing", 0)
         self.alpha_cam = self._knob("alpha_cam", 0.5)
         self.erase_q = self._knob("erase_q", 0.8)

@@ -80,7 +80,7 @@ class Trainer:
         )
         negatives, positives = manifest.areas[area]["train"].per_class
         pos_weight = negatives / positives if config.train.balance else 1.0
-        self.model = CamErasingModel(classifier, can_erase=config.cam.from_epoch is not None)
+        self.model = CamErasingModel(classifier, can_erase=config.cam.from_epoch is not None, tap=config.cam.tap)
         self.model.compile(
             optimizer=AdamL2(learning_rate(config.train, self.steps), l2=config.train.weight_decay),
             loss=WeightedBinaryCrossentropy(pos_weight, config.train.label_smoothing),

@@ -5,7 +5,7 @@
 
 Every k steps a step with erasing needs one inference pass (for the map) and one training pass (for the second loss)
 more: demanded = (plain + (inference + plain) / k) / plain. All are measured in one process on one batch that stays in
-memory, in turns of 16 steps; the best turn of each counts. Plain is `fit` of the same classifier, with Keras' own
+memory, in turns of 8 steps; the best turn of each counts. Plain is `fit` of the same classifier, with Keras' own
 `train_step`, in the same precision.
 """
 
@@ -15,7 +15,7 @@ import platform
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-STEPS = 16  # of a turn: two erasures at every 8
+STEPS = 8  # of a turn: one erasure at every 8
 
 
 def main() -> None:

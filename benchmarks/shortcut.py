@@ -6,7 +6,8 @@ With probability --shortcut an abnormal TRAINING image (so also those of `tune`)
 held-out image does. `densenet_mini` is trained at 96 pixels with and without erasing, with and without mixing. For
 each way and seed: the AUC of the held-out studies, and where the maximum of the map (Grad-CAM++ of P4 towards
 abnormal, averaged with the mirrored image's) falls: into the lesion's box on abnormal held-out images, and into the
-marker's box on training images that carry it. Chance is the mean share of the image that the boxes cover.
+marker's box on training images that carry it. (Erased is by default P5, 3 x 3 places at 96 pixels; cam.tap=P4 erases
+what is measured.) Chance is the mean share of the image that the boxes cover.
 """
 
 import argparse
@@ -71,12 +72,17 @@ def main() -> None:
             aucs, lesion, by_chance, marker, marker_chance = np.array(found).T
             each = " ".join(f"{auc:.3f}" for auc in aucs)
             print(
-                f"{way} | {aucs.mean():.3f} +- {aucs.std(ddof=1) if len(aucs) > 1 else 0:.3f} | {each} | "
-                f"{lesion.mean():.2f} +- {lesion.std():.2f} (chance {by_chance.mean():.2f}) | "
-                f"{marker.mean():.2f} +- {marker.std():.2f} (chance {marker_chance.mean():.2f}) | "
+                f"{way} | {aucs.mean():.3f} +- {spread(aucs):.3f} | {each} | "
+                f"{lesion.mean():.2f} +- {spread(lesion):.2f} (chance {by_chance.mean():.2f}) | "
+                f"{marker.mean():.2f} +- {spread(marker):.2f} (chance {marker_chance.mean():.2f}) | "
                 f"{(time.time() - started) / arguments.seeds:.0f}",
                 flush=True,
             )
+
+
+def spread(values) -> float:
+    """Standard deviation over the seeds (n - 1)."""
+    return values.std(ddof=1) if len(values) > 1 else 0.0
 
 
 def pointing(run: Path, images: Path, records: Path, area: str, config) -> tuple[float, float, float, float]:
@@ -105,7 +111,7 @@ def pointing(run: Path, images: Path, records: Path, area: str, config) -> tuple
                     hits.append(hit)
                     covered.append(share)
             at += len(maps)
-        shares += [sum(hits) / len(hits), sum(covered) / len(covered)]
+        shares += [sum(hits) / max(1, len(hits)), sum(covered) / max(1, len(covered))]
     return tuple(shares)
 
 

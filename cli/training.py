@@ -56,6 +56,9 @@ def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, cam
     if cam_every is not None and (cam_every < 1 or phase == "tune"):
         raise click.UsageError("--cam-every takes a number of epochs, 1 or more, and goes with one run, not a search")
 
+    if phase != "tune" and (flags["tuner"] or flags["trials"]):
+        raise click.UsageError("--tuner and --trials go with --phase tune")
+
     from kmura.config import parse_setting
 
     given = {SHORT_NAMES[flag]: value for flag, value in flags.items() if value is not None}
@@ -63,7 +66,9 @@ def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, cam
 
     from kmura.training.phases import phase_config
 
-    phase_config(phase, area, runs, recipe, options["settings"])  # what is wrong with them is said before any wait
+    phase_config(
+        phase, area, runs, recipe, options["settings"], not resume
+    )  # what is wrong with them is said before any wait
 
     from kmura.cli.display import show_evaluation, training_progress
     from kmura.evaluation.classification import evaluate
@@ -95,7 +100,9 @@ def _overlays(records, every):
     """For `callbacks_for` of fit_areas."""
     from kmura.explain.overlays import CamOverlays
 
-    return lambda area, run, config: [CamOverlays(records, area, run, every=every, data=config.data)] if every else []
+    return lambda area, run, config: (
+        [CamOverlays(records, area, run, every=every, data=config.data, tap=config.cam.tap)] if every else []
+    )
 
 
 COMMANDS = (fit,)

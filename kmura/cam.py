@@ -13,6 +13,9 @@ import tensorflow as tf
 
 EPSILON = 1e-7
 
+# feature map -> the one that stands in for images that it leaves empty
+FALLBACKS: Mapping[str, str | None] = {"P5": "P4", "P4": "P3", "P3": None}
+
 
 def cam(activations, gradients):
     """w_k = sum_ij g (Zhou et al. 2016, eq. 2): after global average pooling exactly the dense layer's weights."""

@@ -272,13 +272,17 @@ class TuneConfig:
     def __post_init__(self):
         _at_least("tune.trials", self.trials, 1)
         _at_least("tune.startup_trials", self.startup_trials, 1)
-        lowest = {"learning_rate": 1e-12, "weight_decay": 1e-12, "erase_q": 0.01, "erase_every": 1}
+        if self.tuner == "hyperband" and self.trials != TuneConfig.trials:
+            raise InputError("tune.trials goes with tuner bayesian or random; hyperband decides itself how many")
+        lowest = {"learning_rate": 1e-12, "erase_q": 0.01, "erase_every": 1}
         highest = {"mixup_alpha": 100, "cutmix_alpha": 100, "erase_q": 0.99, "erase_every": 10**6}
         for field in dataclasses.fields(self)[4:]:
             low, high = getattr(self, field.name)
             least, most = lowest.get(field.name, 0), highest.get(field.name, 1)
             if not least <= low <= high <= most:
                 raise InputError(f"tune.{field.name} is [{low}, {high}]; give {least} <= low <= high <= {most}")
+        if self.weight_decay[0] <= 0 < self.weight_decay[1]:
+            raise InputError("tune.weight_decay begins at 0 but is searched by powers of ten; give 0 < low, as 1e-7")
 
 
 @dataclasses.dataclass(frozen=True)

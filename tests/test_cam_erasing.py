@@ -204,6 +204,24 @@ print("done")
 """
 
 
+def test_another_compile_brings_its_own_loss_and_frozen_layers():
+    model = trainer()
+    data = tf.data.Dataset.from_tensors(batch_of())
+    model.fit(data, epochs=1, verbose=0, shuffle=False)
+    kernel = model.classifier.get_layer("logits").kernel
+    for layer in model.classifier.layers:
+        layer.trainable = layer.name == "logits"
+    model.compile(keras.optimizers.SGD(0.1), loss=WeightedBinaryCrossentropy(50.0), jit_compile=False)
+    before, frozen = kernel.numpy(), model.classifier.layers[1].get_weights()
+    batch = batch_of()
+    expected = WeightedBinaryCrossentropy(50.0)(batch["mixed_label"], model.classifier(batch["mixed_image"]))
+    loss = model.fit(data, epochs=1, verbose=0, shuffle=False).history["loss"][0]
+    assert loss == pytest.approx(float(expected), rel=1e-3)
+    assert not np.array_equal(before, kernel.numpy())
+    for one, other in zip(frozen, model.classifier.layers[1].get_weights(), strict=True):
+        assert np.array_equal(one, other)
+
+
 def test_two_mirrored_devices_train_as_one():
     folder = str(Path(__file__).parent)
     done = subprocess.run([sys.executable, "-c", MIRRORED, folder], capture_output=True, text=True)

@@ -121,9 +121,9 @@ def test_a_final_run_killed_five_times_ends_with_the_same_bits(undisturbed, reco
         wanted = folder / "last" / f"epoch-{kill:05d}.npz" if kill else folder / "run.json"
         while not wanted.exists() and process.poll() is None:
             time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.3) if kill else 2)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+        time.sleep(rng.uniform(0, 0.1) if kill else 2)
+        assert process.poll() is None, "the run ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
         process.wait()
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     assert_same_bits(final_state(folder), final_state(undisturbed[0].folder))
@@ -131,6 +131,23 @@ def test_a_final_run_killed_five_times_ends_with_the_same_bits(undisturbed, reco
         pd.read_csv(path / "history.csv").drop(columns="seconds") for path in (folder, undisturbed[0].folder)
     )
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+
+
+def test_a_run_that_goes_on_keeps_the_values_it_began_with(undisturbed, tmp_path):
+    from kmura.training.phases import phase_config
+
+    runs = undisturbed[0].folder.parents[1]
+    for fresh, rate in ((False, 1e-3), (True, 6.267355e-05)):
+        config, source = phase_config("final", AREA, runs, fresh=fresh)
+        assert config.train.learning_rate == rate, source
+
+
+def test_epochs_that_do_not_come_are_said():
+    from kmura.training.fit import never_reached
+
+    assert never_reached(TINY) == []
+    short = load_config("final", {"train.epochs": 2})
+    assert [note.split()[0] for note in never_reached(short)] == ["train.slow_from_epoch", "cam.from_epoch"]
 
 
 def test_erasing_and_mixing_change_the_run(undisturbed, records, tmp_path):

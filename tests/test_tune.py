@@ -109,7 +109,7 @@ def test_a_search_killed_at_random_moments_ends_with_the_same_trials(undisturbed
     rng = random.Random(2)
     folder = tmp_path / AREA / "tune"
     # inside a trial, between two trials, while the state is written: past one of these files, then a moment longer
-    for wanted in ("trial_0/last/state.json", "trial_1/trial.json", "trial_2/last/epoch-00001.npz"):
+    for wanted in ("run.json", "trial_0/last/state.json", "trial_1/trial.json", "trial_2/history.csv", "trial_3"):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while not (folder / wanted).exists() and process.poll() is None:
             time.sleep(0.002)
@@ -149,7 +149,7 @@ def test_half_of_the_trials_worse_than_the_median_are_stopped(records, tmp_path)
                 path / "result.json", {"trial": f"9{number}", "status": "completed", "score": -5.0, "values": {}}
             )
             (path / "history.csv").write_text(f"val_auc_study\n{score}\n{score}\n")
-        done = tune(records, area=AREA, runs=tmp_path / str(score), config=changed(trials=1, startup_trials=2))
+        done = tune(records, area=AREA, runs=tmp_path / str(score), config=changed(trials=3, startup_trials=2))
         result = json.loads((done.folder / "trial_0" / "result.json").read_text())
         assert (result["status"], result["epochs"]) == (status, {"pruned": 1, "completed": 2}[status])
         assert json.loads((done.folder / "trial_0" / "trial.json").read_text())["status"] == "COMPLETED"
@@ -170,11 +170,71 @@ def test_a_search_in_which_nothing_can_be_trained_says_so(records, tmp_path):
     assert json.loads((tmp_path / AREA / "tune" / "trial_0" / "result.json").read_text())["status"] == "failed"
 
 
+def test_trials_share_the_decoded_images(records, tmp_path, monkeypatch):
+    from kmura.data import decoded
+    from kmura.training.tune import tune
+
+    splits, decode = [], decoded._in_memory
+    monkeypatch.setattr(decoded, "_in_memory", lambda index, *rest: splits.append(index.split) or decode(index, *rest))
+    tune(records, area=AREA, runs=tmp_path, config=changed(trials=3))
+    assert sorted(splits) == ["train", "tune"]
+
+
+def test_trials_that_diverge_do_not_end_a_search(records, tmp_path):
+    import keras
+
+    from kmura.training.tune import tune
+
+    class Poison(keras.callbacks.Callback):
+        trial = None
+
+        def on_train_begin(self, logs=None):
+            if self.trial in ("1", "2", "3"):
+                self.model.classifier.get_layer("logits").bias.assign([float("nan")])
+
+    done = tune(records, area=AREA, runs=tmp_path, config=changed(trials=5, prune=False), callbacks=[Poison()])
+    summary = pd.read_csv(done.folder / "tuner_summary.csv")
+    assert summary["status"].value_counts().to_dict() == {"failed": 3, "completed": 2}
+    assert np.isfinite(done.best["val_auc_study"])
+
+
+def test_what_other_values_left_behind_is_not_gone_on_with(records, tmp_path):
+    from kmura.files import write_json
+    from kmura.training.tune import tune
+
+    stale = tmp_path / AREA / "tune" / "trial_0"
+    write_json(stale / "result.json", {"trial": "0", "status": "completed", "score": 2.0, "values": {}})
+    write_json(stale / "values.json", {"train.learning_rate": 7.0})
+    (stale / "history.csv").write_text("val_auc_study\n2.0\n")
+    done = tune(records, area=AREA, runs=tmp_path, config=changed(trials=2))
+    assert done.best["val_auc_study"] <= 1
+
+
+def test_settings_for_a_shared_search_must_be_complete(records, tmp_path, monkeypatch):
+    from kmura.training.tune import tune
+
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "one")
+    with pytest.raises(InputError, match="KERASTUNER_ORACLE_IP is not set"):
+        tune(records, area=AREA, runs=tmp_path, config=TINY)
+
+
+def test_a_search_of_what_is_never_used_is_refused(records, tmp_path):
+    from kmura.training.tune import tune
+
+    for setting, message in (
+        ({"cam.from_epoch": 3}, "cam.erase_q is searched but never used in the 2 epochs of a trial"),
+        ({"mix.until_epoch": 0}, "mix.mixup_alpha is searched but never used"),
+        ({"tune.tuner": "hyperband", "tune.trials": 25}, "hyperband has nothing to stop in trials of 2 epochs"),
+    ):
+        with pytest.raises(InputError, match=message):
+            tune(records, area=AREA, runs=tmp_path, config=load_config("tune", SETTINGS | setting))
+
+
 @pytest.mark.slow
 def test_hyperband_goes_on_with_the_trials_it_promotes(records, tmp_path):
     from kmura.training.tune import tune
 
-    config = changed(tuner="hyperband")
+    config = changed(tuner="hyperband", trials=25)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=3))
     done = tune(records, area=AREA, runs=tmp_path, config=config)
     summary = pd.read_csv(done.folder / "tuner_summary.csv")

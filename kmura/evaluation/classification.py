@@ -112,10 +112,9 @@ def evaluate(
 def _faithfulness(model, records, description: RunDescription, splits: list[str]) -> dict[str, float] | None:
     if description.phase != "final":
         return None
-    q, data = description.config.cam.erase_q, description.config.data
-    return {
-        split: localization_faithfulness(model, records, description.area, split, data=data, q=q) for split in splits
-    }
+    config = description.config
+    options = {"data": config.data, "q": config.cam.erase_q, "tap": config.cam.tap}
+    return {split: localization_faithfulness(model, records, description.area, split, **options) for split in splits}
 
 
 def level_scores(

@@ -12,7 +12,14 @@ from kmura.data import pipeline
 
 
 def localization_faithfulness(
-    model: keras.Model, records: str | os.PathLike, area: str, split: str, *, data: DataConfig, q: float
+    model: keras.Model,
+    records: str | os.PathLike,
+    area: str,
+    split: str,
+    *,
+    data: DataConfig,
+    q: float,
+    tap: str = "P5",
 ) -> float:
     """Mean over the images of max(0, p - p_erased), p the probability of abnormal.
 
@@ -24,8 +31,9 @@ def localization_faithfulness(
         records, area, split: the images.
         data: image size and resizing that the model was trained with.
         q: in (0, 1).
+        tap: the feature map that is explained.
     """
-    engine = cam.CamEngine(model)
+    engine = cam.CamEngine(model, tap=tap, fallback=cam.FALLBACKS[tap])
 
     @tf.function(reduce_retracing=True)
     def drops(images):

@@ -79,6 +79,7 @@ class CamOverlays(keras.callbacks.Callback):
         *,
         every: int,
         data: DataConfig,
+        tap: str = "P5",
         split: str = "valid",
         images: int = 8,
     ):
@@ -88,10 +89,11 @@ class CamOverlays(keras.callbacks.Callback):
             run: folder of the run.
             every: epochs from one sheet to the next.
             data: size of the images.
+            tap: the feature map to draw, that which is erased (`cam.tap`).
             images: how many.
         """
         super().__init__()
-        self.every, self.folder = every, Path(run) / "cam"
+        self.every, self.tap, self.folder = every, tap, Path(run) / "cam"
         rows = pipeline.row_keys(records, area, split)
         chosen = sorted(
             number
@@ -107,7 +109,7 @@ class CamOverlays(keras.callbacks.Callback):
             )
 
     def on_train_begin(self, logs=None):
-        self.engine = cam.CamEngine(self.model.classifier)
+        self.engine = cam.CamEngine(self.model.classifier, tap=self.tap, fallback=cam.FALLBACKS[self.tap])
         self.target = cam.named_target("abnormal", ("normal", "abnormal"))
 
     def on_epoch_end(self, epoch, logs=None):

@@ -33,13 +33,18 @@ class CamErasingModel(keras.Model):
         """
         super().__init__(name="trainer", **kwargs)
         self.classifier = classifier
-        fallback = {"P5": "P4", "P4": "P3", "P3": None}[tap]
-        self._cam = cam.CamEngine(classifier, tap=tap, fallback=fallback) if can_erase else None
+        self._cam = cam.CamEngine(classifier, tap=tap, fallback=cam.FALLBACKS[tap]) if can_erase else None
         self.erasing = self._knob("erasing", 0)
         self.alpha_cam = self._knob("alpha_cam", 0.5)
         self.erase_q = self._knob("erase_q", 0.8)
         self.erase_every = self._knob("erase_every", 8)
         self.built = True  # the classifier is; saves Keras a symbolic pass through it
+
+    def compile(self, *args, **kwargs):
+        super().compile(*args, **kwargs)
+        # a function of its own, so that both passes of a step with erasing are traced once; and anew after each
+        # `compile`: loss and trainable variables may be others
+        self._compute_gradients = tf.function(self._loss_and_gradients, reduce_retracing=True)
 
     def _knob(self, name: str, value: float):
         initial = keras.initializers.Constant(value)
@@ -70,7 +75,7 @@ class CamErasingModel(keras.Model):
         images, labels = batch["mixed_image"], batch["mixed_label"]
         if self._cam is None:
             return super().train_step((images, labels))
-        loss, logits, gradients = self._loss_and_gradients(images, labels)
+        loss, logits, gradients = self._compute_gradients(images, labels)
 
         def plain():
             return loss, gradients
@@ -78,7 +83,7 @@ class CamErasingModel(keras.Model):
         def erased():
             maps, _ = self._cam(batch["image"])
             kept = 1 - cam.erase_mask(maps, self.erase_q)
-            other_loss, _, other = self._loss_and_gradients(batch["image"] * kept[..., None], batch["label"])
+            other_loss, _, other = self._compute_gradients(batch["image"] * kept[..., None], batch["label"])
             share = tf.convert_to_tensor(self.alpha_cam)
             both = [(1 - share) * one + share * two for one, two in zip(gradients, other, strict=True)]
             return (1 - share) * loss + share * other_loss, both
@@ -98,8 +103,6 @@ class CamErasingModel(keras.Model):
             data_batch = (data_batch["mixed_image"], data_batch["mixed_label"])
         super()._symbolic_build(iterator=iterator, data_batch=data_batch)
 
-    # a function of its own, so that both passes of a step with erasing are traced once
-    @tf.function(reduce_retracing=True)
     def _loss_and_gradients(self, images, labels):
         with tf.GradientTape() as tape:
             logits = self.classifier(images, training=True)

@@ -28,8 +28,14 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if not math.isfinite(logs["loss"]):
-            kept = f"{self.last} holds the end of epoch {self.epoch}" if self.epoch else "no epoch was finished before"
-            raise NonFiniteLoss(
-                f"the loss is {logs['loss']} in epoch {self.epoch + 1}, batch {batch + 1}; {kept}; "
-                "lower train.learning_rate, or train in float32 if precision is mixed_float16, and begin with --fresh"
-            )
+            what = f"the loss is {logs['loss']} in epoch {self.epoch + 1}, batch {batch + 1}"
+            raise non_finite_loss(what, self.last, self.epoch)
+
+
+def non_finite_loss(what: str, last: Path, epochs: int) -> NonFiniteLoss:
+    """The error for a loss that is no number, after so many whole epochs, the last of which `last` holds."""
+    kept = f"{last} holds the end of epoch {epochs}" if epochs else "no epoch was finished before"
+    return NonFiniteLoss(
+        f"{what}; {kept}; "
+        "lower train.learning_rate, or train in float32 if precision is mixed_float16, and begin with --fresh"
+    )

@@ -6,7 +6,6 @@ import logging
 import os
 import platform
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from kmura.errors import InputError
 from kmura.records.manifest import Manifest, read_manifest
 from kmura.training.checkpoint import STATE
 from kmura.training.phases import check_phase, phase_config
-from kmura.training.run import RunDescription, RunFolder, read_run, write_run, write_summaries
+from kmura.training.run import RunDescription, RunFolder, drop_run, read_run, write_run, write_summaries
 from kmura.training.trainer import Trainer, session
 
 log = logging.getLogger("kmura")
@@ -86,7 +85,7 @@ def _settled(area: str, options: Mapping[str, Any]) -> tuple[Config, str]:
     """The configuration that these options of `fit` mean for an area, and where its tuned values come from, or ""."""
     if options.get("config"):
         return options["config"], ""
-    known = {key: options[key] for key in ("recipe", "settings") if key in options}
+    known = {key: options[key] for key in ("recipe", "settings", "fresh") if key in options}
     return phase_config(options.get("phase", "baseline"), area, options.get("runs", "runs"), **known)
 
 
@@ -129,9 +128,11 @@ def fit(
     if phase == "tune":
         raise InputError("phase tune is a search, not one run; call kmura.tune, or kmura fit --phase tune")
     if config is None:
-        config, source = phase_config(phase, area, runs, recipe, settings)
+        config, source = phase_config(phase, area, runs, recipe, settings, fresh)
         if source:
             log.info("%s: %s", area, source)
+    for note in never_reached(config):
+        log.warning("%s %s: %s", area, phase, note)
     manifest = read_manifest(records)
     check_splits(manifest, area, config.train.select_on, records)
     folder = RunFolder(Path(runs) / area / phase)
@@ -140,8 +141,8 @@ def fit(
     check_claim(folder, description, fresh, started, growing="train.epochs")
 
     def on_start():
-        if fresh and folder.path.exists():
-            shutil.rmtree(folder.path)  # only now, when everything that the new run needs is there
+        if fresh:
+            drop_run(folder.path)  # only now, when everything that the new run needs is there
         write_run(folder, description)
 
     with session(config), pipeline.readable_errors(records):
@@ -161,6 +162,16 @@ def run_result(folder: RunFolder, history: pd.DataFrame, monitor: str) -> RunRes
     if not history["best"].any():
         raise InputError(f"{folder.path}: {monitor} was never a number, no epoch is best; see {folder.history}")
     return RunResult(folder.path, history, history[history["best"]].iloc[-1].to_dict())
+
+
+def never_reached(config: Config) -> list[str]:
+    """What a configuration asks for in epochs that it does not have, a sentence each."""
+    late = {"train.slow_from_epoch": config.train.slow_from_epoch, "cam.from_epoch": config.cam.from_epoch}
+    return [
+        f"{key} is {epoch}, but training ends after epoch {config.train.epochs}; set it lower, or more epochs"
+        for key, epoch in late.items()
+        if epoch is not None and epoch > config.train.epochs
+    ]
 
 
 def check_splits(manifest: Manifest, area: str, select_on: str, records) -> None:
@@ -222,7 +233,9 @@ def check_claim(folder: RunFolder, wanted: RunDescription, fresh: bool, started:
     changed = differences(there.config, wanted.config)
     stage, _, key = growing.partition(".")
     before, after = (getattr(getattr(config, stage), key) for config in (there.config, wanted.config))
-    longer = len(changed) == 1 and after > before and wanted.config.train.schedule == "constant"
+    longer = len(changed) == 1 and after > before
+    if growing == "train.epochs" and wanted.config.train.schedule != "constant":
+        longer = False  # the schedule of the epochs behind it would have been another
     if changed and not longer:
         raise InputError(
             f"{folder.path} is a run of another configuration ({'; '.join(changed)}); "

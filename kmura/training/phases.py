@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kmura.config import RECIPES, Config, load_config, parse_setting
+from kmura.config import RECIPES, Config, config_json, load_config, parse_setting
 from kmura.errors import InputError
+from kmura.training.run import TUNED_VALUES, RunFolder, read_run
 
 PHASES = ("baseline", "tune", "final")
 
@@ -31,11 +32,13 @@ def phase_config(
     runs: str | Path,
     recipe: str | None = None,
     settings: Mapping[str, Any] | Iterable[str] = (),
+    fresh: bool = False,
 ) -> tuple[Config, str]:
     """The configuration of a phase for an area, and a sentence that says where tuned values came from, or "".
 
-    From the bottom: the recipe (by default the phase's own); for `final` the values of `RUNS/AREA/tune/best.json`, or,
-    where that does not exist and no other recipe was asked for, the published ones of the area; the settings.
+    From the bottom: the recipe (by default the phase's own); for `final` the values of the run that goes on (unless
+    `fresh`), else those of `RUNS/AREA/tune/best.json`, or, where that does not exist and no other recipe was asked for,
+    the published ones of the area; the settings.
 
     Raises:
         InputError: unknown phase, recipe or key; a damaged `best.json`.
@@ -44,8 +47,12 @@ def phase_config(
     settings = load_settings(settings)
     if phase != "final":
         return load_config(recipe or phase, settings), ""
-    best = Path(runs) / area / "tune" / "best.json"
-    if best.exists():
+    begun, best = RunFolder(Path(runs) / area / "final"), Path(runs) / area / "tune" / TUNED_VALUES
+    if not fresh and begun.last.exists() and begun.description.exists():
+        tables = config_json(read_run(begun.path).config)
+        tuned = {key: tables[key.partition(".")[0]][key.partition(".")[2]] for key in TUNED_KEYS}
+        source = f"tuned values as {begun.path} began with"
+    elif best.exists():
         tuned, source = read_best(best), f"tuned values from {best}"
     elif recipe is None and (tuned := published_values(area)):
         source = f"tuned values as published for MURA's {area}"

@@ -8,6 +8,7 @@ and `metrics.json`. `RUNS/summary.csv` and `RUNS/history.csv` join all runs.
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ from kmura.errors import InputError
 from kmura.files import replacing, write_json
 
 RUN_VERSION = 1
+TUNED_VALUES = "best.json"  # of the phase tune
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,15 @@ class RunDescription:
     command: str
     finished: bool = False
     run_version: int = RUN_VERSION
+
+
+def drop_run(folder: Path) -> None:
+    """Deletes a run folder: first out of the way as a whole, so that a kill leaves no half of it in its place."""
+    aside = folder.with_name(f".{folder.name}.dropped")
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, aside)
+        shutil.rmtree(aside)
 
 
 def write_run(folder: RunFolder, description: RunDescription) -> None:

@@ -21,7 +21,7 @@ from kmura.models.classifier import build_model
 from kmura.records.manifest import read_manifest
 from kmura.training.cam_erasing import CamErasingModel
 from kmura.training.checkpoint import LastCheckpoint
-from kmura.training.finite_loss import StopOnNonFiniteLoss
+from kmura.training.finite_loss import StopOnNonFiniteLoss, non_finite_loss
 from kmura.training.knobs import EpochKnobs
 from kmura.training.losses import WeightedBinaryCrossentropy
 from kmura.training.optimizers import AdamL2, learning_rate
@@ -84,12 +84,13 @@ class Trainer:
         self.model.compile(
             optimizer=AdamL2(learning_rate(config.train, self.steps), l2=config.train.weight_decay),
             loss=WeightedBinaryCrossentropy(pos_weight, config.train.label_smoothing),
-            metrics=[keras.metrics.BinaryAccuracy(name="acc", threshold=0.0)],
+            metrics=[keras.metrics.MeanMetricWrapper(_right, name="acc")],
             jit_compile=False,  # XLA is slower than oneDNN on CPU
         )
         self.model.optimizer.build(classifier.trainable_variables)  # otherwise Keras traces the step twice
         self._variables = [*classifier.variables, *self.model.optimizer.variables]  # weights, random states, moments
         self._initial = None
+        self._data = None
         self._validation = None
 
     @property
@@ -130,7 +131,8 @@ class Trainer:
             for variable, value in zip(self._variables, self._initial, strict=True):
                 variable.assign(value)
         if epochs_done < epochs:
-            dataset = pipeline.train_dataset(
+            # kept until the next run has its own: the two share the decoded images
+            self._data = pipeline.train_dataset(
                 self.records,
                 self.area,
                 data=config.data,
@@ -151,7 +153,7 @@ class Trainer:
             knobs, finite = EpochKnobs(config), StopOnNonFiniteLoss(folder.last)
             with _collecting_garbage_later() as first_batch:
                 self.model.fit(
-                    dataset,
+                    self._data,
                     steps_per_epoch=self.steps,
                     initial_epoch=epochs_done,
                     epochs=epochs,
@@ -189,6 +191,8 @@ class _RunKeeper(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         values = {name: float(value) for name, value in logs.items()}
+        if np.isnan(values["val_loss_img"]):  # the last step of the epoch: its own loss was still a number
+            raise non_finite_loss(f"the validation loss is nan after epoch {epoch + 1}", self.folder.last, epoch)
         rate = float(self.model.optimizer.learning_rate)
         score = values[self.monitor]
         known = [row[self.monitor] for row in self.history if row["best"]]
@@ -241,6 +245,11 @@ def _collecting_garbage_later() -> Iterator[keras.callbacks.Callback]:
     finally:
         if was_on:
             gc.enable()
+
+
+def _right(labels, logits):
+    """1 where logit and label, which mixing may leave between 0 and 1, are of the same side; else 0."""
+    return keras.ops.cast((labels >= 0.5) == (logits >= 0), "float32")
 
 
 def _images(batch):

@@ -39,10 +39,10 @@ from kmura.training.checkpoint import STATE
 from kmura.training.finite_loss import NonFiniteLoss
 from kmura.training.fit import RunResult, check_claim, check_splits, checked_areas, describe, run_result
 from kmura.training.phases import TUNED_KEYS, phase_config
-from kmura.training.run import RunFolder, write_run, write_summaries
+from kmura.training.run import TUNED_VALUES, RunFolder, drop_run, write_run, write_summaries
 from kmura.training.trainer import Trainer, session
 
-ORACLE, RESULT, BEST, SUMMARY = "oracle.json", "result.json", "best.json", "tuner_summary.csv"
+ORACLE, RESULT, VALUES, SUMMARY = "oracle.json", "result.json", "values.json", "tuner_summary.csv"
 FAILED = (
     "every trial failed: the loss was no number; give lower ends to tune.learning_rate, or train in float32 if "
     "precision is mixed_float16, and begin with --fresh"
@@ -95,14 +95,13 @@ def tune(
             trained.
     """
     config = config or phase_config("tune", area, runs, recipe, settings)[0]
-    if config.cam.from_epoch is None and any(not _fixed(config.tune, key) for key in TUNED_KEYS if key[:4] == "cam."):
-        raise InputError("cam.from_epoch is none: nothing is erased, cam.* cannot be searched; set cam.from_epoch=1")
+    _check_search(config)
     manifest = read_manifest(records)
     check_splits(manifest, area, config.train.select_on, records)
     folder = RunFolder(Path(runs) / area / "tune")
     description = describe(manifest, records, area, "tune", config, command)
-    role = os.environ.get("KERASTUNER_TUNER_ID")
-    leads = role in (None, "chief")
+    role = _role()
+    leads = role != "worker"
     started = not fresh and (folder.description.exists() if not leads else (folder.path / ORACLE).is_file())
     if leads or started:
         check_claim(folder, description, fresh, started, growing="tune.trials")
@@ -117,20 +116,16 @@ def tune(
         if role != "chief" and not started:
             trainer()  # before anything is dropped: it may not come about
         if leads:
-            if fresh and folder.path.exists():
-                shutil.rmtree(folder.path)
+            if fresh:
+                drop_run(folder.path)
             write_run(folder, description)
-        search = _search(trainer, config, folder, area, callbacks)
-        try:
-            search.search(verbose=0)
-        except kt.errors.FatalError as error:
-            raise error.__cause__ or error from None
-        except RuntimeError as error:
-            if "consecutive failures" in str(error):
-                raise InputError(f"{folder.path}: {FAILED}") from error
-            raise
+        if not _is_over(folder.path, config.tune):
+            try:
+                _search(trainer, config, folder, area, callbacks).search(verbose=0)
+            except kt.errors.FatalError as error:
+                raise error.__cause__ or error from None
     if leads:
-        search.finish()
+        _finish(folder, area, config.train.monitor)
         write_run(folder, dataclasses.replace(description, finished=True))
         write_summaries(runs, config.train.monitor)
         _join_summaries(Path(runs))
@@ -145,7 +140,7 @@ def search_space(tune: TuneConfig) -> kt.HyperParameters:
         low, high = _range(tune, key)
         if low == high:
             space.Fixed(key, low)
-        elif isinstance(low, int):
+        elif key == "cam.erase_every":
             space.Int(key, low, high)
         else:
             space.Float(key, low, high, sampling="log" if key in LOGARITHMIC else "linear")
@@ -168,6 +163,36 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
         stage, _, name = key.partition(".")
         tables[stage][name] = value
     return config_from_tables(tables, "trial")
+
+
+def _role() -> str:
+    """`alone`, or what KerasTuner's environment variables make of this process: `chief` or `worker`.
+
+    Raises:
+        InputError: some are set and others are missing.
+    """
+    names = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
+    missing = [name for name in names if not os.environ.get(name)]
+    if len(missing) == len(names):
+        return "alone"
+    if missing:
+        raise InputError(f"{missing[0]} is not set; a shared search needs {', '.join(names)}, a search alone none")
+    return "chief" if "chief" in os.environ["KERASTUNER_TUNER_ID"] else "worker"  # KerasTuner's own test
+
+
+def _check_search(config: Config) -> None:
+    """Refuses a search of values that change nothing, or one that cannot search."""
+    epochs, tune = config.train.epochs, config.tune
+    erases = config.cam.from_epoch is not None and config.cam.from_epoch <= epochs
+    for stage, on, mend in (
+        ("cam", erases, "cam.from_epoch=1"),
+        ("mix", config.mix.until_epoch, "mix.until_epoch=1000"),
+    ):
+        free = [key for key in TUNED_KEYS if key.startswith(stage) and not _fixed(tune, key)]
+        if free and not on:
+            raise InputError(f"{free[0]} is searched but never used in the {epochs} epochs of a trial; set {mend}")
+    if tune.tuner == "hyperband" and epochs < 3:
+        raise InputError(f"hyperband has nothing to stop in trials of {epochs} epochs; give --epochs 3 or more")
 
 
 class _ResumableOracle:
@@ -226,6 +251,7 @@ def _search(trainer: Callable[[], Trainer], config: Config, folder: RunFolder, a
         "objective": kt.Objective(config.train.monitor, "max"),
         "hyperparameters": search_space(config.tune),
         "seed": config.train.seed + 1,  # 0 would be no seed
+        "max_consecutive_failed_trials": 10**9,  # KerasTuner would throw away what has gone well before
     }
     if config.tune.tuner == "bayesian":
         oracle = _Bayesian(max_trials=config.tune.trials, num_initial_points=config.tune.startup_trials, **common)
@@ -242,12 +268,15 @@ class _Search(kt.Tuner):
 
     def __init__(self, trainer, config: Config, folder: RunFolder, area: str, callbacks, oracle):
         self.trainer, self.config, self.folder, self.area, self.callbacks = trainer, config, folder, area, callbacks
+        self._since = time.monotonic()
         super().__init__(oracle, directory=str(folder.path.parent), project_name=folder.path.name)
+
+    def _get_tuner_fname(self):
+        return str(self.folder.path / ORACLE)  # what is to be gone on with, whatever the name of the process
 
     def save(self):
         if not self._is_worker():
             self.oracle.save()
-        write_json(Path(self._get_tuner_fname()), {})  # by its name KerasTuner knows a search to go on with
 
     def reload(self):
         if not self._is_worker():
@@ -264,19 +293,21 @@ class _Search(kt.Tuner):
             raise kt.errors.FatalError(str(error)) from error
 
     def _score(self, trial) -> float:
-        began = time.monotonic()
         folder = RunFolder(self.folder.path / f"trial_{trial.trial_id}")
+        values = trial.hyperparameters.values
+        _clear_if_of_others(folder, values)
         known = _read_result(folder.path)
         if known is not None:  # trained, but the search was killed before it took note
             self._drop_files()
             return known["score"]
-        values = trial.hyperparameters.values
         epochs = values.get("tuner/epochs", self.config.train.epochs)
         earlier = values.get("tuner/trial_id")  # under Hyperband: the trial that this one continues
         if earlier is not None and not (folder.last / STATE).exists():
-            before = self.folder.path / f"trial_{earlier}"
-            shutil.copytree(before / "last", folder.last, dirs_exist_ok=True)
-            shutil.copy2(before / "best.keras", folder.best)
+            before, aside = RunFolder(self.folder.path / f"trial_{earlier}"), folder.path / ".last"
+            shutil.copy2(before.best, folder.best)
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.copytree(before.last, aside)
+            os.replace(aside, folder.last)
         config = with_values(self.config, {key: values[key] for key in TUNED_KEYS})
         history = _read_history(folder)
         epochs_done = len(history)
@@ -289,7 +320,8 @@ class _Search(kt.Tuner):
             history = self.trainer().run(config, folder, epochs=epochs, callbacks=[listener, *self.callbacks])
             pruned = len(history) < epochs
         score = history[self.config.train.monitor].max()
-        beyond = time.monotonic() - began - history["seconds"][epochs_done:].sum()
+        beyond = time.monotonic() - self._since - history["seconds"][epochs_done:].sum()
+        self._since = time.monotonic()
         self._record(trial, score, history, "pruned" if pruned else "completed", beyond)
         self._drop_files()
         return float(score)
@@ -328,7 +360,7 @@ class _Search(kt.Tuner):
             "epochs": len(history),
             "values": {key: trial.hyperparameters.values[key] for key in TUNED_KEYS},
             "training_seconds": round(float(history["seconds"].sum()), 2) if len(history) else 0.0,
-            "other_seconds": round(beyond, 2),
+            "other_seconds": round(beyond, 2),  # since the end of the trial before, but for the training
             "peak_memory_mb": round(peak),
             "worker": self.tuner_id,
         }
@@ -344,28 +376,29 @@ class _Search(kt.Tuner):
                 if best is None or path != best[0]:
                     (path / "best.keras").unlink(missing_ok=True)
 
-    def finish(self) -> None:
-        """Makes the folder a run of the best trial and writes the summary and `best.json`."""
-        ended = _results(self.folder.path)
-        best = _best(ended)
-        if best is None:
-            raise InputError(f"{self.folder.path}: {FAILED}")
-        path, result = best
-        for name in ("history.csv", "best.keras"):
-            if (path / name).exists():
-                with replacing(self.folder.path / name, "wb") as file:
-                    file.write((path / name).read_bytes())
-        rows = [
-            {name: value for name, value in result.items() if name != "values"} | result["values"]
-            for _, result in sorted(ended, key=lambda item: -np.nan_to_num(item[1]["score"], nan=-1))
-        ]
-        with replacing(self.folder.path / SUMMARY) as file:
-            pd.DataFrame(rows).to_csv(file, index=False)
-        found = {"area": self.area, "trial": result["trial"], self.config.train.monitor: result["score"]}
-        write_json(self.folder.path / BEST, found | {"values": result["values"]})
-        for trial, _ in ended:
-            shutil.rmtree(trial / "last", ignore_errors=True)
-            (trial / "best.keras").unlink(missing_ok=True)
+
+def _finish(folder: RunFolder, area: str, monitor: str) -> None:
+    """Makes the folder a run of the best trial and writes the summary and `best.json`."""
+    ended = _results(folder.path)
+    best = _best(ended)
+    if best is None:
+        raise InputError(f"{folder.path}: {FAILED}")
+    path, result = best
+    for source, target in ((RunFolder(path).history, folder.history), (RunFolder(path).best, folder.best)):
+        if source.exists():
+            with replacing(target, "wb") as file:
+                file.write(source.read_bytes())
+    rows = [
+        {name: value for name, value in result.items() if name != "values"} | result["values"]
+        for _, result in sorted(ended, key=lambda item: -np.nan_to_num(item[1]["score"], nan=-1))
+    ]
+    with replacing(folder.path / SUMMARY) as file:
+        pd.DataFrame(rows).to_csv(file, index=False)
+    found = {"area": area, "trial": result["trial"], monitor: result["score"], "values": result["values"]}
+    write_json(folder.path / TUNED_VALUES, found)
+    for trial, _ in ended:
+        shutil.rmtree(trial / "last", ignore_errors=True)
+        (trial / "best.keras").unlink(missing_ok=True)
 
 
 class _Listener(keras.callbacks.Callback):
@@ -399,6 +432,25 @@ def _best(ended: list[tuple[Path, dict]]) -> tuple[Path, dict] | None:
     """The trial with the best score, the earlier of equal ones; None if none has a score."""
     scored = [item for item in ended if not math.isnan(item[1]["score"])]
     return max(scored, key=lambda item: item[1]["score"], default=None)
+
+
+def _clear_if_of_others(folder: RunFolder, values: Mapping[str, Any]) -> None:
+    """Notes the values of a trial in its folder; what is there of a trial with other values goes."""
+    note, wanted = folder.path / VALUES, json.loads(json.dumps(dict(values)))
+    try:
+        same = json.loads(note.read_text(encoding="utf-8")) == wanted
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        for path in (folder.path / RESULT, folder.history, folder.best):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(folder.last, ignore_errors=True)
+        write_json(note, wanted)
+
+
+def _is_over(folder: Path, tune: TuneConfig) -> bool:
+    """Whether all trials of a search are known to have ended; under Hyperband only the search itself knows."""
+    return tune.tuner != "hyperband" and len(_results(folder)) >= tune.trials
 
 
 def _read_history(folder: RunFolder) -> pd.DataFrame:

@@ -13,7 +13,7 @@ DEMO ?= demo
 	touch $@
 
 test: .venv/installed lint
-	$(BIN)/python -m pytest -m 'not slow and not real'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not real'
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -m 'slow or real'

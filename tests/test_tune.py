@@ -123,6 +123,7 @@ def test_a_search_killed_at_random_moments_ends_with_the_same_trials(undisturbed
     assert best == theirs
 
 
+@pytest.mark.slow
 def test_the_same_call_again_changes_nothing_and_more_trials_go_on(records, tmp_path):
     from kmura.training.tune import tune
 
@@ -136,6 +137,7 @@ def test_the_same_call_again_changes_nothing_and_more_trials_go_on(records, tmp_
         tune(records, area=AREA, runs=tmp_path, config=changed(trials=2, aug_p=(0.1, 0.2)))
 
 
+@pytest.mark.slow
 def test_half_of_the_trials_worse_than_the_median_are_stopped(records, tmp_path):
     """Curves of other trials are files: below two that began with 2.0 none can go on, above -1.0 all do."""
     from kmura.files import write_json
@@ -170,6 +172,7 @@ def test_a_search_in_which_nothing_can_be_trained_says_so(records, tmp_path):
     assert json.loads((tmp_path / AREA / "tune" / "trial_0" / "result.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_trials_share_the_decoded_images(records, tmp_path, monkeypatch):
     from kmura.data import decoded
     from kmura.training.tune import tune

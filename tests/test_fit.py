@@ -176,6 +176,15 @@ def test_fresh_begins_anew_and_spares_what_is_no_run(undisturbed, records, tmp_p
     assert (other / "thesis.tex").read_text() == "keep me"
 
 
+def test_two_processes_do_not_train_the_same_run(records, tmp_path):
+    from kmura.training.fit import fit
+    from kmura.training.run import claimed
+
+    with claimed(tmp_path / "XR_WRIST" / "baseline"):
+        with pytest.raises(InputError, match="another process is training"):
+            fit(records, area="XR_WRIST", runs=tmp_path, config=TINY)
+
+
 def test_other_records_are_refused(records, mura_root, tmp_path):
     from conftest import SMALL_SHARDS
 

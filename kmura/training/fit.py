@@ -22,7 +22,7 @@ from kmura.errors import InputError
 from kmura.records.manifest import Manifest, read_manifest
 from kmura.training.checkpoint import STATE
 from kmura.training.phases import check_phase, phase_config
-from kmura.training.run import RunDescription, RunFolder, drop_run, read_run, write_run, write_summaries
+from kmura.training.run import RunDescription, RunFolder, claimed, drop_run, read_run, write_run, write_summaries
 from kmura.training.trainer import Trainer, session
 
 log = logging.getLogger("kmura")
@@ -137,20 +137,21 @@ def fit(
     check_splits(manifest, area, config.train.select_on, records)
     folder = RunFolder(Path(runs) / area / phase)
     description = describe(manifest, records, area, phase, config, command)
-    started = not fresh and (folder.last / STATE).is_file()
-    check_claim(folder, description, fresh, started, growing="train.epochs")
+    with claimed(folder.path):
+        started = not fresh and (folder.last / STATE).is_file()
+        check_claim(folder, description, fresh, started, growing="train.epochs")
 
-    def on_start():
-        if fresh:
-            drop_run(folder.path)  # only now, when everything that the new run needs is there
-        write_run(folder, description)
+        def on_start():
+            if fresh:
+                drop_run(folder.path)  # only now, when everything that the new run needs is there
+            write_run(folder, description)
 
-    with session(config), pipeline.readable_errors(records):
-        trainer = Trainer(records, area, config, load_weights=not started)
-        history = trainer.run(config, folder, resume=not fresh, on_start=on_start, callbacks=callbacks)
-    write_run(folder, dataclasses.replace(description, finished=True))
-    write_summaries(runs, config.train.monitor)
-    return run_result(folder, history, config.train.monitor)
+        with session(config), pipeline.readable_errors(records):
+            trainer = Trainer(records, area, config, load_weights=not started)
+            history = trainer.run(config, folder, resume=not fresh, on_start=on_start, callbacks=callbacks)
+        write_run(folder, dataclasses.replace(description, finished=True))
+        write_summaries(runs, config.train.monitor)
+        return run_result(folder, history, config.train.monitor)
 
 
 def run_result(folder: RunFolder, history: pd.DataFrame, monitor: str) -> RunResult:

@@ -5,16 +5,19 @@ classifier of the best epoch), `last/` (everything needed to go on), and, writte
 and `metrics.json`. `RUNS/summary.csv` and `RUNS/history.csv` join all runs.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from kmura.config import Config, config_from_tables
-from kmura.errors import InputError
+from kmura.errors import InputError, reason
 from kmura.files import replacing, write_json
 
 RUN_VERSION = 1
@@ -79,6 +82,27 @@ class RunDescription:
     command: str
     finished: bool = False
     run_version: int = RUN_VERSION
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """A block in which no other process writes to a run folder.
+
+    Raises:
+        InputError: one does already, or nothing can be written there.
+    """
+    path = folder.with_name(f".{folder.name}.lock")  # beside it: the folder itself may be dropped
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "w")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {reason(error)}; choose another --runs folder") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"another process is training {folder}; wait for it or choose another --runs") from error
+        yield
 
 
 def drop_run(folder: Path) -> None:

@@ -39,7 +39,7 @@ from kmura.training.checkpoint import STATE
 from kmura.training.finite_loss import NonFiniteLoss
 from kmura.training.fit import RunResult, check_claim, check_splits, checked_areas, describe, run_result
 from kmura.training.phases import TUNED_KEYS, phase_config
-from kmura.training.run import TUNED_VALUES, RunFolder, drop_run, write_run, write_summaries
+from kmura.training.run import TUNED_VALUES, RunFolder, claimed, drop_run, write_run, write_summaries
 from kmura.training.trainer import Trainer, session
 
 ORACLE, RESULT, VALUES, SUMMARY = "oracle.json", "result.json", "values.json", "tuner_summary.csv"
@@ -102,35 +102,36 @@ def tune(
     description = describe(manifest, records, area, "tune", config, command)
     role = _role()
     leads = role != "worker"
-    started = not fresh and (folder.description.exists() if not leads else (folder.path / ORACLE).is_file())
-    if leads or started:
-        check_claim(folder, description, fresh, started, growing="tune.trials")
+    with claimed(folder.path) if leads else contextlib.nullcontext():
+        started = not fresh and (folder.description.exists() if not leads else (folder.path / ORACLE).is_file())
+        if leads or started:
+            check_claim(folder, description, fresh, started, growing="tune.trials")
 
-    @functools.cache
-    def trainer() -> Trainer:
-        made = Trainer(records, area, config)
-        made.keep_initial()
-        return made
+        @functools.cache
+        def trainer() -> Trainer:
+            made = Trainer(records, area, config)
+            made.keep_initial()
+            return made
 
-    with session(config), pipeline.readable_errors(records):
-        if role != "chief" and not started:
-            trainer()  # before anything is dropped: it may not come about
+        with session(config), pipeline.readable_errors(records):
+            if role != "chief" and not started:
+                trainer()  # before anything is dropped: it may not come about
+            if leads:
+                if fresh:
+                    drop_run(folder.path)
+                write_run(folder, description)
+            if not _is_over(folder.path, config.tune):
+                try:
+                    _search(trainer, config, folder, area, callbacks).search(verbose=0)
+                except kt.errors.FatalError as error:
+                    raise error.__cause__ or error from None
         if leads:
-            if fresh:
-                drop_run(folder.path)
-            write_run(folder, description)
-        if not _is_over(folder.path, config.tune):
-            try:
-                _search(trainer, config, folder, area, callbacks).search(verbose=0)
-            except kt.errors.FatalError as error:
-                raise error.__cause__ or error from None
-    if leads:
-        _finish(folder, area, config.train.monitor)
-        write_run(folder, dataclasses.replace(description, finished=True))
-        write_summaries(runs, config.train.monitor)
-        _join_summaries(Path(runs))
-        return run_result(folder, pd.read_csv(folder.history), config.train.monitor)
-    return None
+            _finish(folder, area, config.train.monitor)
+            write_run(folder, dataclasses.replace(description, finished=True))
+            write_summaries(runs, config.train.monitor)
+            _join_summaries(Path(runs))
+            return run_result(folder, pd.read_csv(folder.history), config.train.monitor)
+        return None
 
 
 def search_space(tune: TuneConfig) -> kt.HyperParameters:

@@ -319,14 +319,18 @@ def load_config(recipe: str | None = None, settings: Mapping[str, Any] | Iterabl
     """
     tables = _read_recipe(recipe) if recipe else {}
     config_from_tables(tables, f"recipe {recipe}")
-    pairs = settings.items() if isinstance(settings, Mapping) else map(parse_setting, settings)
-    for key, value in pairs:
+    for key, value in load_settings(settings).items():
         stage, _, name = key.partition(".")
         if not name:
             raise InputError(f"setting {key!r} names no stage; write stage.key=value, for example train.epochs=3")
         table = tables.setdefault(stage, {})
         table[name] = value
     return config_from_tables(tables, "settings")
+
+
+def load_settings(settings: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
+    """Settings as a mapping `stage.key -> value`, from one or from texts `stage.key=value`."""
+    return dict(settings.items() if isinstance(settings, Mapping) else map(parse_setting, settings))
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all: written aside, flushed to disk, renamed."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import math
@@ -35,6 +36,26 @@ def replacing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """A block that holds the lock file `path`; it goes with the process, however that ends.
+
+    Raises:
+        InputError: another process holds it (says `busy`), or its folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "w")
+    except OSError as error:
+        raise InputError(f"cannot write to {path.parent}: {reason(error)}; choose another folder") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(busy) from error
+        yield
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from kmura.config import RecordsConfig
 from kmura.errors import InputError, reason
-from kmura.files import replacing, sha256_of, write_json
+from kmura.files import locked, replacing, sha256_of, write_json
 from kmura.records import folders, medmnist, mura, schema, splits, tfrecord
 from kmura.records.images import UnreadableImage, decode_image, encode_image, image_from_array
 from kmura.records.listing import Listing, Source
@@ -195,16 +194,8 @@ def _plans(root: Path, listing: Listing, sources: list[Source], options: Records
 def _stage(out: Path, inputs: str) -> Iterator[Path]:
     """The folder of a build under way, locked; emptied if it belongs to other inputs, removed after success."""
     stage = out / STAGE
-    try:
-        stage.mkdir(parents=True, exist_ok=True)
-        lock = open(stage / "lock", "w")
-    except OSError as error:
-        raise InputError(f"cannot write to {out}: {reason(error)}; choose another --out") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"another build is writing to {out}; wait for it or choose another --out") from error
+    busy = f"another build is writing to {out}; wait for it or choose another --out"
+    with locked(stage / "lock", busy):
         plan = stage / "plan"
         if not plan.is_file() or plan.read_text() != inputs:
             for entry in stage.iterdir():

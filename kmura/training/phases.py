@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kmura.config import RECIPES, Config, config_json, load_config, parse_setting
+from kmura.config import RECIPES, Config, config_json, load_config, load_settings
 from kmura.errors import InputError
 from kmura.training.run import TUNED_VALUES, RunFolder, read_run
 
@@ -65,11 +65,6 @@ def check_phase(phase: str) -> None:
     """Refuses an unknown phase."""
     if phase not in PHASES:
         raise InputError(f"phase {phase!r} is unknown; choose one of {', '.join(PHASES)}")
-
-
-def load_settings(settings: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
-    """Settings as a mapping, from one or from texts `stage.key=value`."""
-    return dict(settings.items() if isinstance(settings, Mapping) else map(parse_setting, settings))
 
 
 def published_values(area: str) -> dict[str, Any]:

@@ -7,18 +7,16 @@ and `metrics.json`. `RUNS/summary.csv` and `RUNS/history.csv` join all runs.
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from kmura.config import Config, config_from_tables
-from kmura.errors import InputError, reason
-from kmura.files import replacing, write_json
+from kmura.errors import InputError
+from kmura.files import locked, replacing, write_json
 
 RUN_VERSION = 1
 TUNED_VALUES = "best.json"  # of the phase tune
@@ -84,25 +82,14 @@ class RunDescription:
     run_version: int = RUN_VERSION
 
 
-@contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path) -> contextlib.AbstractContextManager[None]:
     """A block in which no other process writes to a run folder.
 
     Raises:
         InputError: one does already, or nothing can be written there.
     """
-    path = folder.with_name(f".{folder.name}.lock")  # beside it: the folder itself may be dropped
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path, "w")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {reason(error)}; choose another --runs folder") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"another process is training {folder}; wait for it or choose another --runs") from error
-        yield
+    busy = f"another process is training {folder}; wait for it or choose another --runs"
+    return locked(folder.with_name(f".{folder.name}.lock"), busy)  # beside it: the folder itself may be dropped
 
 
 def drop_run(folder: Path) -> None:

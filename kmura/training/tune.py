@@ -33,20 +33,28 @@ import pandas as pd
 from kmura.config import Config, TuneConfig, config_from_tables, config_json
 from kmura.data import pipeline
 from kmura.errors import InputError
-from kmura.files import replacing, write_json
+from kmura.files import write_json
 from kmura.records.manifest import read_manifest
 from kmura.training.checkpoint import STATE
 from kmura.training.finite_loss import NonFiniteLoss
 from kmura.training.fit import RunResult, check_claim, check_splits, checked_areas, describe, run_result
 from kmura.training.phases import TUNED_KEYS, phase_config
-from kmura.training.run import TUNED_VALUES, RunFolder, claimed, drop_run, write_run, write_summaries
+from kmura.training.run import RunFolder, claimed, drop_run, write_run, write_summaries
 from kmura.training.trainer import Trainer, session
-
-ORACLE, RESULT, VALUES, SUMMARY = "oracle.json", "result.json", "values.json", "tuner_summary.csv"
-FAILED = (
-    "every trial failed: the loss was no number; give lower ends to tune.learning_rate, or train in float32 if "
-    "precision is mixed_float16, and begin with --fresh"
+from kmura.training.trials import (
+    RESULT,
+    claim_values,
+    drop_files,
+    finish,
+    is_over,
+    join_summaries,
+    read_history,
+    read_result,
+    results,
+    trial_folder,
 )
+
+ORACLE = "oracle.json"
 LOGARITHMIC = ("train.learning_rate", "train.weight_decay")
 
 
@@ -120,16 +128,16 @@ def tune(
                 if fresh:
                     drop_run(folder.path)
                 write_run(folder, description)
-            if not _is_over(folder.path, config.tune):
+            if not is_over(folder.path, config.tune):
                 try:
-                    _search(trainer, config, folder, area, callbacks).search(verbose=0)
+                    _search(trainer, config, folder, callbacks).search(verbose=0)
                 except kt.errors.FatalError as error:
                     raise error.__cause__ or error from None
         if leads:
-            _finish(folder, area, config.train.monitor)
+            finish(folder, area, config.train.monitor)
             write_run(folder, dataclasses.replace(description, finished=True))
             write_summaries(runs, config.train.monitor)
-            _join_summaries(Path(runs))
+            join_summaries(Path(runs))
             return run_result(folder, pd.read_csv(folder.history), config.train.monitor)
         return None
 
@@ -247,7 +255,7 @@ class _Hyperband(_ResumableOracle, kt.oracles.HyperbandOracle):
     pass
 
 
-def _search(trainer: Callable[[], Trainer], config: Config, folder: RunFolder, area: str, callbacks) -> "_Search":
+def _search(trainer: Callable[[], Trainer], config: Config, folder: RunFolder, callbacks) -> "_Search":
     common = {
         "objective": kt.Objective(config.train.monitor, "max"),
         "hyperparameters": search_space(config.tune),
@@ -261,14 +269,14 @@ def _search(trainer: Callable[[], Trainer], config: Config, folder: RunFolder, a
     else:
         oracle = _Hyperband(max_epochs=config.train.epochs, factor=3, **common)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that it goes on
-        return _Search(trainer, config, folder, area, callbacks, oracle)
+        return _Search(trainer, config, folder, callbacks, oracle)
 
 
 class _Search(kt.Tuner):
     """KerasTuner's loop over trials, each trained by the same `Trainer` (made when first needed)."""
 
-    def __init__(self, trainer, config: Config, folder: RunFolder, area: str, callbacks, oracle):
-        self.trainer, self.config, self.folder, self.area, self.callbacks = trainer, config, folder, area, callbacks
+    def __init__(self, trainer, config: Config, folder: RunFolder, callbacks, oracle):
+        self.trainer, self.config, self.folder, self.callbacks = trainer, config, folder, callbacks
         self._since = time.monotonic()
         super().__init__(oracle, directory=str(folder.path.parent), project_name=folder.path.name)
 
@@ -294,23 +302,23 @@ class _Search(kt.Tuner):
             raise kt.errors.FatalError(str(error)) from error
 
     def _score(self, trial) -> float:
-        folder = RunFolder(self.folder.path / f"trial_{trial.trial_id}")
+        folder = trial_folder(self.folder.path, trial.trial_id)
         values = trial.hyperparameters.values
-        _clear_if_of_others(folder, values)
-        known = _read_result(folder.path)
+        claim_values(folder, values)
+        known = read_result(folder.path)
         if known is not None:  # trained, but the search was killed before it took note
             self._drop_files()
             return known["score"]
         epochs = values.get("tuner/epochs", self.config.train.epochs)
         earlier = values.get("tuner/trial_id")  # under Hyperband: the trial that this one continues
         if earlier is not None and not (folder.last / STATE).exists():
-            before, aside = RunFolder(self.folder.path / f"trial_{earlier}"), folder.path / ".last"
+            before, aside = trial_folder(self.folder.path, earlier), folder.path / ".last"
             shutil.copy2(before.best, folder.best)
             shutil.rmtree(aside, ignore_errors=True)
             shutil.copytree(before.last, aside)
             os.replace(aside, folder.last)
         config = with_values(self.config, {key: values[key] for key in TUNED_KEYS})
-        history = _read_history(folder)
+        history = read_history(folder)
         epochs_done = len(history)
         pruned = self._prune(trial, history) and epochs_done < epochs
         if not pruned:
@@ -332,8 +340,8 @@ class _Search(kt.Tuner):
 
         KerasTuner's own oracles see one value a trial; the curves are the `history.csv` of the trial folders.
         """
-        folder = RunFolder(self.folder.path / f"trial_{trial.trial_id}")
-        if self._prune(trial, _read_history(folder)):
+        folder = trial_folder(self.folder.path, trial.trial_id)
+        if self._prune(trial, read_history(folder)):
             model.stop_training = True
 
     def _prune(self, trial, history: pd.DataFrame) -> bool:
@@ -342,8 +350,8 @@ class _Search(kt.Tuner):
         if not tune.prune or tune.tuner == "hyperband" or not len(history):
             return False
         curves = [
-            _read_history(RunFolder(path))[self.config.train.monitor].to_list()
-            for path, result in _results(self.folder.path)
+            read_history(RunFolder(path))[self.config.train.monitor].to_list()
+            for path, result in results(self.folder.path)
             if result["status"] == "completed" and result["trial"] != trial.trial_id
         ]
         at_this_epoch = [curve[len(history) - 1] for curve in curves if len(curve) >= len(history)]
@@ -365,41 +373,11 @@ class _Search(kt.Tuner):
             "peak_memory_mb": round(peak),
             "worker": self.tuner_id,
         }
-        write_json(self.folder.path / f"trial_{trial.trial_id}" / RESULT, result)
+        write_json(trial_folder(self.folder.path, trial.trial_id).path / RESULT, result)
 
     def _drop_files(self) -> None:
-        """Leaves the model of the best trial alone; Hyperband may yet go on with any."""
-        ended = _results(self.folder.path)
-        best = _best(ended)
-        for path, _ in ended:
-            if self.config.tune.tuner != "hyperband":
-                shutil.rmtree(path / "last", ignore_errors=True)
-                if best is None or path != best[0]:
-                    (path / "best.keras").unlink(missing_ok=True)
-
-
-def _finish(folder: RunFolder, area: str, monitor: str) -> None:
-    """Makes the folder a run of the best trial and writes the summary and `best.json`."""
-    ended = _results(folder.path)
-    best = _best(ended)
-    if best is None:
-        raise InputError(f"{folder.path}: {FAILED}")
-    path, result = best
-    for source, target in ((RunFolder(path).history, folder.history), (RunFolder(path).best, folder.best)):
-        if source.exists():
-            with replacing(target, "wb") as file:
-                file.write(source.read_bytes())
-    rows = [
-        {name: value for name, value in result.items() if name != "values"} | result["values"]
-        for _, result in sorted(ended, key=lambda item: -np.nan_to_num(item[1]["score"], nan=-1))
-    ]
-    with replacing(folder.path / SUMMARY) as file:
-        pd.DataFrame(rows).to_csv(file, index=False)
-    found = {"area": area, "trial": result["trial"], monitor: result["score"], "values": result["values"]}
-    write_json(folder.path / TUNED_VALUES, found)
-    for trial, _ in ended:
-        shutil.rmtree(trial / "last", ignore_errors=True)
-        (trial / "best.keras").unlink(missing_ok=True)
+        if self.config.tune.tuner != "hyperband":  # which may yet go on with any trial
+            drop_files(self.folder.path)
 
 
 class _Listener(keras.callbacks.Callback):
@@ -411,65 +389,3 @@ class _Listener(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.search.on_epoch_end(self.trial, self.model, epoch, logs=logs)
-
-
-def _results(folder: Path) -> list[tuple[Path, dict]]:
-    """Folder and `result.json` of every trial that has ended, in the order of the trials."""
-    found = [
-        (path, _read_result(path)) for path in sorted(folder.glob("trial_*"), key=lambda path: path.name[6:].zfill(9))
-    ]
-    return [(path, result) for path, result in found if result is not None]
-
-
-def _read_result(trial: Path) -> dict | None:
-    try:
-        result = json.loads((trial / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return result | {"score": math.nan if result["score"] is None else result["score"]}
-
-
-def _best(ended: list[tuple[Path, dict]]) -> tuple[Path, dict] | None:
-    """The trial with the best score, the earlier of equal ones; None if none has a score."""
-    scored = [item for item in ended if not math.isnan(item[1]["score"])]
-    return max(scored, key=lambda item: item[1]["score"], default=None)
-
-
-def _clear_if_of_others(folder: RunFolder, values: Mapping[str, Any]) -> None:
-    """Notes the values of a trial in its folder; what is there of a trial with other values goes."""
-    note, wanted = folder.path / VALUES, json.loads(json.dumps(dict(values)))
-    try:
-        same = json.loads(note.read_text(encoding="utf-8")) == wanted
-    except (OSError, ValueError):
-        same = False
-    if not same:
-        for path in (folder.path / RESULT, folder.history, folder.best):
-            path.unlink(missing_ok=True)
-        shutil.rmtree(folder.last, ignore_errors=True)
-        write_json(note, wanted)
-
-
-def _is_over(folder: Path, tune: TuneConfig) -> bool:
-    """Whether all trials of a search are known to have ended; under Hyperband only the search itself knows."""
-    return tune.tuner != "hyperband" and len(_results(folder)) >= tune.trials
-
-
-def _read_history(folder: RunFolder) -> pd.DataFrame:
-    """The rows that the last checkpoint of a trial stands for, or, after its end, its curve."""
-    try:
-        return pd.DataFrame(json.loads((folder.last / STATE).read_text(encoding="utf-8"))["values"]["history"])
-    except FileNotFoundError:
-        return pd.read_csv(folder.history) if folder.history.exists() else pd.DataFrame()
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{folder.last / STATE} is damaged ({error}); remove {folder.path} and tune again") from error
-
-
-def _join_summaries(runs: Path) -> None:
-    """`RUNS/tuner_summary.csv` over all areas."""
-    tables = []
-    for path in sorted(runs.glob(f"*/tune/{SUMMARY}")):
-        table = pd.read_csv(path, dtype={"trial": str})
-        table.insert(0, "area", path.parents[1].name)
-        tables.append(table)
-    with replacing(runs / SUMMARY) as file:
-        pd.concat(tables).to_csv(file, index=False)

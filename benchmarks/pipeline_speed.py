@@ -1,11 +1,12 @@
 """How fast batches come: kmura's pipeline against its parts and against a PyTorch DataLoader, one table in one run.
 
-    python benchmarks/pipeline_speed.py [--images 640] [--seconds 5] [--rounds 3] [--torch-python PYTHON]
+    python benchmarks/pipeline_speed.py [--images 640] [--seconds 5] [--rounds 5] [--torch-python PYTHON]
 
 Draws synthetic radiographs (512 x 512, gray with the grain of film, 100 to 150 KB as PNG), stores them as RGB PNG files
-for the loader and as records for kmura, and gives every contender a process of its own, in turns; the best round
-counts. The loader is PIL and torch as torchvision works on PIL images, and needs torch (2.13, CPU build; in another
-environment: --torch-python); without it its rows are left out.
+for the loader and as records for kmura, and gives every contender a process of its own, in turns. Speeds are medians
+over the rounds; ratios are medians of the ratios within a round, because a shared machine's speed drifts. The loader is
+PIL and torch as torchvision works on PIL images, and needs torch (2.13, CPU build; in another environment:
+--torch-python); without it its rows are left out.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import math
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -232,29 +234,36 @@ def make_images(work: Path, count: int) -> None:
     build_records(work / FILES, work / JPEG, options=jpeg)
 
 
-def take_turns(work: Path, seconds: float, rounds: int, torch_python: str) -> dict[str, float]:
-    """The best images a second of each contender that could run."""
-    best = {}
+def take_turns(work: Path, seconds: float, rounds: int, torch_python: str) -> dict[str, list[float]]:
+    """Images a second, round by round, of each contender that could run."""
+    speeds = {}
     for turn in range(rounds):
         for name in CONTENDERS:
             python = torch_python if name.startswith("torch") else sys.executable
             command = [python, __file__, "--contender", name, "--work", str(work), "--seconds", str(seconds)]
             outcome = subprocess.run(command, capture_output=True, text=True)
             if outcome.returncode == 0:
-                best[name] = max(best.get(name, 0), json.loads(outcome.stdout.splitlines()[-1]))
+                speeds.setdefault(name, []).append(json.loads(outcome.stdout.splitlines()[-1]))
+            elif name in speeds:
+                raise SystemExit(f"{name} failed in a later round: {outcome.stderr}")
             elif turn == 0:
                 lines = outcome.stderr.strip().splitlines()
                 print(f"{name} left out: {lines[-1] if lines else outcome.returncode}", flush=True)
-    return best
+    return speeds
 
 
-def table(best: dict[str, float]) -> str:
-    """Rows of images a second with their ratios to the references."""
+def table(speeds: dict[str, list[float]]) -> str:
+    """Rows of images a second with their ratios to the references, medians over the rounds."""
     references = {"decode+resize": "decode_resize_alone", "uncached": "train_png", "loader": "torch_training"}
     lines = [f"{'':26}{'images/s':>10}" + "".join(f"{'x ' + title:>16}" for title in references)]
-    for name, speed in best.items():
-        ratios = (f"{speed / best[other]:16.2f}" if other in best else f"{'-':>16}" for other in references.values())
-        lines.append(f"{name:26}{speed:10.0f}" + "".join(ratios))
+    for name, rounds in speeds.items():
+        ratios = (
+            statistics.median(own / other for own, other in zip(rounds, speeds[reference], strict=True))
+            if reference in speeds
+            else math.nan
+            for reference in references.values()
+        )
+        lines.append(f"{name:26}{statistics.median(rounds):10.0f}" + "".join(f"{ratio:16.2f}" for ratio in ratios))
     return "\n".join(lines)
 
 
@@ -263,7 +272,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=640)
     parser.add_argument("--seconds", type=float, default=5, help="of measuring a contender and round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--torch-python", default=sys.executable, help="the interpreter that has torch")
     parser.add_argument("--work", type=Path, help="keep the images here for the next run (default: a temporary folder)")
     parser.add_argument("--contender", choices=CONTENDERS)
@@ -280,11 +289,10 @@ def main() -> None:
         total = len(list((work / FILES).rglob("*.png")))
         load = os.getloadavg()[0]
         print(f"{total} images of 512 x 512, {sum(sizes) / total / 1000:.0f} KB a record; batches of {BATCH} at {SIZE}")
-        best = take_turns(work, options.seconds, options.rounds, options.torch_python)
-        print(
-            f"{os.cpu_count()} cores; load before {load:.1f}, after {os.getloadavg()[0]:.1f}; best of {options.rounds}"
-        )
-        print(table(best))
+        speeds = take_turns(work, options.seconds, options.rounds, options.torch_python)
+        loads = f"load before {load:.1f}, after {os.getloadavg()[0]:.1f}"
+        print(f"{os.cpu_count()} cores; {loads}; medians of {options.rounds} rounds")
+        print(table(speeds))
 
 
 if __name__ == "__main__":

@@ -128,4 +128,5 @@ def _batches(images: int, batch_size: int) -> int:
 
 def _mapped(steps: tf.data.Dataset, batch) -> tf.data.Dataset:
     """The batches of these steps, in order, several made at a time and some ahead."""
-    return steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    at_a_time = (os.cpu_count() or 1) + 2  # AUTOTUNE stays at one a core, which then idles where its batch is waiting
+    return steps.map(batch, num_parallel_calls=at_a_time, deterministic=True).prefetch(tf.data.AUTOTUNE)

@@ -5,10 +5,14 @@
 With probability --shortcut an abnormal TRAINING image (so also those of `tune`) carries a marker of one fixed look; no
 held-out image does. `densenet_mini` is trained at 96 pixels with and without erasing, with and without mixing. Judged
 is the model at the end of training: tune carries the shortcut too, so it cannot choose an epoch (what it would have
-chosen stands in the last column). For each way and seed: the AUC of the held-out studies, and where the maximum of the
-map (Grad-CAM++ of P4 towards abnormal, averaged with the mirrored image's) falls: into the lesion's box on abnormal
-held-out images, and into the marker's box on training images that carry it. (Erased is by default P5, 3 x 3 places at
-96 pixels; cam.tap=P4 erases what is measured.) Chance is the mean share of the image that the boxes cover.
+chosen stands in the last column). For each way and seed:
+
+- the AUC of the held-out studies;
+- where the maximum of the map (Grad-CAM++ of P4 towards abnormal, averaged with the mirrored image's) falls: into the
+  lesion's box on abnormal held-out images, and into the marker's box on training images that carry it. Chance is the
+  mean share of the image that the boxes cover;
+- what CAM-erasing with these settings blackens on the training images that carry the marker: the share of the marker's
+  box and of the lesion's. Chance is the share of the image.
 """
 
 import argparse
@@ -68,7 +72,7 @@ def main() -> None:
         print(f"{arguments.area}, shortcut {arguments.shortcut}, {arguments.seeds} seeds, {platform.platform()}")
         print(
             "way | held-out study AUC | seeds | map's maximum in the lesion | on the marker (training images) | "
-            "AUC of the epoch that tune chose | s/run"
+            "erased of the marker | of the lesion | of the image | AUC of the epoch that tune chose | s/run"
         )
         for way in arguments.ways:
             found, started = [], time.time()
@@ -79,13 +83,14 @@ def main() -> None:
                 chosen = evaluate(run.folder, resamples=10).splits["valid"]["study"].scores["auc"].value
                 table = predict_split(end.classifier, records, arguments.area, "valid", config.data)
                 auc = level_scores(table, "study", resamples=10).scores["auc"].value
-                found.append((auc, *pointing(end.classifier, images, records, arguments.area, config), chosen))
-            aucs, lesion, by_chance, marker, marker_chance, chosen = np.array(found).T
+                found.append((auc, *looked_at(end.classifier, images, records, arguments.area, config), chosen))
+            aucs, lesion, by_chance, marker, marker_chance, *erased, chosen = np.array(found).T
             each = " ".join(f"{auc:.3f}" for auc in aucs)
             print(
                 f"{way} | {aucs.mean():.3f} +- {spread(aucs):.3f} | {each} | "
                 f"{lesion.mean():.2f} +- {spread(lesion):.2f} (chance {by_chance.mean():.2f}) | "
                 f"{marker.mean():.2f} +- {spread(marker):.2f} (chance {marker_chance.mean():.2f}) | "
+                f"{' | '.join(f'{share.mean():.2f}' for share in erased)} | "
                 f"{chosen.mean():.3f} +- {spread(chosen):.3f} | {(time.time() - started) / arguments.seeds:.0f}",
                 flush=True,
             )
@@ -96,44 +101,59 @@ def spread(values) -> float:
     return values.std(ddof=1) if len(values) > 1 else 0.0
 
 
-def pointing(classifier, images: Path, records: Path, area: str, config) -> tuple[float, float, float, float]:
-    """Share of maps whose maximum lies in the lesion (held-out), its chance; the same for the marker (training)."""
+def looked_at(classifier, images: Path, records: Path, area: str, config) -> tuple[float, ...]:
+    """Share of maps whose maximum lies in the lesion (held-out), its chance; the same for the marker (training images
+    that carry it); of these, what would be erased of the marker's box, of the lesion's and of the image."""
+    import numpy as np
     import pandas as pd
 
     from kmura import cam
     from kmura.data import pipeline
 
-    engine = cam.CamEngine(classifier, tap="P4", fallback=None)
-    target = cam.named_target("abnormal", ("normal", "abnormal"))
+    judge = cam.CamEngine(classifier, tap="P4", fallback=None)
+    abnormal = cam.named_target("abnormal", ("normal", "abnormal"))
+    eraser = cam.CamEngine(classifier, tap=config.cam.tap, fallback=cam.FALLBACKS[config.cam.tap])
     lesions, markers = pd.read_csv(images / "lesions.csv"), pd.read_csv(images / "markers.csv")
-    shares = []
-    for split, boxes in (("valid", lesions), ("train", markers[markers["kind"] == "shortcut"])):
-        hits, covered = [], []
-        by_image = {name: rows[["x0", "y0", "x1", "y1"]].to_numpy(float) for name, rows in boxes.groupby("image")}
-        paths = pipeline.row_keys(records, area, split)["image"].to_numpy()
-        batches = pipeline.eval_dataset(records, area, split, data=config.data).map(lambda batch: batch["image"])
-        at = 0
-        for batch in batches:
-            maps = engine.compiled(batch, target, flip=True)[0].numpy()
-            for heat, name in zip(maps, paths[at : at + len(maps)], strict=True):
-                if name in by_image:
-                    hit, share = in_box(heat, by_image[name], size_of(images / name))
-                    hits.append(hit)
-                    covered.append(share)
-            at += len(maps)
-        shares += [sum(hits) / max(1, len(hits)), sum(covered) / max(1, len(covered))]
-    return tuple(shares)
+    lesions, markers = boxes_of(lesions), boxes_of(markers[markers["kind"] == "shortcut"])
+    pointing, erased = [], []
+    for split, boxes in (("valid", lesions), ("train", markers)):
+        found = []
+        paths = iter(pipeline.row_keys(records, area, split)["image"])
+        for batch in pipeline.eval_dataset(records, area, split, data=config.data):
+            maps = judge.compiled(batch["image"], abnormal, flip=True)[0].numpy()
+            masks = cam.erase_mask(eraser.compiled(batch["image"])[0], config.cam.erase_q).numpy()
+            for heat, mask, name in zip(maps, masks, paths):  # noqa: B905 (paths run on to the next batch)
+                if name not in boxes:
+                    continue
+                size = size_of(images / name)
+                inside = area_of(boxes[name], heat.shape, size)
+                found.append((heat.max() > 0 and inside.ravel()[heat.argmax()], inside.mean()))
+                if split == "train":
+                    lesion = area_of(lesions[name], heat.shape, size)
+                    erased.append((mask[inside].mean(), mask[lesion].mean() if lesion.any() else np.nan, mask.mean()))
+        pointing += list(np.mean(found, axis=0)) if found else [0.0, 0.0]
+    return *pointing, *np.nanmean(erased, axis=0)
 
 
-def in_box(heat, boxes, size: tuple[int, int]) -> tuple[bool, float]:
-    """Whether the maximum of a map lies in one of the boxes of an image of this size, and what share they cover."""
+def boxes_of(table) -> dict:
+    """Image -> its boxes [n, 4] (x0, y0, x1, y1)."""
+    import collections
+
     import numpy as np
 
-    rows, columns = heat.shape
-    inside = np.zeros(heat.shape, bool)
-    for x0, y0, x1, y1 in boxes * np.array([columns / size[0], rows / size[1]] * 2):
+    corners = ["x0", "y0", "x1", "y1"]
+    groups = {name: rows[corners].to_numpy(float) for name, rows in table.groupby("image")}
+    return collections.defaultdict(lambda: np.empty((0, 4)), groups)
+
+
+def area_of(boxes, shape: tuple[int, int], size: tuple[int, int]):
+    """Which places of a map of this shape lie in boxes of an image of this width and height: bool [rows, columns]."""
+    import numpy as np
+
+    inside = np.zeros(shape, bool)
+    for x0, y0, x1, y1 in boxes * np.array([shape[1] / size[0], shape[0] / size[1]] * 2):
         inside[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] = True
-    return bool(heat.max() > 0 and inside.ravel()[heat.argmax()]), float(inside.mean())
+    return inside
 
 
 def size_of(path: Path) -> tuple[int, int]:

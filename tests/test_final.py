@@ -150,6 +150,38 @@ def test_epochs_that_do_not_come_are_said():
     assert [note.split()[0] for note in never_reached(short)] == ["train.slow_from_epoch", "cam.from_epoch"]
 
 
+def test_a_final_that_neither_mixes_nor_erases_is_said(records, tmp_path, caplog):
+    from kmura.training.fit import fit
+
+    plain = dataclasses.replace(
+        TINY,
+        mix=dataclasses.replace(TINY.mix, until_epoch=0),
+        cam=dataclasses.replace(TINY.cam, from_epoch=None),
+        train=dataclasses.replace(TINY.train, epochs=1, slow_from_epoch=None),
+    )
+    fit(records, area=AREA, phase="final", runs=tmp_path, config=plain)
+    assert "neither mixes nor erases" in caplog.text
+
+
+def test_a_sheet_that_a_kill_took_is_drawn_on_the_way_on(undisturbed, records, tmp_path, caplog):
+    import keras
+
+    from kmura.explain.overlays import CamOverlays
+
+    overlays = CamOverlays(records, AREA, tmp_path, every=2, data=TINY.data)
+    model = keras.Model()
+    model.classifier = keras.saving.load_model(undisturbed[0].folder / "best.keras")
+    overlays.set_model(model)
+    overlays.set_params({"epochs": 1})
+    overlays.on_train_begin()
+    assert "no maps are drawn: every 2 epochs" in caplog.text
+    for epoch in (0, 1, 3):
+        overlays.on_epoch_begin(epoch)
+        assert not (tmp_path / "cam").exists()
+    overlays.on_epoch_begin(2)
+    assert [path.name for path in (tmp_path / "cam").iterdir()] == ["epoch-00002.png"]
+
+
 def test_erasing_and_mixing_change_the_run(undisturbed, records, tmp_path):
     from kmura.training.fit import fit
 

@@ -10,6 +10,7 @@ from kmura.errors import InputError
 from kmura.records.folders import list_folders
 from kmura.records.medmnist import list_medmnist
 from kmura.records.mura import list_mura
+from kmura.records.writer import build_records
 
 
 @pytest.fixture
@@ -126,6 +127,12 @@ def test_a_source_with_val_and_test_tunes_on_one_and_holds_out_the_other(classes
         "val": "tune",
         "test": "valid",
     }
+
+
+def test_records_do_not_go_among_the_classes(classes):
+    with pytest.raises(InputError, match="records lies in .*eyes, whose folders are taken for classes"):
+        build_records(classes, classes / "records", layout="folders", positive_class="disease")
+    assert not (classes / "records").exists()
 
 
 def test_folders_without_splits_are_all_training(classes):

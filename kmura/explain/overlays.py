@@ -1,5 +1,6 @@
 """Where a model looks, drawn over the radiograph: the map as heat, the box of its hottest region."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from kmura import cam
 from kmura.config import DataConfig
 from kmura.data import pipeline
 from kmura.files import replacing
+
+_log = logging.getLogger(__name__)
 
 # black, purple, orange, yellow, white: grows in lightness, so that it is also read without colour
 HEAT = np.array([[0, 0, 0], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], float)
@@ -109,15 +112,29 @@ class CamOverlays(keras.callbacks.Callback):
             )
 
     def on_train_begin(self, logs=None):
+        if self.every > self.params["epochs"]:
+            epochs = self.params["epochs"]
+            _log.warning("no maps are drawn: every %d epochs, and training ends after %d", self.every, epochs)
         self.engine = cam.CamEngine(self.model.classifier, tap=self.tap, fallback=cam.FALLBACKS[self.tap])
         self.target = cam.named_target("abnormal", ("normal", "abnormal"))
 
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch and not self._path(epoch).exists():  # stopped between the epoch before and its sheet
+            self._draw(epoch)
+
     def on_epoch_end(self, epoch, logs=None):
-        if (epoch + 1) % self.every == 0:
+        self._draw(epoch + 1)
+
+    def _draw(self, finished: int) -> None:
+        """The sheet after so many epochs, where one is due."""
+        if finished % self.every == 0:
             maps, logits = self.engine.compiled(tf.constant(self.images), self.target, flip=True)
             sheet = _sheet(self.images, maps.numpy(), tf.sigmoid(logits[:, 0]).numpy(), self.labels)
-            with replacing(self.folder / f"epoch-{epoch + 1:05d}.png", "wb") as file:
+            with replacing(self._path(finished), "wb") as file:
                 sheet.save(file, format="PNG")
+
+    def _path(self, finished: int) -> Path:
+        return self.folder / f"epoch-{finished:05d}.png"
 
 
 def _sheet(images, maps, probability, labels) -> Image.Image:

@@ -88,6 +88,8 @@ def build_records(
     """
     options = options or RecordsConfig()
     root, out = Path(root), Path(out)
+    if layout == "folders" and out.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"{out} lies in {root}, whose folders are taken for classes; choose an --out outside of it")
     listing = _listing(root, layout, name, tuple(areas), positive_class, tuple(classes), from_csv)
     sources = list(listing.sources)
     _check_classes(root, listing, sources, "")

@@ -133,6 +133,12 @@ def fit(
             log.info("%s: %s", area, source)
     for note in never_reached(config):
         log.warning("%s %s: %s", area, phase, note)
+    if phase == "final" and not config.mix.until_epoch and config.cam.from_epoch is None:
+        log.warning(
+            "%s final: neither mixes nor erases, as a baseline; set mix.until_epoch and cam.from_epoch, "
+            "or take --recipe final",
+            area,
+        )
     manifest = read_manifest(records)
     check_splits(manifest, area, config.train.select_on, records)
     folder = RunFolder(Path(runs) / area / phase)

@@ -47,8 +47,9 @@ def main() -> None:
     import numpy as np
 
     from kmura.config import load_config, parse_setting
-    from kmura.evaluation.classification import evaluate, level_scores
+    from kmura.evaluation.classification import evaluate
     from kmura.evaluation.predictions import predict_split
+    from kmura.evaluation.scoring import ScoreOptions, level_scores
     from kmura.records.phantom import write_phantoms
     from kmura.records.writer import build_records
     from kmura.training.fit import fit
@@ -80,7 +81,8 @@ def main() -> None:
                 config = load_config("demo", settings | WAYS[way] | {"train.seed": seed})
                 runs, end = Path(folder) / way / str(seed), KeepEnd()
                 run = fit(records, area=arguments.area, runs=runs, config=config, callbacks=[end])
-                chosen = evaluate(run.folder, resamples=10).splits["valid"]["study"].scores["auc"].value
+                chosen = evaluate(run.folder, options=ScoreOptions(resamples=10))
+                chosen = chosen.scores.splits["valid"]["study"].scores["auc"].value
                 table = predict_split(end.classifier, records, arguments.area, "valid", config.data)
                 auc = level_scores(table, "study", resamples=10).scores["auc"].value
                 found.append((auc, *looked_at(end.classifier, images, records, arguments.area, config), chosen))

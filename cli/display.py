@@ -1,6 +1,7 @@
 """Progress and tables as a person reads them: bars on a terminal, plain lines elsewhere."""
 
 import contextlib
+import math
 import sys
 import time
 
@@ -83,37 +84,121 @@ def training_progress():
 
 
 def show_evaluation(found) -> None:
-    """The table of an `Evaluation` on stdout, with what must be known to read it."""
-    out = console()
-    out.print(evaluation_table(found))
+    """The tables of an `Evaluation` on stdout, with what must be known to read them."""
+    out, scores = console(), found.scores
+    title = f"{found.area}, {found.phase}: best epoch chosen on {found.select_on} by {found.selected_epoch_by}"
+    for split in scores.splits:
+        out.print(evaluation_table(scores, split, title))
+        if scores.operating_points[split]:
+            out.print(thresholds_table(scores, split))
+    if scores.calibrator:
+        out.print(_calibration_line(scores))
     for split, value in (found.localization_faithfulness or {}).items():
         out.print(f"localization faithfulness on {split}: {value:.3f} (mean drop of p without the hottest part)")
+    for note in scores.notes:
+        out.print(note)
     if found.select_on == "valid":
         out.print("the best epoch was chosen on valid: its scores there are optimistic")
     if not found.has_patients:
         out.print("these records know no patients: intervals resample images, leakage could not be checked")
 
 
-def evaluation_table(found) -> Table:
-    """Both levels of every split of an `Evaluation`, a column each."""
-    title = f"{found.area}, {found.phase}: best epoch chosen on {found.select_on} by {found.selected_epoch_by}"
-    table = Table(title=title, title_justify="left")
+def evaluation_table(scores, split: str, title: str) -> Table:
+    """Both levels of a split of `Scores`, as they are and calibrated, a column each."""
+    table = Table(title=f"{title}\n{split}, 95 % intervals by patient bootstrap", title_justify="left")
     table.add_column("")
     plural = {"image": "images", "study": "studies"}
-    columns = [(split, level) for split, levels in found.splits.items() for level in levels.values()]
-    for split, level in columns:
-        units = level.images if level.level == "image" else level.studies
-        table.add_column(f"{split}, {plural[level.level]} (n = {units}, {level.positives} positive)", justify="right")
-
-    def text(score) -> str:
-        return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
-
-    for name in columns[0][1].scores:
-        table.add_row(name, *(text(level.scores[name]) for _, level in columns))
+    columns = []
+    for level in scores.splits[split]:
+        for way, levels in (("", scores.splits), ("calibrated", scores.calibrated)):
+            if split in levels:
+                columns.append(levels[split][level])
+                counts = f"n = {columns[-1].units}, {columns[-1].positives} positive"
+                table.add_column(f"{plural[level]} {way}\n{counts}", justify="right")
+    for name in columns[0].scores:
+        table.add_row(name, *(_interval(column.scores[name]) for column in columns))
+    for name in ("ece", "ece_mass", "ece_debiased", "mce"):
+        errors = (column.calibration[name] for column in columns)
+        table.add_row(name, *(f"{error.value:.3f} (perfect: {error.expected:.3f})" for error in errors))
     for cell, label in (("tp", "true positives"), ("fp", "false positives"), ("fn", "false negatives")):
-        table.add_row(label, *(str(level.confusion[cell]) for _, level in columns))
-    table.add_row("true negatives", *(str(level.confusion["tn"]) for _, level in columns))
+        table.add_row(label, *(str(column.confusion[cell]) for column in columns))
+    table.add_row("true negatives", *(str(column.confusion["tn"]) for column in columns))
     return table
+
+
+def thresholds_table(scores, split: str) -> Table:
+    """What the thresholds chosen on one split give on another, at study level."""
+    chosen = "" if split == scores.options.fit_on else f", chosen on {scores.options.fit_on}"
+    kind = "calibrated " if scores.calibrator else ""
+    table = Table(title=f"thresholds of the {kind}probability of studies on {split}{chosen}", title_justify="left")
+    for heading in ("rule", "threshold", "sensitivity", "specificity", "precision", "f1"):
+        table.add_column(heading, justify="left" if heading == "rule" else "right")
+    for point in scores.operating_points[split]:
+        values = (_interval(point.scores[name]) for name in ("recall", "specificity", "precision", "f1"))
+        table.add_row(point.rule, f"{point.threshold:.3f}", *values)
+    return table
+
+
+def show_comparison(found, levels, scores) -> None:
+    """The tables and sentences of a `Comparison` on stdout, for these levels and scores.
+
+    Raises:
+        InputError: an unknown score.
+    """
+    from kmura.errors import InputError
+    from kmura.metrics import SCORES
+
+    unknown = [name for name in scores if name not in SCORES]
+    if unknown:
+        raise InputError(f"score {unknown[0]!r} is unknown; choose from {', '.join(SCORES)}")
+    out = console()
+    for level in levels:
+        for score in scores:
+            out.print(comparison_table(found, level, score))
+    for difference in found.differences:
+        if difference.level in levels and difference.score in scores:
+            delong = f" (DeLong p = {difference.delong_p:.2g})" if difference.delong_p is not None else ""
+            out.print(difference.sentence + delong)
+    for note in found.notes:
+        out.print(note)
+
+
+def comparison_table(found, level: str, score: str) -> Table:
+    """One score of all models, a column each, over areas; the best of a row is marked."""
+    models = list(found.runs)
+    plural = {"image": "images", "study": "studies"}[level]
+    table = Table(
+        title=f"{score} on {found.split}, {level} level, 95 % intervals by patient bootstrap, * best",
+        title_justify="left",
+    )
+    table.add_column("")
+    table.add_column(plural, justify="right")
+    for model in models:
+        table.add_column(model, justify="right")
+    titles = {"macro": "mean of areas", "weighted": "mean of areas by size", "pooled": f"all {plural} pooled"}
+    for where, by_model in found.scores[level].items():
+        best = found.best[level][where].get(score)
+        cells = (
+            _interval(by_model[model][score]) + (" *" if model == best else "  ") if model in by_model else "-"
+            for model in models
+        )
+        count = found.units[level].get(where, sum(found.units[level].values()))
+        table.add_row(titles.get(where, where), str(count), *cells)
+    return table
+
+
+def _interval(score) -> str:
+    return "undefined" if math.isnan(score.value) else f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
+
+
+def _calibration_line(scores) -> str:
+    calibrator, options = scores.calibrator, scores.options
+    what = {
+        "temperature": f"temperature {calibrator.temperature:.3f}",
+        "platt": f"temperature {calibrator.temperature:.3f}, bias {calibrator.bias:+.3f} on the logit",
+        "isotonic": f"isotonic, {len(calibrator.knots)} knots",
+    }[calibrator.method]
+    return f"calibrated at {options.calibrate_at} level on {options.fit_on}: {what}"
 
 
 def records_table(manifest) -> Table:

@@ -1,4 +1,4 @@
-"""The command that scores a run: evaluate."""
+"""The commands that score runs: evaluate, compare."""
 
 import click
 
@@ -7,15 +7,90 @@ import click
 @click.argument("run", type=click.Path())
 @click.option("--records", type=click.Path(), help="Folder of the records, if they have moved since the run.")
 @click.option(
+    "--pooling",
+    type=click.Choice(["mean", "max", "noisy-or", "top-k"]),
+    default="mean",
+    show_default=True,
+    help="From the images of a study to its probability.",
+)
+@click.option("--top-k", type=click.IntRange(1), default=2, show_default=True, help="Of --pooling top-k.")
+@click.option(
+    "--calibration",
+    type=click.Choice(["platt", "temperature", "isotonic", "none"]),
+    default="platt",
+    show_default=True,
+    help="Fitted on tune; scores are given before and after.",
+)
+@click.option(
+    "--calibrate-at",
+    type=click.Choice(["image", "study"]),
+    default="study",
+    show_default=True,
+    help="Whose probabilities are calibrated.",
+)
+@click.option(
+    "--threshold",
+    "rules",
+    multiple=True,
+    metavar="RULE",
+    help="Chosen on tune: a number, max_f1, youden, sensitivity>=X or specificity>=X; may be repeated.",
+)
+@click.option(
     "--resamples", type=click.IntRange(1), default=2000, show_default=True, help="Bootstrap resamples of patients."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
-def evaluate(run, records, resamples, seed):
-    """Score the best model of RUN (runs/AREA/PHASE) at image and study level."""
+def evaluate(run, records, rules, **options):
+    """Score the best model of RUN (runs/AREA/PHASE) at image and study level, calibrate it, choose thresholds."""
+    from kmura.evaluation.scoring import ScoreOptions
+
+    options = ScoreOptions(**options, **({"rules": rules} if rules else {}))
+    options.check()  # before the wait for TensorFlow
+
     from kmura.cli.display import show_evaluation
     from kmura.evaluation.classification import evaluate
 
-    show_evaluation(evaluate(run, records=records, resamples=resamples, seed=seed))
+    show_evaluation(evaluate(run, records=records, options=options))
 
 
-COMMANDS = (evaluate,)
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path())
+@click.option("--split", type=click.Choice(["valid", "tune"]), default="valid", show_default=True)
+@click.option(
+    "--level",
+    "levels",
+    type=click.Choice(["study", "image"]),
+    multiple=True,
+    default=["study"],
+    show_default=True,
+    help="May be repeated.",
+)
+@click.option(
+    "--score",
+    "scores",
+    multiple=True,
+    default=["auc", "f1", "kappa"],
+    show_default=True,
+    help="A score to show, as kmura evaluate names it; may be repeated.",
+)
+@click.option(
+    "--pooling",
+    type=click.Choice(["mean", "max", "noisy-or", "top-k"]),
+    default="mean",
+    show_default=True,
+    help="From the images of a study to its probability.",
+)
+@click.option("--resamples", type=click.IntRange(1), default=2000, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--out", type=click.Path(), help="Write all scores and differences, also those not shown, as JSON here.")
+def compare(runs, levels, scores, out, **options):
+    """Set evaluated RUNS (runs/AREA/PHASE) side by side: who is best where, and whether chance explains it."""
+    from kmura.cli.display import show_comparison
+    from kmura.evaluation.compare import compare, write_comparison
+
+    found = compare(runs, **options)
+    if out:
+        write_comparison(found, out)
+    show_comparison(found, levels, scores)
+
+
+COMMANDS = (evaluate, compare)

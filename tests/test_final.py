@@ -80,9 +80,10 @@ def test_metrics_hold_the_faithfulness_of_the_maps(undisturbed, records):
     from kmura.data import pipeline
     from kmura.evaluation.classification import evaluate
     from kmura.evaluation.predictions import load_model
+    from kmura.evaluation.scoring import ScoreOptions
 
     folder = undisturbed[0].folder
-    evaluate(folder, resamples=10)
+    evaluate(folder, options=ScoreOptions(resamples=10))
     found = json.loads((folder / "metrics.json").read_text())["localization_faithfulness"]
     assert set(found) == {"tune", "valid"}
     # the same, an image at a time, in numpy

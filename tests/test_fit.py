@@ -76,8 +76,8 @@ def test_best_keras_is_the_plain_classifier_of_the_best_epoch(undisturbed, recor
         "assert type(model).__name__ == 'RadiographClassifier' and not model.compiled\n"
     )
     subprocess.run([sys.executable, "-c", code, undisturbed.folder / "best.keras"], check=True)
-    from kmura.evaluation.classification import level_scores
     from kmura.evaluation.predictions import load_model, predict_split
+    from kmura.evaluation.scoring import level_scores
 
     table = predict_split(load_model(undisturbed.folder / "best.keras"), records, "XR_WRIST", "tune", TINY.data)
     score = level_scores(table, "image", resamples=10).scores["auc"].value
@@ -247,19 +247,20 @@ def test_evaluation_equals_scikit_learn_on_the_predictions(undisturbed, records)
     from sklearn.metrics import roc_auc_score
 
     from kmura.evaluation.classification import evaluate
+    from kmura.evaluation.scoring import ScoreOptions
 
-    found = evaluate(undisturbed.folder, resamples=200)
+    found = evaluate(undisturbed.folder, options=ScoreOptions(resamples=200))
     table = pd.read_csv(undisturbed.folder / "predictions.csv")
     assert table.columns.tolist() == "split area patient study image label logit probability".split()
     valid = table[table["split"] == "valid"]
     studies = valid.groupby("study").agg({"label": "first", "probability": "mean"})
-    scores = found.splits["valid"]["study"]
+    scores = found.scores.splits["valid"]["study"]
     assert scores.scores["auc"].value == pytest.approx(roc_auc_score(studies["label"], studies["probability"]))
     assert scores.studies == len(studies) and scores.positives == studies["label"].sum()
     assert sum(scores.confusion.values()) == len(studies)
     assert scores.scores["auc"].low <= scores.scores["auc"].value <= scores.scores["auc"].high
     saved = json.loads((undisturbed.folder / "metrics.json").read_text())
-    assert saved["splits"]["valid"]["study"]["scores"]["auc"]["value"] == scores.scores["auc"].value
+    assert saved["scores"]["splits"]["valid"]["study"]["scores"]["auc"]["value"] == scores.scores["auc"].value
 
 
 def test_nothing_half_written_is_left(undisturbed):

@@ -59,6 +59,7 @@ def test_a_search_traces_its_step_once(undisturbed):
 
 def test_a_search_leaves_the_best_trial_as_a_run(undisturbed, records):
     from kmura.evaluation.classification import evaluate
+    from kmura.evaluation.scoring import ScoreOptions
     from kmura.training.phases import TUNED_KEYS, read_best
 
     done, _ = undisturbed
@@ -70,9 +71,8 @@ def test_a_search_leaves_the_best_trial_as_a_run(undisturbed, records):
     assert list(best) == list(TUNED_KEYS)
     assert best == pytest.approx(summary.iloc[0][list(TUNED_KEYS)].to_dict())
     assert done.best["val_auc_study"] == pytest.approx(summary["score"][0])
-    assert evaluate(done.folder, resamples=10).splits["tune"]["study"].scores["auc"].value == pytest.approx(
-        summary["score"][0]
-    )
+    scores = evaluate(done.folder, options=ScoreOptions(resamples=10)).scores.splits["tune"]["study"].scores
+    assert scores["auc"].value == pytest.approx(summary["score"][0])
     assert (pd.read_csv(done.folder.parents[1] / "tuner_summary.csv")["area"] == AREA).all()
     models = [path.relative_to(done.folder).as_posix() for path in done.folder.rglob("*") if path.suffix == ".keras"]
     assert models == ["best.keras"] and not list(done.folder.glob("trial_*/last"))

@@ -11,8 +11,7 @@ import kmura.models.classifier  # noqa: F401  registers the classifier with Kera
 from kmura.config import DataConfig
 from kmura.data import pipeline
 from kmura.errors import InputError
-
-COLUMNS = ("split", "area", "patient", "study", "image", "label", "logit", "probability")
+from kmura.evaluation.table import COLUMNS
 
 
 def predict_split(model: keras.Model, records, area: str, split: str, data: DataConfig) -> pd.DataFrame:
@@ -47,21 +46,3 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     except Exception as error:  # a damaged archive raises whatever its layers raise
         text = " ".join(str(error).split())[:200]
         raise InputError(f"{path} cannot be loaded ({type(error).__name__}: {text}); fit again with --fresh") from error
-
-
-def read_predictions(path: str | os.PathLike) -> pd.DataFrame:
-    """The table in a `predictions.csv`.
-
-    Raises:
-        InputError: missing, damaged or without one of COLUMNS.
-    """
-    try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(COLUMNS[:5], str), keep_default_na=False)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; make it with: kmura evaluate {Path(path).parent}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); make it again with kmura evaluate") from error
-    missing = [name for name in COLUMNS if name not in table.columns]
-    if missing:
-        raise InputError(f"{path} has no column {missing[0]}; make it again with kmura evaluate")
-    return table

@@ -1,0 +1,255 @@
+"""Runs side by side: who is best where, by how much, and whether chance explains it. From their tables alone."""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kmura import metrics
+from kmura.errors import InputError
+from kmura.evaluation.scoring import LEVELS, Units, units_of
+from kmura.evaluation.table import read_predictions
+from kmura.files import write_json
+from kmura.training.run import RunFolder, read_run
+
+OVERALL = ("macro", "weighted", "pooled")  # means over areas, plain and by size; and all units in one pot
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How two models differ in one score: `other` minus `one`.
+
+    Attributes:
+        where: an area, or one of OVERALL.
+        interval: paired, by patient bootstrap.
+        delong_p: of AUCs within an area, the p-value of DeLong's test, which takes units as independent; else None.
+        sentence: the same in words.
+    """
+
+    where: str
+    level: str
+    score: str
+    one: str
+    other: str
+    interval: metrics.Interval
+    delong_p: float | None
+    sentence: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Models (runs of one name) over areas, on one split.
+
+    Attributes:
+        split: what they were scored on.
+        runs: model -> area -> folder of the run.
+        units: level -> area -> number of images or studies.
+        scores: level -> area or one of OVERALL -> model -> score -> value with interval.
+        best: level -> area or one of OVERALL -> score -> model with the best value; ties give the first.
+        differences: of all pairs of models in all scores.
+        resamples, redrawn: level -> resamples behind the intervals, and how many more lacked a class in some area.
+        notes: what must be known to read them.
+    """
+
+    split: str
+    runs: dict[str, dict[str, str]]
+    units: dict[str, dict[str, int]]
+    scores: dict[str, dict[str, dict[str, dict[str, metrics.Interval]]]]
+    best: dict[str, dict[str, dict[str, str]]]
+    differences: list[Difference]
+    resamples: dict[str, int]
+    redrawn: dict[str, int]
+    notes: tuple[str, ...]
+
+
+def compare(
+    runs: Sequence[str | os.PathLike],
+    *,
+    split: str = "valid",
+    pooling: str = "mean",
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Comparison:
+    """A comparison of evaluated runs.
+
+    Runs of one phase are one model over several areas; where an area has two runs of a phase, models are named by the
+    folder that holds the area's folder. Probabilities are taken as the models give them, thresholds are 0.5.
+
+    Args:
+        runs: folders with `run.json` and `predictions.csv`.
+        split: of the predictions.
+        pooling: from images to studies, see `metrics.pool_studies`.
+        resamples, seed: of the patient bootstrap; all models and scores share its draws.
+
+    Raises:
+        InputError: fewer than two runs, a run without predictions of the split, two runs of an area over different
+            images or labels, a run given twice.
+    """
+    if len(runs) < 2:
+        raise InputError("compare needs two runs or more; give their folders, as runs/XR_WRIST/baseline")
+    if pooling not in metrics.POOLINGS:
+        raise InputError(f"pooling {pooling!r} is unknown; choose one of {', '.join(metrics.POOLINGS)}")
+    folders, notes = _by_model(runs), []
+    tables = {}
+    for model, areas in folders.items():
+        for area, path in areas.items():
+            description = read_run(path)
+            if description.config.train.select_on == split:
+                notes.append(f"{path}: its best epoch was chosen on {split}; its scores there are optimistic")
+            table = read_predictions(RunFolder(path).predictions)
+            table = table[(table["split"] == split) & (table["label"] >= 0)].sort_values("image", ignore_index=True)
+            if table.empty:
+                raise InputError(f"{path} has no predictions of {split} with known labels; run kmura evaluate {path}")
+            tables[model, area] = table
+    _check_same_images(tables, folders)
+    found = {"units": {}, "scores": {}, "best": {}, "resamples": {}, "redrawn": {}}
+    differences = []
+    for level in LEVELS:
+        units = {key: units_of(table, level, pooling=pooling) for key, table in tables.items()}
+        ours = _level(level, units, list(folders), resamples, seed)
+        differences += ours.pop("differences")
+        for name, value in ours.items():
+            found[name][level] = value
+    undecided = sum(np.isnan(difference.interval.low) for difference in differences)
+    if undecided:
+        notes.append(
+            f"{undecided} differences have no interval: a split of an area holds one class or one patient only"
+        )
+    notes.append(f"intervals are 95 % each, not corrected for {len(differences)} comparisons")
+    paths = {model: {area: str(path) for area, path in areas.items()} for model, areas in folders.items()}
+    return Comparison(split=split, runs=paths, differences=differences, notes=tuple(notes), **found)
+
+
+def write_comparison(found: Comparison, path: str | os.PathLike) -> None:
+    """A comparison as JSON, whole or not at all."""
+    write_json(path, dataclasses.asdict(found))
+
+
+def _by_model(runs) -> dict[str, dict[str, Path]]:
+    """model -> area -> folder, models named by phase where that is unique in each area, else by folder and phase."""
+    paths = [Path(run) for run in runs]
+    described = [read_run(path) for path in paths]
+    names = [run.phase for run in described]
+    if len({(run.area, run.phase) for run in described}) < len(paths):
+        names = [f"{path.resolve().parents[1].name}/{run.phase}" for path, run in zip(paths, described, strict=True)]
+    models: dict[str, dict[str, Path]] = {}
+    for path, run, name in zip(paths, described, names, strict=True):
+        areas = models.setdefault(name, {})
+        if run.area in areas:
+            raise InputError(
+                f"{path} and {areas[run.area]} would both be {name} of {run.area}; give each run once, from folders of "
+                "different names"
+            )
+        areas[run.area] = path
+    return models
+
+
+def _check_same_images(tables, folders) -> None:
+    """Refuses two tables of an area that do not hold the same images with the same labels."""
+    first = {}
+    for (model, area), table in tables.items():
+        there, path = first.setdefault(area, (table, folders[model][area]))
+        keys = ["image", "label", "patient", "study"]
+        if len(table) != len(there) or not (table[keys].to_numpy() == there[keys].to_numpy()).all():
+            raise InputError(
+                f"{folders[model][area]} and {path} were evaluated on different images of {area}; "
+                "evaluate both on the same records"
+            )
+
+
+def _level(level: str, units: Mapping[tuple[str, str], Units], models: list[str], resamples: int, seed: int) -> dict:
+    """All that `Comparison` holds of one level."""
+    areas = list(dict.fromkeys(area for _, area in units))
+    any_model = {area: next(found for (_, there), found in units.items() if there == area) for area in areas}
+    sizes = {area: len(found.label) for area, found in any_model.items()}
+    weights, redrawn = metrics.bootstrap_weights(
+        np.concatenate([found.patient for found in any_model.values()]),
+        np.concatenate([found.label for found in any_model.values()]),
+        group=np.repeat(areas, list(sizes.values())),
+        resamples=resamples,
+        seed=seed,
+    )
+    starts = dict(zip(areas, np.cumsum([0, *sizes.values()])[:-1], strict=True))
+    values: dict[str, dict[str, dict]] = {area: {} for area in areas}  # where -> model -> score -> [1]
+    drawn: dict[str, dict[str, dict]] = {area: {} for area in areas}
+    for (model, area), found in units.items():
+        columns = weights[:, starts[area] : starts[area] + sizes[area]]
+        values[area][model] = metrics.scores(found.label, found.probability)
+        drawn[area][model] = metrics.scores(found.label, found.probability, weights=columns)
+    everywhere = [model for model in models if all((model, area) in units for area in areas)]
+    if len(areas) > 1:
+        for model in everywhere:
+            label, probability = (
+                np.concatenate([getattr(units[model, area], name) for area in areas])
+                for name in ("label", "probability")
+            )
+            for target, pooled in (
+                (values, metrics.scores(label, probability)),
+                (drawn, metrics.scores(label, probability, weights=weights)),
+            ):
+                means = metrics.averages({area: target[area][model] for area in areas}, sizes)
+                for where, scores in (means | {"pooled": pooled}).items():
+                    target.setdefault(where, {})[model] = scores
+    return {
+        "units": sizes,
+        "scores": {
+            where: {model: metrics.intervals(values[where][model], drawn[where][model]) for model in values[where]}
+            for where in values
+        },
+        "best": {where: _best(by_model) for where, by_model in values.items()},
+        "resamples": len(weights),
+        "redrawn": redrawn,
+        "differences": [
+            difference
+            for where in values
+            for one, other in itertools.combinations(values[where], 2)
+            for difference in _differences(level, where, one, other, values[where], drawn[where], units)
+        ],
+    }
+
+
+def _best(by_model: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, str]:
+    """The model with the best value of each score that any of them has."""
+    result = {}
+    for name in next(iter(by_model.values())):
+        sign = -1 if name in metrics.FROM_PROBABILITY else 1
+        defined = {model: sign * scores[name][0] for model, scores in by_model.items() if not np.isnan(scores[name][0])}
+        if defined:
+            result[name] = max(defined, key=defined.get)
+    return result
+
+
+def _differences(level, where, one, other, values, drawn, units):
+    found = metrics.differences(values[one], values[other], drawn[one], drawn[other])
+    for score, interval in found.items():
+        p = None
+        if score == "auc" and where not in OVERALL:
+            two = [units[model, where] for model in (one, other)]
+            p = metrics.delong(two[0].label, *(model.probability for model in two)).p
+        sentence = _sentence(where, level, score, one, other, interval)
+        yield Difference(where, level, score, one, other, interval, p, sentence)
+
+
+def _sentence(where, level, score, one, other, interval: metrics.Interval) -> str:
+    if where == "pooled":
+        place = "over all areas' studies pooled" if level == "study" else "over all areas' images pooled"
+    else:
+        place = {"macro": "in the mean over areas", "weighted": "in the mean over areas by size"}.get(
+            where, f"on {where}"
+        )
+    start = f"{score} {place}, {level} level: "
+    if np.isnan([interval.value, interval.low, interval.high]).any():
+        return f"{start}{one} and {other} cannot be compared, it is undefined"
+    less_is_better = score in metrics.FROM_PROBABILITY
+    better, worse = (other, one) if (interval.value > 0) != less_is_better else (one, other)
+    size = abs(interval.value)
+    low, high = sorted(abs(bound) for bound in (interval.low, interval.high))
+    if interval.low > 0 or interval.high < 0:
+        return f"{start}{better} is better than {worse} by {size:.3f} ({low:.3f} to {high:.3f})"
+    return (
+        f"{start}{one} and {other} are not told apart; {other} minus {one} is {interval.value:+.3f} "
+        f"({interval.low:+.3f} to {interval.high:+.3f})"
+    )

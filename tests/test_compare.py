@@ -1,0 +1,156 @@
+"""Runs side by side: pairs, averages over areas, and runs that cannot be compared."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from sklearn.metrics import roc_auc_score
+from test_scoring import simulated
+
+from kmura.config import Config
+from kmura.errors import InputError
+from kmura.evaluation.compare import compare, write_comparison
+from kmura.training.run import RunDescription, RunFolder, write_run
+
+
+def write_run_of(folder, table, phase, select_on="tune"):
+    """A run folder as evaluate leaves it, without a model."""
+    area = table["area"].iloc[0]
+    config = Config()
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, select_on=select_on))
+    folder.mkdir(parents=True)
+    write_run(
+        RunFolder(folder),
+        RunDescription(
+            area=area,
+            phase=phase,
+            records="records",
+            inputs="0",
+            classes=("normal", "abnormal"),
+            task="binary",
+            channels=1,
+            config=config,
+            versions={},
+            command="",
+        ),
+    )
+    table.to_csv(folder / "predictions.csv", index=False)
+    return folder
+
+
+def blurred(table, noise, seed=9):
+    """The same images as a worse model sees them."""
+    logit = table["logit"] + np.random.default_rng(seed).normal(0, noise, len(table))
+    return table.assign(logit=logit, probability=expit(logit))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    made = []
+    for area, seed, studies in (("XR_WRIST", 0, 300), ("XR_HAND", 1, 150)):
+        table = simulated(studies, seed, area)
+        for phase, noise in (("baseline", 4.0), ("final", 0.0), ("tune", 0.05)):
+            made.append(write_run_of(folder / area / phase, blurred(table, noise), phase))
+    return made
+
+
+@pytest.fixture(scope="module")
+def found(runs):
+    return compare(runs, resamples=300)
+
+
+def difference(found, where, one, other, score="auc", level="study"):
+    return next(
+        each
+        for each in found.differences
+        if (each.where, each.one, each.other, each.score, each.level) == (where, one, other, score, level)
+    )
+
+
+def test_the_better_model_is_named_with_its_interval(found):
+    gap = difference(found, "XR_WRIST", "baseline", "final")
+    assert 0 < gap.interval.low < gap.interval.value < gap.interval.high and gap.delong_p < 0.05
+    assert gap.sentence == (
+        f"auc on XR_WRIST, study level: final is better than baseline by {gap.interval.value:.3f} "
+        f"({gap.interval.low:.3f} to {gap.interval.high:.3f})"
+    )
+    lower = difference(found, "XR_WRIST", "baseline", "final", "log_loss")  # less is better
+    assert lower.interval.high < 0 and "final is better than baseline by" in lower.sentence
+    assert found.best["study"]["XR_WRIST"]["log_loss"] != "baseline"
+
+
+def test_models_that_chance_explains_are_not_told_apart(found):
+    gap = difference(found, "XR_HAND", "final", "tune")
+    assert gap.interval.low <= 0 <= gap.interval.high and "final and tune are not told apart" in gap.sentence
+
+
+def test_averages_and_the_pool_are_different_and_right(found, runs):
+    import pandas as pd
+
+    tables = [pd.read_csv(run / "predictions.csv") for run in runs if run.name == "baseline"]
+    studies = [
+        table[table["split"] == "valid"].groupby("study").agg({"label": "first", "probability": "mean"})
+        for table in tables
+    ]
+    aucs = [roc_auc_score(each["label"], each["probability"]) for each in studies]
+    pooled = pd.concat(studies)
+    scores = {where: models["baseline"]["auc"].value for where, models in found.scores["study"].items()}
+    assert scores["macro"] == pytest.approx(np.mean(aucs))
+    assert scores["weighted"] == pytest.approx(np.average(aucs, weights=[len(each) for each in studies]))
+    assert scores["pooled"] == pytest.approx(roc_auc_score(pooled["label"], pooled["probability"]))
+    assert len({round(scores[where], 6) for where in ("macro", "weighted", "pooled")}) == 3
+    assert found.units["study"] == {"XR_WRIST": 150, "XR_HAND": 75}
+    assert difference(found, "macro", "baseline", "final").delong_p is None
+
+
+def test_a_model_that_lacks_an_area_has_no_average(runs):
+    found = compare(runs[:4], resamples=50)  # only baseline has both areas
+    assert set(found.scores["study"]["XR_HAND"]) == {"baseline"}
+    assert set(found.scores["study"]["pooled"]) == {"baseline"}
+
+
+def test_one_area_gives_the_intervals_of_its_evaluation(runs):
+    import pandas as pd
+
+    from kmura.evaluation.scoring import level_scores
+
+    table = pd.read_csv(runs[0] / "predictions.csv").query("split == 'valid'")
+    alone = level_scores(table, "study", resamples=100).scores
+    assert compare(runs[:2], resamples=100).scores["study"]["XR_WRIST"]["baseline"] == alone
+
+
+def test_two_runs_of_a_phase_are_named_by_their_folders(runs, tmp_path):
+    table = simulated(300, 0, "XR_WRIST")
+    other = write_run_of(tmp_path / "second" / "XR_WRIST" / "baseline", table, "baseline", select_on="valid")
+    found = compare([runs[0], other], resamples=50)
+    assert set(found.runs) == {f"{runs[0].parents[1].name}/baseline", "second/baseline"}
+    assert any("chosen on valid" in note and "optimistic" in note for note in found.notes)
+
+
+def test_what_cannot_be_compared_is_refused(runs, tmp_path):
+    other = write_run_of(tmp_path / "x" / "XR_WRIST" / "final", simulated(300, 5), "final")
+    for several, message in (
+        (runs[:1], "two runs or more"),
+        ([runs[0], other], "different images of XR_WRIST"),
+        ([runs[0], runs[0]], "give each run once"),
+        ([runs[0], tmp_path], "no run folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            compare(several)
+    only_tune = write_run_of(tmp_path / "y" / "XR_WRIST" / "final", simulated(split_shares=(1, 0)), "final")
+    with pytest.raises(InputError, match="no predictions of valid"):
+        compare([runs[0], only_tune])
+
+
+def test_one_class_is_said_and_does_not_stop(tmp_path):
+    table = simulated(100)
+    table = table[table["label"] == 1].reset_index(drop=True)
+    made = [write_run_of(tmp_path / "XR_WRIST" / phase, table, phase) for phase in ("baseline", "final")]
+    found = compare(made, resamples=50)
+    assert "cannot be compared" in difference(found, "XR_WRIST", "baseline", "final").sentence
+    assert "auc" not in found.best["study"]["XR_WRIST"]
+    write_comparison(found, tmp_path / "compare.json")
+    assert json.loads((tmp_path / "compare.json").read_text())["split"] == "valid"

@@ -1,0 +1,164 @@
+"""Scores from a table of predictions alone: levels, calibration, thresholds, and tables that cannot be scored."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+
+from kmura.errors import InputError
+from kmura.evaluation.scoring import ScoreOptions, score_table
+from kmura.evaluation.table import COLUMNS, read_predictions
+
+FEW = ScoreOptions(resamples=200)
+
+
+def simulated(studies=300, seed=0, area="XR_WRIST", shift=0.0, split_shares=(0.5, 0.5)):
+    """Predictions of studies with 1 to 4 views whose logits are drawn around a study's own, `shift` added to all."""
+    rng = np.random.default_rng(seed)
+    views = rng.integers(1, 5, studies)
+    study = np.repeat(np.arange(studies), views)
+    truth = rng.normal(0, 2, studies)
+    label = (rng.random(studies) < expit(truth)).astype(int)
+    logit = truth[study] + rng.normal(0, 0.5, len(study)) + shift
+    split = np.where(np.arange(studies) < split_shares[0] * studies, "tune", "valid")[study]
+    return pd.DataFrame(
+        {
+            "split": split,
+            "area": area,
+            "patient": [f"p{number // 2}" for number in study],
+            "study": [f"p{number // 2}/s{number}" for number in study],
+            "image": [f"{area}/{n}.png" for n in range(len(study))],
+            "label": label[study],
+            "logit": logit,
+            "probability": expit(logit),
+        }
+    )[list(COLUMNS)]
+
+
+def test_calibration_is_fitted_on_tune_and_repairs_a_shift_on_valid():
+    found = score_table(simulated(4000, shift=1.5), dataclasses.replace(FEW, resamples=20))
+    before, after = (levels["valid"]["study"] for levels in (found.splits, found.calibrated))
+    assert before.calibration["ece"].value > 2 * before.calibration["ece"].high
+    assert after.calibration["ece"].value < 1.5 * after.calibration["ece"].high
+    assert after.scores["log_loss"].value < before.scores["log_loss"].value
+    assert after.scores["auc"].value == pytest.approx(before.scores["auc"].value)  # the order stays
+
+
+@pytest.mark.parametrize("level", ["image", "study"])
+@pytest.mark.parametrize("method", ["temperature", "isotonic", "none"])
+def test_every_method_works_at_both_levels(method, level):
+    options = dataclasses.replace(FEW, calibration=method, calibrate_at=level, pooling="max")
+    found = score_table(simulated(), options)
+    assert (found.calibrator is None) == (method == "none") == (not found.calibrated)
+    for split, levels in found.calibrated.items():
+        assert set(levels) == {"image", "study"}, split
+
+
+def test_thresholds_chosen_on_tune_are_tried_on_valid_with_intervals():
+    rules = ("0.5", "sensitivity>=0.95")
+    found = score_table(simulated(1000), dataclasses.replace(FEW, rules=rules))
+    on_tune, on_valid = (found.operating_points[split][1] for split in ("tune", "valid"))
+    assert on_tune.threshold == on_valid.threshold and on_tune.scores["recall"].value >= 0.95
+    reached = on_valid.scores["recall"]
+    assert reached.low < reached.value < reached.high and reached.value == pytest.approx(0.95, abs=0.05)
+    assert found.operating_points["valid"][0].scores == {
+        name: score
+        for name, score in found.calibrated["valid"]["study"].scores.items()
+        if name in found.operating_points["valid"][0].scores
+    }
+
+
+def test_a_split_of_one_class_is_scored_as_far_as_it_goes_and_said():
+    table = simulated()
+    one_class = table[(table["split"] == "tune") | (table["label"] == 1)]
+    found = score_table(one_class, FEW)
+    assert "valid, study level: AUC undefined, all labels are of one class" in found.notes
+    assert np.isnan(found.splits["valid"]["study"].scores["auc"].value)
+    assert found.splits["valid"]["study"].scores["recall"].value > 0
+
+
+@pytest.mark.parametrize("tune", ["absent", "one class"])
+def test_without_a_split_to_fit_on_nothing_is_calibrated_and_said(tune):
+    table = simulated()
+    keep = (table["label"] == 1) if tune == "one class" else False
+    found = score_table(table[(table["split"] == "valid") | keep], FEW)
+    assert found.calibrator is None and found.calibrated == {}
+    assert [point.rule for point in found.operating_points["valid"]] == ["0.5"]
+    assert len(found.notes) >= 2
+
+
+def test_another_prevalence_is_said():
+    table = simulated(600)
+    rare = table[(table["split"] == "tune") | (table["label"] == 0) | (table.index % 4 == 0)]
+    assert any("carry the former's prevalence" in note for note in score_table(rare, FEW).notes)
+    assert not score_table(table, FEW).notes
+
+
+def test_unknown_labels_are_left_out():
+    table = simulated()
+    table.loc[table["study"] == table["study"].iloc[-1], "label"] = -1
+    assert score_table(table, FEW).splits["valid"]["study"].studies == 149
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pooling": "median"}, "pooling 'median' is unknown"),
+        ({"calibration": "beta"}, "calibration 'beta' is unknown"),
+        ({"rules": ("best",)}, "threshold rule 'best'"),
+        ({"rules": ("sensitivity>=2",)}, "outside 0 to 1"),
+    ],
+)
+def test_options_without_sense_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        score_table(simulated(), dataclasses.replace(FEW, **changes))
+
+
+def written(tmp_path, table):
+    table.to_csv(tmp_path / "predictions.csv", index=False)
+    return tmp_path / "predictions.csv"
+
+
+def test_a_table_comes_back_as_it_was_written(tmp_path):
+    table = simulated().assign(study=lambda rows: "<b>" + rows["study"] + ',"x"')
+    pd.testing.assert_frame_equal(read_predictions(written(tmp_path, table)), table, check_dtype=False, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("probability", np.nan, "line 5 .*a probability that is no number"),
+        ("probability", 1.5, "line 5 .*a probability"),
+        ("probability", "high", "line 5 .*a probability"),
+        ("logit", np.inf, "line 5 .*a logit"),
+        ("label", 2, "line 5 .*a label"),
+        ("study", "", "line 5 .*no study"),
+        ("image", "XR_WRIST/0.png", "line 5 .*an image of an earlier row"),
+    ],
+)
+def test_a_row_that_cannot_be_is_named(tmp_path, column, value, message):
+    table = simulated().astype({column: object})
+    table.loc[3, column] = value
+    if column == "image":
+        table.loc[3, "split"] = table.loc[0, "split"]
+    with pytest.raises(InputError, match=message):
+        read_predictions(written(tmp_path, table))
+
+
+def test_a_study_of_both_labels_is_named(tmp_path):
+    table = simulated()
+    study = table["study"][table["study"].duplicated()].iloc[0]
+    table.loc[np.flatnonzero(table["study"] == study)[0], "label"] ^= 1
+    with pytest.raises(InputError, match=f"study {study} of XR_WRIST, .*both labels"):
+        read_predictions(written(tmp_path, table))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00garbage", b"a,b\n1,2\n", ",".join(COLUMNS).encode() + b"\n"])
+def test_a_file_that_is_no_table_is_an_error(tmp_path, content):
+    (tmp_path / "predictions.csv").write_bytes(content)
+    with pytest.raises(InputError, match=r"predictions\.csv"):
+        read_predictions(tmp_path / "predictions.csv")
+    with pytest.raises(InputError, match="does not exist"):
+        read_predictions(tmp_path / "none.csv")

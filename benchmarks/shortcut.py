@@ -12,7 +12,9 @@ chosen stands in the last column). For each way and seed:
   lesion's box on abnormal held-out images, and into the marker's box on training images that carry it. Chance is the
   mean share of the image that the boxes cover;
 - what CAM-erasing with these settings blackens on the training images that carry the marker: the share of the marker's
-  box and of the lesion's. Chance is the share of the image.
+  box and of the lesion's. Chance is the share of the image;
+- whether the hole itself has become a shortcut: by how much the logit of normal held-out images is larger with a hole
+  in the shape of those of training images that carry the marker than with one as in normal training images.
 """
 
 import argparse
@@ -73,7 +75,8 @@ def main() -> None:
         print(f"{arguments.area}, shortcut {arguments.shortcut}, {arguments.seeds} seeds, {platform.platform()}")
         print(
             "way | held-out study AUC | seeds | map's maximum in the lesion | on the marker (training images) | "
-            "erased of the marker | of the lesion | of the image | AUC of the epoch that tune chose | s/run"
+            "erased of the marker | of the lesion | of the image | hole's logit | "
+            "AUC of the epoch that tune chose | s/run"
         )
         for way in arguments.ways:
             found, started = [], time.time()
@@ -92,7 +95,8 @@ def main() -> None:
                 f"{way} | {aucs.mean():.3f} +- {spread(aucs):.3f} | {each} | "
                 f"{lesion.mean():.2f} +- {spread(lesion):.2f} (chance {by_chance.mean():.2f}) | "
                 f"{marker.mean():.2f} +- {spread(marker):.2f} (chance {marker_chance.mean():.2f}) | "
-                f"{' | '.join(f'{share.mean():.2f}' for share in erased)} | "
+                f"{' | '.join(f'{share.mean():.2f}' for share in erased[:3])} | "
+                f"{erased[3].mean():+.2f} +- {spread(erased[3]):.2f} | "
                 f"{chosen.mean():.3f} +- {spread(chosen):.3f} | {(time.time() - started) / arguments.seeds:.0f}",
                 flush=True,
             )
@@ -117,7 +121,7 @@ def looked_at(classifier, images: Path, records: Path, area: str, config) -> tup
     eraser = cam.CamEngine(classifier, tap=config.cam.tap, fallback=cam.FALLBACKS[config.cam.tap])
     lesions, markers = pd.read_csv(images / "lesions.csv"), pd.read_csv(images / "markers.csv")
     lesions, markers = boxes_of(lesions), boxes_of(markers[markers["kind"] == "shortcut"])
-    pointing, erased = [], []
+    pointing, erased, holes = [], [], {"marker": [], "normal": []}
     for split, boxes in (("valid", lesions), ("train", markers)):
         found = []
         paths = iter(pipeline.row_keys(records, area, split)["image"])
@@ -125,6 +129,8 @@ def looked_at(classifier, images: Path, records: Path, area: str, config) -> tup
             maps = judge.compiled(batch["image"], abnormal, flip=True)[0].numpy()
             masks = cam.erase_mask(eraser.compiled(batch["image"])[0], config.cam.erase_q).numpy()
             for heat, mask, name in zip(maps, masks, paths):  # noqa: B905 (paths run on to the next batch)
+                if split == "train" and "_negative" in name:
+                    holes["normal"].append(mask)
                 if name not in boxes:
                     continue
                 size = size_of(images / name)
@@ -132,9 +138,28 @@ def looked_at(classifier, images: Path, records: Path, area: str, config) -> tup
                 found.append((heat.max() > 0 and inside.ravel()[heat.argmax()], inside.mean()))
                 if split == "train":
                     lesion = area_of(lesions[name], heat.shape, size)
+                    holes["marker"].append(mask)
                     erased.append((mask[inside].mean(), mask[lesion].mean() if lesion.any() else np.nan, mask.mean()))
         pointing += list(np.mean(found, axis=0)) if found else [0.0, 0.0]
-    return *pointing, *np.nanmean(erased, axis=0)
+    gained = logit_in_holes(classifier, records, area, config, holes["marker"])
+    gained -= logit_in_holes(classifier, records, area, config, holes["normal"])
+    return *pointing, *np.nanmean(erased, axis=0), gained
+
+
+def logit_in_holes(classifier, records: Path, area: str, config, masks) -> float:
+    """Mean logit of the normal held-out images, the n-th blackened where the n-th mask is 1 (and round again)."""
+    import itertools
+
+    import numpy as np
+
+    from kmura.data import pipeline
+
+    masks, logits = itertools.cycle(masks or [0.0]), []
+    for batch in pipeline.eval_dataset(records, area, "valid", data=config.data):
+        normal = batch["image"].numpy()[batch["label"].numpy()[:, 0] == 0]
+        kept = np.array([image * (1 - np.asarray(next(masks))[..., None]) for image in normal])
+        logits += classifier(kept, training=False).numpy()[:, 0].tolist() if len(kept) else []
+    return float(np.mean(logits))
 
 
 def boxes_of(table) -> dict:

@@ -187,6 +187,33 @@ def comparison_table(found, level: str, score: str) -> Table:
     return table
 
 
+def show_explanation(found) -> None:
+    """What an `Explanation` found, on stdout."""
+    out = console()
+    table = Table(
+        title=f"{found.area}, {found.phase}, {found.split}: Grad-CAM++ of {found.tap} on {found.sample} images, "
+        "means with 95 % intervals",
+        title_justify="left",
+    )
+    for heading in ("", "by the maps", "by chance"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    means = found.curves["means"]
+    for label, name in (
+        ("area under deletion (less is better)", "deletion"),
+        ("area under insertion (more is better)", "insertion"),
+        ("drop without the hottest part", "drop"),
+    ):
+        table.add_row(label, _interval(means[name]), _interval(means[f"random_{name}"]))
+    if found.localization:
+        where = found.localization
+        table.add_row(f"pointing game ({where.images} images)", _interval(where.pointing), f"{where.chance:.3f}")
+        table.add_row("overlap of boxes (IoU)", _interval(where.overlap), "")
+    out.print(table)
+    counts = ", ".join(f"{number} {name}" for name, number in found.counts.items())
+    out.print(f"images: {counts}; maps without positive evidence: {100 * found.empty_share:.0f} % of the sample")
+    out.print(f"galleries of {len(found.cases)} images in {found.run}/explain")
+
+
 def _interval(score) -> str:
     return "undefined" if math.isnan(score.value) else f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
 

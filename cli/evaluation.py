@@ -1,4 +1,4 @@
-"""The commands that score runs: evaluate, compare."""
+"""The commands that score and explain runs: evaluate, compare, explain."""
 
 import click
 
@@ -93,4 +93,20 @@ def compare(runs, levels, scores, out, **options):
     show_comparison(found, levels, scores)
 
 
-COMMANDS = (evaluate, compare)
+@click.command()
+@click.argument("run", type=click.Path())
+@click.option("--records", type=click.Path(), help="Folder of the records, if they have moved since the run.")
+@click.option("--split", type=click.Choice(["valid", "tune"]), default="valid", show_default=True)
+@click.option("--cases", type=click.IntRange(1), default=8, show_default=True, help="Images of each gallery.")
+@click.option("--sample", type=click.IntRange(2), default=64, show_default=True, help="Images behind the curves.")
+@click.option("--boxes", type=click.Path(), help="A CSV like lesions.csv: image, x0, y0, x1, y1 in pixels.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def explain(run, **options):
+    """Show where the best model of an evaluated RUN looks, and what its maps are worth: RUN/explain/."""
+    from kmura.cli.display import show_explanation
+    from kmura.explain.gallery import explain
+
+    show_explanation(explain(run, **options))
+
+
+COMMANDS = (evaluate, compare, explain)

@@ -18,13 +18,17 @@ _HOMES = {
     "fit": "kmura.training.fit",
     "tune": "kmura.training.tune",
     "evaluate": "kmura.evaluation.classification",
+    "compare": "kmura.evaluation.compare",
+    "explain": "kmura.explain.gallery",
 }
 
 __all__ = [
     "build_model",
     "build_records",
+    "compare",
     "eval_dataset",
     "evaluate",
+    "explain",
     "fit",
     "train_dataset",
     "tune",

@@ -361,14 +361,12 @@ def bootstrap_weights(patient, label, *, group=None, resamples: int = 2000, seed
     """
     label = np.asarray(label)
     needed = _cells_needed(label, np.zeros(len(label)) if group is None else np.asarray(group))
-    _, inverse = np.unique(np.asarray(patient), return_inverse=True)
-    number = int(inverse.max()) + 1 if len(inverse) else 0
-    if len(np.unique(label)) < 2 or number < 2:
+    if len(np.unique(label)) < 2 or len(np.unique(patient)) < 2:
         return np.empty((0, len(label))), 0
     rng = np.random.default_rng(seed)
     kept, missing, redrawn = [], resamples, 0
     while missing:
-        draws = rng.multinomial(number, np.full(number, 1 / number), size=missing)[:, inverse].astype(float)
+        draws = cluster_weights(patient, resamples=missing, rng=rng)
         both = (draws @ needed > 0).all(1)
         kept.append(draws[both])
         missing -= int(both.sum())
@@ -376,6 +374,20 @@ def bootstrap_weights(patient, label, *, group=None, resamples: int = 2000, seed
         if redrawn > 100 * resamples:  # two patients carry the classes: almost every draw lacks one
             return np.empty((0, len(label))), redrawn
     return np.concatenate(kept), redrawn
+
+
+def cluster_weights(patient, *, resamples: int = 2000, rng: np.random.Generator | None = None) -> np.ndarray:
+    """How often each sample stands in each resample of whole patients, [resamples, N], whatever its class.
+
+    Args:
+        patient: [N] patient ids.
+        resamples: how many.
+        rng: what draws; None is a generator of seed 0.
+    """
+    _, inverse = np.unique(np.asarray(patient), return_inverse=True)
+    number = int(inverse.max()) + 1
+    rng = rng or np.random.default_rng(0)
+    return rng.multinomial(number, np.full(number, 1 / number), size=resamples)[:, inverse].astype(float)
 
 
 def _cells_needed(label, group) -> np.ndarray:

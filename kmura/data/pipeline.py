@@ -1,6 +1,8 @@
 """Shards to batches: the only place that builds a tf.data pipeline for training or evaluation."""
 
+import dataclasses
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +14,7 @@ from kmura.data.index import ALL, read_index, row_keys
 from kmura.data.mixing import RandomMix
 from kmura.errors import InputError
 
-__all__ = ["ALL", "eval_dataset", "readable_errors", "row_keys", "steps_per_epoch", "train_dataset"]
+__all__ = ["ALL", "eval_dataset", "images_at", "readable_errors", "row_keys", "steps_per_epoch", "train_dataset"]
 
 
 def train_dataset(
@@ -115,6 +117,29 @@ def eval_dataset(
         }
 
     return _mapped(tf.data.Dataset.range(_batches(len(index), batch_size)), batch)
+
+
+def images_at(
+    records: str | os.PathLike, area: str, split: str, rows: Sequence[int], *, data: DataConfig | None = None
+) -> np.ndarray:
+    """Some images of a split as the model gets them in evaluation: float32 [len(rows), S, S, C] in 0..255.
+
+    Args:
+        records, area, split: as `eval_dataset`.
+        rows: places in the order of `row_keys`.
+        data: size and resizing.
+
+    Raises:
+        InputError: as `eval_dataset`.
+    """
+    index = read_index(records, area, split)
+    data = dataclasses.replace(data or DataConfig(), cache="off")
+    if not len(rows):
+        return np.zeros((0, data.image_size, data.image_size, index.manifest.channels), np.float32)
+    images_of = image_source(index, data)
+    with readable_errors(records, area, split):
+        batches = tf.data.Dataset.from_tensor_slices(np.asarray(rows, np.int64)).batch(32).map(images_of)
+        return np.concatenate(list(batches.as_numpy_iterator())).astype(np.float32)
 
 
 def steps_per_epoch(records: str | os.PathLike, area: str, *, batch_size: int = 16, split: str = "train") -> int:

@@ -104,12 +104,7 @@ class CamOverlays(keras.callbacks.Callback):
             for number in _spread(np.nonzero(rows["label"].to_numpy() == label)[0], images // 2)
         )
         self.labels = rows["label"].to_numpy()[chosen]
-        with pipeline.readable_errors(records, area, split):
-            every_image = pipeline.eval_dataset(records, area, split, data=data).map(lambda batch: batch["image"])
-            wanted = set(chosen)
-            self.images = np.stack(
-                [image for n, image in enumerate(every_image.unbatch().as_numpy_iterator()) if n in wanted]
-            )
+        self.images = pipeline.images_at(records, area, split, chosen, data=data)
 
     def on_train_begin(self, logs=None):
         if self.every > self.params["epochs"]:

@@ -1,0 +1,314 @@
+"""Explains a run: galleries of right and wrong cases with their maps, and what the maps are worth."""
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from kmura import cam, metrics
+from kmura.config import DataConfig
+from kmura.data import pipeline
+from kmura.data.index import read_index
+from kmura.errors import InputError, reason
+from kmura.evaluation.predictions import load_model
+from kmura.evaluation.table import read_predictions
+from kmura.explain import boxes as truth
+from kmura.explain.faithfulness import Curves, deletion_insertion, drop, maps_of_chance, masks_of_chance
+from kmura.explain.overlays import box_of, overlay
+from kmura.explain.saliency import saliency_maps
+from kmura.files import write_json
+from kmura.records.manifest import read_manifest
+from kmura.training.run import RunDescription, RunFolder, read_run
+
+FOLDER, INDEX = "explain", "explain.json"
+OUTCOMES = ("TP", "TN", "FP", "FN")
+PICTURES = ("image", "cam", "saliency", "smoothgrad")
+_BATCH = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One image of the galleries.
+
+    Attributes:
+        outcome: of OUTCOMES, at threshold 0.5 of the image's probability.
+        empty: the map has no positive evidence; `cam` then shows the image as it is.
+        box: left, top, right, bottom of the region above half of the map's maximum, pixels of the picture; or None.
+        files: picture (of PICTURES) -> file name in the folder.
+    """
+
+    outcome: str
+    image: str
+    study: str
+    label: int
+    probability: float
+    empty: bool
+    box: tuple[int, int, int, int] | None
+    files: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Localization:
+    """Maps towards `abnormal` against boxes.
+
+    Attributes:
+        images: abnormal images with a box that were looked at.
+        pointing: share of them whose hottest pixel lies in a box, with its 95 % patient-bootstrap interval.
+        chance: what pointing blindly would hit, the mean share of the image that the boxes cover.
+        overlap: mean intersection over union of the map's box with the best of the image's.
+    """
+
+    images: int
+    pointing: metrics.Interval
+    chance: float
+    overlap: metrics.Interval
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What `explain.json` holds.
+
+    Attributes:
+        split, tap: whose images; the feature map that is explained.
+        cases: the galleries, per outcome the most confident first.
+        counts: outcome -> images of the split.
+        empty_share: share of the sample whose map is empty.
+        sample: images behind `curves`.
+        curves: deletion and insertion over `share`, and under `means` (over the sample, with intervals by patient
+            bootstrap) the areas under them, their gain over maps of chance, and the drop of confidence when the top
+            1 - cam.erase_q of the map is black.
+        localization: None without boxes.
+    """
+
+    run: str
+    area: str
+    phase: str
+    split: str
+    tap: str
+    cases: list[Case]
+    counts: dict[str, int]
+    empty_share: float
+    sample: int
+    curves: dict
+    localization: Localization | None
+
+
+def explain(
+    run: str | os.PathLike,
+    *,
+    records: str | os.PathLike | None = None,
+    split: str = "valid",
+    cases: int = 8,
+    sample: int = 64,
+    boxes: str | os.PathLike | None = None,
+    seed: int = 0,
+) -> Explanation:
+    """The explanation of a run's best model; also written to the folder `explain` in the run's folder.
+
+    Maps are Grad-CAM++ of `cam.tap`, averaged with the mirrored image's.
+
+    Args:
+        run: folder of an evaluated run.
+        records: where the records are now, if they have moved since the run.
+        split: of the predictions.
+        cases: images of each gallery.
+        sample: images for the curves, spread evenly over the split.
+        boxes: a CSV as `lesions.csv`, see `kmura.explain.boxes.read_boxes`; its images are looked at in full.
+        seed: of SmoothGrad's noise and the maps of chance.
+
+    Raises:
+        InputError: no finished run or no predictions, records other than those of the run, boxes that are none.
+    """
+    folder, description = RunFolder(Path(run)), read_run(run)
+    records = records or description.records
+    if read_manifest(records).inputs != description.inputs:
+        raise InputError(f"{records} are not the records that {run} was trained on; give those with --records")
+    table = read_predictions(folder.predictions)
+    table = table[table["split"] == split].reset_index(drop=True)
+    if table["image"].tolist() != pipeline.row_keys(records, description.area, split)["image"].tolist():
+        raise InputError(f"{folder.predictions} is not of {records}, split {split}; run kmura evaluate {run} again")
+    found_boxes = truth.read_boxes(boxes) if boxes else {}
+    model = load_model(folder.best)
+    work = _Work(model, records, description, split, seed)
+    outcomes = outcomes_of(table)
+    chosen = _most_confident(table, outcomes, cases)
+    spread = np.linspace(0, len(table) - 1, min(sample, len(table))).round().astype(int)
+    aside = folder.path / f".{FOLDER}.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir()
+        gallery = work.gallery(table, outcomes, chosen, aside)
+        curves, empty = work.curves(table, spread)
+        found = Explanation(
+            run=str(run),
+            area=description.area,
+            phase=description.phase,
+            split=split,
+            tap=description.config.cam.tap,
+            cases=gallery,
+            counts={name: int((outcomes == name).sum()) for name in OUTCOMES},
+            empty_share=empty,
+            sample=len(spread),
+            curves=curves,
+            localization=work.localization(table, found_boxes) if boxes else None,
+        )
+        write_json(aside / INDEX, dataclasses.asdict(found))
+        shutil.rmtree(folder.path / FOLDER, ignore_errors=True)
+        aside.rename(folder.path / FOLDER)
+    except OSError as error:
+        raise InputError(
+            f"{folder.path / FOLDER} cannot be written: {reason(error)}; free space or permissions"
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return found
+
+
+def outcomes_of(table: pd.DataFrame) -> np.ndarray:
+    """TP, TN, FP or FN of each image at threshold 0.5; "" where the label is unknown."""
+    positive, label = table["probability"].to_numpy() >= 0.5, table["label"].to_numpy()
+    names = np.where(positive, np.where(label == 1, "TP", "FP"), np.where(label == 1, "FN", "TN"))
+    return np.where(label < 0, "", names)
+
+
+def _most_confident(table, outcomes, cases: int) -> list[int]:
+    """Rows of the galleries: outcome by outcome, the probability farthest from 0.5 first."""
+    sure = -np.abs(table["probability"].to_numpy() - 0.5)
+    chosen = []
+    for name in OUTCOMES:
+        rows = np.flatnonzero(outcomes == name)
+        chosen += rows[np.argsort(sure[rows], kind="stable")][:cases].tolist()
+    return chosen
+
+
+class _Work:
+    """A model with the images that it is explained on."""
+
+    def __init__(self, model, records, description: RunDescription, split: str, seed: int):
+        self.model, self.records, self.split, self.seed = model, records, split, seed
+        self.area, self.config = description.area, description.config
+        tap = self.config.cam.tap
+        self.engine = cam.CamEngine(model, tap=tap, fallback=cam.FALLBACKS[tap])
+        self.grain = int(model.feature_maps[tap].shape[1])
+
+    @property
+    def data(self) -> DataConfig:
+        return self.config.data
+
+    def images(self, rows) -> np.ndarray:
+        return pipeline.images_at(self.records, self.area, self.split, rows, data=self.data)
+
+    def maps(self, images: np.ndarray, target=None) -> np.ndarray:
+        """Flip-averaged maps [N, H, W]; None explains the predicted side."""
+        parts = [
+            self.engine.compiled(images[at : at + _BATCH], target, flip=True)[0].numpy()
+            for at in range(0, len(images), _BATCH)
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, *images.shape[1:3]), np.float32)
+
+    def gallery(self, table, outcomes, rows: list[int], folder: Path) -> list[Case]:
+        images = self.images(rows)
+        heat = self.maps(images)
+        pixels = (
+            {
+                name: np.concatenate(
+                    [
+                        saliency_maps(self.model, images[at : at + _BATCH], smooth=smooth, seed=self.seed)
+                        for at in range(0, len(images), _BATCH)
+                    ]
+                )
+                for name, smooth in (("saliency", False), ("smoothgrad", True))
+            }
+            if rows
+            else {}
+        )
+        cases = []
+        for number, row in enumerate(rows):
+            image = images[number]
+            pictures = {
+                "image": _gray(image),
+                "cam": overlay(image, heat[number]),
+                **{name: _ink(maps[number]) for name, maps in pixels.items()},
+            }
+            files = {name: f"{outcomes[row]}-{number:03d}-{name}.png" for name in PICTURES}
+            for name, picture in pictures.items():
+                picture.save(folder / files[name], format="PNG")
+            cases.append(
+                Case(
+                    outcome=str(outcomes[row]),
+                    image=table["image"][row],
+                    study=table["study"][row],
+                    label=int(table["label"][row]),
+                    probability=float(table["probability"][row]),
+                    empty=bool(heat[number].max() <= 0),
+                    box=box_of(heat[number]),
+                    files=files,
+                )
+            )
+        return cases
+
+    def curves(self, table, rows) -> tuple[dict, float]:
+        """Deletion and insertion over a sample, as `explain.json` holds them; the share of empty maps."""
+        images = self.images(rows)
+        heat = self.maps(images)
+        found = deletion_insertion(self.model, images, heat, grain=self.grain, seed=self.seed)
+        values = {
+            name: getattr(found, f"{name}_area")
+            for name in ("deletion", "insertion", "random_deletion", "random_insertion")
+        }
+        values["deletion_gain"] = values["random_deletion"] - values["deletion"]
+        values["insertion_gain"] = values["insertion"] - values["random_insertion"]
+        chance = maps_of_chance(len(images), images.shape[1:3], self.grain, self.seed)
+        masks = cam.erase_mask(heat, self.config.cam.erase_q).numpy()
+        values["drop"] = drop(self.model, images, masks)
+        values["random_drop"] = drop(self.model, images, masks_of_chance(chance, masks))
+        scores = means(values, table["patient"].to_numpy()[rows], self.seed)
+        return _curves_json(found, scores), float((heat.max((1, 2)) <= 0).mean())
+
+    def localization(self, table, boxes) -> Localization:
+        rows = [row for row, name in enumerate(table["image"]) if name in boxes and table["label"][row] == 1]
+        if not rows:
+            raise InputError(f"none of the boxes is of an abnormal image of {self.area}, {self.split}; give its boxes")
+        abnormal = cam.named_target("abnormal", ("normal", "abnormal"))
+        heat = self.maps(self.images(rows), abnormal)
+        sides = read_index(self.records, self.area, self.split).sides
+        found = []
+        for row, one in zip(rows, heat, strict=True):
+            here = truth.placed(boxes[table["image"][row]], self.data.image_size, self.data.resize, sides[row])
+            found.append((truth.hit(one, here), truth.overlap(one, here), truth.covered(here, one.shape)))
+        hits, overlaps, chance = np.array(found, float).T
+        patients = table["patient"].to_numpy()[rows]
+        scores = means({"pointing": hits, "overlap": overlaps}, patients, self.seed)
+        return Localization(len(rows), scores["pointing"], float(chance.mean()), scores["overlap"])
+
+
+def means(values: dict[str, np.ndarray], patients, seed: int) -> dict[str, metrics.Interval]:
+    """The mean of each array [N] with its 95 % interval by patient bootstrap; patients [N]."""
+    weights = metrics.cluster_weights(patients, rng=np.random.default_rng(seed))
+    whole = {name: np.array([array.mean()]) for name, array in values.items()}
+    drawn = {name: weights @ array / weights.sum(1) for name, array in values.items()}
+    return metrics.intervals(whole, drawn)
+
+
+def _curves_json(found: Curves, scores) -> dict:
+    rows = {
+        name: [float(value) for value in getattr(found, name)]
+        for name in ("share", "deletion", "insertion", "random_deletion", "random_insertion")
+    }
+    return rows | {"means": scores}
+
+
+def _gray(image: np.ndarray) -> Image.Image:
+    pixels = np.clip(image, 0, 255).astype(np.uint8)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def _ink(heat: np.ndarray) -> Image.Image:
+    """A map of pixels as a picture, dark on white; the top percent is black, lest one pixel hide the rest."""
+    top = np.quantile(heat, 0.99)
+    share = np.clip(heat / top, 0, 1) if top > 0 else np.zeros_like(heat)
+    return Image.fromarray((255 * (1 - share)).astype(np.uint8))

@@ -1,0 +1,176 @@
+"""What an explanation says holds of models whose right answer is known, and of a run from end to end."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from kmura.errors import InputError
+from kmura.explain import boxes as truth
+from kmura.explain.faithfulness import STEPS, deletion_insertion, drop, maps_of_chance, masks_of_chance
+from kmura.explain.saliency import saliency_maps
+
+SIZE = 24
+
+
+@pytest.fixture(scope="module")
+def patch_model():
+    """Its logit is the mean of the patch [4:12, 4:12] over 10, minus 5: nothing else counts."""
+    inside = np.zeros((SIZE, SIZE, 1), np.float32)
+    inside[4:12, 4:12] = 1 / 64 / 10
+    image = keras.Input((SIZE, SIZE, 1))
+    logit = keras.ops.sum(image * inside, axis=(1, 2)) - 5.0
+    return keras.Model(image, logit)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).uniform(60, 200, (6, SIZE, SIZE, 1)).astype(np.float32)
+
+
+def perfect_maps(count):
+    maps = np.zeros((count, SIZE, SIZE), np.float32)
+    maps[:, 4:12, 4:12] = 1
+    return maps
+
+
+def test_a_perfect_map_beats_chance_and_a_wrong_one_does_not(patch_model, images):
+    right = deletion_insertion(patch_model, images, perfect_maps(6), grain=3)
+    assert (right.deletion_area < right.random_deletion_area).all()
+    wrong = deletion_insertion(patch_model, images, 1 - perfect_maps(6), grain=3)
+    assert (wrong.deletion_area > wrong.random_deletion_area).all()
+    assert (wrong.random_deletion == right.random_deletion).all()
+    share = 64 / SIZE**2
+    assert right.deletion[0] == pytest.approx(right.insertion[-1], abs=1e-6)
+    assert right.deletion[right.share > share + 1e-9] == pytest.approx(1 / (1 + np.exp(5)), abs=1e-3)
+    assert wrong.deletion[right.share < 1 - share] == pytest.approx(right.deletion[0], abs=1e-6)
+    assert len(right.share) == STEPS + 1
+
+
+def test_the_drop_is_that_of_the_erased_part_and_chance_erases_as_much(patch_model, images):
+    masks = perfect_maps(6)
+    logit = patch_model(images).numpy()[:, 0]
+    side = np.where(logit >= 0, 1, -1)
+    expected = np.maximum(0, 1 / (1 + np.exp(-side * logit)) - 1 / (1 + np.exp(side * 5)))
+    assert drop(patch_model, images, masks) == pytest.approx(expected, abs=1e-5)
+    chance = masks_of_chance(maps_of_chance(6, (SIZE, SIZE), 3), masks)
+    assert (chance.sum((1, 2)) == 64).all() and (chance != masks).any()
+    assert drop(patch_model, images, np.zeros_like(masks)) == pytest.approx(0)
+
+
+def test_saliency_is_the_gradient_and_its_noise_is_seeded(patch_model, images):
+    maps = saliency_maps(patch_model, images)
+    assert maps[:, 4:12, 4:12] == pytest.approx(1 / 640, rel=1e-4)
+    assert (maps[perfect_maps(6) == 0] == 0).all()
+    state = np.random.get_state()[1].copy()
+    smooth = saliency_maps(patch_model, images, smooth=True, seed=3)
+    assert (smooth == saliency_maps(patch_model, images, smooth=True, seed=3)).all()
+    assert (np.random.get_state()[1] == state).all()
+    assert smooth == pytest.approx(maps, rel=1e-3)  # a linear model has one gradient
+
+
+@pytest.mark.parametrize(
+    ("how", "sides", "expected"),
+    [
+        ("squash", (200, 100), [10, 50, 20, 100]),
+        ("pad", (200, 100), [30, 50, 35, 100]),
+        ("pad", (100, 100), [10, 50, 20, 100]),
+    ],
+)
+def test_boxes_are_placed_as_the_image_is(how, sides, expected):
+    assert truth.placed(np.array([[0.1, 0.5, 0.2, 1.0]]), 100, how, sides) == pytest.approx(np.array([expected]))
+
+
+def test_placed_boxes_follow_the_resized_pixels():
+    from kmura.data.resize import axis_weights, resized, taps_needed
+
+    image = np.zeros((90, 40, 1), np.uint8)
+    image[30:60, 10:20] = 255
+    for how in ("squash", "pad"):
+        sides = np.array([[90, 40]])
+        places, weights = axis_weights(tf.constant(sides), 64, how, taps_needed(sides, 64, how))
+        bright = resized(tf.constant(image), places[0], weights[0]).numpy()[..., 0] > 127
+        (box,) = truth.placed(np.array([[10 / 40, 30 / 90, 20 / 40, 60 / 90]]), 64, how, (90, 40))
+        rows, columns = np.nonzero(bright)
+        found = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+        assert box == pytest.approx(found, abs=0.51), how
+
+
+def test_pointing_and_overlap_by_hand():
+    heat = np.zeros((20, 20))
+    heat[5:9, 5:9] = 1.0
+    boxes = np.array([[0, 0, 4, 4], [5, 5, 9, 13]], float)
+    assert truth.hit(heat, boxes) and not truth.hit(heat, boxes[:1]) and not truth.hit(heat * 0, boxes)
+    assert truth.overlap(heat, boxes) == pytest.approx(16 / 32) and truth.overlap(heat * 0, boxes) == 0
+    assert truth.covered(boxes, (20, 20)) == pytest.approx((16 + 32) / 400)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,x0,y0,x1\na.png,1,2,3\n", "line 2: no y1"),
+        ("image,x0,y0,x1,y1\na.png,1,2,3,four\n", "line 2: could not convert"),
+        ("image,x0,y0,x1,y1\na.png,5,2,3,4\n", "line 2: x0 < x1"),
+        ("image,x0,y0,x1,y1\nb.png,1,2,3,4\n", "b.png cannot be read"),
+    ],
+)
+def test_boxes_that_are_none_are_refused(tmp_path, text, message):
+    Image.new("L", (10, 10)).save(tmp_path / "a.png")
+    (tmp_path / "boxes.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        truth.read_boxes(tmp_path / "boxes.csv")
+    with pytest.raises(InputError, match="cannot be read"):
+        truth.read_boxes(tmp_path / "none.csv")
+
+
+@pytest.fixture(scope="module")
+def explained(tmp_path_factory):
+    import kmura
+    from kmura.config import RecordsConfig, load_config
+    from kmura.records.phantom import write_phantoms
+
+    folder = tmp_path_factory.mktemp("explained")
+    write_phantoms(folder / "images", areas=("XR_WRIST",), train_studies=24, valid_studies=12, side=64, workers=1)
+    kmura.build_records(folder / "images", folder / "records", options=RecordsConfig(tune_fraction=0.3), workers=1)
+    settings = {"model.backbone": "densenet_mini", "model.weights": "none", "data.image_size": 32, "train.epochs": 1}
+    run = kmura.fit(
+        folder / "records", area="XR_WRIST", runs=folder / "runs", config=load_config(None, settings)
+    ).folder
+    kmura.evaluate(run)
+    return run, kmura.explain(run, cases=2, sample=5, boxes=folder / "images" / "lesions.csv"), folder
+
+
+def test_a_run_is_explained_from_end_to_end(explained):
+    run, found, _ = explained
+    saved = json.loads((run / "explain" / "explain.json").read_text())
+    assert saved["counts"] == found.counts and sum(found.counts.values()) > 10
+    for case in found.cases:
+        assert (case.outcome in ("TP", "FN")) == (case.label == 1)
+        assert (case.outcome in ("TP", "FP")) == (case.probability >= 0.5)
+        assert {Image.open(run / "explain" / name).size for name in case.files.values()} == {(32, 32)}
+        assert (case.box is None) == case.empty
+    for outcome in ("TP", "TN", "FP", "FN"):
+        sure = [abs(case.probability - 0.5) for case in found.cases if case.outcome == outcome]
+        assert sure == sorted(sure, reverse=True) and len(sure) == min(2, found.counts[outcome])
+    assert found.localization.images > 0 and 0 < found.localization.chance < 0.5
+    means = found.curves["means"]
+    assert means["deletion_gain"].value == pytest.approx(means["random_deletion"].value - means["deletion"].value)
+    assert not list(run.glob(".explain*"))
+
+
+def test_explaining_again_gives_the_same_and_bad_calls_leave_it(explained):
+    import kmura
+
+    run, found, folder = explained
+    again = kmura.explain(run, cases=2, sample=5, boxes=folder / "images" / "lesions.csv")
+    assert again == found
+    before = (run / "explain" / "explain.json").read_bytes()
+    (folder / "wrong.csv").write_text("image,x0,y0,x1,y1\n")
+    with pytest.raises(InputError, match="none of the boxes"):
+        kmura.explain(run, boxes=folder / "wrong.csv")
+    with pytest.raises(InputError, match="is not of"):
+        kmura.explain(run, split="train")
+    assert (run / "explain" / "explain.json").read_bytes() == before

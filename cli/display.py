@@ -89,7 +89,7 @@ def show_evaluation(found) -> None:
     title = f"{found.area}, {found.phase}: best epoch chosen on {found.select_on} by {found.selected_epoch_by}"
     for split in scores.splits:
         out.print(evaluation_table(scores, split, title))
-        if scores.operating_points[split]:
+        if scores.operating_points[split] and split != scores.options.fit_on:
             out.print(thresholds_table(scores, split))
     if scores.calibrator:
         out.print(_calibration_line(scores))
@@ -111,7 +111,7 @@ def evaluation_table(scores, split: str, title: str) -> Table:
     columns = []
     for level in scores.splits[split]:
         for way, levels in (("", scores.splits), ("calibrated", scores.calibrated)):
-            if split in levels:
+            if level in levels.get(split, {}):
                 columns.append(levels[split][level])
                 counts = f"n = {columns[-1].units}, {columns[-1].positives} positive"
                 table.add_column(f"{plural[level]} {way}\n{counts}", justify="right")
@@ -128,13 +128,13 @@ def evaluation_table(scores, split: str, title: str) -> Table:
 
 def thresholds_table(scores, split: str) -> Table:
     """What the thresholds chosen on one split give on another, at study level."""
-    chosen = "" if split == scores.options.fit_on else f", chosen on {scores.options.fit_on}"
+    chosen = f", chosen on {scores.options.fit_on}"
     kind = "calibrated " if scores.calibrator else ""
     table = Table(title=f"thresholds of the {kind}probability of studies on {split}{chosen}", title_justify="left")
-    for heading in ("rule", "threshold", "sensitivity", "specificity", "precision", "f1"):
+    for heading in ("rule", "threshold", "sensitivity", "specificity", "precision"):
         table.add_column(heading, justify="left" if heading == "rule" else "right")
     for point in scores.operating_points[split]:
-        values = (_interval(point.scores[name]) for name in ("recall", "specificity", "precision", "f1"))
+        values = (_interval(point.scores[name]) for name in ("recall", "specificity", "precision"))
         table.add_row(point.rule, f"{point.threshold:.3f}", *values)
     return table
 

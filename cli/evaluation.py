@@ -1,4 +1,4 @@
-"""The commands that score and explain runs: evaluate, compare, explain."""
+"""The commands that score and explain runs: evaluate, compare, explain, report."""
 
 import click
 
@@ -109,4 +109,16 @@ def explain(run, **options):
     show_explanation(explain(run, **options))
 
 
-COMMANDS = (evaluate, compare, explain)
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path())
+@click.option("--out", type=click.Path(), default="report.html", show_default=True, help="The page to write.")
+@click.option("--resamples", type=click.IntRange(1), default=2000, show_default=True, help="Of the comparison.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the comparison's bootstrap.")
+def report(runs, out, resamples, seed):
+    """Write one self-contained HTML page about evaluated RUNS (runs/AREA/PHASE)."""
+    from kmura.report.html import report
+
+    click.echo(f"written: {report(runs, out, resamples=resamples, seed=seed)}", err=True)
+
+
+COMMANDS = (evaluate, compare, explain, report)

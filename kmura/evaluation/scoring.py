@@ -114,7 +114,8 @@ class Scores:
         options: how they were made.
         splits: split -> level -> scores of the probabilities as the model gives them.
         calibrator: None where none could be fitted or none was wanted.
-        calibrated: the same as `splits` of the calibrated probabilities; empty without a calibrator.
+        calibrated: the same as `splits` of the calibrated probabilities, of the levels that calibration changes (fitted
+            at study level: studies); empty without a calibrator.
         operating_points: split -> thresholds chosen on `options.fit_on`, of the calibrated probabilities where there
             are any.
         notes: what must be known to read them.
@@ -230,7 +231,7 @@ def score_table(table: pd.DataFrame, options: ScoreOptions | None = None) -> Sco
             plain[split][level] = _scores_of(rows, level, units, *draws, 0.5, options.seed)
             if len(np.unique(units.label)) < 2:
                 notes.append(f"{split}, {level} level: AUC undefined, all labels are of one class")
-            if calibrator is not None:
+            if calibrator is not None and (level == "study" or options.calibrate_at == "image"):
                 units = units_of(rows, level, **pooling, **fitted)
                 calibrated.setdefault(split, {})[level] = _scores_of(rows, level, units, *draws, 0.5, options.seed)
         points[split] = [_at(point.rule, point.threshold, units, draws[0]) for point in chosen]  # at study level

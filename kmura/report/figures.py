@@ -1,0 +1,245 @@
+"""Figures of a run, drawn with matplotlib: one visual language, colours that the colour-blind can tell apart.
+
+A figure is SVG text for a page, whose light or dark colours it follows (`currentColor`), and files that a user
+can save.
+"""
+
+import dataclasses
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from kmura import metrics
+from kmura.evaluation.scoring import Units
+
+# Okabe & Ito (2008), told apart with every common colour blindness, on white and on dark
+BLUE, ORANGE, GREEN, PINK, GRAY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a8a8a"
+NEGATIVE, POSITIVE = BLUE, ORANGE
+_INK = "#123456"  # stands for the page's text colour and is replaced by it
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "kmura",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.titlecolor": _INK,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "text.color": _INK,
+    "text.parse_math": False,  # a $ in a name is a $
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure: `name` for files, `title` for people, `svg` for a page, `png` for a slide."""
+
+    name: str
+    title: str
+    svg: str
+    png: bytes
+
+    def save(self, folder: Path) -> None:
+        """As `NAME.svg` (black on nothing) and `NAME.png` (on white, 200 dots an inch) in a folder."""
+        (folder / f"{self.name}.svg").write_text(self.svg.replace("currentColor", "#000000"), encoding="utf-8")
+        (folder / f"{self.name}.png").write_bytes(self.png)
+
+
+def drawn(
+    name: str, title: str, draw: Callable, *, width: float = 4.2, height: float = 3.4, panels: int = 1
+) -> Picture:
+    """The picture that `draw(axes)` makes; with several panels side by side `draw(list of axes)`. Sizes in inches."""
+    text, pixels = io.StringIO(), io.BytesIO()
+    black = {key: "black" if value == _INK else value for key, value in STYLE.items()} | {"savefig.facecolor": "white"}
+    for style, canvas in ((STYLE, FigureCanvasSVG), (black, FigureCanvasAgg)):
+        with matplotlib.rc_context(style):
+            figure = Figure(figsize=(width * panels, height), layout="constrained")
+            draw(figure.subplots(1, panels))
+            if canvas is FigureCanvasSVG:
+                canvas(figure).print_svg(text, metadata={"Date": None})
+            else:
+                canvas(figure)
+                figure.savefig(pixels, format="png", dpi=200)
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    # ids are the same in every figure and would meet in one page
+    svg = svg.replace('id="', f'id="{name}-').replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+    return Picture(
+        name, title, svg.replace("<svg ", f'<svg role="img" aria-label="{_attribute(title)}" ', 1), pixels.getvalue()
+    )
+
+
+def _attribute(text: str) -> str:
+    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
+        text = text.replace(character, entity)
+    return text
+
+
+def roc_pr(name: str, what: str, units: Units) -> Picture:
+    """ROC and precision-recall curves of the units of one level, with their areas, n and the chance lines."""
+    label, probability = units.label, units.probability
+    order = np.argsort(-probability, kind="stable")
+    ends = np.flatnonzero(np.r_[np.diff(probability[order]) != 0, True])  # ties are one step
+    tp, fp = (np.r_[0, np.cumsum(label[order] == value)[ends]] for value in (1, 0))
+    n, positives = len(label), int((label == 1).sum())
+
+    def draw(axes):
+        roc, pr = axes
+        if 0 < positives < n:
+            roc.plot(fp / fp[-1], tp / tp[-1], color=BLUE, label=f"AUC {metrics.auc(label, probability)[0]:.3f}")
+            area = metrics.average_precision(label, probability)[0]
+            pr.step(tp[1:] / positives, tp[1:] / (tp + fp)[1:], where="post", color=BLUE, label=f"AP {area:.3f}")
+            roc.legend(loc="lower right")
+        else:
+            _nothing(roc, "undefined: one class")
+            _nothing(pr, "undefined: one class")
+        roc.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle="--")
+        pr.axhline(positives / max(n, 1), color=GRAY, linewidth=1, linestyle="--", label="chance")
+        pr.legend(loc="lower left")
+        _labelled(roc, "1 - specificity", "sensitivity", f"ROC, n = {n}")
+        _labelled(pr, "recall (sensitivity)", "precision", f"Precision and recall, n = {n}, {positives} positive")
+        for each in axes:
+            each.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+
+    return drawn(name, f"ROC and precision-recall curves, {what}", draw, panels=2)
+
+
+def confusion(name: str, what: str, cells: dict[str, int]) -> Picture:
+    """A confusion matrix at threshold 0.5: counts, and shares of the true class as shade."""
+    counts = np.array([[cells["tn"], cells["fp"]], [cells["fn"], cells["tp"]]], float)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+
+    def draw(axes):
+        for row in range(2):
+            for column in range(2):
+                shade = share[row, column]
+                axes.fill_between([column, column + 1], row, row + 1, color=BLUE, alpha=0.1 + 0.75 * shade, linewidth=0)
+                text = f"{counts[row, column]:.0f}\n{100 * shade:.0f} %"
+                axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=11)
+        axes.set(xlim=(0, 2), ylim=(2, 0), xticks=[0.5, 1.5], yticks=[0.5, 1.5], aspect="equal")
+        axes.set_xticklabels(["normal", "abnormal"])
+        axes.set_yticklabels(["normal", "abnormal"], rotation=90, va="center")
+        _labelled(axes, "predicted", "true", f"Confusion at 0.5, n = {counts.sum():.0f}")
+
+    return drawn(name, f"Confusion matrix, {what}", draw, width=3.2)
+
+
+def histogram(name: str, what: str, units: Units) -> Picture:
+    """Probabilities by true class, 20 bins."""
+
+    def draw(axes):
+        edges = np.linspace(0, 1, 21)
+        for value, colour, title in ((0, NEGATIVE, "normal"), (1, POSITIVE, "abnormal")):
+            these = units.probability[units.label == value]
+            axes.hist(these, edges, color=colour, alpha=0.55, label=f"{title} (n = {len(these)})")
+        axes.axvline(0.5, color=GRAY, linewidth=1, linestyle="--")
+        axes.legend(loc="upper center")
+        axes.set(xlim=(0, 1))
+        _labelled(axes, "probability of abnormal", "count", f"Probabilities by class, n = {len(units.label)}")
+
+    return drawn(name, f"Histogram of probabilities by class, {what}", draw)
+
+
+def reliability(name: str, what: str, before: Units, after: Units | None, bins: int = 10) -> Picture:
+    """Reliability diagrams before and after calibration: share of positives against probability, bins of equal mass."""
+    panels = [("as the model gives them", before)] + ([("calibrated", after)] if after else [])
+
+    def draw(axes):
+        for each, (title, units) in zip(np.atleast_1d(axes), panels, strict=True):
+            each.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle="--", label="perfect")
+            found = metrics.reliability_bins(units.label, units.probability, bins, "mass")
+            spread = 1.96 * np.sqrt(found.fraction * (1 - found.fraction) / found.count)
+            each.errorbar(
+                found.probability, found.fraction, yerr=spread, color=BLUE, fmt="o-", markersize=4, linewidth=1.2,
+                elinewidth=0.8, label="bins, +- 1.96 standard errors",
+            )  # fmt: skip
+            each.legend(loc="upper left")
+            each.set(xlim=(-0.02, 1.02), ylim=(-0.05, 1.1))
+            _labelled(each, "mean probability", "share of abnormal", f"Reliability {title}, n = {len(units.label)}")
+
+    return drawn(name, f"Reliability diagrams, {what}", draw, panels=len(panels))
+
+
+def thresholds(name: str, what: str, units: Units, chosen: Sequence[tuple[str, float]]) -> Picture:
+    """Sensitivity, specificity, precision and F1 against the threshold; chosen thresholds as lines."""
+    grid = np.linspace(0, 1, 201)
+    cells = [metrics.confusion(units.label, units.probability, threshold) for threshold in grid]
+
+    def draw(axes):
+        for score, colour, title in (
+            ("recall", ORANGE, "sensitivity"),
+            ("specificity", BLUE, "specificity"),
+            ("precision", PINK, "precision"),
+            ("f1", GREEN, "F1"),
+        ):
+            axes.plot(grid, [metrics.FROM_CONFUSION[score](*four)[0] for four in cells], color=colour, label=title)
+        for number, (rule, threshold) in enumerate(chosen):
+            axes.axvline(threshold, color=GRAY, linewidth=0.8, linestyle=":")
+            axes.text(threshold, 1.02 + 0.06 * (number % 3), rule, fontsize=7, ha="center")
+        axes.legend(loc="lower center", ncols=2)
+        axes.set(xlim=(0, 1), ylim=(-0.02, 1.18), yticks=np.linspace(0, 1, 6))
+        _labelled(axes, "threshold on the probability", "score", f"Scores against threshold, n = {len(units.label)}")
+
+    return drawn(name, f"Scores against threshold, {what}", draw, width=5.2)
+
+
+def training(name: str, what: str, history: pd.DataFrame) -> Picture:
+    """Loss and AUC by epoch, at both levels, with the chosen epoch."""
+
+    def draw(axes):
+        loss, auc = axes
+        for each, columns in (
+            (loss, (("loss", GRAY, "training"), ("val_loss_img", BLUE, "validation, images"))),
+            (auc, (("val_auc_img", BLUE, "images"), ("val_auc_study", ORANGE, "studies"))),
+        ):
+            for column, colour, title in columns:
+                if column in history:
+                    each.plot(history["epoch"], history[column], color=colour, label=title, marker=".")
+            for epoch in history["epoch"][history["best"].astype(bool)].tail(1):
+                each.axvline(epoch, color=GRAY, linewidth=1, linestyle="--", label=f"chosen epoch {epoch}")
+            each.legend()
+        _labelled(loss, "epoch", "loss", "Loss")
+        _labelled(auc, "epoch", "AUC", "AUC of the selecting split")
+
+    return drawn(name, f"Training curves, {what}", draw, panels=2)
+
+
+def perturbation(name: str, what: str, curves: dict, sample: int) -> Picture:
+    """Deletion and insertion curves by the model's maps and by maps of chance."""
+
+    def draw(axes):
+        for each, kind, title in zip(axes, ("deletion", "insertion"), ("Deletion", "Insertion"), strict=True):
+            each.plot(curves["share"], curves[kind], color=BLUE, label="by the maps")
+            each.plot(curves["share"], curves[f"random_{kind}"], color=GRAY, linestyle="--", label="by chance")
+            each.legend()
+            each.set(xlim=(0, 1), ylim=(0, 1.02))
+            share = "share of pixels made black" if kind == "deletion" else "share of pixels put back"
+            _labelled(each, share, "confidence in the prediction", f"{title}, n = {sample}")
+
+    return drawn(name, f"Deletion and insertion, {what}", draw, panels=2)
+
+
+def _labelled(axes, x: str, y: str, title: str) -> None:
+    axes.set(xlabel=x, ylabel=y)
+    axes.set_title(title)
+
+
+def _nothing(axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)

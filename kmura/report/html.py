@@ -1,0 +1,251 @@
+"""One self-contained HTML page about runs, from the tables that evaluate and explain saved."""
+
+import base64
+import dataclasses
+import datetime
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+import kmura
+from kmura.errors import InputError, reason
+from kmura.evaluation.calibration import Calibrator
+from kmura.evaluation.compare import Comparison, compare
+from kmura.evaluation.scoring import LEVELS, Units, units_of
+from kmura.evaluation.table import read_predictions
+from kmura.files import replacing
+from kmura.report import figures
+from kmura.training.run import RunDescription, RunFolder, read_run
+
+TEMPLATE = "page.html.jinja"
+EXPLANATION = ("explain", "explain.json")  # folder in a run's, and file in it, as kmura.explain writes them
+SHOWN = ("auc", "f1", "kappa")  # scores of the comparison
+
+
+def report(
+    runs: Sequence[str | os.PathLike], out: str | os.PathLike = "report.html", *, resamples: int = 2000, seed: int = 0
+) -> Path:
+    """The page about evaluated runs, written to `out`; its figures also to the folder `OUT-figures` as SVG and PNG.
+
+    Scores are those of `metrics.json`; curves are drawn from `predictions.csv`. Several runs are compared. A run that
+    was explained brings its galleries.
+
+    Args:
+        runs: folders of evaluated runs.
+        out: the file.
+        resamples, seed: of the comparison's bootstrap.
+
+    Raises:
+        InputError: no runs, one without evaluation or with a damaged one, `out` not writable.
+    """
+    if not runs:
+        raise InputError("report needs a run; give its folder, as runs/XR_WRIST/baseline")
+    out = Path(out)
+    chapters = [chapter(run, number) for number, run in enumerate(runs)]
+    comparison, why_not = None, ""
+    if len(runs) > 1:
+        try:
+            comparison = compare(runs, resamples=resamples, seed=seed)
+        except InputError as error:
+            why_not = str(error)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("kmura.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "interval": interval,
+        "number": number_text,
+        "percent": lambda share: f"{100 * share:.0f} %",
+    }
+    page = environment.get_template(TEMPLATE).render(
+        title="kmura report",
+        made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        version=kmura.__version__,
+        chapters=chapters,
+        comparison=dataclasses.asdict(comparison) if comparison else None,
+        shown=SHOWN,
+        why_not=why_not,
+        sentences=_sentences(comparison),
+    )
+    folder = out.with_name(f"{out.stem}-figures")
+    aside = folder.with_name(f".{folder.name}.part")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        for each in chapters:
+            for picture in each["pictures"].values():
+                picture.save(aside)
+        with replacing(out) as file:
+            file.write(page)
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {reason(error)}; choose another --out") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return out
+
+
+def chapter(run: str | os.PathLike, number: int) -> dict[str, Any]:
+    """What the page says of one run.
+
+    Raises:
+        InputError: not evaluated, or damaged.
+    """
+    folder, description = RunFolder(Path(run)), read_run(run)
+    evaluation = _json(folder.metrics, f"kmura evaluate {run}")
+    table = read_predictions(folder.predictions)
+    try:
+        scores = evaluation["scores"]
+        options = scores["options"]
+        split = "valid" if "valid" in scores["splits"] else next(iter(scores["splits"]))
+        calibrator = Calibrator(**scores["calibrator"]) if scores["calibrator"] else None
+        pooling = {"pooling": options["pooling"], "top_k": options["top_k"]}
+        fitted = {"calibrator": calibrator, "calibrated_at": options["calibrate_at"]}
+        rows = table[table["split"] == split]
+        units = {level: units_of(rows, level, **pooling) for level in LEVELS}
+        calibrated = {level: units_of(rows, level, **pooling, **fitted) for level in LEVELS} if calibrator else {}
+        what = f"{description.area}, {description.phase}, {split}"
+        pictures = _pictures(f"run{number}", what, units, calibrated, scores, split, folder)
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder.metrics} is of another version ({type(error).__name__}: {error}); run kmura evaluate {run} again"
+        ) from error
+    explanation = _explanation(folder)
+    if explanation:
+        name = f"run{number}-perturbation"
+        pictures["perturbation"] = figures.perturbation(
+            name, f"{description.area}, {description.phase}", explanation["curves"], explanation["sample"]
+        )
+    return {
+        "id": f"run{number}",
+        "path": str(run),
+        "area": description.area,
+        "phase": description.phase,
+        "backbone": description.config.model.backbone,
+        "image_size": description.config.data.image_size,
+        "weights": description.config.model.weights,
+        "select_on": evaluation["select_on"],
+        "monitor": evaluation["selected_epoch_by"],
+        "has_patients": evaluation["has_patients"],
+        "faithfulness": evaluation["localization_faithfulness"],
+        "scores": scores,
+        "split": split,
+        "data": data_card(table),
+        "pictures": pictures,
+        "explanation": explanation,
+        "description": _facts(description),
+    }
+
+
+def data_card(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Counts of each split of a table of predictions."""
+    return [
+        {
+            "split": split,
+            "images": len(rows),
+            "studies": len(rows[["area", "study"]].drop_duplicates()),
+            "patients": rows["patient"].nunique(),
+            "abnormal": int((rows["label"] == 1).sum()),
+            "unknown": int((rows["label"] < 0).sum()),
+            "abnormal_studies": len(rows[rows["label"] == 1][["area", "study"]].drop_duplicates()),
+        }
+        for split, rows in table.groupby("split", sort=False)
+    ]
+
+
+def _pictures(name, what, units: dict[str, Units], calibrated, scores, split, folder) -> dict[str, figures.Picture]:
+    study, best = units["study"], calibrated.get("study", units["study"])
+    points = [(point["rule"], point["threshold"]) for point in scores["operating_points"][split]]
+    found = {
+        "roc_study": figures.roc_pr(f"{name}-roc-study", f"{what}, studies", study),
+        "roc_image": figures.roc_pr(f"{name}-roc-image", f"{what}, images", units["image"]),
+        "histogram": figures.histogram(f"{name}-histogram", f"{what}, studies", study),
+        "reliability": figures.reliability(f"{name}-reliability", f"{what}, studies", study, calibrated.get("study")),
+        "thresholds": figures.thresholds(f"{name}-thresholds", f"{what}, studies", best, points),
+    }
+    for level in LEVELS:
+        cells = scores["splits"][split][level]["confusion"]
+        found[f"confusion_{level}"] = figures.confusion(f"{name}-confusion-{level}", f"{what}, {level} level", cells)
+    if folder.history.is_file():
+        try:
+            history = pd.read_csv(folder.history)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{folder.history} cannot be read ({error}); fit again to go on") from error
+        found["training"] = figures.training(f"{name}-training", what, history)
+    return found
+
+
+def _explanation(folder: RunFolder) -> dict[str, Any] | None:
+    """What `kmura explain` found, pictures embedded; None if it has not run."""
+    place = folder.path / EXPLANATION[0]
+    if not (place / EXPLANATION[1]).is_file():
+        return None
+    found = _json(place / EXPLANATION[1], f"kmura explain {folder.path}")
+    try:
+        for case in found["cases"]:
+            case["data"] = {name: _embedded(place / file) for name, file in case["files"].items()}
+        found["curves"]["means"]  # noqa: B018  what the page needs
+    except (KeyError, TypeError, OSError) as error:
+        raise InputError(f"{place} is damaged ({error}); run kmura explain {folder.path} again") from error
+    return found
+
+
+def _embedded(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _json(path: Path, command: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; make it with: {command}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}); make it again with: {command}") from error
+
+
+def _facts(description: RunDescription) -> dict[str, str]:
+    config = description.config
+    return {
+        "network": f"{config.model.backbone}, weights {config.model.weights}, {config.data.image_size} pixels, "
+        f"{config.data.resize}",
+        "training": f"{config.train.epochs} epochs, batches of {config.train.batch_size}, Adam at "
+        f"{config.train.learning_rate:g}, {config.train.precision}, seed {config.train.seed}",
+        "records": description.records,
+        "command": description.command,
+        "versions": ", ".join(f"{name} {version}" for name, version in description.versions.items()),
+    }
+
+
+def _sentences(found: Comparison | None) -> list[str]:
+    if found is None:
+        return []
+    shown = (each for each in found.differences if each.level == "study" and each.score in SHOWN)
+    return [
+        each.sentence + (f" (DeLong p = {each.delong_p:.2g})" if each.delong_p is not None else "") for each in shown
+    ]
+
+
+def interval(score: dict[str, float | None]) -> str:
+    """`0.941 (0.887 to 0.982)` of a value with its interval as `metrics.json` holds it."""
+    value, low, high = (score[name] for name in ("value", "low", "high"))
+    if value is None or np.isnan(value):
+        return "undefined"
+    if low is None or np.isnan(low):
+        return f"{value:.3f}"
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def number_text(value: float | None) -> str:
+    """Three decimals, or `undefined`."""
+    return "undefined" if value is None or np.isnan(value) else f"{value:.3f}"

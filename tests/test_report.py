@@ -1,0 +1,158 @@
+"""The page about runs: whole, without network or script from data, for one run, several, and damaged ones."""
+
+import html.parser
+import re
+
+import numpy as np
+import pytest
+from test_compare import blurred, write_run_of
+from test_scoring import FEW, simulated
+
+from kmura.errors import InputError
+from kmura.evaluation.classification import Evaluation
+from kmura.evaluation.scoring import score_table
+from kmura.evaluation.table import read_predictions
+from kmura.files import write_json
+from kmura.report.html import interval, report
+
+EVIL = '<script>alert("x")</script>$\\frac'
+
+
+def evaluated(folder, table, phase="baseline"):
+    """A run folder as evaluate leaves it, with a history, without a model."""
+    import dataclasses
+
+    write_run_of(folder, table, phase)
+    found = Evaluation(
+        run=str(folder),
+        area=table["area"].iloc[0],
+        phase=phase,
+        select_on="tune",
+        selected_epoch_by="val_auc_study",
+        has_patients=True,
+        scores=score_table(read_predictions(folder / "predictions.csv"), FEW),
+    )
+    write_json(folder / "metrics.json", dataclasses.asdict(found))
+    (folder / "history.csv").write_text(
+        "epoch,loss,val_loss_img,val_auc_img,val_auc_study,best\n1,0.7,0.7,0.6,0.6,True\n2,0.6,0.6,0.7,0.7,True\n"
+    )
+    return folder
+
+
+class Page(html.parser.HTMLParser):
+    """Tags, ids and links of a page; checks that tags are closed."""
+
+    VOID = {"meta", "br", "img", "input", "link", "hr"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.ids, self.links, self.text = [], [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append((tag, attributes))
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.links += [attributes[name] for name in ("href", "src", "xlink:href") if name in attributes]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    table = simulated(120)
+    runs = [
+        evaluated(folder / "XR_WRIST" / "baseline", blurred(table, 3.0)),
+        evaluated(folder / "XR_WRIST" / "final", table, "final"),
+    ]
+    out = report(runs, folder / "page.html", resamples=100)
+    return runs, out, Page(out.read_text())
+
+
+def test_the_page_is_whole_and_alone(two):
+    _, out, page = two
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert all(link.startswith(("#", "data:image/png")) for link in page.links), page.links
+    assert all(link[1:] in page.ids for link in page.links if link.startswith("#"))
+    assert not re.search(r"https?://(?!www\.w3\.org|purl\.org|creativecommons|matplotlib)", out.read_text())
+
+
+def test_it_says_what_was_found(two):
+    runs, _, page = two
+    text = " ".join(" ".join(page.text).split())
+    found = score_table(read_predictions(runs[1] / "predictions.csv"), FEW).splits["valid"]["study"]
+    auc = found.scores["auc"]
+    assert f"study AUC {auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f}) on 60 held-out studies" in text
+    assert "final is better than baseline by" in text
+    assert "chosen on tune" in text and "not corrected for" in text
+    assert sum(tag == "svg" for tag, _ in page.tags) == 16  # eight figures a run
+    assert {path.suffix for path in (runs[0].parents[1] / "page-figures").iterdir()} == {".svg", ".png"}
+
+
+def test_tables_and_figures_can_be_read_without_eyes(two):
+    page = two[2]
+    assert all(attributes.get("aria-label") for tag, attributes in page.tags if tag == "svg")
+    assert all("scope" in attributes for tag, attributes in page.tags if tag == "th")
+    assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
+
+
+def test_names_that_contain_html_stay_text(tmp_path):
+    table = simulated(80, area=EVIL)
+    table["study"] = EVIL + table["study"]
+    out = report([evaluated(tmp_path / "run" / "x", table)], tmp_path / "page.html")
+    page = Page(out.read_text())
+    assert page.open == [] and not [tag for tag, _ in page.tags if tag == "script"]
+    assert EVIL in "".join(page.text)
+
+
+def test_one_class_leaves_a_stated_gap(tmp_path):
+    table = simulated(60)
+    table = table[(table["split"] == "tune") | (table["label"] == 1)]
+    text = report([evaluated(tmp_path / "x" / "baseline", table)], tmp_path / "page.html").read_text()
+    assert "AUC undefined, all labels are of one class" in text and "undefined: one class" in text
+    assert "nan" not in " ".join(Page(text).text).lower().split()
+
+
+def test_runs_that_cannot_be_compared_are_reported_side_by_side(tmp_path, two):
+    other = evaluated(tmp_path / "b" / "XR_WRIST" / "final", simulated(50, 7), "final")
+    text = report([two[0][0], other], tmp_path / "page.html").read_text()
+    assert "Not compared: " in text and "different images" in text
+
+
+def test_what_is_missing_or_damaged_is_named_and_the_old_page_stays(tmp_path):
+    run, out = evaluated(tmp_path / "x" / "baseline", simulated(60)), tmp_path / "page.html"
+    report([run], out)
+    before = out.read_bytes()
+    (run / "metrics.json").write_text('{"splits": {}}')
+    with pytest.raises(InputError, match="another version .*kmura evaluate"):
+        report([run], out)
+    (run / "metrics.json").write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        report([run], out)
+    (run / "metrics.json").unlink()
+    with pytest.raises(InputError, match="does not exist; make it with: kmura evaluate"):
+        report([run], out)
+    with pytest.raises(InputError, match="needs a run"):
+        report([], out)
+    assert out.read_bytes() == before
+
+
+def test_intervals_are_written_as_read():
+    assert interval({"value": 0.5, "low": 0.25, "high": 1}) == "0.500 (0.250 to 1.000)"
+    assert interval({"value": 0.5, "low": None, "high": None}) == "0.500"
+    assert interval({"value": None, "low": None, "high": None}) == "undefined"
+    assert interval({"value": np.nan, "low": 0, "high": 1}) == "undefined"

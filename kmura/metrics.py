@@ -94,14 +94,20 @@ def confusion(label: np.ndarray, probability: np.ndarray, threshold=0.5, weights
 
 def auc(label, score, weights=None) -> np.ndarray:
     """Area under the ROC curve [R]: the chance that a positive scores above a negative, ties counting half."""
-    positive, negative = _by_score(label, score, weights)
+    return _auc(*_by_score(label, score, weights))
+
+
+def _auc(positive, negative):
     below = np.cumsum(negative, axis=1) - negative
     return _ratio((positive * (below + negative / 2)).sum(1), positive.sum(1) * negative.sum(1))
 
 
 def average_precision(label, score, weights=None) -> np.ndarray:
     """Average precision [R]: precision times gain in recall, summed from the highest score down."""
-    positive, negative = _by_score(label, score, weights)
+    return _average_precision(*_by_score(label, score, weights))
+
+
+def _average_precision(positive, negative):
     hits = np.cumsum(positive[:, ::-1], axis=1)[:, ::-1]
     false = np.cumsum(negative[:, ::-1], axis=1)[:, ::-1]
     return _ratio((positive * _ratio(hits, hits + false, empty=0.0)).sum(1), positive.sum(1))
@@ -164,8 +170,8 @@ FROM_CONFUSION: Mapping[str, Callable] = {
     "kappa": _kappa,
 }
 
-# name -> score of (label [N], score [N], weights [R, N])
-FROM_RANKS: Mapping[str, Callable] = {"auc": auc, "ap": average_precision}
+# name -> score of the weights of positives and of negatives at each distinct score, ascending, two arrays [R, distinct]
+FROM_RANKS: Mapping[str, Callable] = {"auc": _auc, "ap": _average_precision}
 
 # name -> score of (label [N], probability [N], weights [R, N]) for which less is better
 FROM_PROBABILITY: Mapping[str, Callable] = {"brier": brier, "log_loss": log_loss}
@@ -177,8 +183,9 @@ SCORES = (*FROM_RANKS, *FROM_CONFUSION, *FROM_PROBABILITY)
 def scores(label, probability, *, threshold: float = 0.5, weights=None) -> dict[str, np.ndarray]:
     """All of SCORES by name, each [R] (R = 1 without weights)."""
     cells = confusion(label, probability, threshold, weights)
-    whole = FROM_RANKS | FROM_PROBABILITY
-    found = {name: score(label, probability, weights) for name, score in whole.items()}
+    ranked = _by_score(label, probability, weights)
+    found = {name: score(*ranked) for name, score in FROM_RANKS.items()}
+    found |= {name: score(label, probability, weights) for name, score in FROM_PROBABILITY.items()}
     found |= {name: score(*cells) for name, score in FROM_CONFUSION.items()}
     return {name: found[name] for name in SCORES}
 
@@ -510,6 +517,8 @@ def _by_score(label, score, weights):
     starts = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])
     positive = weights[:, order] * (label[order] == 1)
     negative = weights[:, order] * (label[order] == 0)
+    if len(starts) == len(score):  # no ties, nothing to add up
+        return positive, negative
     return np.add.reduceat(positive, starts, axis=1), np.add.reduceat(negative, starts, axis=1)
 
 

@@ -38,7 +38,9 @@ def test_help_and_version_import_no_tensorflow():
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("command", ["demo-data", "build-tfrecords", "inspect", "fit", "evaluate"])
+@pytest.mark.parametrize(
+    "command", ["demo-data", "build-tfrecords", "inspect", "fit", "evaluate", "compare", "explain", "report"]
+)
 def test_every_command_has_help(command):
     assert run(command, "--help").stdout.startswith(f"Usage: kmura {command}")
 
@@ -204,10 +206,21 @@ def test_a_whole_run_says_nothing_but_its_own_lines(records, tmp_path):
     assert done.returncode == 0, done.stderr
     epoch, best = done.stderr.splitlines()
     assert epoch.startswith("epoch 1/1  loss ") and best.startswith(str(tmp_path / "runs" / "XR_WRIST" / "baseline"))
-    assert "valid, studies" in done.stdout and "auc" in done.stdout
-    done = run("evaluate", tmp_path / "runs" / "XR_WRIST" / "baseline")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert "valid, 95 % intervals" in done.stdout and "auc" in done.stdout
+    folder = tmp_path / "runs" / "XR_WRIST" / "baseline"
+    for command in (("evaluate", folder, "--pooling", "max"), ("explain", folder, "--sample", 4, "--cases", 1)):
+        done = run(*command)
+        assert (done.returncode, done.stderr) == (0, ""), command
+    done = run("report", folder, "--out", tmp_path / "page.html")
+    assert (done.returncode, done.stdout) == (0, "") and done.stderr == f"written: {tmp_path / 'page.html'}\n"
+    assert "Galleries" in (tmp_path / "page.html").read_text()
 
 
 def test_what_is_no_run_folder_is_refused(tmp_path):
-    assert "is no run folder" in refused("evaluate", tmp_path)
+    for command in ("evaluate", "explain", "report"):
+        assert "is no run folder" in refused(command, tmp_path)
+    assert "is no run folder" in refused("compare", tmp_path, tmp_path)
+
+
+def test_an_option_of_evaluate_without_sense_is_refused_before_any_work(tmp_path):
+    assert "threshold rule 'best'" in refused("evaluate", tmp_path, "--threshold", "best")

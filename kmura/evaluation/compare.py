@@ -118,7 +118,8 @@ def compare(
         notes.append(
             f"{undecided} differences have no interval: a split of an area holds one class or one patient only"
         )
-    notes.append(f"intervals are 95 % each, not corrected for {len(differences)} comparisons")
+    if differences:
+        notes.append(f"intervals are 95 % each, not corrected for {len(differences)} comparisons")
     paths = {model: {area: str(path) for area, path in areas.items()} for model, areas in folders.items()}
     return Comparison(split=split, runs=paths, differences=differences, notes=tuple(notes), **found)
 

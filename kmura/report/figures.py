@@ -190,11 +190,14 @@ def thresholds(name: str, what: str, units: Units, chosen: Sequence[tuple[str, f
             ("f1", GREEN, "F1"),
         ):
             axes.plot(grid, [metrics.FROM_CONFUSION[score](*four)[0] for four in cells], color=colour, label=title)
-        for number, (rule, threshold) in enumerate(chosen):
+        rules: dict[float, list[str]] = {}
+        for rule, threshold in sorted(chosen, key=lambda point: point[1]):
+            rules.setdefault(round(threshold, 3), []).append(rule)
+        for number, (threshold, names) in enumerate(rules.items()):
             axes.axvline(threshold, color=GRAY, linewidth=0.8, linestyle=":")
-            axes.text(threshold, 1.02 + 0.06 * (number % 3), rule, fontsize=7, ha="center")
+            axes.text(threshold, 1.02 + 0.05 * (number % 4), ", ".join(names), fontsize=7, ha="center")
         axes.legend(loc="lower center", ncols=2)
-        axes.set(xlim=(0, 1), ylim=(-0.02, 1.18), yticks=np.linspace(0, 1, 6))
+        axes.set(xlim=(0, 1), ylim=(-0.02, 1.22), yticks=np.linspace(0, 1, 6))
         _labelled(axes, "threshold on the probability", "score", f"Scores against threshold, n = {len(units.label)}")
 
     return drawn(name, f"Scores against threshold, {what}", draw, width=5.2)

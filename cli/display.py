@@ -214,6 +214,37 @@ def show_explanation(found) -> None:
     out.print(f"galleries of {len(found.cases)} images in {found.run}/explain")
 
 
+def show_eda(found) -> None:
+    """What an `Eda` found, on stdout."""
+    out = console()
+    table = Table(title="gray values 0 to 255, means over images", title_justify="left")
+    for heading in ("area", "class", "images", "studies", "mean", "within", "between", "black", "white"):
+        table.add_column(heading, justify="left" if heading in ("area", "class") else "right")
+    for area, data in found.areas.items():
+        for name, each in data.classes.items():
+            numbers = (f"{each.mean:.1f}", f"{each.deviation:.1f}", f"{each.between:.1f}")
+            shares = (f"{100 * each.black:.0f} %", f"{100 * each.white:.1f} %")
+            table.add_row(area, name, str(each.images), str(each.studies), *numbers, *shares)
+    out.print(table)
+    for area, data in found.areas.items():
+        sizes = (f"{name} {low} to {high} (median {middle})" for name, (low, middle, high) in
+                 (("height", data.height), ("width", data.width)))  # fmt: skip
+        needed = data.principal.pca.get("0.95"), data.principal.incremental.get("0.95")
+        out.print(
+            f"{area}: {', '.join(sizes)}; 95 % of the variance of {data.principal.images} thumbnails in {needed[0]} "
+            f"components (incremental PCA: {needed[1]})"
+        )
+        crossing = sum(pair.crosses for pair in data.near_doubles)
+        out.print(
+            f"{area}: {len(data.outliers)} exposure outliers, {len(data.near_doubles)} pairs of near doubles, "
+            f"{crossing} of them over the border of two splits"
+        )
+        for each in data.outliers[:5]:
+            out.print(f"  outlier {each.image} ({each.split}): mean {each.mean:.0f}, z {each.z:+.1f}")
+        for pair in data.near_doubles[:5]:
+            out.print(f"  alike {pair.one} ({pair.splits[0]}), {pair.other} ({pair.splits[1]}): {pair.correlation:.4f}")
+
+
 def _interval(score) -> str:
     return "undefined" if math.isnan(score.value) else f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
 

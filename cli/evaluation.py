@@ -121,4 +121,17 @@ def report(runs, out, resamples, seed):
     click.echo(f"written: {report(runs, out, resamples=resamples, seed=seed)}", err=True)
 
 
-COMMANDS = (evaluate, compare, explain, report)
+@click.command()
+@click.argument("records", default="tfrecords", type=click.Path())
+@click.option("--area", default="all", show_default=True)
+@click.option("--out", type=click.Path(), help="Write everything, also what is not shown, as JSON here.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sample for the components.")
+def eda(records, **options):
+    """Look at the images of RECORDS: gray values by class, sizes, exposure outliers, near doubles, components."""
+    from kmura.cli.display import show_eda
+    from kmura.evaluation.eda import explore
+
+    show_eda(explore(records, **options))
+
+
+COMMANDS = (evaluate, compare, explain, report, eda)

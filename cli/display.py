@@ -168,7 +168,8 @@ def comparison_table(found, level: str, score: str) -> Table:
     models = list(found.runs)
     plural = {"image": "images", "study": "studies"}[level]
     table = Table(
-        title=f"{score} on {found.split}, {level} level, 95 % intervals by patient bootstrap, * best",
+        title=f"{score} on {found.split}, {level} level, 95 % intervals by patient bootstrap"
+        + (", * best" if len(models) > 1 else ""),
         title_justify="left",
     )
     table.add_column("")
@@ -177,7 +178,7 @@ def comparison_table(found, level: str, score: str) -> Table:
         table.add_column(model, justify="right")
     titles = {"macro": "mean of areas", "weighted": "mean of areas by size", "pooled": f"all {plural} pooled"}
     for where, by_model in found.scores[level].items():
-        best = found.best[level][where].get(score)
+        best = found.best[level][where].get(score) if len(models) > 1 else None
         cells = (
             _interval(by_model[model][score]) + (" *" if model == best else "  ") if model in by_model else "-"
             for model in models

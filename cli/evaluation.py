@@ -2,18 +2,22 @@
 
 import click
 
-
-@click.command()
-@click.argument("run", type=click.Path())
-@click.option("--records", type=click.Path(), help="Folder of the records, if they have moved since the run.")
-@click.option(
+_POOLING = click.option(
     "--pooling",
     type=click.Choice(["mean", "max", "noisy-or", "top-k"]),
     default="mean",
     show_default=True,
     help="From the images of a study to its probability.",
 )
-@click.option("--top-k", type=click.IntRange(1), default=2, show_default=True, help="Of --pooling top-k.")
+_TOP_K = click.option("--top-k", type=click.IntRange(1), default=2, show_default=True, help="Of --pooling top-k.")
+_RECORDS = click.option("--records", type=click.Path(), help="Folder of the records, if they have moved since the run.")
+
+
+@click.command()
+@click.argument("run", type=click.Path())
+@_RECORDS
+@_POOLING
+@_TOP_K
 @click.option(
     "--calibration",
     type=click.Choice(["platt", "temperature", "isotonic", "none"]),
@@ -72,13 +76,8 @@ def evaluate(run, records, rules, **options):
     show_default=True,
     help="A score to show, as kmura evaluate names it; may be repeated.",
 )
-@click.option(
-    "--pooling",
-    type=click.Choice(["mean", "max", "noisy-or", "top-k"]),
-    default="mean",
-    show_default=True,
-    help="From the images of a study to its probability.",
-)
+@_POOLING
+@_TOP_K
 @click.option("--resamples", type=click.IntRange(1), default=2000, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
 @click.option("--out", type=click.Path(), help="Write all scores and differences, also those not shown, as JSON here.")
@@ -95,7 +94,7 @@ def compare(runs, levels, scores, out, **options):
 
 @click.command()
 @click.argument("run", type=click.Path())
-@click.option("--records", type=click.Path(), help="Folder of the records, if they have moved since the run.")
+@_RECORDS
 @click.option("--split", type=click.Choice(["valid", "tune"]), default="valid", show_default=True)
 @click.option("--cases", type=click.IntRange(1), default=8, show_default=True, help="Images of each gallery.")
 @click.option("--sample", type=click.IntRange(2), default=64, show_default=True, help="Images behind the curves.")

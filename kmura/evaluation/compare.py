@@ -70,6 +70,7 @@ def compare(
     *,
     split: str = "valid",
     pooling: str = "mean",
+    top_k: int = 2,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Comparison:
@@ -81,7 +82,7 @@ def compare(
     Args:
         runs: folders with `run.json` and `predictions.csv`.
         split: of the predictions.
-        pooling: from images to studies, see `metrics.pool_studies`.
+        pooling, top_k: from images to studies, see `metrics.pool_studies`.
         resamples, seed: of the patient bootstrap; all models and scores share its draws.
 
     Raises:
@@ -108,7 +109,7 @@ def compare(
     found = {"units": {}, "scores": {}, "best": {}, "resamples": {}, "redrawn": {}}
     differences = []
     for level in LEVELS:
-        units = {key: units_of(table, level, pooling=pooling) for key, table in tables.items()}
+        units = {key: units_of(table, level, pooling=pooling, top_k=top_k) for key, table in tables.items()}
         ours = _level(level, units, list(folders), resamples, seed)
         differences += ours.pop("differences")
         for name, value in ours.items():

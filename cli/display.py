@@ -16,7 +16,11 @@ def console(file=None) -> Console:
     """A console on `file` (default stdout): as wide as the terminal, PLAIN_WIDTH where there is none."""
     file = file or sys.stdout
     return Console(
-        file=file, width=None if file.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=not file.isatty()
+        file=file,
+        width=None if file.isatty() else PLAIN_WIDTH,
+        highlight=False,
+        markup=False,
+        soft_wrap=not file.isatty(),
     )
 
 
@@ -118,8 +122,7 @@ def evaluation_table(scores, split: str, title: str) -> Table:
     for name in columns[0].scores:
         table.add_row(name, *(_interval(column.scores[name]) for column in columns))
     for name in ("ece", "ece_mass", "ece_debiased", "mce"):
-        errors = (column.calibration[name] for column in columns)
-        table.add_row(name, *(f"{error.value:.3f} (perfect: {error.expected:.3f})" for error in errors))
+        table.add_row(name, *(_calibration_error(column, name) for column in columns))
     for cell, label in (("tp", "true positives"), ("fp", "false positives"), ("fn", "false negatives")):
         table.add_row(label, *(str(column.confusion[cell]) for column in columns))
     table.add_row("true negatives", *(str(column.confusion["tn"]) for column in columns))
@@ -157,7 +160,11 @@ def show_comparison(found, levels, scores) -> None:
             out.print(comparison_table(found, level, score))
     for difference in found.differences:
         if difference.level in levels and difference.score in scores:
-            delong = f" (DeLong p = {difference.delong_p:.2g})" if difference.delong_p is not None else ""
+            delong = (
+                f" (DeLong p = {difference.delong_p:.2g})"
+                if difference.delong_p is not None and not math.isnan(difference.delong_p)
+                else ""
+            )
             out.print(difference.sentence + delong)
     for note in found.notes:
         out.print(note)
@@ -247,7 +254,16 @@ def show_eda(found) -> None:
 
 
 def _interval(score) -> str:
-    return "undefined" if math.isnan(score.value) else f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
+    if math.isnan(score.value):
+        return "undefined"
+    return f"{score.value:.3f}" if math.isnan(score.low) else f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
+
+
+def _calibration_error(column, name: str) -> str:
+    error = column.calibration[name]
+    if column.level == "image":  # images of a study share a label, which the perfect model's figure does not know
+        return f"{error.value:.3f}"
+    return f"{error.value:.3f} (perfect: {error.expected:.3f})"
 
 
 def _calibration_line(scores) -> str:

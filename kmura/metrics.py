@@ -190,6 +190,19 @@ def scores(label, probability, *, threshold: float = 0.5, weights=None) -> dict[
     return {name: found[name] for name in SCORES}
 
 
+def wilson(share, count) -> tuple[np.ndarray, np.ndarray]:
+    """The 95 % interval of a proportion (Wilson 1927): lower and upper bounds, of positive width even at 0 and 1.
+
+    Args:
+        share: [K] in 0..1.
+        count: [K] cases behind each, 1 or more.
+    """
+    share, count, z2 = np.asarray(share, float), np.asarray(count, float), 1.959964**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = np.sqrt(z2 * (share * (1 - share) + z2 / (4 * count)) / count) / (1 + z2 / count)
+    return np.maximum(0, centre - half), np.minimum(1, centre + half)
+
+
 @dataclasses.dataclass(frozen=True)
 class Bins:
     """Predictions sorted into the bins of a reliability diagram; all arrays [K], empty bins left out.
@@ -367,9 +380,9 @@ def bootstrap_weights(patient, label, *, group=None, resamples: int = 2000, seed
         weights [resamples, N] and the number of resamples drawn again. No rows if `label` has one class only.
     """
     label = np.asarray(label)
-    needed = _cells_needed(label, np.zeros(len(label)) if group is None else np.asarray(group))
     if len(np.unique(label)) < 2 or len(np.unique(patient)) < 2:
         return np.empty((0, len(label))), 0
+    needed = _cells_needed(label, np.zeros(len(label)) if group is None else np.asarray(group))
     rng = np.random.default_rng(seed)
     kept, missing, redrawn = [], resamples, 0
     while missing:

@@ -131,3 +131,13 @@ def test_no_predictions_and_nan_give_nan():
 def test_equal_mass_bins_never_part_ties():
     found = metrics.reliability_bins([0, 1, 1, 0, 1, 1], [0.5, 0.5, 0.5, 0.5, 0.9, 0.95], 5, "mass")
     assert found.count.tolist() == [4, 1, 1] or found.count.tolist() == [4, 2]
+
+
+def test_wilson_intervals_are_those_of_scipy_and_never_empty():
+    from scipy.stats import binomtest
+
+    for successes, count in ((0, 5), (5, 5), (30, 30), (3, 10), (50, 100)):
+        low, high = metrics.wilson(successes / count, count)
+        expected = binomtest(successes, count).proportion_ci(method="wilson")
+        assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-6)
+        assert high - low > 0.05

@@ -224,3 +224,10 @@ def test_what_is_no_run_folder_is_refused(tmp_path):
 
 def test_an_option_of_evaluate_without_sense_is_refused_before_any_work(tmp_path):
     assert "threshold rule 'best'" in refused("evaluate", tmp_path, "--threshold", "best")
+
+
+def test_names_are_printed_as_they_are(capsys):
+    from kmura.cli.display import console
+
+    console().print("hand[left] a[/b]")
+    assert capsys.readouterr().out == "hand[left] a[/b]\n"

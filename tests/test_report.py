@@ -18,7 +18,7 @@ from kmura.report.html import interval, report
 EVIL = '<script>alert("x")</script>$\\frac'
 
 
-def evaluated(folder, table, phase="baseline"):
+def evaluated(folder, table, phase="baseline", options=FEW):
     """A run folder as evaluate leaves it, with a history, without a model."""
     import dataclasses
 
@@ -30,7 +30,7 @@ def evaluated(folder, table, phase="baseline"):
         select_on="tune",
         selected_epoch_by="val_auc_study",
         has_patients=True,
-        scores=score_table(read_predictions(folder / "predictions.csv"), FEW),
+        scores=score_table(read_predictions(folder / "predictions.csv"), options),
     )
     write_json(folder / "metrics.json", dataclasses.asdict(found))
     (folder / "history.csv").write_text(
@@ -124,7 +124,74 @@ def test_one_class_leaves_a_stated_gap(tmp_path):
     table = table[(table["split"] == "tune") | (table["label"] == 1)]
     text = report([evaluated(tmp_path / "x" / "baseline", table)], tmp_path / "page.html").read_text()
     assert "AUC undefined, all labels are of one class" in text and "undefined: one class" in text
-    assert "nan" not in " ".join(Page(text).text).lower().split()
+    assert not re.search(r"\bnan\b", " ".join(Page(text).text).lower())
+
+
+def test_files_beside_the_page_are_left_alone(two):
+    runs, out, _ = two
+    mine = out.with_name("page-figures") / "mine.txt"
+    mine.write_text("mine")
+    report(runs, out, resamples=20)
+    assert mine.read_text() == "mine"
+    mine.unlink()
+
+
+def test_the_comparison_pools_studies_as_the_evaluation_did(tmp_path):
+    import dataclasses
+
+    pooled = dataclasses.replace(FEW, pooling="max")
+    table = simulated(120)
+    runs = [
+        evaluated(tmp_path / "XR_WRIST" / phase, blurred(table, noise), phase, pooled)
+        for phase, noise in (("baseline", 3.0), ("final", 0.0))
+    ]
+    value = score_table(table, pooled).splits["valid"]["study"].scores["auc"].value
+    text = report(runs, tmp_path / "page.html", resamples=20).read_text()
+    assert text.count(f"{value:.3f} (") >= 3  # headline, comparison, scores
+    other = evaluated(tmp_path / "b" / "XR_WRIST" / "other", table, "tune")
+    assert "different poolings" in report([runs[0], other], tmp_path / "page.html").read_text()
+
+
+def test_no_known_label_is_a_stated_gap(tmp_path):
+    table = simulated(40)
+    table.loc[table["split"] == "valid", "label"] = -1
+    text = report([evaluated(tmp_path / "x" / "baseline", table)], tmp_path / "page.html").read_text()
+    assert "AUC undefined" in text and not re.search(r"\bnan\b", " ".join(Page(text).text).lower())
+
+
+def test_the_drawn_precision_recall_curve_has_the_area_of_its_legend(monkeypatch):
+    from matplotlib.axes import Axes
+
+    from kmura import metrics
+    from kmura.evaluation.scoring import units_of
+    from kmura.report import figures
+
+    drawn = []
+    monkeypatch.setattr(Axes, "step", lambda self, x, y, **options: drawn.append((x, y, options["where"])))
+    units = units_of(simulated(60), "study")
+    figures.roc_pr("x", "x", units)
+    x, y, where = drawn[0]
+    assert where == "pre" and x[0] == 0
+    assert np.sum(np.diff(x) * y[1:]) == pytest.approx(metrics.average_precision(units.label, units.probability)[0])
+
+
+@pytest.mark.parametrize("damage", ["localization_faithfulness", "scores.splits", "scores.options", "brier_parts"])
+def test_metrics_of_another_version_are_one_clear_error(tmp_path, damage):
+    import json
+
+    run = evaluated(tmp_path / "x" / "baseline", simulated(60))
+    found = json.loads((run / "metrics.json").read_text())
+    if damage == "brier_parts":
+        del found["scores"]["splits"]["valid"]["study"]["brier_parts"]
+    elif damage == "scores.splits":
+        found["scores"]["splits"] = {}
+    elif damage == "scores.options":
+        del found["scores"]["options"]
+    else:
+        del found[damage]
+    (run / "metrics.json").write_text(json.dumps(found))
+    with pytest.raises(InputError, match="another version"):
+        report([run], tmp_path / "page.html")
 
 
 def test_runs_that_cannot_be_compared_are_reported_side_by_side(tmp_path, two):

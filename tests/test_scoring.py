@@ -79,6 +79,14 @@ def test_a_split_of_one_class_is_scored_as_far_as_it_goes_and_said():
     assert found.splits["valid"]["study"].scores["recall"].value > 0
 
 
+def test_a_split_without_known_labels_is_no_crash():
+    table = simulated(60)
+    table.loc[table["split"] == "valid", "label"] = -1
+    found = score_table(table, FEW)
+    assert found.splits["valid"]["study"].studies == 0 and found.splits["tune"]["study"].studies == 30
+    assert any("valid, study level: AUC undefined" in note for note in found.notes)
+
+
 @pytest.mark.parametrize("tune", ["absent", "one class"])
 def test_without_a_split_to_fit_on_nothing_is_calibrated_and_said(tune):
     table = simulated()

@@ -141,16 +141,16 @@ def operating_point(rule: str, label, probability) -> OperatingPoint:
     values = np.unique(probability)
     thresholds = np.r_[values[0], (values[:-1] + values[1:]) / 2, np.nextafter(values[-1], np.inf)]
     positives = np.array([(probability[label == value][:, None] >= thresholds).sum(0) for value in (1, 0)])
-    tp, fp = positives
-    sensitivity, specificity = tp / np.sum(label == 1), 1 - fp / np.sum(label == 0)
-    if name == "sensitivity":
-        chosen = np.flatnonzero(sensitivity >= fixed)[-1]
+    tp, fp = (counts.astype(np.int64) for counts in positives)
+    n_positive, n_negative = int(np.sum(label == 1)), int(np.sum(label == 0))
+    if name == "sensitivity":  # whole numbers: a share that rounding misses by 1e-16 is reached
+        chosen = np.flatnonzero(tp >= fixed * n_positive - 1e-9)[-1]
     elif name == "specificity":
-        chosen = np.flatnonzero(specificity >= fixed)[0]
+        chosen = np.flatnonzero(n_negative - fp >= fixed * n_negative - 1e-9)[0]
     elif name == "youden":
-        chosen = np.argmax(sensitivity + specificity)
+        chosen = np.argmax(tp * n_negative - fp * n_positive)
     else:
-        chosen = np.argmax(2 * tp / (tp + fp + np.sum(label == 1)))
+        chosen = np.argmax(2 * tp / (tp + fp + n_positive))
     return OperatingPoint(rule, float(thresholds[chosen]))
 
 

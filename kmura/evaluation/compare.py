@@ -117,7 +117,7 @@ def compare(
     undecided = sum(np.isnan(difference.interval.low) for difference in differences)
     if undecided:
         notes.append(
-            f"{undecided} differences have no interval: a split of an area holds one class or one patient only"
+            f"{undecided} differences have no interval: the score is undefined, or there is one class or patient only"
         )
     if differences:
         notes.append(f"intervals are 95 % each, not corrected for {len(differences)} comparisons")

@@ -230,7 +230,8 @@ def score_table(table: pd.DataFrame, options: ScoreOptions | None = None) -> Sco
             )
             plain[split][level] = _scores_of(rows, level, units, *draws, 0.5, options.seed)
             if len(np.unique(units.label)) < 2:
-                notes.append(f"{split}, {level} level: AUC undefined, all labels are of one class")
+                why = "all labels are of one class" if len(units.label) else "no label is known"
+                notes.append(f"{split}, {level} level: AUC undefined, {why}")
             if calibrator is not None and (level == "study" or options.calibrate_at == "image"):
                 units = units_of(rows, level, **pooling, **fitted)
                 calibrated.setdefault(split, {})[level] = _scores_of(rows, level, units, *draws, 0.5, options.seed)

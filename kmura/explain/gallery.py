@@ -289,6 +289,7 @@ class _Work:
 def means(values: dict[str, np.ndarray], patients, seed: int) -> dict[str, metrics.Interval]:
     """The mean of each array [N] with its 95 % interval by patient bootstrap; patients [N]."""
     weights = metrics.cluster_weights(patients, rng=np.random.default_rng(seed))
+    weights = weights if len(np.unique(patients)) > 1 else weights[:0]  # one patient says nothing of others
     whole = {name: np.array([array.mean()]) for name, array in values.items()}
     drawn = {name: weights @ array / weights.sum(1) for name, array in values.items()}
     return metrics.intervals(whole, drawn)

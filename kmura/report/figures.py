@@ -96,7 +96,7 @@ def roc_pr(name: str, what: str, units: Units) -> Picture:
     """ROC and precision-recall curves of the units of one level, with their areas, n and the chance lines."""
     label, probability = units.label, units.probability
     order = np.argsort(-probability, kind="stable")
-    ends = np.flatnonzero(np.r_[np.diff(probability[order]) != 0, True])  # ties are one step
+    ends = np.flatnonzero(np.r_[np.diff(probability[order]) != 0, True][: len(order)])  # ties are one step
     tp, fp = (np.r_[0, np.cumsum(label[order] == value)[ends]] for value in (1, 0))
     n, positives = len(label), int((label == 1).sum())
 
@@ -105,7 +105,9 @@ def roc_pr(name: str, what: str, units: Units) -> Picture:
         if 0 < positives < n:
             roc.plot(fp / fp[-1], tp / tp[-1], color=BLUE, label=f"AUC {metrics.auc(label, probability)[0]:.3f}")
             area = metrics.average_precision(label, probability)[0]
-            pr.step(tp[1:] / positives, tp[1:] / (tp + fp)[1:], where="post", color=BLUE, label=f"AP {area:.3f}")
+            recall, precision = tp / positives, tp[1:] / (tp + fp)[1:]
+            # the area under these steps is the average precision: each gain in recall at the precision it ends with
+            pr.step(recall, np.r_[precision[0], precision], where="pre", color=BLUE, label=f"AP {area:.3f}")
             roc.legend(loc="lower right")
         else:
             _nothing(roc, "undefined: one class")
@@ -165,10 +167,11 @@ def reliability(name: str, what: str, before: Units, after: Units | None, bins: 
         for each, (title, units) in zip(np.atleast_1d(axes), panels, strict=True):
             each.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle="--", label="perfect")
             found = metrics.reliability_bins(units.label, units.probability, bins, "mass")
-            spread = 1.96 * np.sqrt(found.fraction * (1 - found.fraction) / found.count)
+            low, high = metrics.wilson(found.fraction, found.count)
+            spread = np.maximum(0, [found.fraction - low, high - found.fraction])
             each.errorbar(
                 found.probability, found.fraction, yerr=spread, color=BLUE, fmt="o-", markersize=4, linewidth=1.2,
-                elinewidth=0.8, label="bins, +- 1.96 standard errors",
+                elinewidth=0.8, label="bins, 95 % (Wilson)",
             )  # fmt: skip
             each.legend(loc="upper left")
             each.set(xlim=(-0.02, 1.02), ylim=(-0.05, 1.1))

@@ -5,7 +5,6 @@ import dataclasses
 import datetime
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,9 +49,13 @@ def report(
     out = Path(out)
     chapters = [chapter(run, number) for number, run in enumerate(runs)]
     comparison, why_not = None, ""
-    if len(runs) > 1:
+    poolings = {(each["scores"]["options"]["pooling"], each["scores"]["options"]["top_k"]) for each in chapters}
+    if len(poolings) > 1:
+        why_not = "the runs were evaluated with different poolings; evaluate them alike"
+    elif len(runs) > 1:
         try:
-            comparison = compare(runs, resamples=resamples, seed=seed)
+            (pooling, top_k), *_ = poolings
+            comparison = compare(runs, pooling=pooling, top_k=top_k, resamples=resamples, seed=seed)
         except InputError as error:
             why_not = str(error)
     environment = jinja2.Environment(
@@ -67,32 +70,31 @@ def report(
         "number": number_text,
         "percent": lambda share: f"{100 * share:.0f} %",
     }
-    page = environment.get_template(TEMPLATE).render(
-        title="kmura report",
-        made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        version=kmura.__version__,
-        chapters=chapters,
-        comparison=dataclasses.asdict(comparison) if comparison else None,
-        shown=SHOWN,
-        why_not=why_not,
-        sentences=_sentences(comparison),
-    )
-    folder = out.with_name(f"{out.stem}-figures")
-    aside = folder.with_name(f".{folder.name}.part")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        page = environment.get_template(TEMPLATE).render(
+            title="kmura report",
+            made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+            version=kmura.__version__,
+            chapters=chapters,
+            comparison=dataclasses.asdict(comparison) if comparison else None,
+            shown=SHOWN,
+            why_not=why_not,
+            sentences=_sentences(comparison),
+        )
+    except jinja2.UndefinedError as error:
+        raise InputError(
+            f"a run's metrics.json or explain.json is of another version ({error}); run evaluate and explain again"
+        ) from error
+    folder = out.with_name(f"{out.stem}-figures")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
         for each in chapters:
             for picture in each["pictures"].values():
-                picture.save(aside)
+                picture.save(folder)
         with replacing(out) as file:
             file.write(page)
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
     except OSError as error:
         raise InputError(f"{out} cannot be written: {reason(error)}; choose another --out") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return out
 
 
@@ -102,25 +104,32 @@ def chapter(run: str | os.PathLike, number: int) -> dict[str, Any]:
     Raises:
         InputError: not evaluated, or damaged.
     """
+    try:
+        return _chapter(run, number)
+    except (KeyError, TypeError, ValueError, IndexError, StopIteration) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"what evaluate and explain left in {run} is damaged or of another version ({type(error).__name__}: "
+            f"{error}); run kmura evaluate {run}, and kmura explain {run} if it was explained"
+        ) from error
+
+
+def _chapter(run: str | os.PathLike, number: int) -> dict[str, Any]:
     folder, description = RunFolder(Path(run)), read_run(run)
     evaluation = _json(folder.metrics, f"kmura evaluate {run}")
     table = read_predictions(folder.predictions)
-    try:
-        scores = evaluation["scores"]
-        options = scores["options"]
-        split = "valid" if "valid" in scores["splits"] else next(iter(scores["splits"]))
-        calibrator = Calibrator(**scores["calibrator"]) if scores["calibrator"] else None
-        pooling = {"pooling": options["pooling"], "top_k": options["top_k"]}
-        fitted = {"calibrator": calibrator, "calibrated_at": options["calibrate_at"]}
-        rows = table[table["split"] == split]
-        units = {level: units_of(rows, level, **pooling) for level in LEVELS}
-        calibrated = {level: units_of(rows, level, **pooling, **fitted) for level in LEVELS} if calibrator else {}
-        what = f"{description.area}, {description.phase}, {split}"
-        pictures = _pictures(f"run{number}", what, units, calibrated, scores, split, folder)
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder.metrics} is of another version ({type(error).__name__}: {error}); run kmura evaluate {run} again"
-        ) from error
+    scores = evaluation["scores"]
+    options = scores["options"]
+    split = "valid" if "valid" in scores["splits"] else next(iter(scores["splits"]))
+    calibrator = Calibrator(**scores["calibrator"]) if scores["calibrator"] else None
+    pooling = {"pooling": options["pooling"], "top_k": options["top_k"]}
+    fitted = {"calibrator": calibrator, "calibrated_at": options["calibrate_at"]}
+    rows = table[table["split"] == split]
+    units = {level: units_of(rows, level, **pooling) for level in LEVELS}
+    calibrated = {level: units_of(rows, level, **pooling, **fitted) for level in LEVELS} if calibrator else {}
+    what = f"{description.area}, {description.phase}, {split}"
+    pictures = _pictures(f"run{number}", what, units, calibrated, scores, split, folder)
     explanation = _explanation(folder)
     if explanation:
         name = f"run{number}-perturbation"
@@ -232,7 +241,9 @@ def _sentences(found: Comparison | None) -> list[str]:
         return []
     shown = (each for each in found.differences if each.level == "study" and each.score in SHOWN)
     return [
-        each.sentence + (f" (DeLong p = {each.delong_p:.2g})" if each.delong_p is not None else "") for each in shown
+        each.sentence
+        + (f" (DeLong p = {each.delong_p:.2g})" if each.delong_p is not None and each.delong_p == each.delong_p else "")
+        for each in shown
     ]
 
 

@@ -1,7 +1,6 @@
 """Progress and tables as a person reads them: bars on a terminal, plain lines elsewhere."""
 
 import contextlib
-import math
 import sys
 import time
 
@@ -109,7 +108,9 @@ def show_evaluation(found) -> None:
 
 def evaluation_table(scores, split: str, title: str) -> Table:
     """Both levels of a split of `Scores`, as they are and calibrated, a column each."""
-    table = Table(title=f"{title}\n{split}, 95 % intervals by patient bootstrap", title_justify="left")
+    fitted = "; calibrated here, so those columns are optimistic" if split == scores.options.fit_on else ""
+    heading = f"{title}\n{split}, 95 % intervals by patient bootstrap{fitted if scores.calibrator else ''}"
+    table = Table(title=heading, title_justify="left")
     table.add_column("")
     plural = {"image": "images", "study": "studies"}
     columns = []
@@ -120,9 +121,9 @@ def evaluation_table(scores, split: str, title: str) -> Table:
                 counts = f"n = {columns[-1].units}, {columns[-1].positives} positive"
                 table.add_column(f"{plural[level]} {way}\n{counts}", justify="right")
     for name in columns[0].scores:
-        table.add_row(name, *(_interval(column.scores[name]) for column in columns))
+        table.add_row(name, *(str(column.scores[name]) for column in columns))
     for name in ("ece", "ece_mass", "ece_debiased", "mce"):
-        table.add_row(name, *(_calibration_error(column, name) for column in columns))
+        table.add_row(name, *(_error_text(column.calibration[name], column.level) for column in columns))
     for cell, label in (("tp", "true positives"), ("fp", "false positives"), ("fn", "false negatives")):
         table.add_row(label, *(str(column.confusion[cell]) for column in columns))
     table.add_row("true negatives", *(str(column.confusion["tn"]) for column in columns))
@@ -137,7 +138,7 @@ def thresholds_table(scores, split: str) -> Table:
     for heading in ("rule", "threshold", "sensitivity", "specificity", "precision"):
         table.add_column(heading, justify="left" if heading == "rule" else "right")
     for point in scores.operating_points[split]:
-        values = (_interval(point.scores[name]) for name in ("recall", "specificity", "precision"))
+        values = (str(point.scores[name]) for name in ("recall", "specificity", "precision"))
         table.add_row(point.rule, f"{point.threshold:.3f}", *values)
     return table
 
@@ -158,39 +159,47 @@ def show_comparison(found, levels, scores) -> None:
     for level in levels:
         for score in scores:
             out.print(comparison_table(found, level, score))
+        out.print(ece_table(found, level))
     for difference in found.differences:
         if difference.level in levels and difference.score in scores:
-            delong = (
-                f" (DeLong p = {difference.delong_p:.2g})"
-                if difference.delong_p is not None and not math.isnan(difference.delong_p)
-                else ""
-            )
-            out.print(difference.sentence + delong)
+            out.print(difference.text)
     for note in found.notes:
         out.print(note)
 
 
 def comparison_table(found, level: str, score: str) -> Table:
     """One score of all models, a column each, over areas; the best of a row is marked."""
-    models = list(found.runs)
+    title = f"{score} on {found.split}, {level} level, 95 % intervals by patient bootstrap"
+
+    def cell(where, model):
+        best = found.best[level][where].get(score) if len(found.runs) > 1 else None
+        return str(found.scores[level][where][model][score]) + (" *" if model == best else "  ")
+
+    return _over_areas(found, level, title + (", * best" if len(found.runs) > 1 else ""), cell)
+
+
+def ece_table(found, level: str) -> Table:
+    """The calibration error of all models, a column each, over areas."""
+    perfect = ", in brackets that of a perfectly calibrated model" if level == "study" else ""
+    title = f"expected calibration error (15 bins of equal width) on {found.split}, {level} level{perfect}"
+
+    def cell(where, model):
+        return _error_text(found.calibration[level][where][model]["ece"], level)
+
+    return _over_areas(found, level, title, cell)
+
+
+def _over_areas(found, level: str, title: str, cell) -> Table:
+    """A table of `cell(where, model)` with a column a model and a row an area or mean of areas."""
     plural = {"image": "images", "study": "studies"}[level]
-    table = Table(
-        title=f"{score} on {found.split}, {level} level, 95 % intervals by patient bootstrap"
-        + (", * best" if len(models) > 1 else ""),
-        title_justify="left",
-    )
+    table = Table(title=title, title_justify="left")
     table.add_column("")
-    table.add_column(plural, justify="right")
-    for model in models:
-        table.add_column(model, justify="right")
+    for heading in (plural, *found.runs):
+        table.add_column(heading, justify="right")
     titles = {"macro": "mean of areas", "weighted": "mean of areas by size", "pooled": f"all {plural} pooled"}
     for where, by_model in found.scores[level].items():
-        best = found.best[level][where].get(score) if len(models) > 1 else None
-        cells = (
-            _interval(by_model[model][score]) + (" *" if model == best else "  ") if model in by_model else "-"
-            for model in models
-        )
         count = found.units[level].get(where, sum(found.units[level].values()))
+        cells = (cell(where, model) if model in by_model else "-" for model in found.runs)
         table.add_row(titles.get(where, where), str(count), *cells)
     return table
 
@@ -211,11 +220,11 @@ def show_explanation(found) -> None:
         ("area under insertion (more is better)", "insertion"),
         ("drop without the hottest part", "drop"),
     ):
-        table.add_row(label, _interval(means[name]), _interval(means[f"random_{name}"]))
+        table.add_row(label, str(means[name]), str(means[f"random_{name}"]))
     if found.localization:
         where = found.localization
-        table.add_row(f"pointing game ({where.images} images)", _interval(where.pointing), f"{where.chance:.3f}")
-        table.add_row("overlap of boxes (IoU)", _interval(where.overlap), "")
+        table.add_row(f"pointing game ({where.images} images)", str(where.pointing), f"{where.chance:.3f}")
+        table.add_row("overlap of boxes (IoU)", str(where.overlap), "")
     out.print(table)
     counts = ", ".join(f"{number} {name}" for name, number in found.counts.items())
     out.print(f"images: {counts}; maps without positive evidence: {100 * found.empty_share:.0f} % of the sample")
@@ -224,8 +233,11 @@ def show_explanation(found) -> None:
 
 def show_eda(found) -> None:
     """What an `Eda` found, on stdout."""
+    from kmura.evaluation.eda import MOST_COMPONENTS, SIDE
+
     out = console()
-    table = Table(title="gray values 0 to 255, means over images", title_justify="left")
+    title = f"gray values 0 to 255 of thumbnails of {SIDE} pixels, means over images"
+    table = Table(title=title, title_justify="left")
     for heading in ("area", "class", "images", "studies", "mean", "within", "between", "black", "white"):
         table.add_column(heading, justify="left" if heading in ("area", "class") else "right")
     for area, data in found.areas.items():
@@ -237,10 +249,13 @@ def show_eda(found) -> None:
     for area, data in found.areas.items():
         sizes = (f"{name} {low} to {high} (median {middle})" for name, (low, middle, high) in
                  (("height", data.height), ("width", data.width)))  # fmt: skip
-        needed = data.principal.pca.get("0.95"), data.principal.incremental.get("0.95")
+        whole, batches = (
+            each.get("0.95") or f"more than {MOST_COMPONENTS}"
+            for each in (data.principal.pca, data.principal.incremental)
+        )
         out.print(
-            f"{area}: {', '.join(sizes)}; 95 % of the variance of {data.principal.images} thumbnails in {needed[0]} "
-            f"components (incremental PCA: {needed[1]})"
+            f"{area}: {', '.join(sizes)}; 95 % of the variance of {data.principal.images} thumbnails in {whole} "
+            f"components (incremental PCA: {batches})"
         )
         crossing = sum(pair.crosses for pair in data.near_doubles)
         out.print(
@@ -253,15 +268,8 @@ def show_eda(found) -> None:
             out.print(f"  alike {pair.one} ({pair.splits[0]}), {pair.other} ({pair.splits[1]}): {pair.correlation:.4f}")
 
 
-def _interval(score) -> str:
-    if math.isnan(score.value):
-        return "undefined"
-    return f"{score.value:.3f}" if math.isnan(score.low) else f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
-
-
-def _calibration_error(column, name: str) -> str:
-    error = column.calibration[name]
-    if column.level == "image":  # images of a study share a label, which the perfect model's figure does not know
+def _error_text(error, level: str) -> str:
+    if level == "image":  # images of a study share a label, which the perfect model's figure does not know
         return f"{error.value:.3f}"
     return f"{error.value:.3f} (perfect: {error.expected:.3f})"
 

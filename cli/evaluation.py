@@ -111,19 +111,24 @@ def explain(run, **options):
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
 @click.option("--out", type=click.Path(), default="report.html", show_default=True, help="The page to write.")
+@click.option("--eda", type=click.Path(), help="What kmura eda wrote; default: eda.json among each run's records.")
 @click.option("--resamples", type=click.IntRange(1), default=2000, show_default=True, help="Of the comparison.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the comparison's bootstrap.")
-def report(runs, out, resamples, seed):
+def report(runs, out, **options):
     """Write one self-contained HTML page about evaluated RUNS (runs/AREA/PHASE)."""
     from kmura.report.html import report
 
-    click.echo(f"written: {report(runs, out, resamples=resamples, seed=seed)}", err=True)
+    click.echo(f"written: {report(runs, out, **options)}", err=True)
 
 
 @click.command()
 @click.argument("records", default="tfrecords", type=click.Path())
 @click.option("--area", default="all", show_default=True)
-@click.option("--out", type=click.Path(), help="Write everything, also what is not shown, as JSON here.")
+@click.option(
+    "--out",
+    type=click.Path(),
+    help="Where everything is written as JSON; default RECORDS/eda.json, where report looks.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sample for the components.")
 def eda(records, **options):
     """Look at the images of RECORDS: gray values by class, sizes, exposure outliers, near doubles, components."""

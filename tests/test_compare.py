@@ -9,6 +9,7 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 from test_scoring import simulated
 
+from kmura import metrics
 from kmura.config import Config
 from kmura.errors import InputError
 from kmura.evaluation.compare import compare, write_comparison
@@ -103,6 +104,11 @@ def test_averages_and_the_pool_are_different_and_right(found, runs):
     assert scores["pooled"] == pytest.approx(roc_auc_score(pooled["label"], pooled["probability"]))
     assert len({round(scores[where], 6) for where in ("macro", "weighted", "pooled")}) == 3
     assert found.units["study"] == {"XR_WRIST": 150, "XR_HAND": 75}
+    errors = {where: models["baseline"]["ece"].value for where, models in found.calibration["study"].items()}
+    apart = [metrics.calibration_errors(each["label"], each["probability"])["ece"].value for each in (*studies, pooled)]
+    assert errors["macro"] == pytest.approx(np.mean(apart[:2]))
+    assert errors["weighted"] == pytest.approx(np.average(apart[:2], weights=[150, 75]))
+    assert errors["pooled"] == pytest.approx(apart[2]) and errors["pooled"] != pytest.approx(errors["weighted"])
     assert difference(found, "macro", "baseline", "final").delong_p is None
 
 

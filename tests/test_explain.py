@@ -38,9 +38,10 @@ def perfect_maps(count):
 
 
 def test_a_perfect_map_beats_chance_and_a_wrong_one_does_not(patch_model, images):
-    right = deletion_insertion(patch_model, images, perfect_maps(6), grain=3)
+    chance = maps_of_chance(6, images.shape[1:3], 3)
+    right = deletion_insertion(patch_model, images, perfect_maps(6), chance)
     assert (right.deletion_area < right.random_deletion_area).all()
-    wrong = deletion_insertion(patch_model, images, 1 - perfect_maps(6), grain=3)
+    wrong = deletion_insertion(patch_model, images, 1 - perfect_maps(6), chance)
     assert (wrong.deletion_area > wrong.random_deletion_area).all()
     assert (wrong.random_deletion == right.random_deletion).all()
     share = 64 / SIZE**2
@@ -126,6 +127,15 @@ def test_boxes_that_are_none_are_refused(tmp_path, text, message):
         truth.read_boxes(tmp_path / "none.csv")
 
 
+def test_boxes_of_a_turned_photograph_and_a_spreadsheet(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6  # turn by a quarter
+    Image.new("L", (20, 10)).save(tmp_path / "a.jpg", exif=exif)
+    (tmp_path / "boxes.csv").write_text("image,x0,y0,x1,y1\na.jpg,1,2,5,20\n", encoding="utf-8-sig")
+    found = truth.read_boxes(tmp_path / "boxes.csv")
+    assert found["a.jpg"] == pytest.approx(np.array([[0.1, 0.1, 0.5, 1.0]]))
+
+
 @pytest.fixture(scope="module")
 def explained(tmp_path_factory):
     import kmura
@@ -173,4 +183,8 @@ def test_explaining_again_gives_the_same_and_bad_calls_leave_it(explained):
         kmura.explain(run, boxes=folder / "wrong.csv")
     with pytest.raises(InputError, match="is not of"):
         kmura.explain(run, split="train")
+    with open(run / "predictions.csv", "a") as file:
+        file.write("\n")
+    with pytest.raises(InputError, match="has changed since"):
+        kmura.explain(run)
     assert (run / "explain" / "explain.json").read_bytes() == before

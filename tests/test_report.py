@@ -12,8 +12,9 @@ from kmura.errors import InputError
 from kmura.evaluation.classification import Evaluation
 from kmura.evaluation.scoring import score_table
 from kmura.evaluation.table import read_predictions
-from kmura.files import write_json
+from kmura.files import sha256_of, write_json
 from kmura.report.html import interval, report
+from kmura.training.run import read_run
 
 EVIL = '<script>alert("x")</script>$\\frac'
 
@@ -30,6 +31,8 @@ def evaluated(folder, table, phase="baseline", options=FEW):
         select_on="tune",
         selected_epoch_by="val_auc_study",
         has_patients=True,
+        model_sha256="of no model",
+        predictions_sha256=sha256_of(folder / "predictions.csv"),
         scores=score_table(read_predictions(folder / "predictions.csv"), options),
     )
     write_json(folder / "metrics.json", dataclasses.asdict(found))
@@ -205,7 +208,7 @@ def test_what_is_missing_or_damaged_is_named_and_the_old_page_stays(tmp_path):
     report([run], out)
     before = out.read_bytes()
     (run / "metrics.json").write_text('{"splits": {}}')
-    with pytest.raises(InputError, match="another version .*kmura evaluate"):
+    with pytest.raises(InputError, match="of another version; make it again with: kmura evaluate"):
         report([run], out)
     (run / "metrics.json").write_text("{")
     with pytest.raises(InputError, match="damaged"):
@@ -223,3 +226,48 @@ def test_intervals_are_written_as_read():
     assert interval({"value": 0.5, "low": None, "high": None}) == "0.500"
     assert interval({"value": None, "low": None, "high": None}) == "undefined"
     assert interval({"value": np.nan, "low": 0, "high": 1}) == "undefined"
+
+
+def test_scores_predictions_and_galleries_of_different_models_are_not_mixed(tmp_path):
+    run, out = evaluated(tmp_path / "x" / "baseline", simulated(60)), tmp_path / "page.html"
+    write_json(run / "explain" / "explain.json", {"model_sha256": "of an earlier model"})
+    assert "Galleries left out: they are of an earlier model" in report([run], out).read_text()
+    predictions = (run / "predictions.csv").read_text()
+    (run / "predictions.csv").write_text(predictions.replace("tune", "TUNE"))
+    with pytest.raises(InputError, match="predictions.csv has changed since .* kmura evaluate"):
+        report([run], out)
+    (run / "predictions.csv").write_text(predictions)
+    (run / "best.keras").write_bytes(b"a later model")
+    with pytest.raises(InputError, match="best.keras has changed since"):
+        report([run], out)
+
+
+def test_figures_do_not_go_into_a_file(tmp_path):
+    run = evaluated(tmp_path / "x" / "baseline", simulated(60))
+    (tmp_path / "page-figures").write_text("mine")
+    with pytest.raises(InputError, match="page-figures, which takes the figures, is a file"):
+        report([run], tmp_path / "page.html")
+    assert (tmp_path / "page-figures").read_text() == "mine"
+
+
+def test_what_eda_found_is_in_the_data_card(tmp_path):
+    run = evaluated(tmp_path / "x" / "baseline", simulated(60))
+    intensity = {"images": 61, "studies": 20, "mean": 99.5, "deviation": 1, "between": 2, "black": 0.1, "white": 0.02}
+    area = {
+        "classes": {"normal": intensity},
+        "height": [100, 200, 300],
+        "width": [101, 201, 301],
+        "outliers": [{"image": EVIL, "split": "train", "mean": 240.0, "z": 5.0}],
+        "near_doubles": [],
+        "principal": {"images": 61, "pca": {"0.9": 7, "0.99": None}, "incremental": {"0.9": 8}, "cumulative": [0.5, 1]},
+    }
+    found = {"records": "r", "inputs": read_run(run).inputs, "areas": {"XR_WRIST": area}}
+    write_json(tmp_path / "eda.json", found)
+    page = Page(report([run], tmp_path / "page.html", eda=tmp_path / "eda.json").read_text())
+    text = "".join(page.text)
+    assert "99.5" in text and "height 100 to 300 pixels (median 200)" in text and EVIL in text
+    assert "7, more than 200" in text and not page.open
+    assert (tmp_path / "page-figures" / "run0-variance.svg").is_file()
+    write_json(tmp_path / "eda.json", found | {"inputs": "others"})
+    with pytest.raises(InputError, match="of other records"):
+        report([run], tmp_path / "page.html", eda=tmp_path / "eda.json")

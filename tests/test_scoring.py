@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
+from kmura import metrics
 from kmura.errors import InputError
 from kmura.evaluation.scoring import ScoreOptions, score_table
 from kmura.evaluation.table import COLUMNS, read_predictions
@@ -170,3 +171,35 @@ def test_a_file_that_is_no_table_is_an_error(tmp_path, content):
         read_predictions(tmp_path / "predictions.csv")
     with pytest.raises(InputError, match="does not exist"):
         read_predictions(tmp_path / "none.csv")
+
+
+def test_a_share_of_one_keeps_an_interval():
+    table = simulated(200)
+    table["logit"] = np.where(table["label"] == 1, 3.0, -3.0)  # without error
+    table["probability"] = expit(table["logit"])
+    found = score_table(table, FEW)
+    level = found.splits["valid"]["study"]
+    patients = table[(table["split"] == "valid") & (table["label"] == 1)]["patient"].nunique()
+    recall = level.scores["recall"]
+    assert (recall.value, recall.high) == (1, 1)
+    assert recall.low == pytest.approx(float(metrics.wilson(1.0, patients)[0])) and recall.low < 0.97
+    assert found.operating_points["valid"][0].scores["specificity"].low < 0.97
+    assert level.scores["auc"].low == 1  # no share of cases
+
+
+def test_calibration_that_harms_is_said():
+    table = simulated(400)
+    tune = table["split"] == "tune"
+    table.loc[tune, "logit"] = -table.loc[tune, "logit"] / 4 + 1  # tune is of another kind
+    table["probability"] = expit(table["logit"])
+    notes = " ".join(score_table(table, FEW).notes)
+    assert "valid, study level: calibration made the log loss worse" in notes
+    assert "worse" not in " ".join(score_table(simulated(400), FEW).notes)
+
+
+def test_separable_classes_leave_a_note_on_the_temperature():
+    table = simulated(100)
+    table["logit"] = np.where(table["label"] == 1, 1.0, -1.0)
+    table["probability"] = expit(table["logit"])
+    notes = score_table(table, dataclasses.replace(FEW, calibration="temperature")).notes
+    assert any("leaves the temperature open" in note for note in notes)

@@ -50,6 +50,10 @@ def logits_of(probability) -> np.ndarray:
 def fit_calibrator(method: Literal["temperature", "platt", "isotonic"], label, logit) -> Calibrator:
     """The calibrator of largest likelihood (isotonic: of least squared error) on these predictions.
 
+    A few cases never prove a probability of 0 or 1: Platt's method is fitted to his targets (n+ + 1) / (n+ + 2) and
+    1 / (n- + 2) in place of 1 and 0, which also keeps the slope finite where the classes are separable; isotonic is
+    kept within 1 / (n + 2) of 0 and 1; a temperature is at least 1 / 100.
+
     Args:
         method: see `Calibrator`.
         label: [N] 0 or 1.
@@ -66,9 +70,13 @@ def fit_calibrator(method: Literal["temperature", "platt", "isotonic"], label, l
     if len(np.unique(label)) < 2:
         raise InputError("calibration needs both classes in the split that it is fitted on")
     if method == "isotonic":
-        fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(logit, label)
+        end = 1 / (len(label) + 2)
+        fitted = IsotonicRegression(y_min=end, y_max=1 - end, out_of_bounds="clip").fit(logit, label)
         knots = zip(fitted.X_thresholds_.tolist(), fitted.y_thresholds_.tolist(), strict=True)
         return Calibrator(method, knots=tuple(knots))
+    if method == "platt":
+        positives = label.sum()
+        label = np.where(label == 1, (positives + 1) / (positives + 2), 1 / (len(label) - positives + 2))
     columns = np.stack([logit, np.ones_like(logit)][: 1 if method == "temperature" else 2], axis=1)
 
     def loss(parameters):

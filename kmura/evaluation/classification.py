@@ -11,7 +11,7 @@ from kmura.evaluation.localization import localization_faithfulness
 from kmura.evaluation.predictions import load_model, predict_split
 from kmura.evaluation.scoring import ScoreOptions, Scores, score_table
 from kmura.evaluation.table import read_predictions
-from kmura.files import replacing, write_json
+from kmura.files import replacing, sha256_of, write_json
 from kmura.records.manifest import read_manifest
 from kmura.training.run import RunDescription, RunFolder, read_run
 
@@ -21,6 +21,7 @@ class Evaluation:
     """What `metrics.json` holds: whose scores they are, and the scores.
 
     `localization_faithfulness` (of runs of the phase final) is split -> value, see `kmura.evaluation.localization`.
+    `model_sha256` and `predictions_sha256` are of the `best.keras` and `predictions.csv` that they belong to.
     """
 
     run: str
@@ -29,6 +30,8 @@ class Evaluation:
     select_on: str
     selected_epoch_by: str
     has_patients: bool
+    model_sha256: str
+    predictions_sha256: str
     scores: Scores
     localization_faithfulness: dict[str, float] | None = None
 
@@ -58,9 +61,10 @@ def evaluate(
     manifest = read_manifest(records)
     if manifest.inputs != description.inputs:
         raise InputError(f"{records} are not the records that {run} was trained on; give those with --records")
-    model = load_model(folder.best)
+    model, model_sha256 = load_model(folder.best), sha256_of(folder.best)
     present = [split for split in splits if split in manifest.areas.get(description.area, {})]
     tables = [predict_split(model, records, description.area, split, description.config.data) for split in present]
+    faithfulness = _faithfulness(model, records, description, present)
     with replacing(folder.predictions) as file:
         pd.concat(tables).to_csv(file, index=False)
     found = Evaluation(
@@ -70,8 +74,10 @@ def evaluate(
         select_on=description.config.train.select_on,
         selected_epoch_by=description.config.train.monitor,
         has_patients=manifest.has_patients,
+        model_sha256=model_sha256,
+        predictions_sha256=sha256_of(folder.predictions),
         scores=score_table(read_predictions(folder.predictions), options),
-        localization_faithfulness=_faithfulness(model, records, description, present),
+        localization_faithfulness=faithfulness,
     )
     write_json(folder.metrics, dataclasses.asdict(found))
     return found

@@ -38,6 +38,13 @@ class Difference:
     delong_p: float | None
     sentence: str
 
+    @property
+    def text(self) -> str:
+        """The sentence, with DeLong's p-value where there is one."""
+        if self.delong_p is None or np.isnan(self.delong_p):
+            return self.sentence
+        return f"{self.sentence} (DeLong p = {self.delong_p:.2g})"
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -48,6 +55,8 @@ class Comparison:
         runs: model -> area -> folder of the run.
         units: level -> area -> number of images or studies.
         scores: level -> area or one of OVERALL -> model -> score -> value with interval.
+        calibration: level -> area or one of OVERALL -> model -> name -> calibration error; of means over areas it is
+            the mean of the areas' own, without a percentile.
         best: level -> area or one of OVERALL -> score -> model with the best value; ties give the first.
         differences: of all pairs of models in all scores.
         resamples, redrawn: level -> resamples behind the intervals, and how many more lacked a class in some area.
@@ -58,6 +67,7 @@ class Comparison:
     runs: dict[str, dict[str, str]]
     units: dict[str, dict[str, int]]
     scores: dict[str, dict[str, dict[str, dict[str, metrics.Interval]]]]
+    calibration: dict[str, dict[str, dict[str, dict[str, metrics.CalibrationError]]]]
     best: dict[str, dict[str, dict[str, str]]]
     differences: list[Difference]
     resamples: dict[str, int]
@@ -106,7 +116,7 @@ def compare(
                 raise InputError(f"{path} has no predictions of {split} with known labels; run kmura evaluate {path}")
             tables[model, area] = table
     _check_same_images(tables, folders)
-    found = {"units": {}, "scores": {}, "best": {}, "resamples": {}, "redrawn": {}}
+    found = {"units": {}, "scores": {}, "calibration": {}, "best": {}, "resamples": {}, "redrawn": {}}
     differences = []
     for level in LEVELS:
         units = {key: units_of(table, level, pooling=pooling, top_k=top_k) for key, table in tables.items()}
@@ -181,6 +191,9 @@ def _level(level: str, units: Mapping[tuple[str, str], Units], models: list[str]
         columns = weights[:, starts[area] : starts[area] + sizes[area]]
         values[area][model] = metrics.scores(found.label, found.probability)
         drawn[area][model] = metrics.scores(found.label, found.probability, weights=columns)
+    calibration: dict[str, dict[str, dict[str, metrics.CalibrationError]]] = {area: {} for area in areas}
+    for (model, area), found in units.items():
+        calibration[area][model] = metrics.calibration_errors(found.label, found.probability, seed=seed)
     everywhere = [model for model in models if all((model, area) in units for area in areas)]
     if len(areas) > 1:
         for model in everywhere:
@@ -188,6 +201,10 @@ def _level(level: str, units: Mapping[tuple[str, str], Units], models: list[str]
                 np.concatenate([getattr(units[model, area], name) for area in areas])
                 for name in ("label", "probability")
             )
+            errors = _mean_errors({area: calibration[area][model] for area in areas}, sizes)
+            errors["pooled"] = metrics.calibration_errors(label, probability, seed=seed)
+            for where in OVERALL:
+                calibration.setdefault(where, {})[model] = errors[where]
             for target, pooled in (
                 (values, metrics.scores(label, probability)),
                 (drawn, metrics.scores(label, probability, weights=weights)),
@@ -201,6 +218,7 @@ def _level(level: str, units: Mapping[tuple[str, str], Units], models: list[str]
             where: {model: metrics.intervals(values[where][model], drawn[where][model]) for model in values[where]}
             for where in values
         },
+        "calibration": calibration,
         "best": {where: _best(by_model) for where, by_model in values.items()},
         "resamples": len(weights),
         "redrawn": redrawn,
@@ -211,6 +229,19 @@ def _level(level: str, units: Mapping[tuple[str, str], Units], models: list[str]
             for difference in _differences(level, where, one, other, values[where], drawn[where], units)
         ],
     }
+
+
+def _mean_errors(by_area: Mapping[str, Mapping[str, metrics.CalibrationError]], sizes: Mapping[str, int]):
+    """The `macro` and `weighted` means over areas of calibration errors and of what perfect models would show."""
+
+    def mean(name: str, weights) -> metrics.CalibrationError:
+        parts = [(found[name].value, found[name].expected) for found in by_area.values()]
+        value, expected = np.average(parts, axis=0, weights=weights)
+        return metrics.CalibrationError(float(value), float(expected), np.nan)
+
+    names = next(iter(by_area.values()))
+    hows = {"macro": None, "weighted": [sizes[area] for area in by_area]}
+    return {how: {name: mean(name, weights) for name in names} for how, weights in hows.items()}
 
 
 def _best(by_model: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, str]:

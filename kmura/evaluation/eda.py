@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from sklearn.decomposition import PCA, IncrementalPCA
@@ -12,19 +13,20 @@ from kmura.data import pipeline
 from kmura.data.index import Index, read_index
 from kmura.errors import InputError
 from kmura.files import write_json
-from kmura.records.manifest import read_manifest
+from kmura.records.manifest import EDA, read_manifest
 
 SIDE = 64  # pixels of the thumbnails that everything but sizes is computed from
 OUTLYING = 3.5  # modified z-score, Iglewicz & Hoaglin (1993)
 ALIKE = 0.995  # correlation of the thumbnails of near doubles
 _HASH_BITS = 6  # of 64 that may differ between candidates for near doubles
 _MOST = 2000  # images that the principal parts are computed from
+MOST_COMPONENTS = 200
 SHARES = (0.9, 0.95, 0.99)
 
 
 @dataclasses.dataclass(frozen=True)
 class Intensity:
-    """Gray values (0..255) of the images of a class: means over images.
+    """Gray values (0..255) of the images of a class, reduced to thumbnails of SIDE pixels: means over images.
 
     Attributes:
         images, studies: how many.
@@ -65,7 +67,7 @@ class NearDouble:
 
 @dataclasses.dataclass(frozen=True)
 class PrincipalParts:
-    """Components of the thumbnails needed for these shares of the variance; None where all together do not reach it.
+    """Components of the thumbnails needed for these shares of the variance; None where MOST_COMPONENTS are too few.
 
     Attributes:
         images: a random sample.
@@ -93,21 +95,22 @@ class AreaData:
 
 @dataclasses.dataclass(frozen=True)
 class Eda:
-    """What `kmura eda` finds, area by area."""
+    """What `kmura eda` finds, area by area; `inputs` is the fingerprint of the records, as in their manifest."""
 
     records: str
+    inputs: str
     areas: dict[str, AreaData]
 
 
 def explore(
     records: str | os.PathLike, *, area: str = "all", out: str | os.PathLike | None = None, seed: int = 0
 ) -> Eda:
-    """A description of the images of some or all areas, all splits together; also written to `out` as JSON.
+    """A description of the images of some or all areas, all splits together; also written as JSON.
 
     Args:
         records: folder of shards and manifest.
         area: one area, or all.
-        out: a JSON file, or None.
+        out: the JSON file; default `eda.json` among the records, where the report finds it.
         seed: of the sample that the principal parts are computed from.
 
     Raises:
@@ -117,9 +120,8 @@ def explore(
     if area != "all" and area not in manifest.areas:
         raise InputError(f"area {area} is not in {records}; there are: {', '.join(manifest.areas)}")
     names = list(manifest.areas) if area == "all" else [area]
-    found = Eda(str(records), {name: _area(records, name, manifest, seed) for name in names})
-    if out:
-        write_json(out, dataclasses.asdict(found))
+    found = Eda(str(records), manifest.inputs, {name: _area(records, name, manifest, seed) for name in names})
+    write_json(out or Path(records) / EDA, dataclasses.asdict(found))
     return found
 
 
@@ -217,7 +219,7 @@ def principal_parts(thumbnails: np.ndarray, seed: int = 0) -> PrincipalParts:
     pixels = thumbnails[chosen].reshape(len(chosen), -1) / 255
     if len(pixels) < 2:
         return PrincipalParts(len(pixels), {}, {}, [])
-    most = min(200, len(pixels))
+    most = min(MOST_COMPONENTS, len(pixels))
     whole = PCA(n_components=most, svd_solver="full").fit(pixels)
     batch = IncrementalPCA(n_components=most, batch_size=max(most, 400)).fit(pixels)
     sums = [np.cumsum(each.explained_variance_ratio_) for each in (whole, batch)]

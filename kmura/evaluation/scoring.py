@@ -191,9 +191,13 @@ def _scores_of(table, level, units: Units, weights, redrawn: int, threshold: flo
         studies=len(known[["area", "study"]].drop_duplicates()),
         patients=known["patient"].nunique(),
         positives=int(np.sum(units.label == 1)),
-        scores=metrics.intervals(
-            metrics.scores(units.label, units.probability, threshold=threshold),
-            metrics.scores(units.label, units.probability, threshold=threshold, weights=weights),
+        scores=_with_ends(
+            metrics.intervals(
+                metrics.scores(units.label, units.probability, threshold=threshold),
+                metrics.scores(units.label, units.probability, threshold=threshold, weights=weights),
+            ),
+            units,
+            threshold,
         ),
         confusion=_cells(cells),
         calibration=metrics.calibration_errors(units.label, units.probability, seed=seed),
@@ -235,6 +239,7 @@ def score_table(table: pd.DataFrame, options: ScoreOptions | None = None) -> Sco
             if calibrator is not None and (level == "study" or options.calibrate_at == "image"):
                 units = units_of(rows, level, **pooling, **fitted)
                 calibrated.setdefault(split, {})[level] = _scores_of(rows, level, units, *draws, 0.5, options.seed)
+            _note_harm(split, options, plain[split], calibrated.get(split, {}), notes)
         points[split] = [_at(point.rule, point.threshold, units, draws[0]) for point in chosen]  # at study level
     return Scores(options, plain, calibrator, calibrated, points, tuple(notes))
 
@@ -259,7 +264,24 @@ def _calibrator(splits, options: ScoreOptions, pooling, notes: list[str]) -> Cal
         if split != options.fit_on:
             shift = prevalence_shift(units.label, units_of(rows, options.calibrate_at).label)
             notes += [f"{split}: {shift}"] if shift else []
+    if options.calibration == "temperature" and logit[units.label == 1].min() > logit[units.label == 0].max():
+        notes.append(
+            f"the model separates the classes of {options.fit_on} without error, which leaves the temperature open: "
+            "calibrated probabilities are near 0 and 1; take platt or more data"
+        )
     return fit_calibrator(options.calibration, units.label, logit)
+
+
+def _note_harm(split: str, options: ScoreOptions, plain, calibrated, notes: list[str]) -> None:
+    """Says so where calibration made the probabilities of studies worse on a split that it was not fitted on."""
+    if split == options.fit_on or "study" not in calibrated:
+        return
+    before, after = (levels["study"].scores["log_loss"].value for levels in (plain, calibrated))
+    if after > before:
+        notes.append(
+            f"{split}, study level: calibration made the log loss worse, {after:.3f} instead of {before:.3f}; "
+            f"{options.fit_on} may be too small or of another kind"
+        )
 
 
 def _thresholds(splits, options: ScoreOptions, how, notes: list[str]):
@@ -282,7 +304,28 @@ def _thresholds(splits, options: ScoreOptions, how, notes: list[str]):
 def _at(rule: str, threshold: float, units: Units, weights) -> OperatingScores:
     cells = [metrics.confusion(units.label, units.probability, threshold, rows) for rows in (None, weights)]
     here, drawn = ({name: score(*four) for name, score in metrics.FROM_CONFUSION.items()} for four in cells)
-    return OperatingScores(rule, threshold, metrics.intervals(here, drawn), _cells(cells[0]))
+    scores = _with_ends(metrics.intervals(here, drawn), units, threshold)
+    return OperatingScores(rule, threshold, scores, _cells(cells[0]))
+
+
+def _with_ends(scores: dict[str, metrics.Interval], units: Units, threshold: float) -> dict[str, metrics.Interval]:
+    """The scores, with Wilson's interval for shares of exactly 0 or 1, whose resamples all say the same.
+
+    Its n is the number of patients behind the share: 20 of 20 found is no proof of a sensitivity of 1.
+    """
+    behind = {
+        "accuracy": np.ones(len(units.label), bool),
+        "precision": units.probability >= threshold,
+        "recall": units.label == 1,
+        "specificity": units.label == 0,
+    }
+    found = dict(scores)
+    for name, rows in behind.items():
+        score = scores[name]
+        if score.low == score.high and score.value in (0, 1):
+            low, high = metrics.wilson(score.value, len(np.unique(units.patient[rows])))
+            found[name] = metrics.Interval(score.value, float(low), float(high))
+    return found
 
 
 def _cells(cells: Sequence[np.ndarray]) -> dict[str, int]:

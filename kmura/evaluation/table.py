@@ -1,12 +1,16 @@
 """The table of predictions, `predictions.csv`: all that scores, comparison and report are computed from."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kmura.errors import InputError, reason
+from kmura.files import sha256_of
+from kmura.training.run import RunFolder
 
 COLUMNS = ("split", "area", "patient", "study", "image", "label", "logit", "probability")
 _TEXTS = COLUMNS[:5]
@@ -54,3 +58,35 @@ def read_predictions(path: str | os.PathLike) -> pd.DataFrame:
         split, area, study = mixed.index[int(np.argmax(mixed > 1))]
         raise InputError(f"{path}: study {study} of {area}, {split}, has images of both labels; {mend}")
     return table
+
+
+def read_evaluation(run: str | os.PathLike) -> tuple[dict[str, Any], pd.DataFrame]:
+    """What `metrics.json` of a run says, and its predictions.
+
+    Raises:
+        InputError: not evaluated, damaged, or scores, predictions and `best.keras` (where it is there) that do not
+            belong together.
+    """
+    folder = RunFolder(Path(run))
+    found = read_json(folder.metrics, f"kmura evaluate {run}")
+    table = read_predictions(folder.predictions)
+    for file, key in ((folder.predictions, "predictions_sha256"), (folder.best, "model_sha256")):
+        if not isinstance(found, dict) or key not in found:
+            raise InputError(f"{folder.metrics} is of another version; make it again with: kmura evaluate {run}")
+        if file.exists() and found[key] != sha256_of(file):
+            raise InputError(f"{file} has changed since the run was evaluated; evaluate it again: kmura evaluate {run}")
+    return found, table
+
+
+def read_json(path: Path, command: str) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        InputError: missing or damaged; names the command that makes it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; make it with: {command}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}); make it again with: {command}") from error

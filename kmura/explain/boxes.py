@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from kmura.errors import InputError, reason
 from kmura.explain.overlays import box_of
@@ -16,14 +16,15 @@ COLUMNS = ("image", "x0", "y0", "x1", "y1")
 def read_boxes(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Image -> its boxes [n, 4] (x0, y0, x1, y1) as shares of its width and height, from a CSV of COLUMNS.
 
-    Boxes are in pixels of the image files, which lie beside the CSV under the names that it gives.
+    Boxes are in pixels of the upright pictures (turned as their EXIF orientation says, as in the records); the files
+    lie beside the CSV under the names that it gives.
 
     Raises:
         InputError: no such file, a column missing, a row that is no box, an image that is not there.
     """
     path = Path(path)
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"boxes {path} cannot be read: {reason(error)}; give a CSV as lesions.csv") from error
@@ -41,6 +42,8 @@ def read_boxes(path: str | os.PathLike) -> dict[str, np.ndarray]:
         try:
             with Image.open(path.parent / row["image"]) as image:
                 width, height = image.size
+                if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # lies on its side
+                    width, height = height, width
         except OSError as error:
             raise InputError(f"boxes {path}: {row['image']} cannot be read ({reason(error)}); put it beside") from error
         boxes.setdefault(row["image"], []).append(np.array(corners) / [width, height, width, height])

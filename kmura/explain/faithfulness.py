@@ -36,9 +36,7 @@ class Curves:
     random_insertion_area: np.ndarray
 
 
-def deletion_insertion(
-    model: keras.Model, images: np.ndarray, maps: np.ndarray, *, grain: int = 7, seed: int = 0
-) -> Curves:
+def deletion_insertion(model: keras.Model, images: np.ndarray, maps: np.ndarray, chance: np.ndarray) -> Curves:
     """The deletion and insertion curves of Petsiuk et al. (2018, RISE) for a model's maps and for maps of chance.
 
     Deletion starts from the image and turns pixels black; insertion starts from a blurred image and puts pixels back.
@@ -47,10 +45,9 @@ def deletion_insertion(
         model: gives logits [B, 1].
         images: [N, H, W, C] in 0..255.
         maps: [N, H, W]; higher is hotter.
-        grain, seed: see `maps_of_chance`.
+        chance: [N, H, W], see `maps_of_chance`.
     """
     images = np.asarray(images, np.float32)
-    chance = maps_of_chance(len(images), images.shape[1:3], grain, seed)
     blurred = np.stack([_blurred(image) for image in images])
     sides = cam.predicted_sign(_logits(model, images)).numpy()
     share = np.linspace(0, 1, STEPS + 1)

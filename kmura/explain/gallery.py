@@ -15,7 +15,7 @@ from kmura.data import pipeline
 from kmura.data.index import read_index
 from kmura.errors import InputError, reason
 from kmura.evaluation.predictions import load_model
-from kmura.evaluation.table import read_predictions
+from kmura.evaluation.table import read_evaluation
 from kmura.explain import boxes as truth
 from kmura.explain.faithfulness import Curves, deletion_insertion, drop, maps_of_chance, masks_of_chance
 from kmura.explain.overlays import box_of, overlay
@@ -24,7 +24,6 @@ from kmura.files import write_json
 from kmura.records.manifest import read_manifest
 from kmura.training.run import RunDescription, RunFolder, read_run
 
-FOLDER, INDEX = "explain", "explain.json"
 OUTCOMES = ("TP", "TN", "FP", "FN")
 PICTURES = ("image", "cam", "saliency", "smoothgrad")
 _BATCH = 32
@@ -73,6 +72,7 @@ class Explanation:
     """What `explain.json` holds.
 
     Attributes:
+        model_sha256: of the `best.keras` that is explained.
         split, tap: whose images; the feature map that is explained.
         cases: the galleries, per outcome the most confident first.
         counts: outcome -> images of the split.
@@ -80,13 +80,14 @@ class Explanation:
         sample: images behind `curves`.
         curves: deletion and insertion over `share`, and under `means` (over the sample, with intervals by patient
             bootstrap) the areas under them, their gain over maps of chance, and the drop of confidence when the top
-            1 - cam.erase_q of the map is black.
+            1 - cam.erase_q of the map is black. An image with an empty map counts in the curves as by chance.
         localization: None without boxes.
     """
 
     run: str
     area: str
     phase: str
+    model_sha256: str
     split: str
     tap: str
     cases: list[Case]
@@ -127,7 +128,7 @@ def explain(
     records = records or description.records
     if read_manifest(records).inputs != description.inputs:
         raise InputError(f"{records} are not the records that {run} was trained on; give those with --records")
-    table = read_predictions(folder.predictions)
+    evaluation, table = read_evaluation(run)
     table = table[table["split"] == split].reset_index(drop=True)
     if table["image"].tolist() != pipeline.row_keys(records, description.area, split)["image"].tolist():
         raise InputError(f"{folder.predictions} is not of {records}, split {split}; run kmura evaluate {run} again")
@@ -137,7 +138,7 @@ def explain(
     outcomes = outcomes_of(table)
     chosen = _most_confident(table, outcomes, cases)
     spread = np.linspace(0, len(table) - 1, min(sample, len(table))).round().astype(int)
-    aside = folder.path / f".{FOLDER}.part"
+    aside = folder.path / f".{folder.explained.name}.part"
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir()
@@ -147,6 +148,7 @@ def explain(
             run=str(run),
             area=description.area,
             phase=description.phase,
+            model_sha256=evaluation["model_sha256"],
             split=split,
             tap=description.config.cam.tap,
             cases=gallery,
@@ -156,13 +158,11 @@ def explain(
             curves=curves,
             localization=work.localization(table, found_boxes) if boxes else None,
         )
-        write_json(aside / INDEX, dataclasses.asdict(found))
-        shutil.rmtree(folder.path / FOLDER, ignore_errors=True)
-        aside.rename(folder.path / FOLDER)
+        write_json(aside / folder.explanation.name, dataclasses.asdict(found))
+        shutil.rmtree(folder.explained, ignore_errors=True)
+        aside.rename(folder.explained)
     except OSError as error:
-        raise InputError(
-            f"{folder.path / FOLDER} cannot be written: {reason(error)}; free space or permissions"
-        ) from error
+        raise InputError(f"{folder.explained} cannot be written: {reason(error)}; free space or permissions") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return found
@@ -255,19 +255,21 @@ class _Work:
         """Deletion and insertion over a sample, as `explain.json` holds them; the share of empty maps."""
         images = self.images(rows)
         heat = self.maps(images)
-        found = deletion_insertion(self.model, images, heat, grain=self.grain, seed=self.seed)
+        chance = maps_of_chance(len(images), images.shape[1:3], self.grain, self.seed)
+        empty = heat.max((1, 2)) <= 0
+        # an empty map has no order; as chance it gains nothing, in raster order it would gain or lose by accident
+        found = deletion_insertion(self.model, images, np.where(empty[:, None, None], chance, heat), chance)
         values = {
             name: getattr(found, f"{name}_area")
             for name in ("deletion", "insertion", "random_deletion", "random_insertion")
         }
         values["deletion_gain"] = values["random_deletion"] - values["deletion"]
         values["insertion_gain"] = values["insertion"] - values["random_insertion"]
-        chance = maps_of_chance(len(images), images.shape[1:3], self.grain, self.seed)
         masks = cam.erase_mask(heat, self.config.cam.erase_q).numpy()
         values["drop"] = drop(self.model, images, masks)
         values["random_drop"] = drop(self.model, images, masks_of_chance(chance, masks))
         scores = means(values, table["patient"].to_numpy()[rows], self.seed)
-        return _curves_json(found, scores), float((heat.max((1, 2)) <= 0).mean())
+        return _curves_json(found, scores), float(empty.mean())
 
     def localization(self, table, boxes) -> Localization:
         rows = [row for row, name in enumerate(table["image"]) if name in boxes and table["label"][row] == 1]

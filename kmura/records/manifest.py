@@ -9,6 +9,7 @@ from kmura.errors import InputError
 from kmura.records.schema import SCHEMA_VERSION, SPLITS
 
 MANIFEST = "manifest.json"
+EDA = "eda.json"  # what `kmura eda` writes beside it
 TASKS = ("binary", "multiclass", "multilabel")
 
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from kmura.records.phantom_anatomy import ALONG, Ball, Bone, Camera, Edges, Sheet, Tube
 from kmura.records.phantom_plan import Lesion, Shot, StudyKey
+from kmura.records.phantom_shapes import ALONG, Ball, Bone, Camera, Edges, Sheet, Tube
 
 
 class Box(NamedTuple):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kmura.records.phantom_anatomy import ALONG, Bone, Camera, Figure, Pose, figure, rotation
+from kmura.records.phantom_anatomy import figure
+from kmura.records.phantom_shapes import ALONG, Bone, Camera, Figure, Pose, rotation
 
 AREAS = ("XR_ELBOW", "XR_FINGER", "XR_FOREARM", "XR_HAND", "XR_HUMERUS", "XR_SHOULDER", "XR_WRIST")
 KINDS = ("fracture", "hardware", "lytic")

@@ -104,8 +104,7 @@ def build_records(
             if strict and finished.skipped:
                 raise _strict_error(finished.skipped[0])
             if all(_whole(out, shard) for shard in finished.shards()):
-                with contextlib.suppress(InputError), _stage(out, source):
-                    pass  # a build killed after its manifest leaves its stage behind
+                _drop_leftovers(out)
                 return finished
         if finished.source != source:
             raise InputError(
@@ -209,6 +208,14 @@ def _stage(out: Path, inputs: str) -> Iterator[Path]:
             leftover.unlink()
         yield stage
         shutil.rmtree(stage)
+
+
+def _drop_leftovers(out: Path) -> None:
+    """Removes what a build killed after its manifest left behind, unless another build is at work there."""
+    with contextlib.suppress(InputError), locked(out / STAGE / "lock", "another build is writing"):
+        for leftover in out.glob(".manifest.json.*.part"):
+            leftover.unlink()
+        shutil.rmtree(out / STAGE)
 
 
 def _write_all(plans, stage: Path, out: Path, workers: int | None, strict: bool, progress) -> list[_ShardResult]:

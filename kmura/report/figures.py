@@ -92,6 +92,20 @@ def _attribute(text: str) -> str:
     return text
 
 
+def explained_variance(name: str, what: str, principal: dict) -> Picture:
+    """The share of the variance that the first principal components hold, of `principal` in `eda.json`."""
+
+    def draw(axes):
+        cumulative = principal["cumulative"]
+        axes.plot(np.arange(1, len(cumulative) + 1), cumulative, color=BLUE)
+        for share in (0.9, 0.95):
+            axes.axhline(share, color=GRAY, linestyle=":", linewidth=1)
+        axes.set(xlabel="principal components", ylabel="share of the variance", ylim=(0, 1.02))
+        axes.set_title(f"explained variance, n = {principal['images']} images")
+
+    return drawn(name, f"Explained variance of {what}", draw)
+
+
 def roc_pr(name: str, what: str, units: Units) -> Picture:
     """ROC and precision-recall curves of the units of one level, with their areas, n and the chance lines."""
     label, probability = units.label, units.probability

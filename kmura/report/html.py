@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import datetime
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,22 +13,28 @@ import numpy as np
 import pandas as pd
 
 import kmura
+from kmura import metrics
 from kmura.errors import InputError, reason
 from kmura.evaluation.calibration import Calibrator
 from kmura.evaluation.compare import Comparison, compare
 from kmura.evaluation.scoring import LEVELS, Units, units_of
-from kmura.evaluation.table import read_predictions
+from kmura.evaluation.table import read_evaluation, read_json
 from kmura.files import replacing
+from kmura.records.manifest import EDA
 from kmura.report import figures
 from kmura.training.run import RunDescription, RunFolder, read_run
 
 TEMPLATE = "page.html.jinja"
-EXPLANATION = ("explain", "explain.json")  # folder in a run's, and file in it, as kmura.explain writes them
 SHOWN = ("auc", "f1", "kappa")  # scores of the comparison
 
 
 def report(
-    runs: Sequence[str | os.PathLike], out: str | os.PathLike = "report.html", *, resamples: int = 2000, seed: int = 0
+    runs: Sequence[str | os.PathLike],
+    out: str | os.PathLike = "report.html",
+    *,
+    eda: str | os.PathLike | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> Path:
     """The page about evaluated runs, written to `out`; its figures also to the folder `OUT-figures` as SVG and PNG.
 
@@ -39,6 +44,7 @@ def report(
     Args:
         runs: folders of evaluated runs.
         out: the file.
+        eda: what `kmura eda` wrote; default: `eda.json` among the records of each run, where it is there.
         resamples, seed: of the comparison's bootstrap.
 
     Raises:
@@ -47,7 +53,7 @@ def report(
     if not runs:
         raise InputError("report needs a run; give its folder, as runs/XR_WRIST/baseline")
     out = Path(out)
-    chapters = [chapter(run, number) for number, run in enumerate(runs)]
+    chapters = [chapter(run, number, eda) for number, run in enumerate(runs)]
     comparison, why_not = None, ""
     poolings = {(each["scores"]["options"]["pooling"], each["scores"]["options"]["top_k"]) for each in chapters}
     if len(poolings) > 1:
@@ -86,6 +92,8 @@ def report(
             f"a run's metrics.json or explain.json is of another version ({error}); run evaluate and explain again"
         ) from error
     folder = out.with_name(f"{out.stem}-figures")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}, which takes the figures, is a file; move it or choose another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for each in chapters:
@@ -98,14 +106,14 @@ def report(
     return out
 
 
-def chapter(run: str | os.PathLike, number: int) -> dict[str, Any]:
+def chapter(run: str | os.PathLike, number: int, eda: str | os.PathLike | None = None) -> dict[str, Any]:
     """What the page says of one run.
 
     Raises:
         InputError: not evaluated, or damaged.
     """
     try:
-        return _chapter(run, number)
+        return _chapter(run, number, eda)
     except (KeyError, TypeError, ValueError, IndexError, StopIteration) as error:
         if isinstance(error, InputError):
             raise
@@ -115,10 +123,9 @@ def chapter(run: str | os.PathLike, number: int) -> dict[str, Any]:
         ) from error
 
 
-def _chapter(run: str | os.PathLike, number: int) -> dict[str, Any]:
+def _chapter(run: str | os.PathLike, number: int, eda: str | os.PathLike | None) -> dict[str, Any]:
     folder, description = RunFolder(Path(run)), read_run(run)
-    evaluation = _json(folder.metrics, f"kmura evaluate {run}")
-    table = read_predictions(folder.predictions)
+    evaluation, table = read_evaluation(run)
     scores = evaluation["scores"]
     options = scores["options"]
     split = "valid" if "valid" in scores["splits"] else next(iter(scores["splits"]))
@@ -130,7 +137,12 @@ def _chapter(run: str | os.PathLike, number: int) -> dict[str, Any]:
     calibrated = {level: units_of(rows, level, **pooling, **fitted) for level in LEVELS} if calibrator else {}
     what = f"{description.area}, {description.phase}, {split}"
     pictures = _pictures(f"run{number}", what, units, calibrated, scores, split, folder)
-    explanation = _explanation(folder)
+    explored = _explored(description, eda)
+    if explored and explored["principal"]["cumulative"]:
+        pictures["variance"] = figures.explained_variance(
+            f"run{number}-variance", f"{description.area}, thumbnails", explored["principal"]
+        )
+    explanation, stale = _explanation(folder, evaluation["model_sha256"])
     if explanation:
         name = f"run{number}-perturbation"
         pictures["perturbation"] = figures.perturbation(
@@ -151,8 +163,10 @@ def _chapter(run: str | os.PathLike, number: int) -> dict[str, Any]:
         "scores": scores,
         "split": split,
         "data": data_card(table),
+        "explored": explored,
         "pictures": pictures,
         "explanation": explanation,
+        "stale": stale,
         "description": _facts(description),
     }
 
@@ -195,32 +209,41 @@ def _pictures(name, what, units: dict[str, Units], calibrated, scores, split, fo
     return found
 
 
-def _explanation(folder: RunFolder) -> dict[str, Any] | None:
-    """What `kmura explain` found, pictures embedded; None if it has not run."""
-    place = folder.path / EXPLANATION[0]
-    if not (place / EXPLANATION[1]).is_file():
-        return None
-    found = _json(place / EXPLANATION[1], f"kmura explain {folder.path}")
+def _explanation(folder: RunFolder, model_sha256: str) -> tuple[dict[str, Any] | None, bool]:
+    """What `kmura explain` found, pictures embedded; None if it has not run, or (True) on an earlier model."""
+    if not folder.explanation.is_file():
+        return None, False
+    found = read_json(folder.explanation, f"kmura explain {folder.path}")
+    if found["model_sha256"] != model_sha256:
+        return None, True
     try:
         for case in found["cases"]:
-            case["data"] = {name: _embedded(place / file) for name, file in case["files"].items()}
+            case["data"] = {name: _embedded(folder.explained / file) for name, file in case["files"].items()}
         found["curves"]["means"]  # noqa: B018  what the page needs
     except (KeyError, TypeError, OSError) as error:
-        raise InputError(f"{place} is damaged ({error}); run kmura explain {folder.path} again") from error
-    return found
+        raise InputError(f"{folder.explained} is damaged ({error}); run kmura explain {folder.path} again") from error
+    return found, False
+
+
+def _explored(description: RunDescription, eda: str | os.PathLike | None) -> dict[str, Any] | None:
+    """What `kmura eda` found in the area's images; None where it has not looked, or at other records.
+
+    Raises:
+        InputError: a file that was asked for and is damaged, or of other records.
+    """
+    path = Path(eda or Path(description.records) / EDA)
+    if eda is None and not path.is_file():
+        return None
+    found = read_json(path, f"kmura eda {description.records}")
+    if found["inputs"] != description.inputs:
+        if eda is None:
+            return None
+        raise InputError(f"{eda} is of other records than {description.records}; run kmura eda on those")
+    return found["areas"].get(description.area)
 
 
 def _embedded(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-
-
-def _json(path: Path, command: str) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; make it with: {command}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); make it again with: {command}") from error
 
 
 def _facts(description: RunDescription) -> dict[str, str]:
@@ -239,22 +262,12 @@ def _facts(description: RunDescription) -> dict[str, str]:
 def _sentences(found: Comparison | None) -> list[str]:
     if found is None:
         return []
-    shown = (each for each in found.differences if each.level == "study" and each.score in SHOWN)
-    return [
-        each.sentence
-        + (f" (DeLong p = {each.delong_p:.2g})" if each.delong_p is not None and each.delong_p == each.delong_p else "")
-        for each in shown
-    ]
+    return [each.text for each in found.differences if each.level == "study" and each.score in SHOWN]
 
 
 def interval(score: dict[str, float | None]) -> str:
     """`0.941 (0.887 to 0.982)` of a value with its interval as `metrics.json` holds it."""
-    value, low, high = (score[name] for name in ("value", "low", "high"))
-    if value is None or np.isnan(value):
-        return "undefined"
-    if low is None or np.isnan(low):
-        return f"{value:.3f}"
-    return f"{value:.3f} ({low:.3f} to {high:.3f})"
+    return str(metrics.Interval(**{name: np.nan if bound is None else bound for name, bound in score.items()}))
 
 
 def number_text(value: float | None) -> str:

@@ -52,6 +52,15 @@ class RunFolder:
     def metrics(self) -> Path:
         return self.path / "metrics.json"
 
+    @property
+    def explained(self) -> Path:
+        """Folder of the pictures of `kmura explain`."""
+        return self.path / "explain"
+
+    @property
+    def explanation(self) -> Path:
+        return self.explained / "explain.json"
+
 
 @dataclasses.dataclass(frozen=True)
 class RunDescription:

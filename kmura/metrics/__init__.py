@@ -1,0 +1,38 @@
+"""Measures of binary predictions at image and study level. A leaf: arrays in, arrays out."""
+
+# ruff: noqa: F401 (the names that others use)
+
+from kmura.metrics.binary import (
+    FROM_CONFUSION,
+    FROM_PROBABILITY,
+    FROM_RANKS,
+    POOLINGS,
+    SCORES,
+    Studies,
+    auc,
+    average_precision,
+    brier,
+    confusion,
+    log_loss,
+    pool_studies,
+    scores,
+)
+from kmura.metrics.calibration import (
+    Bins,
+    CalibrationError,
+    bin_edges,
+    brier_decomposition,
+    calibration_errors,
+    reliability_bins,
+)
+from kmura.metrics.resampling import (
+    DeLong,
+    Interval,
+    averages,
+    bootstrap_weights,
+    cluster_weights,
+    delong,
+    differences,
+    intervals,
+    wilson,
+)

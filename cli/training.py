@@ -4,6 +4,10 @@ import click
 
 # flag -> the configuration key it is a short name for
 SHORT_NAMES = {
+    "model": "model.architecture",
+    "swin": "model.swin",
+    "swin_weights": "model.swin_weights",
+    "fusion": "model.fusion",
     "backbone": "model.backbone",
     "weights": "model.weights",
     "image_size": "data.image_size",
@@ -20,12 +24,18 @@ SHORT_NAMES = {
 
 @click.command()
 @click.option("--area", required=True, help="An area of the records, or `all` for one after another.")
-@click.option("--phase", default="baseline", show_default=True, type=click.Choice(["baseline", "tune", "final"]))
+@click.option(
+    "--phase", default="baseline", show_default=True, type=click.Choice(["baseline", "tune", "final", "hybrid"])
+)
 @click.option("--records", default="tfrecords", show_default=True, type=click.Path(), help="Folder of the records.")
 @click.option("--runs", default="runs", show_default=True, type=click.Path(), help="Folder for runs: RUNS/AREA/PHASE.")
 @click.option("--recipe", help="A shipped recipe or a TOML file; default: the phase's own.")
+@click.option("--model", type=click.Choice(["classifier", "hybrid"]), help="With phase tune: what is searched for.")
 @click.option("--backbone", help="densenet121, densenet169, resnet50, densenet_mini, resnet18_small.")
 @click.option("--weights", help="imagenet, none, a keras-hub preset, or the path of a preset folder or weights file.")
+@click.option("--swin", help="Of the hybrid: swin_tiny, swin_small, swin_base, swin_base_384.")
+@click.option("--swin-weights", help="Of the hybrid's transformer, as --weights.")
+@click.option("--fusion", help="Of the hybrid: concat, gated, attention.")
 @click.option("--image-size", type=int, help="Rows and columns of the model's input.")
 @click.option("--epochs", type=int)
 @click.option("--batch-size", type=int)
@@ -35,7 +45,12 @@ SHORT_NAMES = {
 @click.option("--deterministic", is_flag=True, default=None, help="The same bits every time.")
 @click.option("--tuner", type=click.Choice(["bayesian", "random", "hyperband"]), help="How phase tune searches.")
 @click.option("--trials", type=int, help="How many settings phase tune tries.")
-@click.option("--cam-every", type=int, metavar="EPOCHS", help="Draw maps of a few images of valid every so often.")
+@click.option(
+    "--cam-every",
+    type=int,
+    metavar="EPOCHS",
+    help="Draw maps of a few images of valid every so often; default: phase hybrid only, 5, then 2.",
+)
 @click.option("--resume/--fresh", default=True, show_default=True, help="Go on with the run there is, or begin anew.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other key, as train.learning_rate=3e-5."
@@ -51,7 +66,8 @@ def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, cam
     """Train a classifier for an area of the records.
 
     Phase `baseline` is one plain training; `tune` searches the values of `final`; `final` trains in two phases with
-    MixUp, CutMix and CAM-erasing, with the values that `tune` found, or those published for MURA's areas.
+    MixUp, CutMix and CAM-erasing, with the values that `tune` found, or those published for MURA's areas; `hybrid`
+    trains a DenseNet with a Swin transformer at its side, the DenseNet frozen at first.
     """
     if cam_every is not None and (cam_every < 1 or phase == "tune"):
         raise click.UsageError("--cam-every takes a number of epochs, 1 or more, and goes with one run, not a search")
@@ -81,7 +97,7 @@ def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, cam
         if phase == "tune":
             finished = tune_areas(records, area=area, **options)
         else:
-            overlays = _overlays(records, cam_every)
+            overlays = _overlays(records, phase, cam_every)
             finished = fit_areas(records, area=area, phase=phase, callbacks_for=overlays, **options)
         for run in finished:
             if run is None:
@@ -96,13 +112,20 @@ def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, cam
                 show_evaluation(evaluate(run.folder, records=records))
 
 
-def _overlays(records, every):
-    """For `callbacks_for` of fit_areas."""
+def _overlays(records, phase, every):
+    """For `callbacks_for` of fit_areas. A hybrid draws every 5 epochs, then every 2, unless told otherwise."""
     from kmura.explain.overlays import CamOverlays
 
-    return lambda area, run, config: (
-        [CamOverlays(records, area, run, every=every, data=config.data, tap=config.cam.tap)] if every else []
-    )
+    def overlays(area, run, config):
+        late = None
+        if every is None and phase == "hybrid" and config.train.frozen_until_epoch:
+            late = (config.train.frozen_until_epoch + 1, 2)
+        rhythm = every or (5 if late and config.train.epochs >= 5 else None)
+        if rhythm is None:
+            return []
+        return [CamOverlays(records, area, run, every=rhythm, late=late, data=config.data, tap=config.cam.tap)]
+
+    return overlays
 
 
 COMMANDS = (fit,)

@@ -5,7 +5,7 @@
 
 import importlib
 
-from kmura.models.registration import register_with_keras
+from kmura.registration import register_with_keras
 
 __version__ = "0.1.0"
 

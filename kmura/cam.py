@@ -14,7 +14,8 @@ import tensorflow as tf
 EPSILON = 1e-7
 
 # feature map -> the one that stands in for images that it leaves empty
-FALLBACKS: Mapping[str, str | None] = {"P5": "P4", "P4": "P3", "P3": None}
+FALLBACKS: Mapping[str, str | None] = {"P5": "P4", "P4": "P3", "P3": None, "S4": None}
+CONVOLUTIONAL = ("P3", "P4", "P5")  # each is computed from the one before
 
 
 def cam(activations, gradients):
@@ -151,7 +152,8 @@ class CamEngine:
         self.weights_of = METHODS[method]
         self.tap, self.fallback = tap, fallback
         names = [tap] if fallback is None else [tap, fallback]
-        self._front = keras.Model(model.input, {name: model.feature_maps[name] for name in names})
+        needed = dict.fromkeys([*names, *model.head_sees])
+        self._front = keras.Model(model.input, {name: model.feature_maps[name] for name in needed})
         self._tails = {name: _tail(model, name) for name in names}
         self.compiled = tf.function(self.__call__, reduce_retracing=True)
 
@@ -191,7 +193,7 @@ class CamEngine:
         activations = features[name]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(activations)
-            logits = tf.cast(self._tails[name](activations), tf.float32)
+            logits = tf.cast(self._tails[name](features | {name: activations}), tf.float32)
         # the seed of the backward pass is the target itself: the score needs no graph of its own
         gradients = tape.gradient(logits, activations, output_gradients=tf.stop_gradient(target(logits)))
         activations, gradients = tf.cast(activations, tf.float32), tf.cast(gradients, tf.float32)
@@ -199,13 +201,23 @@ class CamEngine:
 
 
 def _tail(model: keras.Model, name: str) -> Callable:
-    """The part of a model from one of its feature maps to the logits, in inference mode. The head sees P5."""
-    head = keras.Model(model.feature_maps["P5"], model.output)
-    if name == "P5":
-        return lambda maps: head(maps, training=False)
-    inner = model.get_layer("feature_maps")
-    between = keras.Model(inner.output[name], inner.output["P5"])
-    return lambda maps: head(between(maps, training=False), training=False)
+    """The part of a model from one of its feature maps to the logits, in inference mode.
+
+    A function of all maps that the head sees and the one by `name`; of the convolutional maps (P3, P4, P5), those that
+    come after it are computed from it again, so that the gradient takes every way to the logits.
+    """
+    seen = model.head_sees
+    head = keras.Model([model.feature_maps[each] for each in seen], model.output)
+    after = CONVOLUTIONAL[CONVOLUTIONAL.index(name) + 1 :] if name in CONVOLUTIONAL else ()
+    later = [each for each in seen if each in after]
+    inner = model.get_layer("feature_maps") if later else None
+    between = keras.Model(inner.output[name], {each: inner.output[each] for each in later}) if later else None
+
+    def tail(maps):
+        anew = between(maps[name], training=False) if later else {}
+        return head([anew.get(each, maps[each]) for each in seen], training=False)
+
+    return tail
 
 
 def _resized(maps, size) -> tf.Tensor:

@@ -36,3 +36,10 @@ def test_the_wheel_holds_the_command_line_and_the_recipes(tmp_path):
     assert tops == {"kmura", f"kmura-{kmura.__version__}.dist-info"}
     for path in (ROOT / "kmura").rglob("*.py"):
         assert path.relative_to(ROOT).as_posix() in names, "setup.cfg's packages lists every room"
+
+
+def test_a_module_of_the_models_may_be_imported_first_and_saved_classes_are_known():
+    code = (
+        "import kmura.models.backbones, keras; assert keras.saving.get_registered_object('kmura>RadiographClassifier')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

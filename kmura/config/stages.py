@@ -1,6 +1,7 @@
 """The dataclasses of the configuration, one a stage; each refuses values out of range."""
 
 import dataclasses
+import re
 from typing import Literal
 
 from kmura.errors import InputError
@@ -106,20 +107,32 @@ class ModelConfig:
     """The network.
 
     Attributes:
+        architecture: `classifier` (one backbone), or `hybrid` (a convolutional backbone and a Swin transformer).
         backbone: a name of `kmura.models.backbones`.
         weights: `imagenet`, `none`, a keras-hub preset handle, or the path of a preset folder or a weights file.
-        head: a name of `kmura.models.heads`.
+        swin: of the hybrid, a name of `kmura.models.swin`.
+        swin_weights: of the hybrid's transformer, as `weights`.
+        fusion: of the hybrid, a name of `kmura.models.fusion`.
+        multi_scale: the hybrid fuses two levels of maps instead of the last alone.
+        head: of the classifier, a name of `kmura.models.heads`.
         dropout: share of features dropped before the last layer.
         batch_norm_momentum: share of the old moving statistics kept at each step (Keras' sense; torch's 0.1 is 0.9).
         fused_batch_norm: use TensorFlow's fused kernel.
+        torch_padding: the backbone pads as torch does, which weights ported from there need.
     """
 
+    architecture: Literal["classifier", "hybrid"] = "classifier"
     backbone: str = "densenet121"
     weights: str = "imagenet"
+    swin: str = "swin_base"
+    swin_weights: str = "imagenet"
+    fusion: str = "concat"
+    multi_scale: bool = False
     head: str = "linear"
     dropout: float = 0.0
     batch_norm_momentum: float = 0.9
     fused_batch_norm: bool = True
+    torch_padding: bool = False
 
     def __post_init__(self):
         _within("model.dropout", self.dropout, 0, 0.99)
@@ -158,15 +171,15 @@ class CamConfig:
         alpha_cam: share of the erased batch in the loss, 0 to 1.
         erase_q: of each image's positive map the top 1 - q is erased; above 0 and below 1.
         erase_every: steps from one erasing step to the next, 1 or more.
-        tap: the feature map whose Grad-CAM++ is erased: `P5` (last block, coarsest), `P4` or `P3`; where it is empty,
-            the one before stands in.
+        tap: the feature map whose Grad-CAM++ is erased and explained: `P5` (last block, coarsest), `P4` or `P3`; where
+            it is empty, the one before stands in. Of a hybrid also `S4`, the transformer's last.
     """
 
     from_epoch: int | None = None
     alpha_cam: float = 0.5
     erase_q: float = 0.8
     erase_every: int = 8
-    tap: Literal["P5", "P4", "P3"] = "P5"
+    tap: Literal["P5", "P4", "P3", "S4"] = "P5"
 
     def __post_init__(self):
         _at_least("cam.from_epoch", 1 if self.from_epoch is None else self.from_epoch, 1)
@@ -185,7 +198,12 @@ class TrainConfig:
         batch_size: images a step; the last, smaller batch of an epoch is trained on too.
         learning_rate: of Adam; with `schedule = "cosine"` where the decay starts.
         schedule: `constant`, or `cosine` (to zero at the last step).
-        slow_from_epoch: the epoch, counted from 1, from which the learning rate is a tenth; None for never.
+        slow_from_epoch: the epoch, counted from 1, from which the learning rate is `slow_factor` of what it was; None
+            for never.
+        slow_factor: above 0, at most 1.
+        unfreeze: the part of the convolutional backbone that learns: `all`, `none`, `last_block` or `last_N_conv`
+            (the last N convolutions and what follows).
+        frozen_until_epoch: through this epoch, counted from 1, nothing of that backbone learns; None for never.
         warmup_epochs: epochs over which the learning rate first rises from zero in a straight line.
         weight_decay: L2 penalty, added to the gradient as in torch's Adam (not decoupled).
         balance: weigh the positive class of the loss by negatives / positives of the training split.
@@ -202,6 +220,9 @@ class TrainConfig:
     learning_rate: float = 1e-4
     schedule: Literal["constant", "cosine"] = "constant"
     slow_from_epoch: int | None = None
+    slow_factor: float = 0.1
+    unfreeze: str = "all"
+    frozen_until_epoch: int | None = None
     warmup_epochs: float = 0.0
     weight_decay: float = 0.0
     balance: bool = True
@@ -221,6 +242,17 @@ class TrainConfig:
             raise InputError(
                 "train.slow_from_epoch goes with schedule constant and warmup_epochs 0; change one of them"
             )
+        if not 0 < self.slow_factor <= 1:
+            raise InputError(f"train.slow_factor is {self.slow_factor}; allowed is above 0, at most 1")
+        if self.unfreeze not in ("all", "none", "last_block") and not re.fullmatch(
+            r"last_[1-9]\d*_conv", self.unfreeze
+        ):
+            raise InputError(
+                f"train.unfreeze is {self.unfreeze!r}; choose all, none, last_block or last_N_conv (as last_5_conv)"
+            )
+        _at_least("train.frozen_until_epoch", 1 if self.frozen_until_epoch is None else self.frozen_until_epoch, 1)
+        if self.frozen_until_epoch is not None and self.unfreeze == "none":
+            raise InputError("train.frozen_until_epoch has no meaning where train.unfreeze is none; leave it out")
         _within("train.warmup_epochs", self.warmup_epochs, 0, self.epochs)
         _within("train.weight_decay", self.weight_decay, 0, 1)
         _within("train.label_smoothing", self.label_smoothing, 0, 0.9)
@@ -242,6 +274,7 @@ class TuneConfig:
         learning_rate, weight_decay: of train; searched on a logarithmic scale.
         mixup_alpha, cutmix_alpha, aug_p: of mix.
         erase_q, alpha_cam, erase_every: of cam.
+        slow_factor: of train, by powers of ten; searched for a hybrid, which is searched for no value of mix and cam.
     """
 
     tuner: Literal["bayesian", "random", "hyperband"] = "bayesian"
@@ -256,13 +289,14 @@ class TuneConfig:
     erase_q: tuple[float, float] = (0.7, 0.9)
     alpha_cam: tuple[float, float] = (0.3, 0.7)
     erase_every: tuple[int, int] = (6, 12)
+    slow_factor: tuple[float, float] = (0.01, 1.0)
 
     def __post_init__(self):
         _at_least("tune.trials", self.trials, 1)
         _at_least("tune.startup_trials", self.startup_trials, 1)
         if self.tuner == "hyperband" and self.trials != TuneConfig.trials:
             raise InputError("tune.trials goes with tuner bayesian or random; hyperband decides itself how many")
-        lowest = {"learning_rate": 1e-12, "erase_q": 0.01, "erase_every": 1}
+        lowest = {"learning_rate": 1e-12, "erase_q": 0.01, "erase_every": 1, "slow_factor": 1e-6}
         highest = {"mixup_alpha": 100, "cutmix_alpha": 100, "erase_q": 0.99, "erase_every": 10**6}
         for field in dataclasses.fields(self)[4:]:
             low, high = getattr(self, field.name)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -52,7 +53,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> Image.Image:
 def contact_sheet(pictures: list[Image.Image], captions: list[str], columns: int = 4) -> Image.Image:
     """Pictures of one size in rows, each above its caption."""
     width, height = pictures[0].size
-    scale = max(1, round(224 / width))
+    scale = max(1, round(224 / height))
     width, height = width * scale, height * scale
     rows = -(-len(pictures) // columns)
     columns = min(columns, len(pictures))
@@ -81,6 +82,7 @@ class CamOverlays(keras.callbacks.Callback):
         run: str | os.PathLike,
         *,
         every: int,
+        late: tuple[int, int] | None = None,
         data: DataConfig,
         tap: str = "P5",
         split: str = "valid",
@@ -91,12 +93,14 @@ class CamOverlays(keras.callbacks.Callback):
             records, area, split: where the images come from.
             run: folder of the run.
             every: epochs from one sheet to the next.
+            late: (epoch, every): from this epoch on, counted from 1, another number of epochs.
             data: size of the images.
-            tap: the feature map to draw, that which is erased (`cam.tap`).
+            tap: the feature map to draw, that which is erased (`cam.tap`); of a hybrid both branches' last maps are
+                drawn, side by side.
             images: how many.
         """
         super().__init__()
-        self.every, self.tap, self.folder = every, tap, Path(run) / "cam"
+        self.every, self.late, self.tap, self.folder = every, late, tap, Path(run) / "cam"
         rows = pipeline.row_keys(records, area, split)
         chosen = sorted(
             number
@@ -110,7 +114,9 @@ class CamOverlays(keras.callbacks.Callback):
         if self.every > self.params["epochs"]:
             epochs = self.params["epochs"]
             _log.warning("no maps are drawn: every %d epochs, and training ends after %d", self.every, epochs)
-        self.engine = cam.CamEngine(self.model.classifier, tap=self.tap, fallback=cam.FALLBACKS[self.tap])
+        classifier = self.model.classifier
+        taps = classifier.branches.values() if len(classifier.branches) > 1 else [self.tap]
+        self.engines = [cam.CamEngine(classifier, tap=tap, fallback=cam.FALLBACKS[tap]) for tap in taps]
         self.target = cam.named_target("abnormal", ("normal", "abnormal"))
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -122,9 +128,11 @@ class CamOverlays(keras.callbacks.Callback):
 
     def _draw(self, finished: int) -> None:
         """The sheet after so many epochs, where one is due."""
-        if finished % self.every == 0:
-            maps, logits = self.engine.compiled(tf.constant(self.images), self.target, flip=True)
-            sheet = _sheet(self.images, maps.numpy(), tf.sigmoid(logits[:, 0]).numpy(), self.labels)
+        late = self.late is not None and finished >= self.late[0]
+        if finished % (self.late[1] if late else self.every) == 0:
+            found = [engine.compiled(tf.constant(self.images), self.target, flip=True) for engine in self.engines]
+            maps = [each.numpy() for each, _ in found]
+            sheet = _sheet(self.images, maps, tf.sigmoid(found[0][1][:, 0]).numpy(), self.labels)
             with replacing(self._path(finished), "wb") as file:
                 sheet.save(file, format="PNG")
 
@@ -132,8 +140,20 @@ class CamOverlays(keras.callbacks.Callback):
         return self.folder / f"epoch-{finished:05d}.png"
 
 
-def _sheet(images, maps, probability, labels) -> Image.Image:
-    pictures = [overlay(image, heat) for image, heat in zip(images, maps, strict=True)]
+def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one size in a row."""
+    width, height = pictures[0].size
+    row = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height), (20, 20, 20))
+    for number, picture in enumerate(pictures):
+        row.paste(picture, (number * (width + GAP), 0))
+    return row
+
+
+def _sheet(images, maps: Sequence[np.ndarray], probability, labels) -> Image.Image:
+    """A contact sheet of images [N, H, W, C], each with its maps [N, H, W] of one branch or several."""
+    pictures = [
+        side_by_side([overlay(image, heat) for heat in heats]) for image, *heats in zip(images, *maps, strict=True)
+    ]
     captions = [
         f"{'abnormal' if label == 1 else 'normal'}, p = {p:.2f}" for label, p in zip(labels, probability, strict=True)
     ]

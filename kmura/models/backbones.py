@@ -30,6 +30,7 @@ class BackboneEntry:
         taps: name of a feature map -> the layer whose output it is. P5 is what the head sees; P4 and P3 are
             twice and four times as fine. All are outputs of a ReLU through which everything below passes:
             non-negative, and with the whole gradient.
+        last_block: beginnings of the names of the layers of the last block and of what comes after it.
         min_size: smallest image side, pixels, that leaves something to see at P5.
     """
 
@@ -38,6 +39,7 @@ class BackboneEntry:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     taps: dict[str, str]
+    last_block: tuple[str, ...]
     min_size: int
 
 
@@ -68,6 +70,7 @@ def _resnet18_small() -> keras.Model:
 
 
 # keras-hub's own pyramid of a DenseNet is tapped before the batch normalisation and ReLU that end each stack.
+DENSENET_LAST = ("stack4_", "bn")
 DENSENET_TAPS = {"P3": "transition2_relu", "P4": "transition3_relu", "P5": "relu"}
 
 BACKBONES: dict[str, BackboneEntry] = {
@@ -77,6 +80,7 @@ BACKBONES: dict[str, BackboneEntry] = {
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         taps=DENSENET_TAPS,
+        last_block=DENSENET_LAST,
         min_size=32,
     ),
     "densenet169": BackboneEntry(
@@ -85,6 +89,7 @@ BACKBONES: dict[str, BackboneEntry] = {
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         taps=DENSENET_TAPS,
+        last_block=DENSENET_LAST,
         min_size=32,
     ),
     "resnet50": BackboneEntry(
@@ -93,6 +98,7 @@ BACKBONES: dict[str, BackboneEntry] = {
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         taps={"P3": "stack1_block3_out", "P4": "stack2_block5_out", "P5": "stack3_block2_out"},
+        last_block=("stack3_",),
         min_size=32,
     ),
     # For images of 28 pixels: P5 is an eighth of the image's side, not a thirty-second.
@@ -102,6 +108,7 @@ BACKBONES: dict[str, BackboneEntry] = {
         mean=CENTER_MEAN,
         std=CENTER_STD,
         taps={"P3": "stack1_block1_out", "P4": "stack2_block1_out", "P5": "stack3_block1_out"},
+        last_block=("stack3_",),
         min_size=8,
     ),
     # For tests and the demo: 127,024 parameters, learns from scratch on small images.
@@ -111,6 +118,7 @@ BACKBONES: dict[str, BackboneEntry] = {
         mean=CENTER_MEAN,
         std=CENTER_STD,
         taps=DENSENET_TAPS,
+        last_block=DENSENET_LAST,
         min_size=32,
     ),
 }

@@ -12,6 +12,7 @@ from kmura.models.backbones import BACKBONES
 from kmura.models.batch_norm import set_batch_norm
 from kmura.models.heads import HEADS, LOGITS
 from kmura.models.lookup import entry
+from kmura.models.torch_padding import set_torch_padding
 
 
 @keras.saving.register_keras_serializable("kmura")
@@ -52,10 +53,14 @@ class RadiographClassifier(keras.Model):
 
     Attributes:
         backbone: normalised images [B, H, W, 3] -> P5; a keras-hub backbone (or one of kmura's own).
+        head_sees: names of the feature maps that the head is fed with.
         feature_maps: `P3`, `P4`, `P5` -> KerasTensor [B, h, w, channels], non-negative, connected to `input`:
             `keras.Model(model.input, [model.feature_maps["P5"], model.output])` gives maps and logits in one
-            pass. P5 is what the head sees.
+            pass.
     """
+
+    head_sees = ("P5",)
+    branches = {"cnn": "P5"}
 
     def __init__(
         self,
@@ -67,6 +72,7 @@ class RadiographClassifier(keras.Model):
         dropout: float = 0.0,
         batch_norm_momentum: float = 0.9,
         fused_batch_norm: bool = True,
+        torch_padding: bool = False,
         dtype=None,
         **kwargs,
     ):
@@ -80,6 +86,7 @@ class RadiographClassifier(keras.Model):
             dropout: share of the features dropped before the last layer, in training.
             batch_norm_momentum: share of the old moving statistics kept at each training step.
             fused_batch_norm: use TensorFlow's fused kernel; the weights are the same either way.
+            torch_padding: the backbone pads as torch does, which weights ported from there need.
             dtype: policy of the layers (`mixed_bfloat16`); None takes Keras' present one. It is saved with
                 the model.
             **kwargs: `name` and `trainable`, of keras.Model.
@@ -88,18 +95,16 @@ class RadiographClassifier(keras.Model):
             InputError: a name that does not exist, or a number out of its range.
         """
         parts = entry(BACKBONES, backbone, "backbone")
-        height, width = _checked_size(image_size, backbone, parts.min_size)
-        if channels not in (1, 3):
-            raise InputError(f"channels is {channels!r}; images have 1 (gray) or 3 (RGB)")
-        if num_classes < 1:
-            raise InputError(f"num_classes is {num_classes!r}; 1 or more is needed")
+        height, width = checked_input(image_size, channels, num_classes, backbone, parts.min_size)
         build_head = entry(HEADS, head, "head")
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
 
-        with _dtype_policy(policy):
+        with dtype_policy(policy):
             images = keras.Input((height, width, channels), dtype="float32", name="image")
             body = parts.build()
             set_batch_norm(body, momentum=batch_norm_momentum, fused=fused_batch_norm)
+            if torch_padding:
+                set_torch_padding(body)
             taps = {name: body.get_layer(layer).output for name, layer in parts.taps.items()}
             maps = keras.Model(body.input, taps, name="feature_maps")(
                 NormalizedChannels(parts.mean, parts.std, name="normalized")(images)
@@ -116,6 +121,7 @@ class RadiographClassifier(keras.Model):
             "dropout": dropout,
             "batch_norm_momentum": batch_norm_momentum,
             "fused_batch_norm": fused_batch_norm,
+            "torch_padding": torch_padding,
             "dtype": policy.name,
         }
 
@@ -129,8 +135,13 @@ class RadiographClassifier(keras.Model):
 
 def build_model(
     *,
+    architecture: str = "classifier",
     backbone: str = "densenet121",
     weights: str = "imagenet",
+    swin: str = "swin_base",
+    swin_weights: str = "imagenet",
+    fusion: str = "concat",
+    multi_scale: bool = False,
     image_size: int | tuple[int, int] = 224,
     channels: int = 1,
     num_classes: int = 1,
@@ -138,38 +149,48 @@ def build_model(
     dropout: float = 0.0,
     batch_norm_momentum: float = 0.9,
     fused_batch_norm: bool = True,
+    torch_padding: bool = False,
     initial_bias: float | Sequence[float] | None = None,
     seed: int | None = None,
-) -> RadiographClassifier:
-    """A classifier ready to be trained: its backbone with `weights`, its head with random ones.
+) -> keras.Model:
+    """A classifier ready to be trained: its backbones with their weights, all else with random ones.
 
     Args:
+        architecture: `classifier` gives a RadiographClassifier, `hybrid` a HybridClassifier.
+        swin, swin_weights, fusion, multi_scale: of the hybrid alone, see `kmura.models.hybrid.HybridClassifier`.
         weights: `none`, `imagenet`, a keras-hub preset handle, or the path of a preset folder, a
             `.weights.h5` or a `.keras` file; see `kmura.models.weights.load_weights`.
         initial_bias: of the logits, one for all or one for each class; log(p / (1 - p)) of the share p of
             positives spares the first epoch finding it. None keeps zeros (or what `weights` brought).
         seed: the same number gives the same random weights, whatever was drawn before; the global random
             state stays as it was. None draws from that state.
-        backbone, image_size, channels, num_classes, head, dropout, batch_norm_momentum, fused_batch_norm: see
+        head: of the classifier alone.
+        backbone, image_size, channels, num_classes, dropout, batch_norm_momentum, fused_batch_norm, torch_padding: see
             `RadiographClassifier`.
 
     Raises:
         InputError: an argument that cannot be, or weights that cannot be had or do not fit.
     """
+    from kmura.models.hybrid import HybridClassifier
     from kmura.models.weights import load_weights
 
+    common = {
+        "backbone": backbone,
+        "image_size": image_size,
+        "channels": channels,
+        "num_classes": num_classes,
+        "dropout": dropout,
+        "batch_norm_momentum": batch_norm_momentum,
+        "fused_batch_norm": fused_batch_norm,
+        "torch_padding": torch_padding,
+    }
+    architectures = {
+        "classifier": lambda: RadiographClassifier(head=head, **common),
+        "hybrid": lambda: HybridClassifier(swin=swin, fusion=fusion, multi_scale=multi_scale, **common),
+    }
     with _seeded(seed):
-        model = RadiographClassifier(
-            backbone=backbone,
-            image_size=image_size,
-            channels=channels,
-            num_classes=num_classes,
-            head=head,
-            dropout=dropout,
-            batch_norm_momentum=batch_norm_momentum,
-            fused_batch_norm=fused_batch_norm,
-        )
-    load_weights(model, weights)
+        model = entry(architectures, architecture, "architecture")()
+    load_weights(model, weights, swin_weights)
     if initial_bias is not None:
         bias = np.asarray(initial_bias, np.float32)
         if bias.shape not in ((), (num_classes,)):
@@ -178,7 +199,16 @@ def build_model(
     return model
 
 
-def _checked_size(image_size, backbone: str, smallest: int) -> tuple[int, int]:
+def checked_input(image_size, channels: int, num_classes: int, backbone: str, smallest: int) -> tuple[int, int]:
+    """Height and width of the images of a classifier.
+
+    Raises:
+        InputError: too small for the backbone, or channels or classes that cannot be.
+    """
+    if channels not in (1, 3):
+        raise InputError(f"channels is {channels!r}; images have 1 (gray) or 3 (RGB)")
+    if num_classes < 1:
+        raise InputError(f"num_classes is {num_classes!r}; 1 or more is needed")
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if min(height, width) < smallest:
         raise InputError(
@@ -189,7 +219,7 @@ def _checked_size(image_size, backbone: str, smallest: int) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _dtype_policy(policy):
+def dtype_policy(policy):
     """Keras' global policy is `policy` inside: the only way to tell it to keras-hub's DenseNet."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)

@@ -1,11 +1,13 @@
 """Weights for a classifier: from the network, a preset folder or a file.
 
-All sources come down to the same two things, Keras' description of a model (`config.json`) and its arrays
+Keras' sources come down to the same two things, its description of a model (`config.json`) and its arrays
 (`model.weights.h5`): a preset folder holds them side by side, a `.keras` file zipped, a `.weights.h5` file is
-the second alone. Nothing of them is executed.
+the second alone. State dicts of torch, alone or in a Hugging Face folder, go through the tables of
+`kmura.models.porting`. Nothing of them is executed.
 """
 
 import contextlib
+import dataclasses
 import json
 import logging
 import tempfile
@@ -20,6 +22,9 @@ import keras
 from kmura.errors import InputError
 from kmura.models.backbones import BACKBONES
 from kmura.models.lookup import nearest_first
+from kmura.models.porting import SUFFIXES, port, read_state
+from kmura.models.swin import SWINS
+from kmura.models.torch_padding import has_same_padding
 
 CONFIG = "config.json"
 ARRAYS = "model.weights.h5"
@@ -28,43 +33,106 @@ BACKBONE_GROUP = "layers/functional"
 # Of a backbone's config; all else is its architecture.
 NOT_ARCHITECTURE = {"name", "trainable", "dtype", "image_shape", "data_format"}
 CONNECT_SECONDS = 10
+HUGGING_FACE = ("model.safetensors", "pytorch_model.bin")  # where transformers keeps a state dict
+CLASSIFIERS = ("kmura>RadiographClassifier", "kmura>HybridClassifier")
 
 log = logging.getLogger("kmura")
 
 
-def load_weights(model, weights: str) -> None:
-    """Puts `weights` into a RadiographClassifier: into its backbone, and into its head if they have such a one.
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A backbone of a model, which takes weights of its own.
+
+    Attributes:
+        model: the whole classifier.
+        body: the backbone.
+        name: of the backbone, in kmura's words.
+        imagenet: keras-hub preset of its ImageNet weights, or None.
+    """
+
+    model: keras.Model
+    body: keras.Model
+    name: str
+    imagenet: str | None
+
+
+def load_weights(model, weights: str, swin_weights: str = "none") -> None:
+    """Puts `weights` into a RadiographClassifier or HybridClassifier: into its convolutional backbone, and into all the
+    rest if they have the same; and `swin_weights` into the transformer of a hybrid.
+
+    Every load is logged: how many arrays matched, are missing, were reshaped. What does not match is refused.
 
     Args:
         model: the classifier.
         weights: `none` (stays random), `imagenet` (the backbone's own preset), a keras-hub preset
             (`densenet_121_imagenet`, `kaggle://keras/densenet/keras/densenet_121_imagenet/3`,
-            `hf://keras/densenet_121_imagenet`), or the path of a preset folder, a `.keras` or a `.weights.h5`
-            file of a backbone or of a RadiographClassifier.
+            `hf://keras/densenet_121_imagenet`), or a path: a preset folder, a `.keras` or `.weights.h5` file of a
+            backbone or of a classifier of kmura, a state dict of torchvision or timm (`.safetensors`, `.pth`), a folder
+            as Hugging Face's transformers save it.
+        swin_weights: the same for the transformer.
 
     Raises:
         InputError: nothing there, no network, a damaged file, or another architecture.
     """
+    config = model.get_config()
+    name = config["backbone"]
+    _load_part(Part(model, model.backbone, name, BACKBONES[name].imagenet), weights)
+    if "swin" in config:
+        name = config["swin"]
+        _load_part(Part(model, model.swin, name, SWINS[name].imagenet), swin_weights)
+
+
+def _load_part(part: Part, weights: str) -> None:
     if weights == "none":
         return
-    backbone = model.get_config()["backbone"]
-    preset = BACKBONES[backbone].imagenet if weights == "imagenet" else weights
+    preset = part.imagenet if weights == "imagenet" else weights
     if preset is None:
-        there = [name for name, entry in BACKBONES.items() if entry.imagenet]
+        there = [name for name, entry in (BACKBONES | SWINS).items() if entry.imagenet]
         raise InputError(
-            f"backbone {backbone} has no ImageNet weights; give weights none or a path, "
+            f"backbone {part.name} has no ImageNet weights; give weights none or a path, "
             f"or one of the backbones {', '.join(there)}"
         )
     source = Path(preset).expanduser()
     if not source.exists():
-        source = _downloaded(preset, model)
+        source = _downloaded(preset, part.body)
+    state = _state_file(source)
+    if state is not None:
+        _load_state(state, part, source)
+        return
     with _config_and_arrays(source) as (config, arrays):
         if config is not None:
-            _check_architecture(config, model, source)
-        _load_arrays(arrays, model, source)
+            _check_architecture(config, part, source)
+        _load_arrays(arrays, part, source)
 
 
-def _downloaded(preset: str, model) -> Path:
+def _state_file(source: Path) -> Path | None:
+    """The torch state dict that `source` is, or holds as a Hugging Face folder does; None if it is Keras' own."""
+    if source.is_dir() and not (source / ARRAYS).is_file():
+        files = [source / name for name in HUGGING_FACE if (source / name).is_file()]
+        return files[0] if files else None
+    return source if source.suffix in SUFFIXES else None
+
+
+def _load_state(state: Path, part: Part, source: Path) -> None:
+    done = port(read_state(state), part.body, source)
+    log.info(
+        "weights %s: %d arrays of backbone %s matched, 0 missing, %d reshaped; head stays random (left: %d arrays)",
+        source,
+        done.matched,
+        part.name,
+        len(done.reshaped),
+        len(done.ignored),
+    )
+    if has_same_padding(part.body):
+        log.warning(
+            "weights %s were trained with torch's padding, backbone %s pads as TensorFlow does; "
+            "set model.torch_padding=true",
+            source,
+            part.name,
+        )
+
+
+def _downloaded(preset: str, body: keras.Model) -> Path:
     """The folder with the two files of a keras-hub preset, from the network or an earlier download."""
     from keras_hub.models import Backbone  # imported already: it built the backbone
 
@@ -80,7 +148,7 @@ def _downloaded(preset: str, model) -> Path:
     elif "/" in preset or Path(preset).suffix:
         raise InputError(f"weights {preset}: there is no such file or folder")
     else:
-        names = nearest_first(preset, ["imagenet", "none", *type(model.backbone).presets])
+        names = nearest_first(preset, ["imagenet", "none", *type(body).presets])
         raise InputError(f"weights {preset}: neither a path nor a preset; choose a path or one of {', '.join(names)}")
     try:
         fetch(name, CONFIG)
@@ -145,28 +213,29 @@ def _parsed(source: Path, config: bytes) -> dict:
         raise InputError(f"weights {source}: {CONFIG} does not describe a model of Keras ({error!r})") from error
 
 
-def _check_architecture(config: dict, model, source: Path) -> None:
-    """Raises InputError unless `config` is of the model's backbone, alone or in a RadiographClassifier."""
+def _check_architecture(config: dict, part: Part, source: Path) -> None:
+    """Raises InputError unless `config` is of the part's backbone, alone or in a classifier of kmura."""
     name, theirs = config["class"], config["config"]
-    backbone = model.get_config()["backbone"]
-    if name == keras.saving.get_registered_name(type(model)):
-        if theirs.get("backbone") != backbone:
-            raise InputError(f"weights {source}: of backbone {theirs.get('backbone')}; the model has {backbone}")
+    if name in CLASSIFIERS and part.body is part.model.backbone:
+        if theirs.get("backbone") != part.name:
+            raise InputError(f"weights {source}: of backbone {theirs.get('backbone')}; the model has {part.name}")
         return
-    expected = keras.saving.get_registered_name(type(model.backbone))
+    expected = keras.saving.get_registered_name(type(part.body))
     if name != expected:
-        raise InputError(f"weights {source}: of a {name}; backbone {backbone} needs a {expected} or a whole classifier")
-    ours = json.loads(json.dumps(model.backbone.get_config()))
+        raise InputError(
+            f"weights {source}: of a {name}; backbone {part.name} needs a {expected} or a whole classifier"
+        )
+    ours = json.loads(json.dumps(part.body.get_config()))
     for key in sorted(ours.keys() & theirs.keys() - NOT_ARCHITECTURE):
         if theirs[key] != ours[key]:
-            raise InputError(f"weights {source}: {key} is {theirs[key]}; backbone {backbone} has {ours[key]}")
+            raise InputError(f"weights {source}: {key} is {theirs[key]}; backbone {part.name} has {ours[key]}")
 
 
-def _load_arrays(path: Path, model, source: Path) -> None:
-    """Reads the arrays of `path` into the backbone, and into the head if it has arrays of the same shapes."""
-    backbone = model.get_config()["backbone"]
-    body = [tuple(weight.shape) for weight in model.backbone.weights]
-    of_body = {id(weight) for weight in model.backbone.weights}
+def _load_arrays(path: Path, part: Part, source: Path) -> None:
+    """Reads the arrays of `path` into the backbone, and into all of the model if it has arrays of the same shapes."""
+    model, backbone = part.model, part.name
+    body = [tuple(weight.shape) for weight in part.body.weights]
+    of_body = {id(weight) for weight in part.body.weights}
     head = [tuple(weight.shape) for weight in model.weights if id(weight) not in of_body]
     try:
         with h5py.File(path) as file, tempfile.TemporaryDirectory() as folder:
@@ -185,9 +254,9 @@ def _load_arrays(path: Path, model, source: Path) -> None:
                 with h5py.File(alone, "w") as target:
                     for name in file[BACKBONE_GROUP]:
                         file.copy(file[BACKBONE_GROUP][name], target)
-                model.backbone.load_weights(alone)
+                part.body.load_weights(alone)
             else:
-                model.backbone.load_weights(path)
+                part.body.load_weights(path)
     except InputError:
         raise
     except ValueError as error:  # Keras does not find an array where it should be
@@ -200,10 +269,9 @@ def _load_arrays(path: Path, model, source: Path) -> None:
     else:
         of_head = "stays random, the source has " + ("one of another shape" if of_classifier else "none")
     log.info(
-        "weights %s: %d of %d arrays of backbone %s; head %s",
+        "weights %s: %d arrays of backbone %s matched, 0 missing, 0 reshaped; head %s",
         source,
         len(found),
-        len(body),
         backbone,
         of_head,
     )

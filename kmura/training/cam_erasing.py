@@ -5,6 +5,8 @@ import tensorflow as tf
 
 from kmura import cam
 from kmura.errors import InputError
+from kmura.models.backbones import BACKBONES
+from kmura.models.freezing import set_trainable
 
 
 class CamErasingModel(keras.Model):
@@ -24,12 +26,21 @@ class CamErasingModel(keras.Model):
         erasing: 0 or 1; alpha_cam: 0..1; erase_q: in (0, 1); erase_every: steps, 1 or more. Set with `set_erasing`.
     """
 
-    def __init__(self, classifier: keras.Model, *, can_erase: bool = True, tap: str = "P5", **kwargs):
+    def __init__(
+        self,
+        classifier: keras.Model,
+        *,
+        can_erase: bool = True,
+        tap: str = "P5",
+        learning_part: str = "all",
+        **kwargs,
+    ):
         """
         Args:
             classifier: gives logits [B, L] for images [B, H, W, C].
             can_erase: False leaves erasing out of the step for good; it is traced in half the time.
             tap: the feature map that decides what is erased, see CamConfig.
+            learning_part: of its backbone that learns now, see `unfreeze` of TrainConfig.
         """
         super().__init__(name="trainer", **kwargs)
         self.classifier = classifier
@@ -38,10 +49,15 @@ class CamErasingModel(keras.Model):
         self.alpha_cam = self._knob("alpha_cam", 0.5)
         self.erase_q = self._knob("erase_q", 0.8)
         self.erase_every = self._knob("erase_every", 8)
+        self._learning_part, self._traced = learning_part, {}
         self.built = True  # the classifier is; saves Keras a symbolic pass through it
 
     def compile(self, *args, **kwargs):
         super().compile(*args, **kwargs)
+        self._traced = {}
+        self._trace_gradients_anew()
+
+    def _trace_gradients_anew(self) -> None:
         # a function of its own, so that both passes of a step with erasing are traced once; and anew after each
         # `compile`: loss and trainable variables may be others
         self._compute_gradients = tf.function(self._loss_and_gradients, reduce_retracing=True)
@@ -66,6 +82,26 @@ class CamErasingModel(keras.Model):
         self.alpha_cam.assign(alpha_cam)
         self.erase_q.assign(erase_q)
         self.erase_every.assign(erase_every)
+
+    def set_learning_part(self, part: str) -> None:
+        """Lets a part of the convolutional backbone learn, see `unfreeze` of TrainConfig.
+
+        Each part is traced once, when it first learns. The optimizer must have been built for all that ever do.
+
+        Raises:
+            InputError: more convolutions than there are.
+        """
+        if part == self._learning_part:
+            return
+        last_block = BACKBONES[self.classifier.get_config()["backbone"]].last_block
+        set_trainable(self.classifier.backbone, part, last_block)
+        self._traced[self._learning_part] = self._compute_gradients, self.train_function
+        self._learning_part = part
+        if part in self._traced:
+            self._compute_gradients, self.train_function = self._traced[part]
+        else:
+            self._trace_gradients_anew()
+            self.make_train_function(force=True)
 
     def call(self, images, training=None):
         return self.classifier(images, training=training)

@@ -110,7 +110,7 @@ def fit(
     Args:
         records: folder of shards and manifest.
         area: one area of the records.
-        phase: `baseline` or `final`: names the run, its default recipe and whether tuned values are used (see
+        phase: `baseline`, `final` or `hybrid`: names the run, its default recipe and whether tuned values are used (see
             `kmura.training.phases.phase_config`). The phase `tune` is `kmura.tune`.
         runs: where runs live.
         recipe: a shipped name or a TOML file, instead of the phase's own.
@@ -173,7 +173,12 @@ def run_result(folder: RunFolder, history: pd.DataFrame, monitor: str) -> RunRes
 
 def never_reached(config: Config) -> list[str]:
     """What a configuration asks for in epochs that it does not have, a sentence each."""
-    late = {"train.slow_from_epoch": config.train.slow_from_epoch, "cam.from_epoch": config.cam.from_epoch}
+    frozen = config.train.frozen_until_epoch
+    late = {
+        "train.slow_from_epoch": config.train.slow_from_epoch,
+        "cam.from_epoch": config.cam.from_epoch,
+        "the end of train.frozen_until_epoch": None if frozen is None else frozen + 1,
+    }
     return [
         f"{key} is {epoch}, but training ends after epoch {config.train.epochs}; set it lower, or more epochs"
         for key, epoch in late.items()

@@ -7,7 +7,8 @@ from kmura.training.optimizers import set_learning_rate
 
 
 class EpochKnobs(keras.callbacks.Callback):
-    """Sets learning rate, L2 penalty and CAM-erasing at the begin of every epoch, as the configuration asks.
+    """Sets learning rate, L2 penalty, CAM-erasing and the part of the backbone that learns at the begin of every epoch,
+    as the configuration asks. Another part needs another trace of the step, all else none.
 
     A function of the epoch alone, so that a resumed run turns the same knobs. Mixing changes by epoch inside the data
     set (`kmura.data.pipeline.train_dataset`).
@@ -19,9 +20,11 @@ class EpochKnobs(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         train, erase = self.config.train, self.config.cam
+        frozen = train.frozen_until_epoch is not None and epoch < train.frozen_until_epoch
+        self.model.set_learning_part("none" if frozen else train.unfreeze)
         slow = train.slow_from_epoch is not None and epoch + 1 >= train.slow_from_epoch
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)  # in mixed_float16
-        set_learning_rate(optimizer, train.learning_rate * (0.1 if slow else 1.0))
+        set_learning_rate(optimizer, train.learning_rate * (train.slow_factor if slow else 1.0))
         optimizer.l2.assign(train.weight_decay)
         self.model.set_erasing(
             erase.from_epoch is not None and epoch + 1 >= erase.from_epoch,

@@ -10,9 +10,9 @@ from kmura.config import RECIPES, Config, config_json, load_config, load_setting
 from kmura.errors import InputError
 from kmura.training.run import TUNED_VALUES, RunFolder, read_run
 
-PHASES = ("baseline", "tune", "final")
+PHASES = ("baseline", "tune", "final", "hybrid")
 
-# what the search chooses, in the words of the configuration
+# what the search chooses for `final`, in the words of the configuration
 TUNED_KEYS = (
     "train.learning_rate",
     "train.weight_decay",
@@ -23,6 +23,9 @@ TUNED_KEYS = (
     "cam.alpha_cam",
     "cam.erase_every",
 )
+HYBRID_KEYS = ("train.learning_rate", "train.weight_decay", "train.slow_factor")  # and for `hybrid`
+# phase -> what a search chooses for it, and the folder of that search beside the phase's own
+SEARCHES = {"final": (TUNED_KEYS, "tune"), "hybrid": (HYBRID_KEYS, "tune-hybrid")}
 PUBLISHED = "mura_tuned.csv"  # in the folder of the recipes
 
 
@@ -36,25 +39,28 @@ def phase_config(
 ) -> tuple[Config, str]:
     """The configuration of a phase for an area, and a sentence that says where tuned values came from, or "".
 
-    From the bottom: the recipe (by default the phase's own); for `final` the values of the run that goes on (unless
-    `fresh`), else those of `RUNS/AREA/tune/best.json`, or, where that does not exist and no other recipe was asked for,
-    the published ones of the area; the settings.
+    From the bottom: the recipe (by default the phase's own; for `tune` of a hybrid `tune_hybrid`); for `final` and
+    `hybrid` the values of the run that goes on (unless `fresh`), else those of the search's `best.json`; where that
+    does not exist and no other recipe was asked for, for `final` the published ones of the area; the settings.
 
     Raises:
         InputError: unknown phase, recipe or key; a damaged `best.json`.
     """
     check_phase(phase)
     settings = load_settings(settings)
-    if phase != "final":
+    if phase not in SEARCHES:
+        if phase == "tune" and settings.get("model.architecture") == "hybrid":
+            phase = "tune_hybrid"
         return load_config(recipe or phase, settings), ""
-    begun, best = RunFolder(Path(runs) / area / "final"), Path(runs) / area / "tune" / TUNED_VALUES
+    keys, search = SEARCHES[phase]
+    begun, best = RunFolder(Path(runs) / area / phase), Path(runs) / area / search / TUNED_VALUES
     if not fresh and begun.last.exists() and begun.description.exists():
         tables = config_json(read_run(begun.path).config)
-        tuned = {key: tables[key.partition(".")[0]][key.partition(".")[2]] for key in TUNED_KEYS}
+        tuned = {key: tables[key.partition(".")[0]][key.partition(".")[2]] for key in keys}
         source = f"tuned values as {begun.path} began with"
     elif best.exists():
-        tuned, source = read_best(best), f"tuned values from {best}"
-    elif recipe is None and (tuned := published_values(area)):
+        tuned, source = read_best(best, keys), f"tuned values from {best}"
+    elif phase == "final" and recipe is None and (tuned := published_values(area)):
         source = f"tuned values as published for MURA's {area}"
     else:
         tuned, source = {}, f"no tuned values for {area}: those of the recipe"
@@ -76,14 +82,19 @@ def published_values(area: str) -> dict[str, Any]:
     return {}
 
 
-def read_best(path: str | Path) -> dict[str, Any]:
-    """The values of a `best.json` by configuration key.
+def searched(config: Config) -> tuple[tuple[str, ...], str]:
+    """What a search with this configuration chooses, and the name of its folder."""
+    return SEARCHES["hybrid" if config.model.architecture == "hybrid" else "final"]
+
+
+def read_best(path: str | Path, keys: tuple[str, ...] = TUNED_KEYS) -> dict[str, Any]:
+    """The values of a `best.json` by configuration key, those of `keys`.
 
     Raises:
         InputError: it is damaged.
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))["values"]
-        return {key: values[key] for key in TUNED_KEYS if key in values}
+        return {key: values[key] for key in keys if key in values}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); tune again or remove it") from error

@@ -17,7 +17,9 @@ from kmura.config import Config
 from kmura.data import pipeline
 from kmura.errors import InputError, reason
 from kmura.files import replacing
+from kmura.models.backbones import BACKBONES
 from kmura.models.classifier import build_model
+from kmura.models.freezing import set_trainable
 from kmura.records.manifest import read_manifest
 from kmura.training.cam_erasing import CamErasingModel
 from kmura.training.checkpoint import LastCheckpoint
@@ -72,7 +74,7 @@ class Trainer:
         self.records, self.area, self.config = records, area, config
         self.steps = pipeline.steps_per_epoch(records, area, batch_size=config.train.batch_size)
         classifier = build_model(
-            **dataclasses.asdict(config.model) | ({} if load_weights else {"weights": "none"}),
+            **dataclasses.asdict(config.model) | ({} if load_weights else {"weights": "none", "swin_weights": "none"}),
             image_size=config.data.image_size,
             channels=manifest.channels,
             num_classes=1,
@@ -80,14 +82,22 @@ class Trainer:
         )
         negatives, positives = manifest.areas[area]["train"].per_class
         pos_weight = negatives / positives if config.train.balance else 1.0
-        self.model = CamErasingModel(classifier, can_erase=config.cam.from_epoch is not None, tap=config.cam.tap)
+        parts = BACKBONES[config.model.backbone]
+        set_trainable(classifier.backbone, config.train.unfreeze, parts.last_block)
+        learning = classifier.trainable_variables  # whatever learns in any epoch
+        self.model = CamErasingModel(
+            classifier,
+            can_erase=config.cam.from_epoch is not None,
+            tap=config.cam.tap,
+            learning_part=config.train.unfreeze,
+        )
         self.model.compile(
             optimizer=AdamL2(learning_rate(config.train, self.steps), l2=config.train.weight_decay),
             loss=WeightedBinaryCrossentropy(pos_weight, config.train.label_smoothing),
             metrics=[keras.metrics.MeanMetricWrapper(_right, name="acc")],
             jit_compile=False,  # XLA is slower than oneDNN on CPU
         )
-        self.model.optimizer.build(classifier.trainable_variables)  # otherwise Keras traces the step twice
+        self.model.optimizer.build(learning)  # otherwise Keras traces the step twice
         self._variables = [*classifier.variables, *self.model.optimizer.variables]  # weights, random states, moments
         self._initial = None
         self._data = None

@@ -122,9 +122,10 @@ def finish(folder: RunFolder, area: str, monitor: str) -> None:
 def join_summaries(runs: Path) -> None:
     """`RUNS/tuner_summary.csv` over all areas."""
     tables = []
-    for path in sorted(runs.glob(f"*/tune/{SUMMARY}")):
+    for path in sorted(runs.glob(f"*/tune*/{SUMMARY}")):
         table = pd.read_csv(path, dtype={"trial": str})
         table.insert(0, "area", path.parents[1].name)
+        table.insert(1, "search", path.parent.name)
         tables.append(table)
     with replacing(runs / SUMMARY) as file:
         pd.concat(tables).to_csv(file, index=False)

@@ -38,7 +38,7 @@ from kmura.records.manifest import read_manifest
 from kmura.training.checkpoint import STATE
 from kmura.training.finite_loss import NonFiniteLoss
 from kmura.training.fit import RunResult, check_claim, check_splits, checked_areas, describe, run_result
-from kmura.training.phases import TUNED_KEYS, phase_config
+from kmura.training.phases import phase_config, searched
 from kmura.training.run import RunFolder, claimed, drop_run, write_run, write_summaries
 from kmura.training.trainer import Trainer, session
 from kmura.training.trials import (
@@ -55,7 +55,7 @@ from kmura.training.trials import (
 )
 
 ORACLE = "oracle.json"
-LOGARITHMIC = ("train.learning_rate", "train.weight_decay")
+LOGARITHMIC = ("train.learning_rate", "train.weight_decay", "train.slow_factor")
 
 
 def tune_areas(
@@ -79,6 +79,8 @@ def tune(
     command: str | None = None,
 ) -> RunResult | None:
     """Searches the values of `final` for an area, in `RUNS/AREA/tune/`; goes on where an earlier call was stopped.
+
+    With `model.architecture = "hybrid"` it searches those of `hybrid`, in `RUNS/AREA/tune-hybrid/`.
 
     The folder is a run of the best trial (`best.keras`, `history.csv`) that can be evaluated like any other; beside
     that it holds `best.json` (the values, which `final` uses), `tuner_summary.csv` (a row a trial) and a folder a
@@ -106,7 +108,7 @@ def tune(
     _check_search(config)
     manifest = read_manifest(records)
     check_splits(manifest, area, config.train.select_on, records)
-    folder = RunFolder(Path(runs) / area / "tune")
+    folder = RunFolder(Path(runs) / area / searched(config)[1])
     description = describe(manifest, records, area, "tune", config, command)
     role = _role()
     leads = role != "worker"
@@ -142,11 +144,11 @@ def tune(
         return None
 
 
-def search_space(tune: TuneConfig) -> kt.HyperParameters:
-    """The space of a search in KerasTuner's words, a parameter for each of TUNED_KEYS."""
+def search_space(config: Config) -> kt.HyperParameters:
+    """The space of a search in KerasTuner's words, a parameter for each key that is searched."""
     space = kt.HyperParameters()
-    for key in TUNED_KEYS:
-        low, high = _range(tune, key)
+    for key in searched(config)[0]:
+        low, high = _range(config.tune, key)
         if low == high:
             space.Fixed(key, low)
         elif key == "cam.erase_every":
@@ -197,7 +199,7 @@ def _check_search(config: Config) -> None:
         ("cam", erases, "cam.from_epoch=1"),
         ("mix", config.mix.until_epoch, "mix.until_epoch=1000"),
     ):
-        free = [key for key in TUNED_KEYS if key.startswith(stage) and not _fixed(tune, key)]
+        free = [key for key in searched(config)[0] if key.startswith(stage) and not _fixed(tune, key)]
         if free and not on:
             raise InputError(f"{free[0]} is searched but never used in the {epochs} epochs of a trial; set {mend}")
     if tune.tuner == "hyperband" and epochs < 3:
@@ -258,7 +260,7 @@ class _Hyperband(_ResumableOracle, kt.oracles.HyperbandOracle):
 def _search(trainer: Callable[[], Trainer], config: Config, folder: RunFolder, callbacks) -> "_Search":
     common = {
         "objective": kt.Objective(config.train.monitor, "max"),
-        "hyperparameters": search_space(config.tune),
+        "hyperparameters": search_space(config),
         "seed": config.train.seed + 1,  # 0 would be no seed
         "max_consecutive_failed_trials": 10**9,  # KerasTuner would throw away what has gone well before
     }
@@ -317,7 +319,7 @@ class _Search(kt.Tuner):
             shutil.rmtree(aside, ignore_errors=True)
             shutil.copytree(before.last, aside)
             os.replace(aside, folder.last)
-        config = with_values(self.config, {key: values[key] for key in TUNED_KEYS})
+        config = with_values(self.config, {key: values[key] for key in searched(self.config)[0]})
         history = read_history(folder)
         epochs_done = len(history)
         pruned = self._prune(trial, history) and epochs_done < epochs
@@ -367,7 +369,7 @@ class _Search(kt.Tuner):
             "status": status,
             "score": float(score),
             "epochs": len(history),
-            "values": {key: trial.hyperparameters.values[key] for key in TUNED_KEYS},
+            "values": {key: trial.hyperparameters.values[key] for key in searched(self.config)[0]},
             "training_seconds": round(float(history["seconds"].sum()), 2) if len(history) else 0.0,
             "other_seconds": round(beyond, 2),  # since the end of the trial before, but for the training
             "peak_memory_mb": round(peak),

@@ -9,7 +9,10 @@ import importlib
 import importlib.abc
 import sys
 
-MODULES = ("kmura.models.classifier",)  # these register everything that a saved classifier is made of
+MODULES = (
+    "kmura.models.classifier",
+    "kmura.models.hybrid",
+)  # these register everything that a saved classifier is made of
 
 
 def register_with_keras() -> None:

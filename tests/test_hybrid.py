@@ -1,0 +1,233 @@
+"""The hybrid: Swin maps, fusions, frozen parts, its phase and its search."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from layer_contract import check_layer
+from test_fit import assert_same_bits, final_state
+
+from kmura import cam
+from kmura.config import load_config
+from kmura.errors import InputError
+from kmura.models.backbones import BACKBONES
+from kmura.models.classifier import build_model
+from kmura.models.freezing import set_trainable
+from kmura.models.fusion import FUSIONS
+from kmura.models.hybrid import HybridClassifier
+from kmura.models.swin import SwinMaps
+
+AREA = "XR_WRIST"
+SETTINGS = {
+    "model.architecture": "hybrid",
+    "model.backbone": "densenet_mini",
+    "model.weights": "none",
+    "model.swin": "swin_mini",
+    "model.swin_weights": "none",
+    "data.image_size": 64,
+    "train.epochs": 2,
+    "train.frozen_until_epoch": 1,
+    "train.unfreeze": "last_block",
+    "train.slow_from_epoch": 2,
+    "train.learning_rate": 1e-3,
+    "train.deterministic": True,
+}
+
+
+def mini(fusion="concat", multi_scale=False, **options):
+    return HybridClassifier("densenet_mini", "swin_mini", fusion, multi_scale, width=16, image_size=64, **options)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).uniform(0, 255, (3, 64, 64, 1)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("swin", "side", "safe"), [("swin_tiny", 256, "224, 448 or 672"), ("swin_base_384", 224, "384, 768 or 1152")]
+)
+def test_sizes_that_keras_hub_gets_wrong_are_refused_with_the_safe_ones(swin, side, safe):
+    with pytest.raises(InputError, match=f"image_size {side} is not safe for {swin}.* give {safe}"):
+        HybridClassifier("densenet_mini", swin, image_size=side)
+
+
+def test_names_and_shapes_that_cannot_be_are_refused():
+    with pytest.raises(InputError, match="no Swin transformer 'swin_tinny'; choose one of swin_tiny"):
+        HybridClassifier("densenet_mini", "swin_tinny")
+    with pytest.raises(InputError, match="no fusion 'sum'"):
+        mini("sum")
+    with pytest.raises(InputError, match="square"):
+        HybridClassifier("densenet_mini", "swin_mini", image_size=(64, 128))
+
+
+def test_the_last_map_is_what_keras_hub_gives():
+    layer = SwinMaps("swin_mini", 64, third_stage=True)
+    pixels = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    maps = layer(pixels)
+    assert maps["S3"].shape == (2, 4, 4, 64) and maps["S4"].shape == (2, 2, 2, 128)
+    whole = np.asarray(layer.backbone(pixels, training=False))
+    assert np.asarray(maps["S4"]).reshape(2, 4, 128) == pytest.approx(whole, abs=1e-6)
+    norms = [part.epsilon for part in layer._flatten_layers() if isinstance(part, keras.layers.LayerNormalization)]
+    assert norms and set(norms) == {1e-5}  # Keras' own 1e-3 makes ported weights drift
+
+
+def test_swin_maps_keep_the_contract_of_layers():
+    pixels = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    check_layer(SwinMaps, {"swin": "swin_mini", "side": 64}, pixels, random=True, in_dataset=False)  # DropPath
+
+
+@pytest.mark.parametrize(("fusion", "multi_scale"), [("concat", False), *((fusion, True) for fusion in FUSIONS)])
+def test_every_fusion_trains_all_of_its_variables_and_is_saved_whole(fusion, multi_scale, images, tmp_path):
+    model = mini(fusion, multi_scale, dropout=0.1)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    model.compile(keras.optimizers.SGD(1.0), keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=False)
+    for _ in range(3):  # DropPath may leave a block out of a step
+        model.train_on_batch(images, np.array([[0.0], [1.0], [1.0]]))
+    after = [variable.numpy() for variable in model.trainable_variables]
+    still = [v.path for v, a, b in zip(model.trainable_variables, before, after, strict=True) if (a == b).all()]
+    assert not still
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert np.asarray(again(images)) == pytest.approx(np.asarray(model(images)), abs=1e-6)
+    assert again.get_config() == model.get_config()
+
+
+def test_the_gated_fusion_is_the_published_formula(images):
+    model = mini("gated")
+    level = keras.Model(model.input, [model.feature_maps["P5"], model.feature_maps["S4"], model.output])
+    p5, s4, logits = (np.asarray(each, np.float64) for each in level(images))
+    x, y = p5.mean((1, 2)), s4.mean((1, 2))
+
+    def dense(name, values):
+        kernel, bias = (np.asarray(each, np.float64) for each in model.get_layer(name).get_weights())
+        return values @ kernel + bias
+
+    z = 1 / (1 + np.exp(-dense("gate_0", np.concatenate([x, y], 1))))
+    joined = z * np.tanh(dense("gated_0_cnn", x)) + (1 - z) * np.tanh(dense("gated_0_swin", y))
+    assert logits == pytest.approx(dense("logits", joined), abs=1e-4)
+
+
+def test_maps_of_both_branches_are_classic_cam_for_the_plain_fusion(images):
+    model = mini("concat")
+    kernel = model.get_layer("logits").get_weights()[0][:, 0]
+    channels = model.feature_maps["P5"].shape[-1]
+    for tap, weights in (("P5", kernel[:channels]), ("S4", kernel[channels:])):
+        maps, logits = cam.CamEngine(model, method="grad_cam", tap=tap, fallback=None)(images, size=(2, 2))
+        activations, expected = keras.Model(model.input, [model.feature_maps[tap], model.output])(images)
+        assert np.asarray(logits) == pytest.approx(np.asarray(expected), abs=1e-5)
+        sign = np.asarray(cam.predicted_sign(expected))[:, :, None]
+        classic = np.maximum(0, (np.asarray(activations) * weights).sum(-1) * sign) / 4  # Grad-CAM's weights: w / (h w)
+        assert np.asarray(maps) == pytest.approx(classic, abs=1e-5)
+
+
+def test_the_gradient_of_a_finer_map_takes_both_ways_to_a_multi_scale_fusion(images):
+    model = mini("concat", multi_scale=True)
+    front = keras.Model(model.input, model.feature_maps)
+    maps = {name: tf.convert_to_tensor(value) for name, value in front(images).items()}
+    tail = cam._tail(model, "P4")
+    step = tf.random.stateless_normal(maps["P4"].shape, [1, 2]) * 2e-3
+    with tf.GradientTape() as tape:
+        tape.watch(maps["P4"])
+        logits = tail(maps)
+    slope = tf.reduce_sum(tape.gradient(logits, maps["P4"]) * step)
+    only_direct = cam._tail(model, "S4")(maps | {"P4": maps["P4"] + step}) - logits
+    rise = tf.reduce_sum(tail(maps | {"P4": maps["P4"] + step}) - tail(maps | {"P4": maps["P4"] - step})) / 2
+    assert float(slope) == pytest.approx(float(rise), rel=0.05)
+    assert abs(float(tf.reduce_sum(only_direct)) - float(rise)) > 0.05 * abs(float(rise))
+
+
+@pytest.mark.parametrize(
+    ("part", "first"), [("last_block", "stack4_block1_1_bn"), ("last_2_conv", "stack4_block2_1_conv"), ("none", None)]
+)
+def test_a_part_learns_and_the_rest_is_frozen(part, first):
+    body = BACKBONES["densenet_mini"].build()
+    set_trainable(body, part, BACKBONES["densenet_mini"].last_block)
+    names = [layer.name for layer in body.layers if layer.weights]
+    learning = [layer.name for layer in body.layers if layer.trainable_weights]
+    assert learning == (names[names.index(first) :] if first else [])
+    with pytest.raises(InputError, match="last_99_conv, but the backbone has"):
+        set_trainable(body, "last_99_conv", ())
+
+
+@pytest.fixture(scope="module")
+def trained(records, tmp_path_factory):
+    """An undisturbed run, the backbone's weights after each epoch, and how often a step was traced."""
+    from kmura.training.cam_erasing import CamErasingModel
+    from kmura.training.fit import fit
+
+    seen, traces, step = [], [], CamErasingModel.train_step
+
+    class Weights(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append({variable.path: variable.numpy() for variable in self.model.classifier.backbone.weights})
+
+    def counted(self, batch):
+        traces.append(1)
+        return step(self, batch)
+
+    runs = tmp_path_factory.mktemp("hybrid")
+    config = load_config("hybrid", SETTINGS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CamErasingModel, "train_step", counted)
+        run = fit(records, area=AREA, phase="hybrid", runs=runs, config=config, callbacks=[Weights()])
+    return run, seen, len(traces), config
+
+
+def test_phase_2_changes_the_last_block_of_densenet_and_nothing_before_it(trained):
+    run, (first, second), traces, config = trained
+    with_head = build_model(architecture="hybrid", backbone="densenet_mini", weights="none", swin="swin_mini",
+                            swin_weights="none", image_size=64, seed=0)  # fmt: skip
+    start = {variable.path: variable.numpy() for variable in with_head.backbone.weights}
+    assert all((start[name] == first[name]).all() for name in start)  # frozen, statistics too
+    for name in start:
+        in_last = name.startswith(("stack4_", "bn/"))
+        assert (first[name] != second[name]).any() == in_last, name
+    assert traces == 2  # one a part
+
+
+def test_a_run_stopped_at_the_border_of_its_phases_goes_on_to_the_same_bits(trained, records, tmp_path):
+    from kmura.training.fit import fit
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 0:
+                raise KeyboardInterrupt
+
+    undisturbed, *_, config = trained
+    options = {"area": AREA, "phase": "hybrid", "runs": tmp_path, "config": config}
+    with pytest.raises(KeyboardInterrupt):
+        fit(records, callbacks=[Stop()], **options)
+    again = fit(records, **options)
+    assert_same_bits(final_state(again.folder), final_state(undisturbed.folder))
+
+
+def test_a_search_of_the_hybrid_has_a_space_and_a_folder_of_its_own(records, tmp_path):
+    from kmura.training.phases import HYBRID_KEYS, phase_config
+    from kmura.training.tune import tune
+
+    small = {"train.epochs": 2, "tune.trials": 2, "tune.startup_trials": 2, "tune.prune": False}
+    config = load_config("tune_hybrid", SETTINGS | small)
+    done = tune(records, area=AREA, runs=tmp_path, config=config)
+    assert done.folder == tmp_path / AREA / "tune-hybrid" and (done.folder / "best.keras").exists()
+    best = json.loads((done.folder / "best.json").read_text())["values"]
+    assert tuple(best) == HYBRID_KEYS
+    used, source = phase_config("hybrid", AREA, tmp_path)
+    assert used.train.learning_rate == best["train.learning_rate"] and "tune-hybrid" in source
+    assert phase_config("final", AREA, tmp_path)[0].train.learning_rate != best["train.learning_rate"]
+    assert phase_config("tune", AREA, tmp_path, settings={"model.architecture": "hybrid"})[0].tune.trials == 25
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"train.unfreeze": "half"}, "train.unfreeze is 'half'; choose all, none, last_block or last_N_conv"),
+        ({"train.unfreeze": "none", "train.frozen_until_epoch": 2}, "has no meaning"),
+        ({"train.frozen_until_epoch": 0}, "1 or more"),
+        ({"train.slow_factor": 0.0}, "above 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(setting, message):
+    with pytest.raises(InputError, match=message):
+        load_config("baseline", setting)

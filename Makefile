@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: test slow lint demo clean
+.PHONY: test slow parity lint demo clean
 
 .venv/installed: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -17,6 +17,15 @@ test: .venv/installed lint
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -m 'slow or real'
+
+# ported weights against torch and transformers, which a virtual environment of their own holds (1 GB)
+.venv-parity/installed: setup.cfg pyproject.toml
+	test -x .venv-parity/bin/python || $(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/python -m pip install --quiet --editable '.[dev,parity]'
+	touch $@
+
+parity: .venv-parity/installed
+	.venv-parity/bin/python -m pytest tests/parity
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -31,4 +40,4 @@ demo: .venv/installed
 	$(BIN)/kmura fit --area all --recipe demo --records $(DEMO)/tfrecords --runs $(DEMO)/runs
 
 clean:
-	rm -rf .venv $(DEMO)/images $(DEMO)/tfrecords $(DEMO)/runs build dist *.egg-info
+	rm -rf .venv .venv-parity $(DEMO)/images $(DEMO)/tfrecords $(DEMO)/runs build dist *.egg-info

@@ -8,7 +8,7 @@ import traceback
 import click
 
 import kmura
-from kmura.cli import evaluation, records, training
+from kmura.cli import evaluation, records, training, weights
 from kmura.errors import InputError
 
 
@@ -23,7 +23,7 @@ def cli(debug: bool) -> None:
         _silence_native_stderr()
 
 
-for command in (*records.COMMANDS, *training.COMMANDS, *evaluation.COMMANDS):
+for command in (*records.COMMANDS, *training.COMMANDS, *evaluation.COMMANDS, *weights.COMMANDS):
     cli.add_command(command)
 
 

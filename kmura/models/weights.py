@@ -10,6 +10,8 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
+import shutil
 import tempfile
 import textwrap
 import zipfile
@@ -19,11 +21,11 @@ from pathlib import Path
 import h5py
 import keras
 
-from kmura.errors import InputError
+from kmura.errors import InputError, reason
 from kmura.models.backbones import BACKBONES
-from kmura.models.lookup import nearest_first
-from kmura.models.porting import SUFFIXES, port, read_state
-from kmura.models.swin import SWINS
+from kmura.models.lookup import entry, nearest_first
+from kmura.models.porting import SUFFIXES, Ported, port, read_state
+from kmura.models.swin import SWINS, build_swin
 from kmura.models.torch_padding import has_same_padding
 
 CONFIG = "config.json"
@@ -87,7 +89,7 @@ def _load_part(part: Part, weights: str) -> None:
         return
     preset = part.imagenet if weights == "imagenet" else weights
     if preset is None:
-        there = [name for name, entry in (BACKBONES | SWINS).items() if entry.imagenet]
+        there = [name for name, known in {**BACKBONES, **SWINS}.items() if known.imagenet]
         raise InputError(
             f"backbone {part.name} has no ImageNet weights; give weights none or a path, "
             f"or one of the backbones {', '.join(there)}"
@@ -200,7 +202,8 @@ def _config_and_arrays(source: Path) -> Iterator[tuple[dict | None, Path]]:
             yield _parsed(source, config), Path(folder) / ARRAYS
     else:
         raise InputError(
-            f"weights {source}: not a kind of file kmura knows; give a preset folder, .keras or .weights.h5"
+            f"weights {source}: not a kind of file kmura knows; give a preset folder, .keras, .weights.h5 or a "
+            f"state dict of torch ({', '.join(SUFFIXES)})"
         )
 
 
@@ -282,3 +285,43 @@ def _shapes(group: h5py.Group) -> list[tuple[int, ...]]:
     shapes = []
     group.visititems(lambda _, item: shapes.append(item.shape) if isinstance(item, h5py.Dataset) else None)
     return shapes
+
+
+def port_preset(source: str | Path, backbone: str, out: str | Path, *, image_size: int | None = None) -> Ported:
+    """What of a torch state dict was ported into a preset folder of keras-hub, which `load_weights` takes.
+
+    Args:
+        source: a state dict of torchvision or timm (`.safetensors`, `.pth`), or a folder as Hugging Face's transformers
+            save it.
+        backbone: a name of BACKBONES or SWINS.
+        out: the folder to write; must not exist.
+        image_size: of a Swin transformer, see `kmura.models.swin.check_side`.
+
+    Raises:
+        InputError: an unknown backbone, nothing to port, another architecture, `out` taken or not writable.
+    """
+    source, out = Path(source), Path(out)
+    entry({**BACKBONES, **SWINS}, backbone, "backbone")
+    state = _state_file(source) if source.exists() else None
+    if state is None:
+        raise InputError(
+            f"{source} is no state dict of torch; give a file {', '.join(SUFFIXES)} or a folder with one of "
+            f"{', '.join(HUGGING_FACE)}"
+        )
+    if out.exists():
+        raise InputError(f"{out} exists; choose another --out")
+    if backbone in SWINS:
+        body = build_swin(backbone, image_size or SWINS[backbone].unit)
+    else:
+        body = BACKBONES[backbone].build()
+    done = port(read_state(state), body, source)
+    aside = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        body.save_to_preset(aside)
+        aside.rename(out)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {reason(error)}; choose another --out") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return done

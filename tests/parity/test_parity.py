@@ -1,0 +1,127 @@
+"""Ported weights give torch's numbers: DenseNet-121 in torchvision's keys and transformers' SwinModel, random weights.
+
+Run by `make parity`, which has torch and transformers; `make test` has neither and leaves these out.
+"""
+
+import keras
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="parity tests run by make parity")
+transformers = pytest.importorskip("transformers", reason="parity tests run by make parity")
+
+from kmura.models.backbones import BACKBONES  # noqa: E402
+from kmura.models.porting import port, read_state  # noqa: E402
+from kmura.models.swin import build_swin  # noqa: E402
+from kmura.models.torch_padding import set_torch_padding  # noqa: E402
+
+nn = torch.nn
+
+
+class DenseLayer(nn.Module):
+    def __init__(self, channels, growth):
+        super().__init__()
+        self.norm1, self.conv1 = nn.BatchNorm2d(channels), nn.Conv2d(channels, 4 * growth, 1, bias=False)
+        self.norm2, self.conv2 = nn.BatchNorm2d(4 * growth), nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
+
+    def forward(self, x):
+        inner = self.conv1(torch.relu(self.norm1(x)))
+        return torch.cat([x, self.conv2(torch.relu(self.norm2(inner)))], 1)
+
+
+class DenseNet121(nn.Module):
+    """Huang et al. (2017), with the names of torchvision's modules."""
+
+    def __init__(self, growth=32, repeats=(6, 12, 24, 16)):
+        super().__init__()
+        parts = [("conv0", nn.Conv2d(3, 64, 7, 2, 3, bias=False)), ("norm0", nn.BatchNorm2d(64))]
+        parts += [("relu0", nn.ReLU()), ("pool0", nn.MaxPool2d(3, 2, 1))]
+        channels = 64
+        for number, count in enumerate(repeats, start=1):
+            layers = [DenseLayer(channels + growth * n, growth) for n in range(count)]
+            block = nn.Sequential()
+            for n, layer in enumerate(layers, start=1):
+                block.add_module(f"denselayer{n}", layer)
+            parts.append((f"denseblock{number}", block))
+            channels += growth * count
+            if number < len(repeats):
+                transition = nn.Sequential()
+                transition.add_module("norm", nn.BatchNorm2d(channels))
+                transition.add_module("relu", nn.ReLU())
+                transition.add_module("conv", nn.Conv2d(channels, channels // 2, 1, bias=False))
+                transition.add_module("pool", nn.AvgPool2d(2, 2))
+                parts.append((f"transition{number}", transition))
+                channels //= 2
+        self.features = nn.Sequential()
+        for name, part in [*parts, ("norm5", nn.BatchNorm2d(channels))]:
+            self.features.add_module(name, part)
+        self.classifier = nn.Linear(channels, 1000)
+
+    def stages(self, x):
+        found = {}
+        for name, part in self.features.named_children():
+            x = part(x)
+            found[name] = x
+        return found
+
+
+def randomized(model):
+    """The torch model with random statistics too, in inference mode."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.3)
+    return model.eval()
+
+
+def state_of(model):
+    return {key: value.numpy() for key, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("side", [224, 160])
+def test_densenet121(side):
+    model = randomized(DenseNet121())
+    body = BACKBONES["densenet121"].build()
+    set_torch_padding(body)
+    assert port(state_of(model), body, "x").matched == 604
+    pixels = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
+    with torch.no_grad():
+        theirs = model.stages(torch.from_numpy(pixels.transpose(0, 3, 1, 2)))
+    names = {"pool0": "pool1", "transition2": "transition2_pool", "denseblock3": "stack3_block24_concat"}
+    ours = keras.Model(body.input, {key: body.get_layer(name).output for key, name in names.items()} | {
+        "norm5": body.get_layer("bn").output})(pixels, training=False)  # fmt: skip
+    for name, value in ours.items():
+        expected = theirs[name].numpy().transpose(0, 2, 3, 1)
+        scale = np.abs(expected).max()
+        assert np.asarray(value) / scale == pytest.approx(expected / scale, abs=1e-4), name
+
+
+@pytest.mark.parametrize(("name", "side"), [("swin_tiny", 224), ("swin_base", 224), ("swin_tiny", 448)])
+def test_swin(name, side, tmp_path):
+    from kmura.models.swin import SWINS
+
+    parts = SWINS[name]
+    config = transformers.SwinConfig(
+        image_size=side, embed_dim=parts.embed_dim, depths=parts.depths, num_heads=parts.heads, window_size=parts.window
+    )
+    torch.manual_seed(0)
+    model = transformers.SwinModel(config).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, parameter.mean().item(), 0.05)
+    body = build_swin(name, side)
+    model.save_pretrained(tmp_path)
+    port(read_state(tmp_path / "model.safetensors"), body, tmp_path)
+    pixels = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(pixels.transpose(0, 3, 1, 2)), output_hidden_states=True)
+    outputs = {f"stage_{number}": body.get_layer(f"stage_{number}").output for number in (0, 1, 2)}
+    ours = keras.Model(body.input, outputs | {"last": body.output})(pixels, training=False)
+    expected = {f"stage_{number}": theirs.hidden_states[number + 1] for number in (0, 1, 2)}
+    expected["last"] = theirs.last_hidden_state
+    for key, value in ours.items():
+        reference = expected[key].numpy()
+        scale = np.abs(reference).max()
+        assert np.asarray(value) / scale == pytest.approx(reference / scale, abs=1e-4), key

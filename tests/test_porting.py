@@ -1,0 +1,230 @@
+"""Weights of torch's models: every array finds its place or the load is refused."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from kmura.errors import InputError
+from kmura.models.backbones import BACKBONES
+from kmura.models.classifier import build_model
+from kmura.models.porting import port, read_state
+from kmura.models.swin import build_swin
+from kmura.models.torch_padding import set_torch_padding
+from kmura.models.weights import port_preset
+
+
+def filled(body, seed=0):
+    """The backbone with random numbers in all its variables."""
+    rng = np.random.default_rng(seed)
+    for variable in body.weights:
+        if variable.dtype == "float32":
+            values = rng.normal(0, 0.1, variable.shape)
+            variable.assign(np.abs(values) + 0.5 if "variance" in variable.path else values)
+    return body
+
+
+def torchvision_densenet(body) -> dict[str, np.ndarray]:
+    """What torchvision would save of this DenseNet."""
+    state = {}
+
+    def conv(name, layer):
+        state[f"{name}.weight"] = np.moveaxis(layer.kernel.numpy(), (2, 3), (1, 0))
+
+    def norm(name, layer):
+        for key, variable in (("weight", layer.gamma), ("bias", layer.beta), ("running_mean", layer.moving_mean),
+                              ("running_var", layer.moving_variance)):  # fmt: skip
+            state[f"{name}.{key}"] = variable.numpy()
+        state[f"{name}.num_batches_tracked"] = np.array(7)
+
+    layer = body.get_layer
+    conv("features.conv0", layer("conv1_conv"))
+    norm("features.norm0", layer("conv1_bn"))
+    for stack in (1, 2, 3, 4):
+        for block in (1, 2):
+            for number in (1, 2):
+                theirs = f"features.denseblock{stack}.denselayer{block}"
+                norm(f"{theirs}.norm{number}", layer(f"stack{stack}_block{block}_{number}_bn"))
+                conv(f"{theirs}.conv{number}", layer(f"stack{stack}_block{block}_{number}_conv"))
+        if stack < 4:
+            norm(f"features.transition{stack}.norm", layer(f"transition{stack}_bn"))
+            conv(f"features.transition{stack}.conv", layer(f"transition{stack}_conv"))
+    norm("features.norm5", layer("bn"))
+    return state | {"classifier.weight": np.zeros((1000, 4)), "classifier.bias": np.zeros(1000)}
+
+
+def swin_state(body, layout: str) -> dict[str, np.ndarray]:
+    """What this library would save of this Swin transformer."""
+    state = {}
+
+    def linear(name, layer):
+        state[f"{name}.weight"] = layer.kernel.numpy().T
+        if layer.bias is not None:
+            state[f"{name}.bias"] = layer.bias.numpy()
+
+    def norm(name, layer):
+        state[f"{name}.weight"], state[f"{name}.bias"] = layer.gamma.numpy(), layer.beta.numpy()
+
+    hf, tv = layout == "hugging face", layout == "torchvision"
+    stem = "swin.embeddings.patch_embeddings.projection" if hf else "features.0.0" if tv else "patch_embed.proj"
+    state[f"{stem}.weight"] = np.moveaxis(body.patch_embedding.proj.kernel.numpy(), (2, 3), (1, 0))
+    state[f"{stem}.bias"] = body.patch_embedding.proj.bias.numpy()
+    norm("swin.embeddings.norm" if hf else "features.0.2" if tv else "patch_embed.norm", body.patch_embedding.norm)
+    for s, stage in enumerate(body.stages):
+        for b, block in enumerate(stage.blocks):
+            where = f"swin.encoder.layers.{s}.blocks.{b}" if hf else f"features.{2 * s + 1}.{b}" if tv else (
+                f"layers.{s}.blocks.{b}")  # fmt: skip
+            norm(f"{where}.{'layernorm_before' if hf else 'norm1'}", block.norm1)
+            norm(f"{where}.{'layernorm_after' if hf else 'norm2'}", block.norm2)
+            table = block.attn.relative_position_bias_table.numpy()
+            state[f"{where}.{'attention.self' if hf else 'attn'}.relative_position_bias_table"] = table
+            state[f"{where}.{'attention.self' if hf else 'attn'}.relative_position_index"] = np.zeros(4)
+            if hf:
+                parts = [
+                    np.split(values.numpy(), 3, axis=-1) for values in (block.attn.qkv.kernel, block.attn.qkv.bias)
+                ]
+                for number, name in enumerate(("query", "key", "value")):
+                    state[f"{where}.attention.self.{name}.weight"] = parts[0][number].T
+                    state[f"{where}.attention.self.{name}.bias"] = parts[1][number]
+            else:
+                linear(f"{where}.attn.qkv", block.attn.qkv)
+            linear(f"{where}.{'attention.output.dense' if hf else 'attn.proj'}", block.attn.proj)
+            linear(f"{where}.{'intermediate.dense' if hf else 'mlp.0' if tv else 'mlp.fc1'}", block.mlp.fc1)
+            linear(f"{where}.{'output.dense' if hf else 'mlp.3' if tv else 'mlp.fc2'}", block.mlp.fc2)
+        if stage.downsample is not None:
+            number = s + 1 if layout == "timm" else s
+            where = f"swin.encoder.layers.{s}.downsample" if hf else f"features.{2 * s + 2}" if tv else (
+                f"layers.{number}.downsample")  # fmt: skip
+            norm(f"{where}.norm", stage.downsample.norm)
+            linear(f"{where}.reduction", stage.downsample.reduction)
+    norm("swin.layernorm" if hf else "norm", body.norm)
+    return state | {("classifier" if hf else "head") + ".weight": np.zeros((10, 4))}
+
+
+def save(state, path):
+    save_file({key: np.ascontiguousarray(value, np.float32) for key, value in state.items()}, path)
+
+
+@pytest.fixture(scope="module")
+def densenet():
+    return filled(BACKBONES["densenet_mini"].build())
+
+
+@pytest.fixture(scope="module")
+def swin():
+    return filled(build_swin("swin_mini", 64))
+
+
+def assert_same_weights(one, other):
+    for first, second in zip(one.weights, other.weights, strict=True):
+        if first.dtype == "float32":
+            assert (first.numpy() == second.numpy()).all(), first.path
+
+
+def test_a_densenet_of_torchvision_is_ported_whole(densenet):
+    body = filled(BACKBONES["densenet_mini"].build(), 1)
+    done = port(torchvision_densenet(densenet), body, "x")
+    assert_same_weights(body, densenet)
+    assert done.matched == len(body.weights) and not done.reshaped
+    assert {name for name in done.ignored if "num_batches" not in name} == {"classifier.weight", "classifier.bias"}
+
+
+def test_a_swin_of_every_library_is_ported_whole(swin):
+    body = build_swin("swin_mini", 64)
+    for seed, layout in enumerate(("hugging face", "timm", "old timm", "torchvision"), start=1):
+        port(swin_state(swin, layout), filled(body, seed), "x")
+        assert_same_weights(body, swin)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("features.norm5.bias"), r"131 of 132 arrays matched; missing features.norm5.bias"),
+        (lambda state: state.update({"features.more": np.zeros(3)}), "not known features.more"),
+        (lambda state: state.update({"features.norm5.bias": np.zeros(3)}), r"features.norm5.bias gives \(3,\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_changes_nothing(densenet, change, message):
+    state = torchvision_densenet(densenet)
+    change(state)
+    body = filled(BACKBONES["densenet_mini"].build(), 1)
+    with pytest.raises(InputError, match=message.replace("131 of 132", r"\d+ of \d+")):
+        port(state, body, "x")
+    assert_same_weights(body, filled(BACKBONES["densenet_mini"].build(), 1))
+
+
+def test_a_gray_stem_and_other_windows_are_reshaped(densenet, swin):
+    state = torchvision_densenet(densenet)
+    state["features.conv0.weight"] = state["features.conv0.weight"].sum(1, keepdims=True)
+    body = BACKBONES["densenet_mini"].build()
+    done = port(state, body, "x")
+    assert done.reshaped == ("conv1_conv/kernel",)
+    gray = np.repeat(np.random.default_rng(0).normal(size=(1, 32, 32, 1)), 3, axis=-1).astype(np.float32)
+    assert np.asarray(body(gray)) == pytest.approx(np.asarray(densenet(gray)), abs=1e-4)
+    state = swin_state(swin, "timm")
+    key = "layers.0.blocks.0.attn.relative_position_bias_table"
+    state[key] = np.repeat(np.linspace(0, 1, 5), 5)[:, None] * np.ones((25, 1))  # of windows of 3
+    other = build_swin("swin_mini", 64)
+    assert len(port(state, other, "x").reshaped) == 1
+    table = other.stages[0].blocks[0].attn.relative_position_bias_table.numpy().reshape(3, 3)
+    assert (np.diff(table, axis=0) > 0.2).all() and np.diff(table, axis=1) == pytest.approx(0, abs=1e-6)
+
+
+def test_torch_padding_looks_at_the_same_places_as_torch():
+    body = BACKBONES["densenet_mini"].build()
+    set_torch_padding(body)
+    import keras
+
+    stem = keras.Model(body.input, [body.get_layer("conv1_conv").output, body.get_layer("pool1").output])
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(size=(1, 10, 10, 3)).astype(np.float32)
+    conv, pool = (np.asarray(each) for each in stem(pixels))
+    kernel = body.get_layer("conv1_conv").kernel.numpy()
+    padded = np.pad(pixels[0], ((3, 3), (3, 3), (0, 0)))
+    literal = [
+        [np.tensordot(padded[2 * y : 2 * y + 7, 2 * x : 2 * x + 7], kernel, 3) for x in range(5)] for y in range(5)
+    ]
+    assert conv[0] == pytest.approx(np.array(literal), abs=1e-4)
+    before = np.asarray(keras.Model(body.input, body.get_layer("conv1_relu").output)(pixels))[0]
+    padded = np.pad(before, ((1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    literal = [[padded[2 * y : 2 * y + 3, 2 * x : 2 * x + 3].max((0, 1)) for x in range(3)] for y in range(3)]
+    assert pool[0] == pytest.approx(np.array(literal), abs=1e-5)
+
+
+def test_a_state_dict_goes_through_weights_or_through_a_preset(densenet, swin, tmp_path, caplog):
+    save(torchvision_densenet(densenet), tmp_path / "densenet.safetensors")
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "swin"}))
+    save(swin_state(swin, "hugging face"), folder / "model.safetensors")
+    common = {"architecture": "hybrid", "backbone": "densenet_mini", "swin": "swin_mini", "image_size": 64}
+    with caplog.at_level(logging.INFO, logger="kmura"):
+        model = build_model(weights=str(tmp_path / "densenet.safetensors"), swin_weights=str(folder), **common)
+    assert_same_weights(model.backbone, densenet)
+    assert_same_weights(model.swin, swin)
+    assert "arrays of backbone densenet_mini matched, 0 missing, 0 reshaped" in caplog.text
+    assert "set model.torch_padding=true" in caplog.text
+    done = port_preset(tmp_path / "densenet.safetensors", "densenet_mini", tmp_path / "preset")
+    assert done.matched == len(densenet.weights)
+    caplog.clear()
+    options = {"backbone": "densenet_mini", "image_size": 64, "torch_padding": True}
+    assert_same_weights(build_model(weights=str(tmp_path / "preset"), **options).backbone, densenet)
+    assert "torch_padding" not in caplog.text
+    with pytest.raises(InputError, match="exists; choose another"):
+        port_preset(tmp_path / "densenet.safetensors", "densenet_mini", tmp_path / "preset")
+    with pytest.raises(InputError, match="not of swin_mini"):
+        port_preset(tmp_path / "densenet.safetensors", "swin_mini", tmp_path / "other")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_files_that_are_no_state_dict(tmp_path):
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    with pytest.raises(InputError, match="no safetensors file of numpy's types, or damaged"):
+        read_state(tmp_path / "cut.safetensors")
+    (tmp_path / "a.pth").write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="needs torch, which is not installed|without running code"):
+        read_state(tmp_path / "a.pth")
+    with pytest.raises(InputError, match="is no state dict of torch"):
+        port_preset(tmp_path, "densenet_mini", tmp_path / "out")

@@ -235,3 +235,51 @@ def test_a_search_of_the_hybrid_has_a_space_and_a_folder_of_its_own(records, tmp
 def test_settings_out_of_range_are_refused(setting, message):
     with pytest.raises(InputError, match=message):
         load_config("baseline", setting)
+
+
+@pytest.mark.slow
+def test_densenet121_with_swin_tiny_trains_resumes_is_evaluated_and_explained_at_224_pixels(tmp_path):
+    import kmura
+    from kmura.config import RecordsConfig
+    from kmura.records.phantom import write_phantoms
+
+    write_phantoms(tmp_path / "images", areas=(AREA,), train_studies=16, valid_studies=6, side=224, workers=1)
+    kmura.build_records(tmp_path / "images", tmp_path / "records", options=RecordsConfig(tune_fraction=0.3), workers=1)
+    settings = {
+        "model.weights": "none",
+        "model.swin": "swin_tiny",
+        "model.swin_weights": "none",
+        "train.batch_size": 8,
+        "train.frozen_until_epoch": 1,
+        "train.slow_from_epoch": 2,
+    }
+    options = {"area": AREA, "phase": "hybrid", "runs": tmp_path / "runs"}
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    config = load_config("hybrid", settings | {"train.epochs": 2})
+    with pytest.raises(KeyboardInterrupt):
+        kmura.fit(tmp_path / "records", config=config, callbacks=[Stop()], **options)
+    run = kmura.fit(tmp_path / "records", config=config, **options)
+    assert run.history["epoch"].tolist() == [1, 2] and np.isfinite(run.history["loss"]).all()
+    scores = kmura.evaluate(run.folder).scores.splits["valid"]
+    assert scores["study"].studies == 6
+    found = kmura.explain(run.folder, cases=1, sample=2, boxes=tmp_path / "images" / "lesions.csv")
+    assert found.localization.images > 0 and found.cases
+
+
+@pytest.mark.slow
+def test_densenet121_with_swin_base_trains_a_few_steps_at_224_pixels():
+    from kmura.training.cam_erasing import CamErasingModel
+
+    model = build_model(architecture="hybrid", weights="none", swin_weights="none")
+    trainer = CamErasingModel(model, can_erase=False)
+    trainer.compile(keras.optimizers.Adam(1e-4), keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=False)
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.uniform(0, 255, (4, 224, 224, 1)).astype(np.float32), np.array([[0.0], [1.0], [0.0], [1.0]])
+    batch = {"image": pixels, "label": labels, "mixed_image": pixels, "mixed_label": labels}
+    before = model.swin.stages[3].blocks[0].attn.qkv.kernel.numpy()
+    losses = [float(trainer.train_on_batch(batch)) for _ in range(3)]
+    assert np.isfinite(losses).all() and (before != model.swin.stages[3].blocks[0].attn.qkv.kernel.numpy()).any()

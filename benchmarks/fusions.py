@@ -2,9 +2,9 @@
 
     python benchmarks/fusions.py [--area XR_WRIST] [--seeds 3] [--epochs 12]
 
-`densenet_mini` alone, and beside `swin_mini` in every fusion, at 128 pixels from random weights with the settings of the
-recipe demo; both branches learn from the first step. The best epoch is chosen on tune by study AUC. For each: AUC of the
-held-out studies, mean and standard deviation over the seeds, and parameters.
+`densenet_mini` alone, and beside `swin_mini` in every fusion, at 128 pixels from random weights with the settings of
+the recipe demo; both branches learn from the first step. The best epoch is chosen on tune by study AUC. For each: AUC
+of the held-out studies, mean and standard deviation over the seeds, and parameters.
 """
 
 import argparse

@@ -101,7 +101,7 @@ def explained_variance(name: str, what: str, principal: dict) -> Picture:
         for share in (0.9, 0.95):
             axes.axhline(share, color=GRAY, linestyle=":", linewidth=1)
         axes.set(xlabel="principal components", ylabel="share of the variance", ylim=(0, 1.02))
-        axes.set_title(f"explained variance, n = {principal['images']} images")
+        axes.set_title(f"Explained variance, n = {principal['images']} images")
 
     return drawn(name, f"Explained variance of {what}", draw)
 

@@ -8,7 +8,7 @@ import traceback
 import click
 
 import kmura
-from kmura.cli import evaluation, records, training
+from kmura.cli import evaluation, export, records, training
 from kmura.errors import InputError
 
 
@@ -23,12 +23,14 @@ def cli(debug: bool) -> None:
         _silence_native_stderr()
 
 
-for command in (*records.COMMANDS, *training.COMMANDS, *evaluation.COMMANDS):
+for command in (*records.COMMANDS, *training.COMMANDS, *evaluation.COMMANDS, *export.COMMANDS):
     cli.add_command(command)
 
 
 def main() -> None:
-    """The entry point; exit codes: 0 done, 1 a bug, 2 something the user can mend, 130 interrupted."""
+    """The entry point; exit codes: 0 done, 1 a bug (of predict: some files were skipped), 2 something the user can
+    mend, 130 interrupted.
+    """
     debug = "--debug" in sys.argv
     try:
         sys.exit(cli.main(standalone_mode=False, prog_name="kmura"))

@@ -1,0 +1,40 @@
+"""Image files to the model's pixels as records and evaluation make them, with Pillow: what the exported graph repeats."""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from kmura.data.resize import axis_weights, resized
+from kmura.export.contract import Contract
+from kmura.records.dicom import decode_dicom, is_dicom
+from kmura.records.images import decode_image, reduced
+
+
+def prepared(data: bytes, contract: Contract, *, dicom: bool = False) -> np.ndarray:
+    """The model's pixels of an image file's bytes: uint8 [S, S, C].
+
+    Args:
+        data: a PNG, JPEG, TIFF, ... (see `decode_image`), or DICOM.
+        contract: size, resizing and channels.
+        dicom: read it as DICOM even if it does not begin as one.
+
+    Raises:
+        UnreadableImage: the reason.
+    """
+    decode = decode_dicom if dicom or is_dicom(data) else decode_image
+    image = reduced(decode(data, contract.channels), contract.max_side)
+    pixels = np.asarray(image).reshape(image.height, image.width, contract.channels)
+    return _fitting(contract.image_size, contract.resize, contract.channels)(pixels).numpy()
+
+
+@functools.cache
+def _fitting(size: int, how: str, channels: int):
+    """A graph that brings an image uint8 [h, w, C] to the model's size."""
+
+    def fitted(image):
+        places, weights = axis_weights(tf.shape(image, tf.int64)[None, :2], size, how)
+        return resized(image, places[0], weights[0])
+
+    with tf.device("CPU"):
+        return tf.function(fitted, input_signature=[tf.TensorSpec([None, None, channels], tf.uint8)], autograph=False)

@@ -1,6 +1,7 @@
 """Progress and tables as a person reads them: bars on a terminal, plain lines elsewhere."""
 
 import contextlib
+import os
 import sys
 import time
 
@@ -331,9 +332,13 @@ def show_predictions(found) -> None:
     grouped = not found.studies.empty
     for name in ("image", *(("study",) if grouped else ()), "logit", "probability", "decision"):
         table.add_column(name, justify="right" if name in ("logit", "probability") else "left", overflow="fold")
+    above = os.path.commonpath([os.path.dirname(name) for name in found.images["image"]] or [""])
+    if above not in ("", os.sep):
+        table.caption, table.caption_justify = f"images in {_one_line(above)}", "left"
     for row in found.images.itertuples():
+        name = os.path.relpath(row.image, above) if above else row.image
         numbers = (f"{row.logit:+.3f}", f"{row.probability:.3f}", row.decision)
-        table.add_row(_one_line(row.image), *((_one_line(row.study),) if grouped else ()), *numbers)
+        table.add_row(_one_line(name), *((_one_line(row.study),) if grouped else ()), *numbers)
     out.print(table)
     if grouped:
         k = f" of the {contract.top_k} largest" if contract.pooling == "top-k" else ""

@@ -10,9 +10,7 @@ import click
 @click.option("--out", required=True, type=click.Path(), help="Folder of the versions: OUT/1, OUT/2, ...")
 @click.option("--records", type=click.Path(), help="Folder of the records, if they have moved since the run.")
 @click.option("--threshold", metavar="RULE", help="One of those the run was evaluated at; default: 0.5, or the first.")
-@click.option(
-    "--format", type=click.Choice(["savedmodel", "onnx", "litert"]), default="savedmodel", show_default=True
-)
+@click.option("--format", type=click.Choice(["savedmodel", "onnx", "litert"]), default="savedmodel", show_default=True)
 @click.option(
     "--warmup/--no-warmup", default=True, show_default=True, help="Write warm-up requests for TensorFlow Serving."
 )

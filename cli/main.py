@@ -19,6 +19,7 @@ def cli(debug: bool) -> None:
     """Train, evaluate, explain and serve classifiers of radiographs."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("kmura").setLevel(logging.INFO)
+    logging.getLogger("pydicom").setLevel(logging.ERROR)  # it warns of every oddity of a file that it can read
     if not debug:
         _silence_native_stderr()
 

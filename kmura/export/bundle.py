@@ -84,7 +84,9 @@ def export(
     model = load_model(folder.best)
     with _aside(out) as aside:
         signature = _signature(description, evaluation, contract, format)
-        made = f"Exported on {signature['exported']} with kmura {kmura.__version__}, trained with {_versions(description)}"
+        made = (
+            f"Exported on {signature['exported']} with kmura {kmura.__version__}, trained with {_versions(description)}"
+        )
         card = model_card(
             description, evaluation, contract, made=made, records=os.fspath(records or description.records)
         )
@@ -127,7 +129,10 @@ def _signature(description: RunDescription, evaluation, contract: Contract, form
     }
     if format == "savedmodel":
         size = (contract.image_size, contract.image_size, contract.channels)
-        inputs = {"image_bytes": "string [B], PNG or JPEG files", "image": f"float32 [B, {size[0]}, {size[1]}, {size[2]}]"}
+        inputs = {
+            "image_bytes": "string [B], PNG or JPEG files",
+            "image": f"float32 [B, {size[0]}, {size[1]}, {size[2]}]",
+        }
         found["signatures"] = {
             name: {"input": {given: inputs[given]}, "gives": gives} for name, (given, gives) in SIGNATURES.items()
         }
@@ -179,5 +184,3 @@ def _published(aside: Path, out: Path) -> int:
     version = max(versions(out), default=0) + 1
     aside.rename(out / str(version))
     return version
-
-

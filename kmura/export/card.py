@@ -7,7 +7,7 @@ from kmura.export.contract import Contract
 from kmura.records.manifest import read_manifest
 from kmura.training.run import RunDescription
 
-_SHOWN = ("auc", "average_precision", "accuracy", "recall", "specificity", "f1", "kappa", "brier", "log_loss")
+_SHOWN = ("auc", "ap", "accuracy", "recall", "specificity", "f1", "kappa", "brier", "log_loss")
 
 
 def model_card(
@@ -89,8 +89,8 @@ def _calibration(scores: dict[str, Any], contract: Contract) -> str:
     k = f" (k = {contract.top_k})" if contract.pooling == "top-k" else ""
     return (
         f"{text} A study's probability is the {contract.pooling}{k} of its images'. The probability of a single image "
-        f"is that of a study of this one view.\n\nThreshold: {contract.threshold:.6g} (rule `{contract.rule}`, at study "
-        f"level); {_text(contract.classes[1])} is a probability of at least that."
+        f"is that of a study of this one view.\n\nThreshold: {contract.threshold:.6g} (rule `{contract.rule}`, at "
+        f"study level); {_text(contract.classes[1])} is a probability of at least that."
     )
 
 

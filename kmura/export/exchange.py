@@ -69,8 +69,9 @@ def _litert_logits(path: Path, image: np.ndarray) -> np.ndarray:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
-        from tensorflow.lite import Interpreter
+        import tensorflow as tf
 
+        Interpreter = tf.lite.Interpreter
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TensorFlow's own copy announces that it will go
         network = Interpreter(str(path))

@@ -70,9 +70,7 @@ def golden_requests(contract: Contract, area: str) -> dict[str, np.ndarray]:
     return found
 
 
-def write_golden(
-    folder: Path, requests: Mapping[str, np.ndarray], signatures: Mapping[str, Callable]
-) -> None:
+def write_golden(folder: Path, requests: Mapping[str, np.ndarray], signatures: Mapping[str, Callable]) -> None:
     """Writes requests and the answers of these signatures to them into `folder`."""
     arrays = {}
     for name, value in requests.items():
@@ -204,7 +202,9 @@ def version_folder(folder: str | os.PathLike) -> Path:
         return folder
     found = versions(folder)
     if not found:
-        raise InputError(f"{folder} is no export of kmura; give a folder that kmura export made, or one of its versions")
+        raise InputError(
+            f"{folder} is no export of kmura; give a folder that kmura export made, or one of its versions"
+        )
     return folder / str(found[-1])
 
 
@@ -213,7 +213,9 @@ def _asked(signatures, name, value):
         return signatures[name](**{SIGNATURES[name][0]: value})
     except (tf.errors.OpError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
-        raise InputError(f"signature {name} refuses its golden request ({text}); copy or make the export again") from error
+        raise InputError(
+            f"signature {name} refuses its golden request ({text}); copy or make the export again"
+        ) from error
 
 
 def _limit(output: str) -> float:

@@ -54,7 +54,15 @@ def parity_in_fresh_process(folder: Path, model: Path) -> Parity:
         raise InputError(f"the export cannot be read back ({last[:300]}); nothing was exported") from error
     if "error" in found:
         raise InputError(f"the export cannot be read back ({found['error']}); nothing was exported")
-    found = Parity(**found)
+    return refused_unless_equal(Parity(**found), model)
+
+
+def refused_unless_equal(found: Parity, model: Path) -> Parity:
+    """The parity itself, if it is within the limits.
+
+    Raises:
+        InputError: it is not.
+    """
     limits = {"logit": LIMIT, "probability": LIMIT, "image_bytes": BYTES_LIMIT, "study": BYTES_LIMIT}
     for name, limit in limits.items():
         if not getattr(found, name) <= limit:

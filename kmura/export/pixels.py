@@ -1,8 +1,7 @@
 """Encoded images to the model's pixels by TensorFlow's operations alone: the same as records and evaluation make.
 
 Decoding, Exif orientation, transparency on black, the scaling of 16 bits, the reduction to the records' longest side
-and the model's size: each follows what `kmura.records.images` does with Pillow, to the bit but for the reduction, whose
-sums are rounded in float32 here and in whole numbers there.
+and the model's size: each follows what `kmura.records.images` does with Pillow, to the bit.
 """
 
 import numpy as np
@@ -13,13 +12,12 @@ from kmura.export import headers
 from kmura.records.images import MAX_PIXELS, MIN_SIDE, REDUCING_GAP
 
 _LANCZOS = 3.0  # half width of the filter, pixels
+_BITS = 22  # behind the point of its weights, as Pillow computes with pictures of 8 bits
 _AT_A_TIME = 4  # images of a request, which bounds the memory that large ones take
 _GRAY = (19595, 38470, 7471)  # of 65536: Pillow's luma of red, green, blue (ITU-R 601-2)
 
 
-def model_pixels(
-    encoded: tf.Tensor, *, size: int, how: str, max_side: int | None, channels: int
-) -> tf.Tensor:
+def model_pixels(encoded: tf.Tensor, *, size: int, how: str, max_side: int | None, channels: int) -> tf.Tensor:
     """Images as the model takes them, float32 [B, S, S, C] in 0..255.
 
     Reads PNG (1 to 16 bits; gray, RGB, palette, alpha) and JPEG (gray, RGB, CMYK) of any size from MIN_SIDE a side to
@@ -44,9 +42,7 @@ def model_pixels(
     spec = tf.TensorSpec([size, size, channels], tf.uint8)
     inputs = (encoded, tf.range(tf.size(encoded)))
     with tf.device("CPU"):
-        return tf.cast(
-            tf.map_fn(one, inputs, fn_output_signature=spec, parallel_iterations=_AT_A_TIME), tf.float32
-        )
+        return tf.cast(tf.map_fn(one, inputs, fn_output_signature=spec, parallel_iterations=_AT_A_TIME), tf.float32)
 
 
 def decoded(data: tf.Tensor, number: tf.Tensor, channels: int) -> tf.Tensor:
@@ -149,7 +145,7 @@ def reduced(image: tf.Tensor, max_side: int) -> tf.Tensor:
         length = tf.cast(sides, tf.float64) / tf.cast(factor, tf.float64)  # of the picture, in blocks
         there = tf.shape(blocks, tf.int64)
         rows, columns = (_lanczos(length[axis], there[axis], target[axis]) for axis in (0, 1))
-        pixels = tf.cast(blocks, tf.float32)
+        pixels = tf.cast(blocks, tf.float64)
         low = tf.cond(  # Pillow begins with the columns but for tall pictures, and rounds in between
             there[0] > 2 * there[1],
             lambda: _along(1, columns, _along(0, rows, pixels)),
@@ -161,30 +157,34 @@ def reduced(image: tf.Tensor, max_side: int) -> tf.Tensor:
 
 
 def _along(axis: int, weights: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
-    """Pixels [h, w, C] with the rows (axis 0) or columns (1) weighed: `weights` [new, old] -> rounded float32."""
+    """Pixels [h, w, C] with the rows (axis 0) or columns (1) weighed by `weights` [new, old], rounded to 0..255.
+
+    Weights and pixels are whole numbers, so the sums are exact in float64.
+    """
     turned = tf.transpose(pixels, [1, 0, 2]) if axis else pixels
     shape = tf.shape(turned)
     sums = tf.matmul(weights, tf.reshape(turned, [shape[0], shape[1] * shape[2]]))
-    result = tf.reshape(_rounded(sums), [tf.shape(weights)[0], shape[1], shape[2]])
+    sums = tf.clip_by_value(tf.floor(sums / 2**_BITS + 0.5), 0, 255)
+    result = tf.reshape(sums, [tf.shape(weights)[0], shape[1], shape[2]])
     return tf.transpose(result, [1, 0, 2]) if axis else result
 
 
 def _lanczos(length: tf.Tensor, pixels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Weights [size, pixels], float32, of the old pixels in each new one; the picture covers `length` old pixels."""
+    """Weights [size, pixels] of the old pixels in each new one, whole numbers that sum up to about 2^_BITS, float64.
+
+    The picture covers `length` old pixels.
+    """
     scale = length / tf.cast(size, tf.float64)
     centre = (tf.range(tf.cast(size, tf.float64), dtype=tf.float64) + 0.5) * scale
     away = (tf.range(tf.cast(pixels, tf.float64), dtype=tf.float64) + 0.5 - centre[:, None]) / tf.maximum(scale, 1.0)
     weights = tf.where(tf.abs(away) < _LANCZOS, _sinc(away) * _sinc(away / _LANCZOS), 0.0)
-    return tf.cast(weights / tf.reduce_sum(weights, axis=1, keepdims=True), tf.float32)
+    weights *= 2**_BITS / tf.reduce_sum(weights, axis=1, keepdims=True)
+    return tf.sign(weights) * tf.floor(tf.abs(weights) + 0.5)
 
 
 def _sinc(x: tf.Tensor) -> tf.Tensor:
     turn = np.pi * x
     return tf.where(x == 0, tf.ones_like(x), tf.sin(turn) / tf.where(x == 0, tf.ones_like(x), turn))
-
-
-def _rounded(values: tf.Tensor) -> tf.Tensor:
-    return tf.clip_by_value(tf.floor(values + 0.5), 0.0, 255.0)
 
 
 def _block_means(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
@@ -193,10 +193,11 @@ def _block_means(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     blocks = -(-sides // factor)
     missing = blocks * factor - sides
     padded = tf.pad(image, [[0, missing[0]], [0, missing[1]], [0, 0]])
-    parts = tf.reshape(tf.cast(padded, tf.float32), [blocks[0], factor[0], blocks[1], factor[1], channels])
+    parts = tf.reshape(tf.cast(padded, tf.int32), [blocks[0], factor[0], blocks[1], factor[1], channels])
     whole = [tf.fill([blocks[axis] - 1], factor[axis]) for axis in (0, 1)]
-    rows, columns = (
-        tf.cast(tf.concat([whole[axis], [factor[axis] - missing[axis]]], 0), tf.float32) for axis in (0, 1)
-    )
-    means = tf.reduce_sum(parts, axis=(1, 3)) / (rows[:, None, None] * columns[None, :, None])
-    return tf.cast(_rounded(means), tf.uint8)
+    rows, columns = (tf.concat([whole[axis], [factor[axis] - missing[axis]]], 0) for axis in (0, 1))
+    count = rows[:, None, None] * columns[None, :, None]
+    # Pillow divides by multiplying with 2^24 / count, cut to a whole number
+    share = tf.cast(2.0**32 / tf.cast(256 * count, tf.float32), tf.int64)
+    sums = tf.cast(tf.reduce_sum(parts, axis=(1, 3)), tf.int64) + count // 2
+    return tf.cast(tf.bitwise.right_shift(sums * share, tf.constant(24, tf.int64)), tf.uint8)

@@ -87,7 +87,7 @@ def _of_export(folder: Path, threshold: str | None) -> Predictor:
         raise InputError(f"{folder} is of the format {found['format']}; predict takes savedmodel exports, runs, .keras")
     if threshold not in (None, contract.rule):
         raise InputError(
-            f"{folder} decides at the threshold {contract.rule!r}, which is inside of it; export again with --threshold "
-            f"'{threshold}', or predict with the run"
+            f"{folder} decides at the threshold {contract.rule!r}, which is inside of it; export again with "
+            f"--threshold '{threshold}', or predict with the run"
         )
     return Predictor(contract, load_signatures(folder))

@@ -1,4 +1,4 @@
-"""Image files to the model's pixels as records and evaluation make them, with Pillow: what the exported graph repeats."""
+"""Image files to the model's pixels with Pillow, as records make them: what the exported graph must repeat."""
 
 import functools
 

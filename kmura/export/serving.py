@@ -52,12 +52,11 @@ class ServedModel:
         self._engine = cam.CamEngine(model, tap=contract.tap, fallback=cam.FALLBACKS[contract.tap])
         pixels = tf.TensorSpec([None, size, size, contract.channels], tf.float32, name="image")
         encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
-        # one graph of the network for all that need only its logits
-        self._logit = tf.function(
-            lambda image: tf.cast(model(image, training=False), tf.float32)[:, 0],
-            input_signature=[pixels],
-            autograph=False,
-        )
+        # graphs that the signatures share
+        self._logit = _graph(lambda image: tf.cast(model(image, training=False), tf.float32)[:, 0], pixels)
+        self._maps = _graph(lambda image: self._engine(image, self._towards_decision), pixels)
+        how = {"how": contract.resize, "max_side": contract.max_side, "channels": contract.channels}
+        self._pixels = _graph(lambda image_bytes: model_pixels(image_bytes, size=size, **how), encoded)
         functions = {
             "serving_default": lambda image_bytes: self._answered(self._pixels(image_bytes)),
             "tensor": lambda image: self._answered(image),
@@ -66,33 +65,25 @@ class ServedModel:
             "study": lambda image_bytes: self._pooled(self._pixels(image_bytes)),
         }
         specs = {"image_bytes": encoded, "image": pixels}
-        self.signatures = {
-            name: tf.function(function, input_signature=[specs[SIGNATURES[name][0]]], autograph=False)
-            for name, function in functions.items()
-        }
+        self.signatures = {name: _graph(function, specs[SIGNATURES[name][0]]) for name, function in functions.items()}
 
     def save(self, folder: str | Path) -> None:
         """Writes a SavedModel with all signatures."""
         module = tf.Module()
         module.weights = [variable.value for variable in self.model.variables]
-        module.functions = [self._logit, *self.signatures.values()]
+        module.functions = list(self.signatures.values())
         signatures = {name: function.get_concrete_function() for name, function in self.signatures.items()}
         tf.saved_model.save(module, str(folder), signatures=signatures)
-
-    def _pixels(self, encoded):
-        contract = self.contract
-        how = {"how": contract.resize, "max_side": contract.max_side, "channels": contract.channels}
-        return model_pixels(encoded, size=contract.image_size, **how)
 
     def _answered(self, image):
         return self._answers(self._logit(_checked(image)))
 
     def _explained(self, image):
-        def towards_decision(logits):
-            return tf.where(self._positive(self._probability(logits[:, 0]))[:, None], 1.0, -1.0)
-
-        maps, logits = self._engine(_checked(image), towards_decision)
+        maps, logits = self._maps(_checked(image))
         return self._answers(logits[:, 0]) | {"cam": maps}
+
+    def _towards_decision(self, logits):
+        return tf.where(self._positive(self._probability(logits[:, 0]))[:, None], 1.0, -1.0)
 
     def _pooled(self, image):
         some = tf.debugging.Assert(tf.shape(image)[0] > 0, ["a study has one image or more; the request has none"])
@@ -134,6 +125,10 @@ class ServedModel:
             "decision": decision,
             "calibration": repeated(tf.constant(contract.calibration)),
         }
+
+
+def _graph(function, spec: tf.TensorSpec) -> tf.types.experimental.PolymorphicFunction:
+    return tf.function(function, input_signature=[spec], autograph=False)
 
 
 def pooled(probability: tf.Tensor, how: str, k: int) -> tf.Tensor:

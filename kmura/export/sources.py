@@ -147,7 +147,9 @@ def map_files(images: Sequence[Image], folder: Path) -> list[Path]:
     sources = {image.path.resolve() for image in images}
     files = []
     for image in images:
-        place = image.place if image.place.suffix.lower() == ".png" else image.place.with_name(f"{image.place.name}.png")
+        place = (
+            image.place if image.place.suffix.lower() == ".png" else image.place.with_name(f"{image.place.name}.png")
+        )
         number, file = 1, folder / place
         while file in taken:
             number += 1

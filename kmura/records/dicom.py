@@ -1,6 +1,7 @@
 """One DICOM file: its picture as a radiologist sees it. Needs pydicom (`pip install 'kmura[dicom]'`)."""
 
 import io
+import warnings
 
 import numpy as np
 from PIL import Image
@@ -33,7 +34,9 @@ def decode_dicom(data: bytes, channels: int = 1) -> Image.Image:
     except ImportError as error:
         raise UnreadableImage("DICOM, which needs pydicom: pip install 'kmura[dicom]'") from error
     try:
-        dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = pydicom.dcmread(io.BytesIO(data), force=True)
         if "PixelData" not in dataset:
             raise UnreadableImage("DICOM without pixels")
         frames = int(dataset.get("NumberOfFrames") or 1)

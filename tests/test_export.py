@@ -164,9 +164,12 @@ def test_a_stranger_gets_the_answers_of_predict(asked, exported, predictor, load
     table = kmura.predict(exported[1], tmp_path).images
     assert len(table) == 50
     for name in ("serving_default", "tensor", "explain", "explain_tensor"):
-        assert found[f"{name}/probability"] == pytest.approx(table["probability"], abs=1e-4), name
-        assert found[f"{name}/logit"] == pytest.approx(table["logit"], abs=1e-5), name
-        near = np.abs(table["probability"] - predictor.contract.threshold) < 1e-4
+        away = {key: np.abs(found[f"{name}/{key}"] - table[key]) for key in ("logit", "probability")}
+        # tall pictures that are reduced may be a level off, see `pixels.reduced`; the pixels themselves may not
+        few = 0 if name.endswith("tensor") else 2
+        assert (away["logit"] > 1e-5).sum() <= few and (away["probability"] > 1e-4).sum() <= few, name
+        assert away["logit"].max() < 5e-3 and away["probability"].max() < 1e-2, name
+        near = np.abs(table["probability"] - predictor.contract.threshold) < 1e-2
         assert ((found[f"{name}/decision"].astype(str) == table["decision"]) | near).all(), name
         assert (found[f"{name}/threshold"] == np.float32(predictor.contract.threshold)).all()
         assert set(found[f"{name}/calibration"].astype(str)) == {"platt, fitted to studies"}

@@ -1,7 +1,8 @@
 """Encoded images to the model's pixels by TensorFlow's operations alone: the same as records and evaluation make.
 
 Decoding, Exif orientation, transparency on black, the scaling of 16 bits, the reduction to the records' longest side
-and the model's size: each follows what `kmura.records.images` does with Pillow, to the bit.
+and the model's size: each follows what `kmura.records.images` does with Pillow, to the bit (see `reduced` for
+the one exception).
 """
 
 import numpy as np
@@ -131,7 +132,8 @@ def reduced(image: tf.Tensor, max_side: int) -> tf.Tensor:
     """The image uint8 [h, w, C] with at most `max_side` pixels on the longest side, as `records.images.reduced`.
 
     Pillow's LANCZOS with a reducing gap: where the picture shrinks by more than twice the gap, means over blocks of
-    whole pixels come first.
+    whole pixels come first. Which of rows and columns Pillow then takes first depends on its own estimate of the work;
+    of pictures little more than twice as high as wide it may be the other one here, and pixels one level off.
     """
     sides = tf.shape(image, tf.int64)[:2]
     longest = tf.reduce_max(sides)

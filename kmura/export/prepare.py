@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from kmura.data.resize import axis_weights, resized
+from kmura.data.resize import axis_weights, resized, taps_needed
 from kmura.export.contract import Contract
 from kmura.records.dicom import decode_dicom, is_dicom
 from kmura.records.images import decode_image, reduced
@@ -25,15 +25,20 @@ def prepared(data: bytes, contract: Contract, *, dicom: bool = False) -> np.ndar
     decode = decode_dicom if dicom or is_dicom(data) else decode_image
     image = reduced(decode(data, contract.channels), contract.max_side)
     pixels = np.asarray(image).reshape(image.height, image.width, contract.channels)
-    return _fitting(contract.image_size, contract.resize, contract.channels)(pixels).numpy()
+    size, how = contract.image_size, contract.resize
+    taps = taps_needed(np.array([pixels.shape[:2]]), size, how)
+    return _fitting(size, how, contract.channels, taps)(pixels).numpy()
 
 
-@functools.cache
-def _fitting(size: int, how: str, channels: int):
-    """A graph that brings an image uint8 [h, w, C] to the model's size."""
+@functools.lru_cache(maxsize=64)
+def _fitting(size: int, how: str, channels: int, taps: int):
+    """A graph that brings an image uint8 [h, w, C] to the model's size.
+
+    One for each number of taps: a graph that finds it out itself takes six times as long.
+    """
 
     def fitted(image):
-        places, weights = axis_weights(tf.shape(image, tf.int64)[None, :2], size, how)
+        places, weights = axis_weights(tf.shape(image, tf.int64)[None, :2], size, how, taps)
         return resized(image, places[0], weights[0])
 
     with tf.device("CPU"):

@@ -36,6 +36,8 @@ def write(folder: Path, model: keras.Model, format: str) -> tuple[str, ...]:
         InputError: the exporter fails on this model, or what it made answers otherwise.
     """
     path = folder / _KINDS[format][0]
+    image = np.random.default_rng(0).uniform(0, 255, (1, *model.input_shape[1:])).astype(np.float32)
+    right = np.asarray(model(image, training=False))  # Keras exports only a model that was called
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -45,8 +47,6 @@ def write(folder: Path, model: keras.Model, format: str) -> tuple[str, ...]:
         raise InputError(
             f"format {format} does not work for this model here ({type(error).__name__}: {text}); take savedmodel"
         ) from error
-    image = np.random.default_rng(0).uniform(0, 255, (1, *model.input_shape[1:])).astype(np.float32)
-    right = np.asarray(model(image, training=False))
     found = _CHECKS[format](path, image)
     worst = float(np.max(np.abs(found - right) / np.maximum(1, np.abs(right))))
     if not worst <= _LIMIT:

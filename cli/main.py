@@ -8,7 +8,7 @@ import traceback
 import click
 
 import kmura
-from kmura.cli import evaluation, records, training, weights
+from kmura.cli import evaluation, export, records, training, weights
 from kmura.errors import InputError
 
 
@@ -19,16 +19,21 @@ def cli(debug: bool) -> None:
     """Train, evaluate, explain and serve classifiers of radiographs."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("kmura").setLevel(logging.INFO)
+    logging.getLogger("pydicom").setLevel(logging.ERROR)  # it warns of every oddity of a file that it can read
     if not debug:
         _silence_native_stderr()
 
 
-for command in (*records.COMMANDS, *training.COMMANDS, *evaluation.COMMANDS, *weights.COMMANDS):
+ROOMS = (records, training, evaluation, export, weights)
+
+for command in (command for room in ROOMS for command in room.COMMANDS):
     cli.add_command(command)
 
 
 def main() -> None:
-    """The entry point; exit codes: 0 done, 1 a bug, 2 something the user can mend, 130 interrupted."""
+    """The entry point; exit codes: 0 done, 1 a bug (of predict: some files were skipped), 2 something the user can
+    mend, 130 interrupted.
+    """
     debug = "--debug" in sys.argv
     try:
         sys.exit(cli.main(standalone_mode=False, prog_name="kmura"))

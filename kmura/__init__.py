@@ -20,6 +20,8 @@ _HOMES = {
     "evaluate": "kmura.evaluation.classification",
     "compare": "kmura.evaluation.compare",
     "explain": "kmura.explain.gallery",
+    "export": "kmura.export.bundle",
+    "predict": "kmura.export.predict",
 }
 
 __all__ = [
@@ -29,7 +31,9 @@ __all__ = [
     "eval_dataset",
     "evaluate",
     "explain",
+    "export",
     "fit",
+    "predict",
     "train_dataset",
     "tune",
 ]

@@ -39,7 +39,9 @@ def test_help_and_version_import_no_tensorflow():
 
 
 @pytest.mark.parametrize(
-    "command", ["demo-data", "build-tfrecords", "inspect", "fit", "evaluate", "compare", "explain", "report", "eda"]
+    "command",
+    ["demo-data", "build-tfrecords", "inspect", "fit", "evaluate", "compare", "explain", "report", "eda"]
+    + ["export", "predict"],
 )
 def test_every_command_has_help(command):
     assert run(command, "--help").stdout.startswith(f"Usage: kmura {command}")

@@ -27,7 +27,7 @@ def resized(image: tf.Tensor, places: tf.Tensor, weights: tf.Tensor) -> tf.Tenso
     return tf.cast(result + 0.5, tf.uint8)
 
 
-def axis_weights(sides: tf.Tensor, size: int, how: str, taps: int) -> tuple[tf.Tensor, tf.Tensor]:
+def axis_weights(sides: tf.Tensor, size: int, how: str, taps: int | None = None) -> tuple[tf.Tensor, tf.Tensor]:
     """Which rows and columns of its original each pixel of a resized image draws from, and how much of each.
 
     A triangle lies around the place of the new pixel, as wide as the scale where the image shrinks, else reaching from
@@ -37,7 +37,7 @@ def axis_weights(sides: tf.Tensor, size: int, how: str, taps: int) -> tuple[tf.T
         sides: int64 [B, 2], height and width of each image, pixels.
         size: rows and columns of the result, S.
         how: `squash` (both sides to `size`) or `pad` (keep the aspect, centre on black).
-        taps: T, at least `taps_needed`.
+        taps: T, at least `taps_needed`; None finds it from `sides` in the graph.
 
     Returns:
         places int32 and weights float32, each [B, 2 (rows, columns), T, S]; with `pad` the borders weigh 0.
@@ -53,6 +53,8 @@ def axis_weights(sides: tf.Tensor, size: int, how: str, taps: int) -> tuple[tf.T
     reach = tf.maximum(scale, 1.0)
     new = tf.range(size, dtype=tf.int64) - (size - targets) // 2  # [B, 2, 1, S], counted from the picture's edge
     centre = (tf.cast(new, tf.float64) + 0.5) * scale - 0.5
+    if taps is None:
+        taps = tf.cast(tf.math.ceil(2 * tf.reduce_max(reach)), tf.int64)
     places = tf.floor(centre - reach) + tf.range(1, taps + 1, dtype=tf.float64)[:, None]  # [B, 2, T, S]
     weights = tf.nn.relu(1 - tf.abs(places - centre) / reach)
     weights = tf.where((places >= 0) & (places < length), weights, 0.0)
@@ -74,9 +76,26 @@ def _fitted(sides, size: int, longest):
 
 def _weighed(rows: tf.Tensor, places: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """Sums of rows: `rows` [n, m] of any numeric type, `places` and `weights` [T, S] -> float32 [S, m]."""
+    if places.shape[0] is None:
+        return _weighed_in_loop(rows, places, weights)
     places, weights = tf.unstack(places), tf.unstack(weights[:, :, None])
     result = tf.cast(tf.gather(rows, places[0]), tf.float32) * weights[0]
     for place, weight in zip(places[1:], weights[1:], strict=True):
         with tf.control_dependencies([result]):  # one after another: handing parts to other threads costs more
             result += tf.cast(tf.gather(rows, place), tf.float32) * weight
+    return result
+
+
+def _weighed_in_loop(rows: tf.Tensor, places: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """As `_weighed`, the same sums in the same order, for a T that is known only when the graph runs."""
+
+    def term(number):
+        return tf.cast(tf.gather(rows, places[number]), tf.float32) * weights[number][:, None]
+
+    _, result = tf.while_loop(
+        lambda number, _: number < tf.shape(places)[0],
+        lambda number, result: (number + 1, result + term(number)),
+        (tf.constant(1), term(0)),
+        shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, None])),
+    )
     return result

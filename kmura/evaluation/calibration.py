@@ -13,7 +13,7 @@ from kmura.errors import InputError
 
 METHODS = ("temperature", "platt", "isotonic")
 _STEEPEST = 100.0  # bounds of the slope: separable data would drive it to infinity
-_TINY = 1e-12  # probabilities are kept this far from 0 and 1 before their logit is taken
+TINY = 1e-12  # probabilities are kept this far from 0 and 1 before their logit is taken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Calibrator:
 
 def logits_of(probability) -> np.ndarray:
     """The logits [N] of probabilities [N], finite: probabilities are kept 1e-12 away from 0 and 1."""
-    return special.logit(np.clip(np.asarray(probability, float), _TINY, 1 - _TINY))
+    return special.logit(np.clip(np.asarray(probability, float), TINY, 1 - TINY))
 
 
 def fit_calibrator(method: Literal["temperature", "platt", "isotonic"], label, logit) -> Calibrator:

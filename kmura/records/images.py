@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 MAX_PIXELS = 100_000_000  # a film digitised at 50 micrometres has 60 million
 MIN_SIDE = 8
+REDUCING_GAP = 3.0  # a reduction by more than twice this is first a mean over whole pixels, then Lanczos
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm"})
 
@@ -35,7 +36,7 @@ def decode_image(data: bytes, channels: int = 1) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_size(image.size)
+                check_size(image.size)
                 image.verify()
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 image.load()
@@ -59,20 +60,26 @@ def image_from_array(pixels: np.ndarray, channels: int = 1) -> Image.Image:
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3)):
         raise UnreadableImage(f"array of shape {pixels.shape} and type {pixels.dtype}, not 8-bit gray or RGB")
     image = Image.fromarray(pixels.squeeze(2) if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
-    _check_size(image.size)
+    check_size(image.size)
     return image.convert("L" if channels == 1 else "RGB")
 
 
+def reduced(image: Image.Image, max_side: int | None) -> Image.Image:
+    """The picture, antialiased to `max_side` pixels on the longest side where that is longer; None leaves it."""
+    if not max_side or max(image.size) <= max_side:
+        return image
+    scale = max_side / max(image.size)
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
+
+
 def encode_image(image: Image.Image, encoding: str = "png", quality: int = 95, max_side: int | None = None):
-    """The picture's bytes with its height and width, reduced (antialiased) to `max_side` pixels on the longest side.
+    """The picture's bytes with its height and width, `reduced` to `max_side` first.
 
     Returns:
         (bytes, height, width)
     """
-    if max_side and max(image.size) > max_side:
-        scale = max_side / max(image.size)
-        size = tuple(max(1, round(side * scale)) for side in image.size)
-        image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    image = reduced(image, max_side)
     if encoding == "png":
         return encode_png(np.asarray(image)), image.height, image.width
     buffer = io.BytesIO()
@@ -102,7 +109,12 @@ def encode_png(pixels: np.ndarray, level: int = 6) -> bytes:
     )
 
 
-def _check_size(size: tuple[int, int]) -> None:
+def check_size(size: tuple[int, int]) -> None:
+    """Refuses a picture of this width and height that is too large or too small.
+
+    Raises:
+        UnreadableImage: more than MAX_PIXELS, or less than MIN_SIDE on a side.
+    """
     width, height = size
     if width * height > MAX_PIXELS:
         raise UnreadableImage(f"declares {width} x {height} pixels, more than {MAX_PIXELS:,}")

@@ -1,0 +1,186 @@
+"""The folder of an exported version: a SavedModel and everything needed to use, check and judge it."""
+
+import contextlib
+import dataclasses
+import datetime
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kmura
+from kmura.errors import InputError, reason
+from kmura.evaluation.predictions import load_model
+from kmura.evaluation.table import read_evaluation
+from kmura.export import exchange
+from kmura.export.card import model_card
+from kmura.export.contract import EXPORT_VERSION, SIGNATURE, Contract, contract_of_run
+from kmura.export.golden import golden_requests, versions, write_golden
+from kmura.export.parity import Parity, parity_in_fresh_process
+from kmura.export.serving import ANSWERS, SIGNATURES, ServedModel, check_warmup_possible, write_warmup
+from kmura.files import locked, sha256_of, write_json
+from kmura.training.run import RunDescription, RunFolder, read_run
+
+CARD = "model_card.md"
+FORMATS = ("savedmodel", *exchange.FORMATS)
+_ASIDE = ".exporting-"  # no number, so no server takes it for a version
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """What was exported.
+
+    Attributes:
+        folder: of the version.
+        version: its number.
+        contract: what its answers mean.
+        parity: how far it is from the model; None for the other formats than savedmodel.
+        notes: what else must be known of it.
+    """
+
+    folder: Path
+    version: int
+    contract: Contract
+    parity: Parity | None
+    notes: tuple[str, ...] = ()
+
+
+def export(
+    run: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    records: str | os.PathLike | None = None,
+    threshold: str | None = None,
+    format: str = "savedmodel",
+    warmup: bool = True,
+) -> Export:
+    """The next version, `OUT/1`, `OUT/2`, ..., with the best model of an evaluated run, checked in a fresh process.
+
+    It is written to a hidden folder of `out` and renamed when all is there and right: whoever watches `out` never sees
+    a part of it, and a kill or an error leaves no version.
+
+    Args:
+        run: folder of an evaluated run.
+        out: folder of the versions.
+        records: where the run's records are now, see `contract_of_run`.
+        threshold: a rule that the run was evaluated at; None takes 0.5, or the first where that is not among them.
+        format: `savedmodel`; `onnx` and `litert` hold the bare network, from pixels to logit.
+        warmup: write warm-up requests for TensorFlow Serving (needs tensorflow-serving-api).
+
+    Raises:
+        InputError: not evaluated or changed since, an unknown threshold or format, a package is missing, `out` cannot
+            be written, or the export does not answer as the model.
+    """
+    if format not in FORMATS:
+        raise InputError(f"format {format!r} is unknown; choose one of {', '.join(FORMATS)}")
+    folder, out, description = RunFolder(Path(run)), Path(out), read_run(run)
+    evaluation, _ = read_evaluation(run)
+    contract = contract_of_run(run, records=records, threshold=threshold)
+    if format != "savedmodel":
+        exchange.check_possible(format)
+    elif warmup:
+        check_warmup_possible()
+    model = load_model(folder.best)
+    with _aside(out) as aside:
+        signature = _signature(description, evaluation, contract, format)
+        made = (
+            f"Exported on {signature['exported']} with kmura {kmura.__version__}, trained with {_versions(description)}"
+        )
+        card = model_card(
+            description, evaluation, contract, made=made, records=os.fspath(records or description.records)
+        )
+        (aside / CARD).write_text(card, encoding="utf-8")
+        if format == "savedmodel":
+            _write_served(aside, ServedModel(model, contract), description.area, warmup)
+            write_json(aside / SIGNATURE, signature)  # the check reads the contract from it
+            parity, notes = parity_in_fresh_process(aside, folder.best), ()
+            signature |= {"parity": dataclasses.asdict(parity)}
+        else:
+            parity, notes = None, exchange.write(aside, model, format)
+            signature |= {"notes": notes}
+        files = {path.relative_to(aside).as_posix(): path for path in sorted(aside.rglob("*")) if path.is_file()}
+        signature["files"] = {name: sha256_of(path) for name, path in files.items() if name != SIGNATURE}
+        write_json(aside / SIGNATURE, signature)
+        version = _published(aside, out)
+    return Export(out / str(version), version, contract, parity, notes)
+
+
+def _write_served(folder: Path, served: ServedModel, area: str, warmup: bool) -> None:
+    served.save(folder)
+    requests = golden_requests(served.contract, area)
+    write_golden(folder, requests, served.signatures)
+    if warmup:
+        write_warmup(folder, requests)
+
+
+def _signature(description: RunDescription, evaluation, contract: Contract, format: str) -> dict[str, Any]:
+    """What `signature.json` says, but for the checks and the checksums of the files."""
+    found = {
+        "export_version": EXPORT_VERSION,
+        "format": format,
+        "exported": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "area": description.area,
+        "phase": description.phase,
+        "model_sha256": evaluation["model_sha256"],
+        "versions": description.versions | {"kmura": kmura.__version__},
+        "calibration": contract.calibration,
+        "contract": dataclasses.asdict(contract),
+    }
+    if format == "savedmodel":
+        size = (contract.image_size, contract.image_size, contract.channels)
+        inputs = {
+            "image_bytes": "string [B], PNG or JPEG files",
+            "image": f"float32 [B, {size[0]}, {size[1]}, {size[2]}]",
+        }
+        found["signatures"] = {
+            name: {"input": {given: inputs[given]}, "gives": gives} for name, (given, gives) in SIGNATURES.items()
+        }
+        found["answers"] = dict(
+            zip(
+                ANSWERS,
+                (
+                    "float32, the network's output",
+                    "float32, calibrated; of an image: as a study of this one view",
+                    "float32, of the probability of studies",
+                    f"string, {contract.classes[1]} where probability >= threshold, else {contract.classes[0]}",
+                    "string, which calibration the probability has gone through",
+                ),
+                strict=True,
+            )
+        )
+    return found
+
+
+def _versions(description: RunDescription) -> str:
+    return ", ".join(f"{name} {version}" for name, version in description.versions.items())
+
+
+@contextlib.contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """An empty hidden folder in `out`, gone after the block; those of killed exports go, too."""
+    busy = f"another export is writing to {out}; wait for it or choose another --out"
+    with locked(out / f"{_ASIDE}lock", busy):
+        for leftover in out.glob(f"{_ASIDE}*.part"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        aside = out / f"{_ASIDE}{os.getpid()}.part"
+        try:
+            aside.mkdir()
+            yield aside
+        except OSError as error:
+            raise InputError(f"cannot write to {out}: {reason(error)}; free space or choose another --out") from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _published(aside: Path, out: Path) -> int:
+    """The number of the version that the folder has become."""
+    for path in (*aside.rglob("*"), aside):  # on the disk before the name is, whatever happens to the machine
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    version = max(versions(out), default=0) + 1
+    aside.rename(out / str(version))
+    return version

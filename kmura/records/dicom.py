@@ -1,0 +1,86 @@
+"""One DICOM file: its picture as a radiologist sees it. Needs pydicom (`pip install 'kmura[dicom]'`)."""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image
+
+from kmura.records.images import UnreadableImage, check_size
+
+SUFFIXES = frozenset({".dcm", ".dicom"})
+PREAMBLE = 132  # bytes, the last four say DICM
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether bytes begin as a DICOM file (PS3.10, section 7.1)."""
+    return data[PREAMBLE - 4 : PREAMBLE] == b"DICM"
+
+
+def decode_dicom(data: bytes, channels: int = 1) -> Image.Image:
+    """The picture in a DICOM file's bytes: 8 bits, mode L (1 channel) or RGB (3 channels).
+
+    Gray values are rescaled (slope and intercept, or the modality's table), then put through the VOI table or the first
+    window, or, without either, stretched from minimum to maximum; MONOCHROME1 is inverted. One frame alone is taken:
+    several are refused, for nobody says which is the radiograph.
+
+    Raises:
+        UnreadableImage: pydicom is missing, no DICOM, no pixels, several frames, a transfer syntax that pydicom cannot
+            decode here, colours other than 8-bit RGB, too many pixels (refused before they are decoded).
+    """
+    try:
+        import pydicom
+        from pydicom.pixels import apply_modality_lut, apply_voi, convert_color_space
+    except ImportError as error:
+        raise UnreadableImage("DICOM, which needs pydicom: pip install 'kmura[dicom]'") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+        if "PixelData" not in dataset:
+            raise UnreadableImage("DICOM without pixels")
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        if frames != 1:
+            raise UnreadableImage(f"DICOM of {frames} frames; save the one that is meant")
+        check_size((int(dataset.Columns), int(dataset.Rows)))
+        pixels, kind = dataset.pixel_array, dataset.PhotometricInterpretation
+        if pixels.ndim == 3:
+            if pixels.dtype != np.uint8:
+                raise UnreadableImage(f"DICOM of {pixels.dtype} colours; 8 bits are read")
+            if kind.startswith("YBR"):
+                pixels = convert_color_space(pixels, kind, "RGB")
+            return Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
+        if not kind.startswith("MONOCHROME"):
+            raise UnreadableImage(f"DICOM of {kind}; MONOCHROME1, MONOCHROME2 and RGB are read")
+        values = np.asarray(apply_modality_lut(pixels, dataset), float)
+        share = _window(values, dataset, apply_voi)
+    except UnreadableImage:
+        raise
+    except Exception as error:  # whatever a damaged file makes pydicom raise
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UnreadableImage(f"DICOM that cannot be decoded ({text})") from error
+    if kind == "MONOCHROME1":
+        share = 1 - share
+    image = Image.fromarray(np.round(255 * share).astype(np.uint8))
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _window(values: np.ndarray, dataset, apply_voi) -> np.ndarray:
+    """Gray values [H, W] in 0..1 (PS3.3, section C.11.2.1): table, first window, or from minimum to maximum."""
+    if dataset.get("VOILUTSequence"):
+        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        return np.clip(apply_voi(np.round(values).astype(np.int64), dataset) / (2**bits - 1), 0, 1)
+    if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
+        low, high = values.min(), values.max()
+        return (values - low) / (high - low) if high > low else np.zeros_like(values)
+    centre, width = (_first(dataset[name].value) for name in ("WindowCenter", "WindowWidth"))
+    function = dataset.get("VOILUTFunction") or "LINEAR"
+    if function == "SIGMOID":
+        return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -60, 60)))
+    if function == "LINEAR":  # counts the borders as pixels
+        centre, width = centre - 0.5, width - 1
+    return np.clip((values - centre) / width + 0.5, 0, 1) if width > 0 else (values > centre).astype(float)
+
+
+def _first(value) -> float:
+    return float(value if isinstance(value, int | float | str) else value[0])

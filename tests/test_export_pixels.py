@@ -1,0 +1,165 @@
+"""What the exported graph makes of an image file is what Pillow and the records make of it."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from test_images import declares
+
+from kmura import metrics
+from kmura.evaluation.calibration import Calibrator
+from kmura.export.contract import Contract
+from kmura.export.pixels import decoded, model_pixels
+from kmura.export.prepare import prepared
+from kmura.export.serving import _calibrated, pooled
+from kmura.records.images import decode_image
+
+RNG = np.random.default_rng(0)
+GRAY = Image.fromarray(RNG.integers(0, 256, (40, 50)).astype(np.uint8))
+RGB = Image.fromarray(RNG.integers(0, 256, (40, 50, 3)).astype(np.uint8))
+RGBA = Image.fromarray(RNG.integers(0, 256, (40, 50, 4)).astype(np.uint8))
+
+
+def saved(image: Image.Image, kind="PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def deep(highest: int) -> bytes:
+    return saved(Image.fromarray(RNG.integers(0, highest, (40, 50)).astype(np.uint16)))
+
+
+def turned(orientation: int, kind: str) -> bytes:
+    exif = Image.Exif()
+    exif[0x010E], exif[0x0112] = "a picture", orientation
+    return saved(GRAY if kind == "PNG" else RGB, kind, exif=exif)
+
+
+FILES = {
+    "gray": saved(GRAY),
+    "gray, a transparent level": saved(GRAY, transparency=100),
+    "gray and alpha": saved(RGBA.convert("LA")),
+    "one bit": saved(GRAY.convert("1")),
+    "one bit, transparent": saved(GRAY.convert("1"), transparency=1),
+    "RGB": saved(RGB),
+    "RGB, a transparent colour": saved(RGB, transparency=RGB.getpixel((3, 3))),
+    "RGBA": saved(RGBA),
+    "palette": saved(RGB.quantize(200)),
+    "palette of 4 bits": saved(RGB.quantize(9)),
+    "palette, transparent": saved(RGB.quantize(9), transparency=3),
+    "8 bits in 16": deep(200),
+    "12 bits in 16": deep(4000),
+    "16 bits": deep(65536),
+    "JPEG, gray": saved(GRAY, "JPEG"),
+    "JPEG": saved(RGB, "JPEG", quality=90),
+    "JPEG, progressive": saved(RGB, "JPEG", progressive=True, subsampling=0),
+    "JPEG, CMYK": saved(RGB.convert("CMYK"), "JPEG"),
+    **{f"{kind}, orientation {number}": turned(number, kind) for kind in ("PNG", "JPEG") for number in range(1, 10)},
+}
+
+
+@pytest.fixture(scope="module")
+def decoders():
+    spec = [tf.TensorSpec([], tf.string)]
+
+    def decoder(channels):
+        return tf.function(lambda data: decoded(data, tf.constant(5), channels), input_signature=spec, autograph=False)
+
+    return {channels: decoder(channels) for channels in (1, 3)}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", FILES)
+def test_every_kind_of_file_is_decoded_to_the_same_bits(decoders, name, channels):
+    right = np.asarray(decode_image(FILES[name], channels))
+    found = decoders[channels](FILES[name]).numpy()
+    assert (found == right.reshape(*right.shape[:2], channels)).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"not an image", "neither a PNG nor a JPEG"),
+        (b"not an image at all\n" * 10, "neither a PNG nor a JPEG"),
+        (saved(GRAY, "GIF"), "neither a PNG nor a JPEG"),
+        (saved(GRAY, "BMP"), "neither a PNG nor a JPEG"),
+        (declares(20_000, 20_000), "declares more than 100,000,000 pixels"),
+        (declares(0xFFFFFFFF, 0xFFFFFFFF), "declares more than 100,000,000 pixels"),
+        (saved(Image.new("L", (200, 7))), "smaller than 8 pixels"),
+        (saved(GRAY)[:-40], "Invalid PNG"),
+        (saved(GRAY)[:60], "Invalid PNG"),
+        (saved(RGB, "JPEG")[:300], "JPEG"),
+        (saved(RGB, "JPEG")[:-200], "JPEG"),
+    ],
+)
+def test_what_is_no_image_is_an_invalid_argument(decoders, data, reason):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=reason):
+        decoders[1](data)
+    assert decoders[1](FILES["gray"]).shape == (40, 50, 1)
+
+
+def smooth(width: int, height: int) -> Image.Image:
+    return Image.fromarray(RNG.integers(0, 256, (9, 9)).astype(np.uint8)).resize((width, height), Image.BICUBIC)
+
+
+@pytest.mark.parametrize("how", ["squash", "pad"])
+def test_images_of_any_size_come_to_the_models_pixels(how):
+    contract = Contract(("normal", "abnormal"), image_size=48, resize=how, channels=1, max_side=64)
+    sizes = [(48, 48), (64, 20), (100, 64), (65, 64), (60, 200), (500, 300), (900, 40), (30, 9), (400, 1111)]
+    files = [saved(smooth(*size)) for size in sizes]
+    right = np.stack([prepared(data, contract) for data in files]).astype(int)
+    graph = tf.function(
+        lambda data: model_pixels(data, size=48, how=how, max_side=64, channels=1),
+        input_signature=[tf.TensorSpec([None], tf.string)],
+        autograph=False,
+    )
+    found = graph(tf.constant(files)).numpy()
+    assert found.dtype == np.float32 and found.shape == (len(files), 48, 48, 1)
+    assert (found == right).all() and right.std() > 10
+    assert graph(tf.constant([], tf.string)).shape == (0, 48, 48, 1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"counted from 0, is\] \[1\]"):
+        graph(tf.constant([files[0], b""]))
+
+
+def test_resizing_with_taps_known_in_the_graph_changes_no_bit():
+    from kmura.data.resize import axis_weights, resized, taps_needed
+
+    image = tf.constant(RNG.integers(0, 256, (310, 170, 1)).astype(np.uint8))
+    sides = np.array([[310, 170]])
+    spec = [tf.TensorSpec([None, None, 1], tf.uint8)]
+
+    @tf.function(input_signature=spec, autograph=False)
+    def dynamic(image):
+        places, weights = axis_weights(tf.shape(image, tf.int64)[None, :2], 64, "pad")
+        return resized(image, places[0], weights[0])
+
+    places, weights = axis_weights(tf.constant(sides), 64, "pad", taps_needed(sides, 64, "pad"))
+    assert (dynamic(image).numpy() == resized(image, places[0], weights[0]).numpy()).all()
+
+
+@pytest.mark.parametrize(
+    "calibrator",
+    [
+        None,
+        Calibrator("platt", 0.3, -1.5),
+        Calibrator("temperature", 2.5),
+        Calibrator("isotonic", knots=((-1.0, 0.1), (0.0, 0.1), (0.5, 0.7), (2.0, 0.9))),
+        Calibrator("isotonic", knots=((0.3, 0.4),)),
+    ],
+)
+def test_calibration_in_the_graph_is_that_of_the_evaluation(calibrator):
+    logit = np.r_[-1.0, 0.0, 0.5, 2.0, RNG.normal(0, 3, 50)]
+    right = calibrator(logit) if calibrator else 1 / (1 + np.exp(-logit))
+    assert _calibrated(calibrator, tf.constant(logit)).numpy() == pytest.approx(right, abs=1e-12)
+
+
+@pytest.mark.parametrize("how", metrics.POOLINGS)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_pooling_in_the_graph_is_that_of_the_evaluation(how, count):
+    probability = RNG.random(count)
+    right = metrics.pool_studies(["one"] * count, probability, how, k=3).value[0]
+    assert pooled(tf.constant(probability), how, 3).numpy() == pytest.approx(right, abs=1e-12)

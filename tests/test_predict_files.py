@@ -1,0 +1,195 @@
+"""Which files a prediction takes, what it calls them, and how DICOM becomes a picture."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+from conftest import textured
+
+from kmura.errors import InputError
+from kmura.export.sources import list_images, map_files
+from kmura.records.dicom import decode_dicom, is_dicom
+from kmura.records.images import UnreadableImage
+
+
+def names(images):
+    return [image.name for image in images]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for study in ("XR_HAND/patient00001/study1_positive", "XR_WRIST/patient00001/study1_positive"):
+        (tmp_path / "MURA-v1.1" / "valid" / study).mkdir(parents=True)
+        for view in (1, 2):
+            textured(view).save(tmp_path / "MURA-v1.1" / "valid" / study / f"image{view}.png")
+    return tmp_path / "MURA-v1.1"
+
+
+def test_a_folder_is_searched_and_what_is_no_image_left_out(tree):
+    (tree / "valid" / "._image1.png").write_bytes(b"")
+    (tree / "valid" / ".hidden").mkdir()
+    textured(0).save(tree / "valid" / ".hidden" / "a.png")
+    (tree / "notes.txt").write_text("")
+    (tree / "IM0001").write_bytes(bytes(128) + b"DICM")
+    (tree / "README").write_text("no image")
+    found = list_images([tree])
+    assert len(found) == 5 and str(tree / "IM0001") in names(found)
+    assert found[-1].study == "XR_WRIST/patient00001/study1_positive"
+    assert [image.study for image in found].count("XR_HAND/patient00001/study1_positive") == 2
+
+
+def test_grouping_by_folder_and_none(tree):
+    assert {image.study for image in list_images([tree], "none")} == {""}
+    studies = {image.study for image in list_images([tree], "folder")}
+    assert studies == {str(path.parent) for path in tree.rglob("image1.png")}
+    with pytest.raises(InputError, match="group 'study' is unknown; choose one of auto, folder, none"):
+        list_images([tree], "study")
+
+
+def test_two_trees_with_the_same_study_stay_two_studies(tree, tmp_path):
+    import shutil
+
+    shutil.copytree(tree, tmp_path / "copy")
+    assert len({image.study for image in list_images([tree, tmp_path / "copy"])}) == 4
+
+
+def test_a_file_given_twice_is_taken_once(tree, monkeypatch):
+    image = next(tree.rglob("image1.png"))
+    monkeypatch.chdir(image.parent)
+    assert len(list_images([image, "image1.png", image.parent])) == 2
+
+
+def test_a_csv_names_images_and_studies(tree):
+    (tree / "a.csv").write_text("label,Image,study\n1,valid/x.png,A\n0,valid\\y.png,\n,,\n", encoding="utf-8-sig")
+    found = list_images([tree / "a.csv"])
+    assert [(image.name, image.study) for image in found] == [("valid/x.png", "A"), ("valid/y.png", "")]
+    assert found[0].path == tree / "valid" / "x.png"
+    assert {image.study for image in list_images([tree / "a.csv"], "none")} == {""}
+
+
+def test_the_lists_that_mura_ships_are_taken(tree):
+    lines = [f"MURA-v1.1/{path.relative_to(tree).as_posix()}" for path in sorted(tree.rglob("*.png"))]
+    (tree / "valid_image_paths.csv").write_text("\n".join(lines))
+    found = list_images([tree / "valid_image_paths.csv"])
+    assert len(found) == 4 and all(image.path.is_file() for image in found)
+    assert found[0].study == "XR_HAND/patient00001/study1_positive"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "lists no images"),
+        (b"image\n", "lists no images"),
+        (b"path,study\na.png,1\n", "has no column image, but path, study"),
+        (b"image\n\xff\xfe\n", "cannot be read"),
+    ],
+)
+def test_a_csv_without_images_is_refused(tmp_path, text, message):
+    (tmp_path / "a.csv").write_bytes(text)
+    with pytest.raises(InputError, match=message):
+        list_images([tmp_path / "a.csv"])
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no image files"):
+        list_images([tmp_path])
+
+
+def test_maps_have_files_of_their_own_and_replace_no_image(tmp_path):
+    for name in ("one/a.png", "two/a.png", "one/a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        textured(0).save(tmp_path / name)
+    images = list_images([tmp_path / "one" / "a.png", tmp_path / "two" / "a.png", tmp_path / "one" / "a.jpg"])
+    assert [file.name for file in map_files(images, tmp_path / "maps")] == ["a.png", "a-2.png", "a.jpg.png"]
+    with pytest.raises(InputError, match="would replace the image"):
+        map_files(list_images([tmp_path / "one"]), tmp_path / "one")
+    (tmp_path / "a.csv").write_text("image\n../../outside.png\n/tmp/absolute.png\n")
+    inside = map_files(list_images([tmp_path / "a.csv"]), tmp_path / "maps")
+    assert all(file.is_relative_to(tmp_path / "maps") and ".." not in file.parts for file in inside)
+
+
+def test_names_that_are_no_text_become_escapes(tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xff.png"
+    with open(path, "wb") as file:
+        textured(0).save(file, "PNG")
+    (image,) = list_images([tmp_path])
+    assert image.name.endswith("\\xff.png") and image.path.is_file()
+    image.name.encode("utf-8")
+
+
+RAMP = np.tile(np.arange(0, 4096, 64, dtype=np.uint16), (16, 1))
+
+
+def dicom(pixels=RAMP, kind="MONOCHROME2", **tags) -> bytes:
+    pydicom = pytest.importorskip("pydicom")
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
+    dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    bits = 8 * pixels.dtype.itemsize
+    frames, sides = (pixels.shape[0], pixels.shape[1:]) if pixels.ndim == 3 and kind != "RGB" else (None, pixels.shape)
+    dataset.Rows, dataset.Columns = sides[:2]
+    dataset.SamplesPerPixel = 3 if kind == "RGB" else 1
+    dataset.PhotometricInterpretation = kind
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    if kind == "RGB":
+        dataset.PlanarConfiguration = 0
+    if frames:
+        dataset.NumberOfFrames = frames
+    dataset.PixelData = pixels.tobytes()
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def shades(data: bytes, channels=1) -> np.ndarray:
+    return np.asarray(decode_dicom(data, channels)).astype(int)
+
+
+def test_dicom_is_stretched_rescaled_windowed_and_inverted():
+    data = dicom()
+    assert is_dicom(data)
+    whole = shades(data)
+    assert whole.shape == (16, 64) and (whole[0, 0], whole[0, -1]) == (0, 255) and (np.diff(whole[0]) > 0).all()
+    assert (shades(dicom(kind="MONOCHROME1")) == 255 - whole).all()
+    # PS3.3, C.11.2.1.2: full scale from centre - 0.5 - (width - 1) / 2 to centre - 0.5 + (width - 1) / 2
+    window = shades(dicom(WindowCenter=1024.5, WindowWidth=1025))
+    assert (window[:, :9] == 0).all() and (window[:, 24:] == 255).all() and window[0, 16] in (127, 128)
+    assert (shades(dicom(WindowCenter=[1024.5, 5], WindowWidth=[1025, 7])) == window).all()
+    rescaled = dicom(RescaleSlope=2, RescaleIntercept=-1000, WindowCenter=1048.5, WindowWidth=2049)
+    assert (shades(rescaled) == window).all()
+    exact = shades(dicom(WindowCenter=1024, WindowWidth=1024, VOILUTFunction="LINEAR_EXACT"))
+    assert np.abs(exact - window).max() <= 1
+    sigmoid = shades(dicom(WindowCenter=1024, WindowWidth=1024, VOILUTFunction="SIGMOID"))
+    assert sigmoid[0, 16] in (127, 128) and 0 < sigmoid[0, 4] < window[0, 12]
+
+
+def test_signed_and_coloured_dicom():
+    signed = shades(dicom((RAMP.astype(np.int16) - 2048), WindowCenter=-1023.5, WindowWidth=1025))
+    assert (signed == shades(dicom(WindowCenter=1024.5, WindowWidth=1025))).all()
+    colour = np.random.default_rng(0).integers(0, 256, (16, 20, 3)).astype(np.uint8)
+    assert (shades(dicom(colour, "RGB"), 3) == colour).all() and shades(dicom(colour, "RGB")).shape == (16, 20)
+
+
+def test_dicom_that_is_no_radiograph_gives_its_reason():
+    for data, reason in (
+        (dicom(np.stack([RAMP, RAMP])), "2 frames"),
+        (dicom(Rows=20_000, Columns=20_000), "more than 100,000,000"),
+        (dicom()[:-500], "cannot be decoded"),
+        (dicom(kind="PALETTE COLOR"), "PALETTE COLOR"),
+        (bytes(128) + b"DICM", "without pixels"),
+        (b"no DICOM at all", "without pixels|cannot be decoded"),
+    ):
+        with pytest.raises(UnreadableImage, match=reason):
+            decode_dicom(data)
+
+
+def test_dicom_without_pydicom_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
+    with pytest.raises(UnreadableImage, match=r"pip install 'kmura\[dicom\]'"):
+        decode_dicom(bytes(128) + b"DICM")

@@ -138,6 +138,15 @@ class ModelConfig:
         _within("model.dropout", self.dropout, 0, 0.99)
         _within("model.batch_norm_momentum", self.batch_norm_momentum, 0, 0.9999)
 
+    @property
+    def words(self) -> str:
+        """The network and the weights that it starts from, for people."""
+        text = f"{self.backbone}, weights {self.weights}"
+        if self.architecture == "hybrid":
+            text += f", beside {self.swin}, weights {self.swin_weights}, fusion {self.fusion}"
+            text += " on two levels" if self.multi_scale else ""
+        return text
+
 
 @dataclasses.dataclass(frozen=True)
 class MixConfig:

@@ -4,6 +4,7 @@ from typing import Any
 
 from kmura.errors import InputError
 from kmura.export.contract import Contract
+from kmura.metrics import Interval
 from kmura.records.manifest import read_manifest
 from kmura.training.run import RunDescription
 
@@ -24,8 +25,7 @@ def model_card(
     scores, config = evaluation["scores"], description.config
     parts = [
         f"# {description.area}, {description.phase}: a classifier of radiographs",
-        f"{made}. Backbone {config.model.backbone}, started from weights `{config.model.weights}`, "
-        f"{contract.image_size} x {contract.image_size} pixels.",
+        f"{made}. Network: {config.model.words}, {contract.image_size} x {contract.image_size} pixels.",
         "## Use",
         _use(description, contract),
         "## Data",
@@ -124,10 +124,7 @@ def _row(name: str, score: dict[str, Any]) -> str:
 
 
 def _interval(score: dict[str, Any]) -> str:
-    value, low, high = (score[name] for name in ("value", "low", "high"))
-    if value is None:  # JSON's form of what is not defined
-        return "undefined"
-    return f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else "")
+    return str(Interval.from_json(score))
 
 
 def _text(name: str) -> str:

@@ -249,8 +249,7 @@ def _embedded(path: Path) -> str:
 def _facts(description: RunDescription) -> dict[str, str]:
     config = description.config
     return {
-        "network": f"{config.model.backbone}, weights {config.model.weights}, {config.data.image_size} pixels, "
-        f"{config.data.resize}",
+        "network": f"{config.model.words}, {config.data.image_size} pixels, {config.data.resize}",
         "training": f"{config.train.epochs} epochs, batches of {config.train.batch_size}, Adam at "
         f"{config.train.learning_rate:g}, {config.train.precision}, seed {config.train.seed}",
         "records": description.records,
@@ -267,7 +266,7 @@ def _sentences(found: Comparison | None) -> list[str]:
 
 def interval(score: dict[str, float | None]) -> str:
     """`0.941 (0.887 to 0.982)` of a value with its interval as `metrics.json` holds it."""
-    return str(metrics.Interval(**{name: np.nan if bound is None else bound for name, bound in score.items()}))
+    return str(metrics.Interval.from_json(score))
 
 
 def number_text(value: float | None) -> str:

@@ -183,6 +183,8 @@ def test_explaining_again_gives_the_same_and_bad_calls_leave_it(explained):
         kmura.explain(run, boxes=folder / "wrong.csv")
     with pytest.raises(InputError, match="is not of"):
         kmura.explain(run, split="train")
+    with pytest.raises(InputError, match="no feature map S4 to explain; choose one of P5, P4, P3"):
+        kmura.explain(run, tap="S4")
     with open(run / "predictions.csv", "a") as file:
         file.write("\n")
     with pytest.raises(InputError, match="has changed since"):

@@ -106,11 +106,12 @@ def explain(
     cases: int = 8,
     sample: int = 64,
     boxes: str | os.PathLike | None = None,
+    tap: str | None = None,
     seed: int = 0,
 ) -> Explanation:
     """The explanation of a run's best model; also written to the folder `explain` in the run's folder.
 
-    Maps are Grad-CAM++ of `cam.tap`, averaged with the mirrored image's.
+    Maps are Grad-CAM++, averaged with the mirrored image's.
 
     Args:
         run: folder of an evaluated run.
@@ -119,6 +120,7 @@ def explain(
         cases: images of each gallery.
         sample: images for the curves, spread evenly over the split.
         boxes: a CSV as `lesions.csv`, see `kmura.explain.boxes.read_boxes`; its images are looked at in full.
+        tap: the feature map to explain; None takes the run's `cam.tap`. `S4` is the transformer's of a hybrid.
         seed: of SmoothGrad's noise and the maps of chance.
 
     Raises:
@@ -134,7 +136,7 @@ def explain(
         raise InputError(f"{folder.predictions} is not of {records}, split {split}; run kmura evaluate {run} again")
     found_boxes = truth.read_boxes(boxes) if boxes else {}
     model = load_model(folder.best)
-    work = _Work(model, records, description, split, seed)
+    work = _Work(model, records, description, split, tap, seed)
     outcomes = outcomes_of(table)
     chosen = _most_confident(table, outcomes, cases)
     spread = np.linspace(0, len(table) - 1, min(sample, len(table))).round().astype(int)
@@ -150,7 +152,7 @@ def explain(
             phase=description.phase,
             model_sha256=evaluation["model_sha256"],
             split=split,
-            tap=description.config.cam.tap,
+            tap=work.tap,
             cases=gallery,
             counts={name: int((outcomes == name).sum()) for name in OUTCOMES},
             empty_share=empty,
@@ -188,12 +190,15 @@ def _most_confident(table, outcomes, cases: int) -> list[int]:
 class _Work:
     """A model with the images that it is explained on."""
 
-    def __init__(self, model, records, description: RunDescription, split: str, seed: int):
+    def __init__(self, model, records, description: RunDescription, split: str, tap: str | None, seed: int):
         self.model, self.records, self.split, self.seed = model, records, split, seed
         self.area, self.config = description.area, description.config
-        tap = self.config.cam.tap
-        self.engine = cam.CamEngine(model, tap=tap, fallback=cam.FALLBACKS[tap])
-        self.grain = int(model.feature_maps[tap].shape[1])
+        self.tap = tap or self.config.cam.tap
+        if self.tap not in cam.FALLBACKS or self.tap not in model.feature_maps:
+            known = ", ".join(name for name in cam.FALLBACKS if name in model.feature_maps)
+            raise InputError(f"the model has no feature map {self.tap} to explain; choose one of {known}")
+        self.engine = cam.CamEngine(model, tap=self.tap, fallback=cam.FALLBACKS[self.tap])
+        self.grain = int(model.feature_maps[self.tap].shape[1])
 
     @property
     def data(self) -> DataConfig:

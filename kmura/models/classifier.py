@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from kmura.errors import InputError
-from kmura.models.backbones import BACKBONES
+from kmura.models.backbones import BACKBONES, BackboneEntry
 from kmura.models.batch_norm import set_batch_norm
 from kmura.models.heads import HEADS, LOGITS
 from kmura.models.lookup import entry
@@ -101,14 +101,8 @@ class RadiographClassifier(keras.Model):
 
         with dtype_policy(policy):
             images = keras.Input((height, width, channels), dtype="float32", name="image")
-            body = parts.build()
-            set_batch_norm(body, momentum=batch_norm_momentum, fused=fused_batch_norm)
-            if torch_padding:
-                set_torch_padding(body)
-            taps = {name: body.get_layer(layer).output for name, layer in parts.taps.items()}
-            maps = keras.Model(body.input, taps, name="feature_maps")(
-                NormalizedChannels(parts.mean, parts.std, name="normalized")(images)
-            )
+            normalized = NormalizedChannels(parts.mean, parts.std, name="normalized")(images)
+            body, maps = convolutional_maps(parts, normalized, batch_norm_momentum, fused_batch_norm, torch_padding)
             super().__init__(images, build_head(maps["P5"], num_classes, dropout), **kwargs)
         self.backbone = body
         self.feature_maps = maps
@@ -131,6 +125,18 @@ class RadiographClassifier(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return cls(**config)
+
+
+def convolutional_maps(
+    parts: BackboneEntry, normalized: keras.KerasTensor, momentum: float, fused: bool, torch_padding: bool
+) -> tuple[keras.Model, dict[str, keras.KerasTensor]]:
+    """A new backbone with random weights, and its feature maps P3, P4, P5 of normalised images."""
+    body = parts.build()
+    set_batch_norm(body, momentum=momentum, fused=fused)
+    if torch_padding:
+        set_torch_padding(body)
+    taps = {name: body.get_layer(layer).output for name, layer in parts.taps.items()}
+    return body, keras.Model(body.input, taps, name="feature_maps")(normalized)
 
 
 def build_model(

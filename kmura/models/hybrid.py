@@ -4,13 +4,11 @@ import keras
 
 from kmura.errors import InputError
 from kmura.models.backbones import BACKBONES
-from kmura.models.batch_norm import set_batch_norm
-from kmura.models.classifier import NormalizedChannels, checked_input, dtype_policy
+from kmura.models.classifier import NormalizedChannels, checked_input, convolutional_maps, dtype_policy
 from kmura.models.fusion import FUSIONS
 from kmura.models.heads import LOGITS
 from kmura.models.lookup import entry
 from kmura.models.swin import SwinMaps, check_side
-from kmura.models.torch_padding import set_torch_padding
 
 
 @keras.saving.register_keras_serializable("kmura")
@@ -74,12 +72,7 @@ class HybridClassifier(keras.Model):
         with dtype_policy(policy):
             images = keras.Input((side, side, channels), dtype="float32", name="image")
             normalized = NormalizedChannels(parts.mean, parts.std, name="normalized")(images)
-            body = parts.build()
-            set_batch_norm(body, momentum=batch_norm_momentum, fused=fused_batch_norm)
-            if torch_padding:
-                set_torch_padding(body)
-            taps = {name: body.get_layer(layer).output for name, layer in parts.taps.items()}
-            maps = keras.Model(body.input, taps, name="feature_maps")(normalized)
+            body, maps = convolutional_maps(parts, normalized, batch_norm_momentum, fused_batch_norm, torch_padding)
             swin_maps = SwinMaps(swin, side, third_stage=multi_scale, name="swin_maps")
             maps = maps | swin_maps(normalized)
             levels = [("P4", "S3"), ("P5", "S4")] if multi_scale else [("P5", "S4")]

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="parity tests run by make parity")
 transformers = pytest.importorskip("transformers", reason="parity tests run by make parity")
 
+from kmura.errors import InputError  # noqa: E402
 from kmura.models.backbones import BACKBONES  # noqa: E402
 from kmura.models.porting import port, read_state  # noqa: E402
 from kmura.models.swin import build_swin  # noqa: E402
@@ -125,3 +126,19 @@ def test_swin(name, side, tmp_path):
         reference = expected[key].numpy()
         scale = np.abs(reference).max()
         assert np.asarray(value) / scale == pytest.approx(reference / scale, abs=1e-4), key
+
+
+def test_a_pickle_is_read_without_running_what_it_holds(tmp_path):
+    model = randomized(DenseNet121())
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "checkpoint.pth")
+    found = read_state(tmp_path / "checkpoint.pth")
+    assert all((found[key] == value).all() for key, value in state_of(model).items())
+
+    class Evil:
+        def __reduce__(self):
+            return (tmp_path / "ran").touch, ()
+
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(InputError, match="without running code"):
+        read_state(tmp_path / "evil.pth")
+    assert not (tmp_path / "ran").exists()

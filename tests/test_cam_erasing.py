@@ -222,6 +222,7 @@ def test_another_compile_brings_its_own_loss_and_frozen_layers():
         assert np.array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_two_mirrored_devices_train_as_one():
     folder = str(Path(__file__).parent)
     done = subprocess.run([sys.executable, "-c", MIRRORED, folder], capture_output=True, text=True)

@@ -176,6 +176,7 @@ def test_a_full_disk_damages_nothing_and_the_build_goes_on_after_it_is_freed(mur
     assert run("inspect", small_disk / "out").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_full_disk_during_training_keeps_the_finished_epoch(records, small_disk):
     subprocess.run(["mount", "-o", "remount,size=30m", small_disk], check=True)
     command = ("fit", "--area", "XR_WRIST", "--records", records, "--runs", small_disk / "runs", *SMALL)

@@ -111,6 +111,7 @@ fit(sys.argv[1], area="XR_WRIST", runs=sys.argv[2], config=config_from_tables(js
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(undisturbed, records, tmp_path):
     from kmura.config import config_json
 

@@ -73,12 +73,19 @@ def test_the_last_map_is_what_keras_hub_gives():
     assert norms and set(norms) == {1e-5}  # Keras' own 1e-3 makes ported weights drift
 
 
+@pytest.mark.slow
 def test_swin_maps_keep_the_contract_of_layers():
     pixels = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype(np.float32)
     check_layer(SwinMaps, {"swin": "swin_mini", "side": 64}, pixels, random=True, in_dataset=False)  # DropPath
 
 
-@pytest.mark.parametrize(("fusion", "multi_scale"), [("concat", False), *((fusion, True) for fusion in FUSIONS)])
+@pytest.mark.parametrize(
+    ("fusion", "multi_scale"),
+    [
+        ("attention", True),
+        *(pytest.param(fusion, scales, marks=pytest.mark.slow) for fusion in FUSIONS for scales in (False, True)),
+    ],
+)
 def test_every_fusion_trains_all_of_its_variables_and_is_saved_whole(fusion, multi_scale, images, tmp_path):
     model = mini(fusion, multi_scale, dropout=0.1)
     before = [variable.numpy() for variable in model.trainable_variables]
@@ -211,6 +218,8 @@ def test_a_search_of_the_hybrid_has_a_space_and_a_folder_of_its_own(records, tmp
     from kmura.training.phases import HYBRID_KEYS, phase_config
     from kmura.training.tune import tune
 
+    with pytest.raises(InputError, match="slow_factor is searched but never used in the 1 epochs"):
+        tune(records, area=AREA, runs=tmp_path, config=load_config("tune_hybrid", SETTINGS | {"train.epochs": 1}))
     small = {"train.epochs": 2, "tune.trials": 2, "tune.startup_trials": 2, "tune.prune": False}
     config = load_config("tune_hybrid", SETTINGS | small)
     done = tune(records, area=AREA, runs=tmp_path, config=config)
@@ -223,9 +232,54 @@ def test_a_search_of_the_hybrid_has_a_space_and_a_folder_of_its_own(records, tmp
     assert phase_config("tune", AREA, tmp_path, settings={"model.architecture": "hybrid"})[0].tune.trials == 25
 
 
+@pytest.mark.parametrize("tap", ["P5", "S4"])
+def test_a_hybrid_can_be_erased_by_the_maps_of_either_branch(tap, images):
+    from kmura.training.cam_erasing import CamErasingModel
+    from kmura.training.losses import WeightedBinaryCrossentropy
+    from kmura.training.optimizers import AdamL2
+
+    trainer = CamErasingModel(mini(), tap=tap)
+    trainer.compile(AdamL2(1e-3), WeightedBinaryCrossentropy(1.0), jit_compile=False)
+    trainer.set_erasing(True, erase_every=1)
+    labels = np.array([[0.0], [1.0], [1.0]], np.float32)
+    batch = {"image": images, "label": labels, "mixed_image": images, "mixed_label": labels}
+    before = trainer.classifier.swin.stages[2].blocks[0].attn.relative_position_bias_table.numpy()
+    history = trainer.fit(tf.data.Dataset.from_tensors(batch), verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    assert (before != trainer.classifier.swin.stages[2].blocks[0].attn.relative_position_bias_table.numpy()).any()
+
+
+def test_a_swin_gets_images_on_the_scale_that_it_was_trained_on():
+    from kmura.models.swin import SWINS
+
+    model = mini()  # densenet_mini wants -1..1
+    layer = model.get_layer("normalized_swin")
+    assert layer.mean == list(SWINS["swin_mini"].mean) != model.get_layer("normalized").mean
+
+
+def test_weights_of_a_hybrid_go_into_hybrids_and_classifiers(tmp_path):
+    model = mini()
+    model.save(tmp_path / "hybrid.keras")
+    same = {"architecture": "hybrid", "backbone": "densenet_mini", "swin": "swin_mini", "image_size": 64}
+    whole = build_model(weights=str(tmp_path / "hybrid.keras"), seed=1, **same)
+    for one, other in zip(model.weights, whole.weights, strict=True):
+        assert one.dtype != "float32" or (one.numpy() == other.numpy()).all()
+    path = str(tmp_path / "hybrid.keras")
+    other = build_model(weights=path, swin_weights=path, fusion="gated", seed=1, **same)
+    for body in ("backbone", "swin"):
+        for one, two in zip(getattr(model, body).weights, getattr(other, body).weights, strict=True):
+            assert one.dtype != "float32" or (one.numpy() == two.numpy()).all()
+    alone = build_model(backbone="densenet_mini", weights=path, image_size=64)
+    kernel = "stack4_block2_2_conv"
+    assert (alone.backbone.get_layer(kernel).kernel.numpy() == model.backbone.get_layer(kernel).kernel.numpy()).all()
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        ({"model.fusion": "gated"}, "model.fusion goes with model.architecture=hybrid"),
+        ({"model.architecture": "hybrid", "model.head": "other"}, "model.head goes with model.architecture=classifier"),
+        ({"cam.tap": "S4"}, "cam.tap S4 is of a hybrid"),
         ({"train.unfreeze": "half"}, "train.unfreeze is 'half'; choose all, none, last_block or last_N_conv"),
         ({"train.unfreeze": "none", "train.frozen_until_epoch": 2}, "has no meaning"),
         ({"train.frozen_until_epoch": 0}, "1 or more"),
@@ -235,6 +289,14 @@ def test_a_search_of_the_hybrid_has_a_space_and_a_folder_of_its_own(records, tmp
 def test_settings_out_of_range_are_refused(setting, message):
     with pytest.raises(InputError, match=message):
         load_config("baseline", setting)
+
+
+def test_phases_refuse_the_other_architecture(tmp_path):
+    from kmura.training.phases import phase_config
+
+    for phase, architecture in (("hybrid", "classifier"), ("final", "hybrid")):
+        with pytest.raises(InputError, match=f"phase {phase} takes its values from a search of another architecture"):
+            phase_config(phase, AREA, tmp_path, settings={"model.architecture": architecture})
 
 
 @pytest.mark.slow
@@ -281,5 +343,5 @@ def test_densenet121_with_swin_base_trains_a_few_steps_at_224_pixels():
     pixels, labels = rng.uniform(0, 255, (4, 224, 224, 1)).astype(np.float32), np.array([[0.0], [1.0], [0.0], [1.0]])
     batch = {"image": pixels, "label": labels, "mixed_image": pixels, "mixed_label": labels}
     before = model.swin.stages[3].blocks[0].attn.qkv.kernel.numpy()
-    losses = [float(trainer.train_on_batch(batch)) for _ in range(3)]
+    losses = trainer.fit(tf.data.Dataset.from_tensors(batch), epochs=3, verbose=0).history["loss"]
     assert np.isfinite(losses).all() and (before != model.swin.stages[3].blocks[0].attn.qkv.kernel.numpy()).any()

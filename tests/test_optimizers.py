@@ -110,3 +110,19 @@ def test_every_copy_under_a_mirrored_strategy_takes_the_same_step(steps):
     assert len(copies) == 2
     for copy in copies:
         assert copy == pytest.approx(adam(*steps), abs=1e-5)
+
+
+def test_what_was_frozen_at_first_begins_with_steps_of_the_learning_rate():
+    one, late = (keras.Variable(np.zeros(3, np.float32)) for _ in range(2))
+    optimizer = AdamL2(0.01)
+    optimizer.build([one, late])
+    optimizer.set_late([late])
+    gradient = np.full(3, 2.0, np.float32)
+    for _ in range(200):
+        optimizer.apply([gradient], [one])
+    optimizer.begin_late()
+    before = one.numpy().copy()
+    for _ in range(30):
+        optimizer.apply([gradient, gradient], [one, late])
+    assert late.numpy() == pytest.approx(-0.3, rel=1e-3)  # of a constant gradient every step is the learning rate
+    assert one.numpy() - before == pytest.approx(-0.3, rel=1e-3)

@@ -142,8 +142,12 @@ def test_a_swin_of_every_library_is_ported_whole(swin):
     ("change", "message"),
     [
         (lambda state: state.pop("features.norm5.bias"), r"131 of 132 arrays matched; missing features.norm5.bias"),
+        (lambda state: state.update({"features.conv0.weight": np.zeros((3, 3))}), "features.conv0.weight is"),
         (lambda state: state.update({"features.more": np.zeros(3)}), "not known features.more"),
-        (lambda state: state.update({"features.norm5.bias": np.zeros(3)}), r"features.norm5.bias gives \(3,\)"),
+        (
+            lambda state: state.update({"features.norm5.bias": np.zeros(3)}),
+            r"features.norm5.bias is \(3,\), which",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_and_changes_nothing(densenet, change, message):
@@ -214,6 +218,8 @@ def test_a_state_dict_goes_through_weights_or_through_a_preset(densenet, swin, t
     assert "torch_padding" not in caplog.text
     with pytest.raises(InputError, match="exists; choose another"):
         port_preset(tmp_path / "densenet.safetensors", "densenet_mini", tmp_path / "preset")
+    with pytest.raises(InputError, match="no table ports torch's weights to resnet18_small"):
+        port_preset(tmp_path / "densenet.safetensors", "resnet18_small", tmp_path / "other")
     with pytest.raises(InputError, match="not of swin_mini"):
         port_preset(tmp_path / "densenet.safetensors", "swin_mini", tmp_path / "other")
     assert not list(tmp_path.glob(".*"))

@@ -327,3 +327,14 @@ class Config:
     cam: CamConfig = CamConfig()
     train: TrainConfig = TrainConfig()
     tune: TuneConfig = TuneConfig()
+
+    def __post_init__(self):
+        hybrid = self.model.architecture == "hybrid"
+        if self.cam.tap == "S4" and not hybrid:
+            raise InputError("cam.tap S4 is of a hybrid; choose P5, P4 or P3, or model.architecture=hybrid")
+        others = ("head",) if hybrid else ("swin", "swin_weights", "fusion", "multi_scale")
+        for name in others:
+            if getattr(self.model, name) != getattr(ModelConfig, name):
+                raise InputError(
+                    f"model.{name} goes with model.architecture={'classifier' if hybrid else 'hybrid'}; leave it out"
+                )

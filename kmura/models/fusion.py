@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import keras
 
 Level = tuple[keras.KerasTensor, keras.KerasTensor]  # of the convolutions and of the transformer, [B, h, w, channels]
-HEADS = 4  # of the attention
+ATTENTION_HEADS = 4
 
 
 def concat(levels: Sequence[Level], width: int) -> keras.KerasTensor:
@@ -47,7 +47,9 @@ def attention(levels: Sequence[Level], width: int) -> keras.KerasTensor:
     tokens = keras.layers.LayerNormalization(epsilon=1e-5, dtype="float32", name="tokens_norm")(tokens)
     means = _side_by_side([_pooled(maps, f"{number}_{branch}") for number, maps, branch in _each(levels)])
     query = keras.layers.Reshape((1, width), name="query_token")(_dense(width, None, "query")(means))
-    attended = keras.layers.MultiHeadAttention(HEADS, width // HEADS, dtype="float32", name="attention")
+    attended = keras.layers.MultiHeadAttention(
+        ATTENTION_HEADS, width // ATTENTION_HEADS, dtype="float32", name="attention"
+    )
     return keras.layers.Reshape((width,), name="attended")(query + attended(query, tokens))
 
 

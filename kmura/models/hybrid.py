@@ -5,10 +5,10 @@ import keras
 from kmura.errors import InputError
 from kmura.models.backbones import BACKBONES
 from kmura.models.classifier import NormalizedChannels, checked_input, convolutional_maps, dtype_policy
-from kmura.models.fusion import FUSIONS
+from kmura.models.fusion import ATTENTION_HEADS, FUSIONS
 from kmura.models.heads import LOGITS
 from kmura.models.lookup import entry
-from kmura.models.swin import SwinMaps, check_side
+from kmura.models.swin import SWINS, SwinMaps, check_side
 
 
 @keras.saving.register_keras_serializable("kmura")
@@ -21,7 +21,7 @@ class HybridClassifier(keras.Model):
         backbone: normalised images -> P5 of the convolutional branch; a keras-hub backbone.
         swin: the SwinTransformerBackbone of the other branch.
         feature_maps: `P3`, `P4`, `P5` of the convolutions, `S4` (and `S3`, multi-scale) of the transformer ->
-            KerasTensor [B, h, w, channels], connected to `input`.
+            KerasTensor [B, h, w, channels], connected to `input`. The transformer's are of both signs.
         head_sees: names of the maps that the fusion joins.
         branches: name of a branch -> its last feature map.
     """
@@ -65,8 +65,8 @@ class HybridClassifier(keras.Model):
             raise InputError(f"image_size {height} x {side}: the hybrid takes square images; give one number")
         check_side(swin, side)
         fuse = entry(FUSIONS, fusion, "fusion")
-        if width < 4 or width % 4:
-            raise InputError(f"width is {width}; a multiple of 4, 4 or more, is needed")
+        if width < ATTENTION_HEADS or width % ATTENTION_HEADS:
+            raise InputError(f"width is {width}; a multiple of {ATTENTION_HEADS} is needed")
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
 
         with dtype_policy(policy):
@@ -74,6 +74,9 @@ class HybridClassifier(keras.Model):
             normalized = NormalizedChannels(parts.mean, parts.std, name="normalized")(images)
             body, maps = convolutional_maps(parts, normalized, batch_norm_momentum, fused_batch_norm, torch_padding)
             swin_maps = SwinMaps(swin, side, third_stage=multi_scale, name="swin_maps")
+            of_swin = SWINS[swin]
+            if (of_swin.mean, of_swin.std) != (parts.mean, parts.std):
+                normalized = NormalizedChannels(of_swin.mean, of_swin.std, name="normalized_swin")(images)
             maps = maps | swin_maps(normalized)
             levels = [("P4", "S3"), ("P5", "S4")] if multi_scale else [("P5", "S4")]
             features = fuse([(maps[one], maps[other]) for one, other in levels], width)

@@ -8,6 +8,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import keras
 import numpy as np
@@ -23,11 +24,18 @@ IGNORED = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One variable of the backbone and where its values come from; `convert` takes the arrays of `keys` in order."""
+    """One variable of the backbone and where its values come from.
+
+    Attributes:
+        keys: of the source.
+        convert: takes their arrays in order.
+        reshape: how another shape may be met: `stem` for gray images, `positions` of windows of another size.
+    """
 
     keys: tuple[str, ...]
     variable: keras.Variable
     convert: Callable[..., np.ndarray]
+    reshape: Literal["", "stem", "positions"] = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,20 +80,24 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
     return {key: np.asarray(value, np.float32) for key, value in found.items()}
 
 
-def port(state: Mapping[str, np.ndarray], body: keras.Model, source: str | Path) -> Ported:
+def port(state: Mapping[str, np.ndarray], body: keras.Model, source: str | Path, name: str = "") -> Ported:
     """Puts a state dict of torchvision, timm or Hugging Face into a DenseNet or Swin backbone.
 
     Args:
         state: key -> array.
         body: DenseNetBackbone or SwinTransformerBackbone of keras-hub.
-        source: named in errors.
+        source, name: where the state is from and what the backbone is called, for errors.
 
     Raises:
         InputError: another architecture: a key or a variable that the table does not know, or a shape that does not
             fit. The backbone keeps what it had.
     """
     state = {_bare(key): value for key, value in state.items()}
-    table = densenet_table(body) if hasattr(body, "stackwise_num_repeats") else swin_table(body, state)
+    name = name or body.name
+    kind = type(body).__name__
+    if kind not in TABLES:
+        raise InputError(f"weights {source}: no table ports torch's weights to {name}; there are DenseNet and Swin")
+    table = TABLES[kind](body, state)
     known = {key for entry in table for key in entry.keys}
     missing = sorted(known - state.keys())
     strange = sorted(key for key in state.keys() - known if not IGNORED.match(key))
@@ -95,18 +107,21 @@ def port(state: Mapping[str, np.ndarray], body: keras.Model, source: str | Path)
         parts += [f"missing {_some(missing)}"] if missing else []
         parts += [f"not known {_some(strange)}"] if strange else []
         parts += [f"without a source {_some(sorted(unset))}"] if unset else []
-        raise InputError(f"weights {source} are not of {body.name}: {'; '.join(parts)}")
+        raise InputError(f"weights {source} are not of {name}: {'; '.join(parts)}")
     values, reshaped = [], []
     for entry in table:
-        array = entry.convert(*(state[key] for key in entry.keys))
-        shape = tuple(entry.variable.shape)
-        if array.shape != shape:
-            fitted = _fitted(array, shape)
-            if fitted is None:
-                raise InputError(
-                    f"weights {source} do not fit {body.name}: {entry.keys[0]} gives {array.shape}, "
-                    f"{entry.variable.path} is {shape}"
-                )
+        shape, given = tuple(entry.variable.shape), tuple(state[key].shape for key in entry.keys)
+        try:
+            array = entry.convert(*(state[key] for key in entry.keys))
+            fitted = array if array.shape == shape else _fitted(array, shape, entry)
+        except ValueError:  # of another rank
+            fitted = None
+        if fitted is None:
+            raise InputError(
+                f"weights {source} do not fit {name}: {entry.keys[0]} is {given[0]}, which does not become "
+                f"{entry.variable.path} {shape}"
+            )
+        if fitted is not array:
             array = fitted
             reshaped.append(entry.variable.path)
         values.append(array)
@@ -125,25 +140,17 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _fitted(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """An array brought to another shape where that means the same: a stem for gray images (a third for each channel),
-    relative positions of windows of another size (bicubic, as timm does it); else None."""
-    if array.ndim == 4 and array.shape[2] == 1 and array.shape[:2] + array.shape[3:] == shape[:2] + shape[3:]:
+def _fitted(array: np.ndarray, shape: tuple[int, ...], entry: Entry) -> np.ndarray | None:
+    """An array brought to another shape where its entry allows that; else None.
+
+    A stem for gray images gives each channel a third; relative positions are interpolated (bicubic).
+    """
+    if entry.reshape == "stem" and array.shape[2] == 1 and array.shape[:2] + array.shape[3:] == shape[:2] + shape[3:]:
         return np.repeat(array / shape[2], shape[2], axis=2)
     sides = [round(rows**0.5) for rows in (array.shape[0], shape[0])]
-    if (
-        array.ndim == len(shape) == 2
-        and array.shape[1] == shape[1]
-        and [side**2 for side in sides]
-        == [
-            array.shape[0],
-            shape[0],
-        ]
-    ):
+    if entry.reshape == "positions" and array.shape[1:] == shape[1:] and sides[0] ** 2 == array.shape[0]:
         grid = array.reshape(1, sides[0], sides[0], -1)
-        resized = keras.ops.image.resize(
-            grid, (sides[1], sides[1]), interpolation="bicubic", data_format="channels_last"
-        )
+        resized = keras.ops.image.resize(grid, (sides[1], sides[1]), "bicubic", data_format="channels_last")
         return np.asarray(resized).reshape(shape)
     return None
 
@@ -176,8 +183,8 @@ def _joined(*arrays):
     return np.concatenate(arrays)
 
 
-def densenet_table(body: keras.Model) -> list[Entry]:
-    """The table of a DenseNet in the keys of torchvision and timm."""
+def densenet_table(body: keras.Model, state: Mapping[str, np.ndarray]) -> list[Entry]:
+    """The table of a DenseNet in the keys of torchvision and timm, which are the same."""
 
     def conv(ours: str, theirs: str):
         yield Entry((f"{theirs}.weight",), body.get_layer(ours).kernel, _kernel)
@@ -192,7 +199,8 @@ def densenet_table(body: keras.Model) -> list[Entry]:
         ):
             yield Entry((f"{theirs}.{name}",), variable, _same)
 
-    table = [*conv("conv1_conv", "features.conv0"), *norm("conv1_bn", "features.norm0")]
+    stem = Entry(("features.conv0.weight",), body.get_layer("conv1_conv").kernel, _kernel, "stem")
+    table = [stem, *norm("conv1_bn", "features.norm0")]
     for stack, repeats in enumerate(body.stackwise_num_repeats, start=1):
         for block in range(1, repeats + 1):
             ours, theirs = f"stack{stack}_block{block}", f"features.denseblock{stack}.denselayer{block}"
@@ -274,7 +282,10 @@ def swin_table(body: keras.Model, state: Mapping[str, np.ndarray]) -> list[Entry
         return [Entry((f"{theirs}.weight",), scale, convert), Entry((f"{theirs}.bias",), shift, _same)]
 
     embedding = body.patch_embedding
-    table = affine(names.embedding, embedding.proj.kernel, embedding.proj.bias, _kernel)
+    table = [
+        Entry((f"{names.embedding}.weight",), embedding.proj.kernel, _kernel, "stem"),
+        Entry((f"{names.embedding}.bias",), embedding.proj.bias, _same),
+    ]
     table += affine(names.embedding_norm, embedding.norm.gamma, embedding.norm.beta, _same)
     for s, stage in enumerate(body.stages):
         for b, block in enumerate(stage.blocks):
@@ -285,7 +296,9 @@ def swin_table(body: keras.Model, state: Mapping[str, np.ndarray]) -> list[Entry
             keys = [f"{where}.{name}" for name in names.qkv]
             table.append(Entry(tuple(f"{key}.weight" for key in keys), attention.qkv.kernel, _joined_dense))
             table.append(Entry(tuple(f"{key}.bias" for key in keys), attention.qkv.bias, _joined))
-            table.append(Entry((f"{where}.{names.position}",), attention.relative_position_bias_table, _same))
+            table.append(
+                Entry((f"{where}.{names.position}",), attention.relative_position_bias_table, _same, "positions")
+            )
             table += affine(f"{where}.{names.projection}", attention.proj.kernel, attention.proj.bias, _dense)
             for layer, theirs in zip((block.mlp.fc1, block.mlp.fc2), names.mlp, strict=True):
                 table += affine(f"{where}.{theirs}", layer.kernel, layer.bias, _dense)
@@ -294,3 +307,10 @@ def swin_table(body: keras.Model, state: Mapping[str, np.ndarray]) -> list[Entry
             table.append(Entry((f"{where}.reduction.weight",), merging.reduction.kernel, _dense))
             table += affine(f"{where}.norm", merging.norm.gamma, merging.norm.beta, _same)
     return table + affine(names.norm, body.norm.gamma, body.norm.beta, _same)
+
+
+# class of a backbone -> its table
+TABLES: dict[str, Callable[[keras.Model, Mapping[str, np.ndarray]], list[Entry]]] = {
+    "DenseNetBackbone": densenet_table,
+    "SwinTransformerBackbone": swin_table,
+}

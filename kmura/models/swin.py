@@ -7,6 +7,7 @@ import warnings
 import keras
 
 from kmura.errors import InputError
+from kmura.models.backbones import IMAGENET_MEAN, IMAGENET_STD
 from kmura.models.lookup import entry
 
 LEVELS = ("S3", "S4")  # maps of the third and fourth stage, a sixteenth and a thirty-second of the image's side
@@ -20,6 +21,7 @@ class SwinEntry:
         embed_dim: channels of the first stage; each later one has twice as many.
         depths, heads: blocks, attention heads of each stage.
         window: side of the attention windows, in tokens.
+        mean, std: of the images that it was trained on, on the scale 0..255; taken off, and divided by.
         imagenet: keras-hub preset of its ImageNet weights, or None.
     """
 
@@ -28,6 +30,8 @@ class SwinEntry:
     heads: tuple[int, int, int, int]
     window: int
     imagenet: str | None
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
 
     @property
     def unit(self) -> int:

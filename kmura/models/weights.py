@@ -32,6 +32,7 @@ CONFIG = "config.json"
 ARRAYS = "model.weights.h5"
 # Where Keras keeps the backbone's arrays in a classifier's file; beside it are those of the head.
 BACKBONE_GROUP = "layers/functional"
+SWIN_GROUP = "layers/swin_maps/backbone"
 # Of a backbone's config; all else is its architecture.
 NOT_ARCHITECTURE = {"name", "trainable", "dtype", "image_shape", "data_format"}
 CONNECT_SECONDS = 10
@@ -48,14 +49,20 @@ class Part:
     Attributes:
         model: the whole classifier.
         body: the backbone.
+        key: of a classifier's config that names it; also the name of the table that it comes from.
         name: of the backbone, in kmura's words.
         imagenet: keras-hub preset of its ImageNet weights, or None.
+        group: where Keras keeps its arrays in a classifier's file.
+        leads: weights of a whole model may come with it.
     """
 
     model: keras.Model
     body: keras.Model
+    key: str
     name: str
     imagenet: str | None
+    group: str
+    leads: bool
 
 
 def load_weights(model, weights: str, swin_weights: str = "none") -> None:
@@ -71,28 +78,33 @@ def load_weights(model, weights: str, swin_weights: str = "none") -> None:
             `hf://keras/densenet_121_imagenet`), or a path: a preset folder, a `.keras` or `.weights.h5` file of a
             backbone or of a classifier of kmura, a state dict of torchvision or timm (`.safetensors`, `.pth`), a folder
             as Hugging Face's transformers save it.
-        swin_weights: the same for the transformer.
+        swin_weights: the same for the transformer; `none` and `imagenet` leave it as it is where `weights` brought the
+            whole hybrid.
 
     Raises:
         InputError: nothing there, no network, a damaged file, or another architecture.
     """
     config = model.get_config()
     name = config["backbone"]
-    _load_part(Part(model, model.backbone, name, BACKBONES[name].imagenet), weights)
-    if "swin" in config:
+    part = Part(model, model.backbone, "backbone", name, BACKBONES[name].imagenet, BACKBONE_GROUP, True)
+    whole = _load_part(part, weights)
+    if "swin" in config and not (whole and swin_weights in ("none", "imagenet")):
         name = config["swin"]
-        _load_part(Part(model, model.swin, name, SWINS[name].imagenet), swin_weights)
+        _load_part(Part(model, model.swin, "swin", name, SWINS[name].imagenet, SWIN_GROUP, False), swin_weights)
 
 
-def _load_part(part: Part, weights: str) -> None:
+def _load_part(part: Part, weights: str) -> bool:
+    """Puts weights into a part; True if they brought the whole model."""
     if weights == "none":
-        return
+        return False
     preset = part.imagenet if weights == "imagenet" else weights
     if preset is None:
-        there = [name for name, known in {**BACKBONES, **SWINS}.items() if known.imagenet]
+        table = BACKBONES if part.key == "backbone" else SWINS
+        there = [name for name, known in table.items() if known.imagenet]
+        flag = "weights" if part.key == "backbone" else "swin_weights"
         raise InputError(
-            f"backbone {part.name} has no ImageNet weights; give weights none or a path, "
-            f"or one of the backbones {', '.join(there)}"
+            f"{part.key} {part.name} has no ImageNet weights; give {flag} none or a path, or take one of "
+            f"{', '.join(there)}"
         )
     source = Path(preset).expanduser()
     if not source.exists():
@@ -100,11 +112,11 @@ def _load_part(part: Part, weights: str) -> None:
     state = _state_file(source)
     if state is not None:
         _load_state(state, part, source)
-        return
+        return False
     with _config_and_arrays(source) as (config, arrays):
         if config is not None:
             _check_architecture(config, part, source)
-        _load_arrays(arrays, part, source)
+        return _load_arrays(arrays, part, source)
 
 
 def _state_file(source: Path) -> Path | None:
@@ -116,9 +128,9 @@ def _state_file(source: Path) -> Path | None:
 
 
 def _load_state(state: Path, part: Part, source: Path) -> None:
-    done = port(read_state(state), part.body, source)
+    done = port(read_state(state), part.body, source, part.name)
     log.info(
-        "weights %s: %d arrays of backbone %s matched, 0 missing, %d reshaped; head stays random (left: %d arrays)",
+        "weights %s: %d arrays of backbone %s matched, 0 missing, %d reshaped; the rest stays (not taken: %d arrays)",
         source,
         done.matched,
         part.name,
@@ -187,7 +199,10 @@ def _config_and_arrays(source: Path) -> Iterator[tuple[dict | None, Path]]:
     if source.is_dir():
         for name in (CONFIG, ARRAYS):
             if not (source / name).is_file():
-                raise InputError(f"weights {source}: the folder has no {name}; a preset has {CONFIG} and {ARRAYS}")
+                raise InputError(
+                    f"weights {source}: the folder has no {name}; a preset has {CONFIG} and {ARRAYS}, a folder of "
+                    f"Hugging Face {' or '.join(HUGGING_FACE)}"
+                )
         yield _parsed(source, (source / CONFIG).read_bytes()), source / ARRAYS
     elif source.name.endswith(".weights.h5"):
         yield None, source
@@ -219,9 +234,9 @@ def _parsed(source: Path, config: bytes) -> dict:
 def _check_architecture(config: dict, part: Part, source: Path) -> None:
     """Raises InputError unless `config` is of the part's backbone, alone or in a classifier of kmura."""
     name, theirs = config["class"], config["config"]
-    if name in CLASSIFIERS and part.body is part.model.backbone:
-        if theirs.get("backbone") != part.name:
-            raise InputError(f"weights {source}: of backbone {theirs.get('backbone')}; the model has {part.name}")
+    if name in CLASSIFIERS and part.key in theirs:
+        if theirs[part.key] != part.name:
+            raise InputError(f"weights {source}: of {part.key} {theirs[part.key]}; the model has {part.name}")
         return
     expected = keras.saving.get_registered_name(type(part.body))
     if name != expected:
@@ -234,29 +249,29 @@ def _check_architecture(config: dict, part: Part, source: Path) -> None:
             raise InputError(f"weights {source}: {key} is {theirs[key]}; backbone {part.name} has {ours[key]}")
 
 
-def _load_arrays(path: Path, part: Part, source: Path) -> None:
-    """Reads the arrays of `path` into the backbone, and into all of the model if it has arrays of the same shapes."""
+def _load_arrays(path: Path, part: Part, source: Path) -> bool:
+    """Reads the arrays of `path` into the backbone, or into all of the model (then True) if it has all its shapes."""
     model, backbone = part.model, part.name
     body = [tuple(weight.shape) for weight in part.body.weights]
     of_body = {id(weight) for weight in part.body.weights}
-    head = [tuple(weight.shape) for weight in model.weights if id(weight) not in of_body]
+    rest = [tuple(weight.shape) for weight in model.weights if id(weight) not in of_body]
     try:
         with h5py.File(path) as file, tempfile.TemporaryDirectory() as folder:
-            of_classifier = BACKBONE_GROUP in file
-            found = _shapes(file[BACKBONE_GROUP] if of_classifier else file)
+            of_classifier = part.group in file
+            found = _shapes(file[part.group] if of_classifier else file)
             if sorted(found) != sorted(body):
                 raise InputError(
                     f"weights {source}: {len(found)} arrays do not have the shapes of the {len(body)} of "
                     f"backbone {backbone}; choose the backbone they were saved from"
                 )
-            with_head = of_classifier and sorted(_shapes(file["layers"])) == sorted(found + head)
-            if with_head:
+            whole = part.leads and of_classifier and sorted(_shapes(file["layers"])) == sorted(found + rest)
+            if whole:
                 model.load_weights(path)
             elif of_classifier:
                 alone = Path(folder) / ARRAYS
                 with h5py.File(alone, "w") as target:
-                    for name in file[BACKBONE_GROUP]:
-                        file.copy(file[BACKBONE_GROUP][name], target)
+                    for name in file[part.group]:
+                        file.copy(file[part.group][name], target)
                 part.body.load_weights(alone)
             else:
                 part.body.load_weights(path)
@@ -267,17 +282,18 @@ def _load_arrays(path: Path, part: Part, source: Path) -> None:
         raise InputError(f"weights {source}: they do not fit backbone {backbone} ({cause})") from error
     except (OSError, RuntimeError, KeyError) as error:  # h5py
         raise InputError(f"weights {source}: damaged, or no HDF5 file ({error})") from error
-    if with_head:
-        of_head = "too"
+    if whole:
+        of_rest = "the rest of the model too"
     else:
-        of_head = "stays random, the source has " + ("one of another shape" if of_classifier else "none")
+        of_rest = "the rest stays, the source has " + ("one of another shape" if of_classifier else "none")
     log.info(
-        "weights %s: %d arrays of backbone %s matched, 0 missing, 0 reshaped; head %s",
+        "weights %s: %d arrays of backbone %s matched, 0 missing, 0 reshaped; %s",
         source,
         len(found),
         backbone,
-        of_head,
+        of_rest,
     )
+    return whole
 
 
 def _shapes(group: h5py.Group) -> list[tuple[int, ...]]:
@@ -314,7 +330,7 @@ def port_preset(source: str | Path, backbone: str, out: str | Path, *, image_siz
         body = build_swin(backbone, image_size or SWINS[backbone].unit)
     else:
         body = BACKBONES[backbone].build()
-    done = port(read_state(state), body, source)
+    done = port(read_state(state), body, source, backbone)
     aside = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         aside.parent.mkdir(parents=True, exist_ok=True)

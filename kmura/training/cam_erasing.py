@@ -144,4 +144,6 @@ class CamErasingModel(keras.Model):
             logits = self.classifier(images, training=True)
             loss = self.compute_loss(images, labels, logits, training=True)
             scaled = self.optimizer.scale_loss(loss)
-        return loss, logits, tape.gradient(scaled, self.trainable_variables)
+        gradients = tape.gradient(scaled, self.trainable_variables)
+        # Swin's tables of positions have sparse ones, which the branches of a condition may not return
+        return loss, logits, [None if each is None else tf.convert_to_tensor(each) for each in gradients]

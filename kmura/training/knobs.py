@@ -3,7 +3,7 @@
 import keras
 
 from kmura.config import Config
-from kmura.training.optimizers import set_learning_rate
+from kmura.training.optimizers import inner_optimizer, set_learning_rate
 
 
 class EpochKnobs(keras.callbacks.Callback):
@@ -22,8 +22,10 @@ class EpochKnobs(keras.callbacks.Callback):
         train, erase = self.config.train, self.config.cam
         frozen = train.frozen_until_epoch is not None and epoch < train.frozen_until_epoch
         self.model.set_learning_part("none" if frozen else train.unfreeze)
+        optimizer = inner_optimizer(self.model.optimizer)
+        if epoch == train.frozen_until_epoch:
+            optimizer.begin_late()
         slow = train.slow_from_epoch is not None and epoch + 1 >= train.slow_from_epoch
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)  # in mixed_float16
         set_learning_rate(optimizer, train.learning_rate * (train.slow_factor if slow else 1.0))
         optimizer.l2.assign(train.weight_decay)
         self.model.set_erasing(

@@ -1,5 +1,7 @@
 """Adam with the L2 penalty where torch puts it."""
 
+from collections.abc import Iterable
+
 import keras
 import tensorflow as tf
 
@@ -13,6 +15,9 @@ class AdamL2(keras.optimizers.Adam):
     This is not AdamW (Loshchilov & Hutter 2019, Algorithm 2), which shrinks the weights past the moments; the published
     values of the project are for the coupled form. `l2` is a variable: changing it does not retrace a step.
 
+    Variables that are frozen at first count their steps from `begin_late` on, as torch counts those of each parameter:
+    the moments' correction for their start (Kingma & Ba 2015, Algorithm 1) would else be over before they have any.
+
     A variable is updated by TensorFlow's own kernel (ResourceApplyAdam, Keras' formula in one operation) instead of by
     a dozen: DenseNet-121 has 364 variables, and all of them are traced.
     """
@@ -21,12 +26,23 @@ class AdamL2(keras.optimizers.Adam):
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self._initial_l2 = l2
         self.l2 = None
+        self.late_start = None
+        self._late = frozenset()  # places among the variables
 
     def build(self, variables):
         if self.built:
             return
         super().build(variables)
         self.l2 = self.add_variable((), initializer=keras.initializers.Constant(self._initial_l2), name="l2")
+        self.late_start = self.add_variable((), dtype="int64", initializer="zeros", name="late_start")
+
+    def set_late(self, variables: Iterable[keras.Variable]) -> None:
+        """Names the variables that are frozen at first; of a built optimizer, before its first step."""
+        self._late = frozenset(self._get_variable_index(variable) for variable in variables)
+
+    def begin_late(self) -> None:
+        """Says that the late variables learn from the next step on."""
+        self.late_start.assign(self.iterations)
 
     def update_step(self, gradient, variable, learning_rate):
         penalty = keras.ops.cast(self.l2, gradient.dtype) * keras.ops.cast(variable, gradient.dtype)
@@ -36,9 +52,12 @@ class AdamL2(keras.optimizers.Adam):
         # Keras' loop over the variables, which calls `update_step` above; what follows is the same in one operation.
         if self.amsgrad:
             return super()._distributed_tf_update_step(distribution, grads_and_vars, learning_rate)
-        step = tf.cast(keras.ops.convert_to_tensor(self.iterations), tf.float32) + 1
-        once = (learning_rate, tf.pow(self.beta_1, step), tf.pow(self.beta_2, step), self.l2.value)
+        done = keras.ops.convert_to_tensor(self.iterations)
+        steps = [tf.cast(count, tf.float32) + 1 for count in (done, done - tf.cast(self.late_start.value, done.dtype))]
+        powers = [(tf.pow(self.beta_1, step), tf.pow(self.beta_2, step)) for step in steps]
         for gradient, variable in grads_and_vars:
+            of_variable = powers[self._get_variable_index(variable) in self._late]
+            once = (learning_rate, *of_variable, self.l2.value)
             distribution.extended.update(variable, self._apply_adam, args=(gradient, *once), group=False)
 
     def _apply_adam(self, variable, gradient, learning_rate, beta_1_power, beta_2_power, l2):
@@ -58,6 +77,11 @@ class AdamL2(keras.optimizers.Adam):
 
     def get_config(self):
         return super().get_config() | {"l2": float(self._initial_l2)}
+
+
+def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The optimizer itself where mixed_float16 has wrapped it, to scale its loss."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):

@@ -64,7 +64,13 @@ def phase_config(
         source = f"tuned values as published for MURA's {area}"
     else:
         tuned, source = {}, f"no tuned values for {area}: those of the recipe"
-    return load_config(recipe or phase, tuned | settings), source
+    config = load_config(recipe or phase, tuned | settings)
+    if (config.model.architecture == "hybrid") != (phase == "hybrid"):
+        raise InputError(
+            f"phase {phase} takes its values from a search of another architecture than {config.model.architecture}; "
+            "train a hybrid by phase hybrid or baseline, a classifier by final or baseline"
+        )
+    return config, source
 
 
 def check_phase(phase: str) -> None:

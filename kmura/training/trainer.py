@@ -26,7 +26,7 @@ from kmura.training.checkpoint import LastCheckpoint
 from kmura.training.finite_loss import StopOnNonFiniteLoss, non_finite_loss
 from kmura.training.knobs import EpochKnobs
 from kmura.training.losses import WeightedBinaryCrossentropy
-from kmura.training.optimizers import AdamL2, learning_rate
+from kmura.training.optimizers import AdamL2, inner_optimizer, learning_rate
 from kmura.training.run import RunFolder
 from kmura.training.validation import StudyValidation
 
@@ -46,6 +46,7 @@ def session(config: Config) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(policy)
+        gc.unfreeze()  # what `_collecting_garbage_later` has set aside
 
 
 class Trainer:
@@ -98,6 +99,8 @@ class Trainer:
             jit_compile=False,  # XLA is slower than oneDNN on CPU
         )
         self.model.optimizer.build(learning)  # otherwise Keras traces the step twice
+        if config.train.frozen_until_epoch is not None:
+            inner_optimizer(self.model.optimizer).set_late(classifier.backbone.trainable_variables)
         self._variables = [*classifier.variables, *self.model.optimizer.variables]  # weights, random states, moments
         self._initial = None
         self._data = None
@@ -118,6 +121,7 @@ class Trainer:
         *,
         resume: bool = True,
         epochs: int | None = None,
+        worth_keeping: float = -np.inf,
         on_start: Callable[[], None] = lambda: None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> pd.DataFrame:
@@ -128,6 +132,7 @@ class Trainer:
             folder: where `last/`, `best.keras` and `history.csv` are kept.
             resume: False begins anew whatever the folder holds.
             epochs: stop after this many; default `config.train.epochs`.
+            worth_keeping: a best epoch below this score leaves no `best.keras`.
             on_start: called when everything that training needs is there, before anything is written.
             callbacks: further Keras callbacks; they see all scores in their logs.
 
@@ -158,7 +163,7 @@ class Trainer:
         if epochs_done:
             done = f"going on after epoch {epochs_done} of" if epochs_done < epochs else "done are all of"
             log.info("%s: %s %d epochs", folder.path, done, epochs)
-        keeper = _RunKeeper(folder, last, self.classifier, config.train.monitor, state)
+        keeper = _RunKeeper(folder, last, self.classifier, config.train.monitor, state, worth_keeping)
         if epochs_done < epochs:
             knobs, finite = EpochKnobs(config), StopOnNonFiniteLoss(folder.last)
             with _collecting_garbage_later() as first_batch:
@@ -189,8 +194,11 @@ class _RunKeeper(keras.callbacks.Callback):
     finds it there, so that `best.keras` and the history never tell of different epochs.
     """
 
-    def __init__(self, folder: RunFolder, last: LastCheckpoint, classifier, monitor: str, state: dict):
+    def __init__(
+        self, folder: RunFolder, last: LastCheckpoint, classifier, monitor: str, state: dict, worth_keeping: float
+    ):
         super().__init__()
+        self.worth_keeping = worth_keeping
         self.folder, self.last, self.classifier, self.monitor = folder, last, classifier, monitor
         self.history = state["history"]
         self._promote(state.get("best_file"))
@@ -211,8 +219,8 @@ class _RunKeeper(keras.callbacks.Callback):
         row = {"epoch": epoch + 1, **values, "learning_rate": rate, "seconds": seconds, "best": best}
         logs.update({"best": best, "learning_rate": rate, "seconds": seconds})
         self.history.append(row)
-        best_file = f"best-{epoch + 1:05d}.keras" if best else None
-        if best:
+        best_file = f"best-{epoch + 1:05d}.keras" if best and score >= self.worth_keeping else None
+        if best_file:
             try:
                 self.last.folder.mkdir(parents=True, exist_ok=True)
                 self.classifier.save(self.last.folder / best_file)
@@ -240,12 +248,14 @@ class _RunKeeper(keras.callbacks.Callback):
 def _collecting_garbage_later() -> Iterator[keras.callbacks.Callback]:
     """A callback whose first batch ends a pause of Python's garbage collector.
 
-    Tracing makes millions of objects that all stay: searching them for garbage takes 2 s of DenseNet-121's first step.
+    Tracing makes millions of objects that all stay: searching them for garbage takes 2 s of DenseNet-121's first step,
+    and 2 s now and then later. They are set aside until the end of the `session`.
     """
 
     class FirstBatch(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if was_on and not gc.isenabled():
+                gc.freeze()
                 gc.enable()
 
     was_on = gc.isenabled()

@@ -43,6 +43,7 @@ from kmura.training.run import RunFolder, claimed, drop_run, write_run, write_su
 from kmura.training.trainer import Trainer, session
 from kmura.training.trials import (
     RESULT,
+    best_of,
     claim_values,
     drop_files,
     finish,
@@ -109,7 +110,7 @@ def tune(
     manifest = read_manifest(records)
     check_splits(manifest, area, config.train.select_on, records)
     folder = RunFolder(Path(runs) / area / searched(config)[1])
-    description = describe(manifest, records, area, "tune", config, command)
+    description = describe(manifest, records, area, folder.path.name, config, command)
     role = _role()
     leads = role != "worker"
     with claimed(folder.path) if leads else contextlib.nullcontext():
@@ -202,6 +203,15 @@ def _check_search(config: Config) -> None:
         free = [key for key in searched(config)[0] if key.startswith(stage) and not _fixed(tune, key)]
         if free and not on:
             raise InputError(f"{free[0]} is searched but never used in the {epochs} epochs of a trial; set {mend}")
+    slow = config.train.slow_from_epoch
+    if "train.slow_factor" in searched(config)[0] and not _fixed(tune, "train.slow_factor"):
+        if slow is None or slow > epochs:
+            raise InputError(
+                f"train.slow_factor is searched but never used in the {epochs} epochs of a trial; set "
+                f"train.slow_from_epoch={max(epochs, 1)} or lower, or tune.slow_factor=[0.1, 0.1]"
+            )
+        if tune.tuner == "hyperband":
+            raise InputError("hyperband would stop trials before train.slow_factor is used; choose bayesian or random")
     if tune.tuner == "hyperband" and epochs < 3:
         raise InputError(f"hyperband has nothing to stop in trials of {epochs} epochs; give --epochs 3 or more")
 
@@ -328,7 +338,13 @@ class _Search(kt.Tuner):
             for callback in self.callbacks:
                 if hasattr(callback, "trial"):
                     callback.trial = trial.trial_id
-            history = self.trainer().run(config, folder, epochs=epochs, callbacks=[listener, *self.callbacks])
+            history = self.trainer().run(
+                config,
+                folder,
+                epochs=epochs,
+                worth_keeping=self._worth_keeping(trial),
+                callbacks=[listener, *self.callbacks],
+            )
             pruned = len(history) < epochs
         score = history[self.config.train.monitor].max()
         beyond = time.monotonic() - self._since - history["seconds"][epochs_done:].sum()
@@ -349,7 +365,8 @@ class _Search(kt.Tuner):
     def _prune(self, trial, history: pd.DataFrame) -> bool:
         """Median pruning as Optuna does it: the best score so far against the median at this epoch."""
         tune = self.config.tune
-        if not tune.prune or tune.tuner == "hyperband" or not len(history):
+        frozen = self.config.train.frozen_until_epoch or 0  # what it says of the epochs after is little
+        if not tune.prune or tune.tuner == "hyperband" or len(history) <= frozen:
             return False
         curves = [
             read_history(RunFolder(path))[self.config.train.monitor].to_list()
@@ -376,6 +393,14 @@ class _Search(kt.Tuner):
             "worker": self.tuner_id,
         }
         write_json(trial_folder(self.folder.path, trial.trial_id).path / RESULT, result)
+
+    def _worth_keeping(self, trial) -> float:
+        """The score that makes a trial's model the best so far: others need not be written, which takes a second."""
+        best = best_of(results(self.folder.path))
+        if best is None or self.config.tune.tuner == "hyperband":
+            return -math.inf
+        score, earlier = best[1]["score"], int(best[1]["trial"]) < int(trial.trial_id)
+        return math.nextafter(score, math.inf) if earlier else score  # of equal ones the earlier is the best
 
     def _drop_files(self) -> None:
         if self.config.tune.tuner != "hyperband":  # which may yet go on with any trial

@@ -1,6 +1,7 @@
 """Does CAM-erasing or mixing keep a model from a shortcut? Phantoms with a planted marker, one table.
 
-    python benchmarks/shortcut.py [--area XR_WRIST] [--seeds 3] [--shortcut 0.9] [--set cam.erase_every=2 ...]
+    python benchmarks/shortcut.py [--area XR_WRIST] [--seeds 3] [--shortcut 0.9] [--erase abnormal]
+        [--set cam.erase_every=2 ...]
 
 With probability --shortcut an abnormal TRAINING image (so also those of `tune`) carries a marker of one fixed look; no
 held-out image does. `densenet_mini` is trained at 96 pixels with and without erasing, with and without mixing. Judged
@@ -42,7 +43,8 @@ def main() -> None:
     parser.add_argument("--train-studies", type=int, default=400)
     parser.add_argument("--valid-studies", type=int, default=200)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="for all ways")
+    parser.add_argument("--erase", choices=["both", "abnormal", "normal"], default="both", help="images of which label")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="for all ways, over their own")
     arguments = parser.parse_args()
 
     import keras
@@ -60,7 +62,9 @@ def main() -> None:
         def on_train_end(self, logs=None):
             self.classifier = self.model.classifier
 
-    settings = {"mix.aug_p": 0.5, "cam.erase_every": 2} | dict(map(parse_setting, arguments.set))
+    settings, given = {"mix.aug_p": 0.5, "cam.erase_every": 2}, dict(map(parse_setting, arguments.set))
+    if arguments.erase != "both":
+        erase_only(1.0 if arguments.erase == "abnormal" else 0.0)
     with tempfile.TemporaryDirectory() as folder:
         images, records = Path(folder) / "images", Path(folder) / "records"
         write_phantoms(
@@ -81,7 +85,7 @@ def main() -> None:
         for way in arguments.ways:
             found, started = [], time.time()
             for seed in range(arguments.seeds):
-                config = load_config("demo", settings | WAYS[way] | {"train.seed": seed})
+                config = load_config("demo", settings | WAYS[way] | given | {"train.seed": seed})
                 runs, end = Path(folder) / way / str(seed), KeepEnd()
                 run = fit(records, area=arguments.area, runs=runs, config=config, callbacks=[end])
                 chosen = evaluate(run.folder, options=ScoreOptions(resamples=10))
@@ -100,6 +104,28 @@ def main() -> None:
                 f"{chosen.mean():.3f} +- {spread(chosen):.3f} | {(time.time() - started) / arguments.seeds:.0f}",
                 flush=True,
             )
+
+
+def erase_only(label: float) -> None:
+    """From now on images of the other label keep all of theirs in steps with erasing: their maps are empty."""
+    import tensorflow as tf
+
+    from kmura.training.cam_erasing import CamErasingModel
+
+    step = CamErasingModel.train_step
+
+    def train_step(self, batch):
+        engine = self._cam
+        if engine is None:
+            return step(self, batch)
+        chosen = tf.cast(batch["label"] == label, tf.float32)[:, :, None]
+        self._cam = lambda images: (engine(images)[0] * chosen, None)
+        try:
+            return step(self, batch)
+        finally:
+            self._cam = engine
+
+    CamErasingModel.train_step = train_step
 
 
 def spread(values) -> float:

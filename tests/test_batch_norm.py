@@ -229,6 +229,7 @@ np.testing.assert_allclose(variance - 0.5, (plain_variance - 0.5) * n / (n - 1),
 """
 
 
+@pytest.mark.slow
 def test_it_trains_on_two_replicas_of_a_mirrored_strategy():
     done = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

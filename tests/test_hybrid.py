@@ -198,6 +198,7 @@ def test_phase_2_changes_the_last_block_of_densenet_and_nothing_before_it(traine
     assert traces == 2  # one a part
 
 
+@pytest.mark.slow
 def test_a_run_stopped_at_the_border_of_its_phases_goes_on_to_the_same_bits(trained, records, tmp_path):
     from kmura.training.fit import fit
 
@@ -214,6 +215,7 @@ def test_a_run_stopped_at_the_border_of_its_phases_goes_on_to_the_same_bits(trai
     assert_same_bits(final_state(again.folder), final_state(undisturbed.folder))
 
 
+@pytest.mark.slow
 def test_a_search_of_the_hybrid_has_a_space_and_a_folder_of_its_own(records, tmp_path):
     from kmura.training.phases import HYBRID_KEYS, phase_config
     from kmura.training.tune import tune

@@ -5,11 +5,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from kmura.errors import InputError
+from kmura.files import write_json
 
 BATCHES = (1, 7)
 LIMIT = 1e-5  # of `tensor`, against Keras
@@ -43,13 +45,16 @@ def parity_in_fresh_process(folder: Path, model: Path) -> Parity:
     Raises:
         InputError: a difference above its limit, or something cannot be read back.
     """
-    command = [sys.executable, "-m", "kmura.export.parity", str(folder), str(model)]
     paths = os.pathsep.join(path for path in sys.path if path)
     environment = os.environ | {"PYTHONPATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    with tempfile.TemporaryDirectory() as aside:
+        answer = Path(aside, "parity.json")
+        command = [sys.executable, "-m", "kmura.export.parity", str(folder), str(model), str(answer)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        text = answer.read_text(encoding="utf-8") if answer.exists() else ""
     try:
-        found = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError) as error:
+        found = json.loads(text)
+    except ValueError as error:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise InputError(f"the export cannot be read back ({last[:300]}); nothing was exported") from error
     if "error" in found:
@@ -131,7 +136,9 @@ def _alone(contract, logit) -> np.ndarray:
 
 
 if __name__ == "__main__":
+    exported, original, answer = map(Path, sys.argv[1:])
     try:
-        print(json.dumps(dataclasses.asdict(parity(Path(sys.argv[1]), Path(sys.argv[2])))))
+        found = dataclasses.asdict(parity(exported, original))
     except InputError as error:
-        print(json.dumps({"error": str(error)}))
+        found = {"error": str(error)}
+    write_json(answer, found)

@@ -1,7 +1,6 @@
 """Does CAM-erasing or mixing keep a model from a shortcut? Phantoms with a planted marker, one table.
 
-    python benchmarks/shortcut.py [--area XR_WRIST] [--seeds 3] [--shortcut 0.9] [--erase abnormal]
-        [--set cam.erase_every=2 ...]
+    python benchmarks/shortcut.py [--area XR_WRIST] [--seeds 3] [--shortcut 0.9] [--set cam.erase=positive ...]
 
 With probability --shortcut an abnormal TRAINING image (so also those of `tune`) carries a marker of one fixed look; no
 held-out image does. `densenet_mini` is trained at 96 pixels with and without erasing, with and without mixing. Judged
@@ -43,7 +42,6 @@ def main() -> None:
     parser.add_argument("--train-studies", type=int, default=400)
     parser.add_argument("--valid-studies", type=int, default=200)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--erase", choices=["both", "abnormal", "normal"], default="both", help="images of which label")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="for all ways, over their own")
     arguments = parser.parse_args()
 
@@ -63,8 +61,6 @@ def main() -> None:
             self.classifier = self.model.classifier
 
     settings, given = {"mix.aug_p": 0.5, "cam.erase_every": 2}, dict(map(parse_setting, arguments.set))
-    if arguments.erase != "both":
-        erase_only(1.0 if arguments.erase == "abnormal" else 0.0)
     with tempfile.TemporaryDirectory() as folder:
         images, records = Path(folder) / "images", Path(folder) / "records"
         write_phantoms(
@@ -104,28 +100,6 @@ def main() -> None:
                 f"{chosen.mean():.3f} +- {spread(chosen):.3f} | {(time.time() - started) / arguments.seeds:.0f}",
                 flush=True,
             )
-
-
-def erase_only(label: float) -> None:
-    """From now on images of the other label keep all of theirs in steps with erasing: their maps are empty."""
-    import tensorflow as tf
-
-    from kmura.training.cam_erasing import CamErasingModel
-
-    step = CamErasingModel.train_step
-
-    def train_step(self, batch):
-        engine = self._cam
-        if engine is None:
-            return step(self, batch)
-        chosen = tf.cast(batch["label"] == label, tf.float32)[:, :, None]
-        self._cam = lambda images: (engine(images)[0] * chosen, None)
-        try:
-            return step(self, batch)
-        finally:
-            self._cam = engine
-
-    CamErasingModel.train_step = train_step
 
 
 def spread(values) -> float:

@@ -40,11 +40,13 @@ def weights(model):
     return [variable.numpy() for variable in model.classifier.trainable_variables]
 
 
-def test_a_step_with_erasing_follows_the_formula():
+@pytest.mark.parametrize(("erase", "loses"), [("all", [1, 1]), ("positive", [0, 1]), ("negative", [1, 0])])
+def test_a_step_with_erasing_follows_the_formula(erase, loses):
     """Against the same step put together from its parts: two losses, their weighted sum, one gradient."""
     batch = batch_of()
+    chosen = np.array(loses * 3)[:, None, None, None]  # the labels of the batch take turns
     ours, theirs = trainer(optimizer=keras.optimizers.SGD(0.1)), trainer(optimizer=keras.optimizers.SGD(0.1))
-    ours.set_erasing(True, alpha_cam=0.3, erase_q=0.7, erase_every=1)
+    ours.set_erasing(True, alpha_cam=0.3, erase_q=0.7, erase_every=1, erase=erase)
     dataset = tf.data.Dataset.from_tensors(batch)
     ours.fit(dataset, epochs=1, verbose=0, shuffle=False)
 
@@ -53,7 +55,7 @@ def test_a_step_with_erasing_follows_the_formula():
         first = loss(batch["mixed_label"], theirs.classifier(batch["mixed_image"], training=True))
         with tape.stop_recording():
             maps, _ = engine(batch["image"])  # after the mixed batch has moved the moving statistics
-            erased = batch["image"] * (1 - cam.erase_mask(maps, 0.7).numpy()[..., None])
+            erased = batch["image"] * (1 - cam.erase_mask(maps, 0.7).numpy()[..., None] * chosen)
         second = loss(batch["label"], theirs.classifier(erased, training=True))
         total = 0.7 * first + 0.3 * second
     gradients = tape.gradient(total, theirs.classifier.trainable_variables)
@@ -104,7 +106,7 @@ def test_knobs_do_not_trace_the_step_again():
     dataset = tf.data.Dataset.from_tensors(batch_of()).repeat(2)
     model.fit(dataset, epochs=1, verbose=0, shuffle=False)
     first = len(traces)
-    for knobs in ({"alpha_cam": 0.1}, {"erase_q": 0.9}, {"erase_every": 2}):
+    for knobs in ({"alpha_cam": 0.1}, {"erase_q": 0.9}, {"erase_every": 2}, {"erase": "positive"}):
         model.set_erasing(True, **knobs)
         model.optimizer.learning_rate.assign(1e-5)
         model.optimizer.l2.assign(1e-4)
@@ -156,6 +158,7 @@ def test_frozen_layers_stay():
         ({"erase_q": 0.0}, "cam.erase_q is 0.0; allowed is above 0 and below 1"),
         ({"erase_q": 1.0}, "cam.erase_q is 1.0"),
         ({"erase_every": 0}, "cam.erase_every is 0; 1 or more is needed"),
+        ({"erase": "some"}, "cam.erase is 'some'; allowed: all, positive, negative"),
     ],
 )
 def test_knobs_out_of_range_are_refused_with_the_range(knobs, message):

@@ -182,6 +182,7 @@ class CamConfig:
         erase_every: steps from one erasing step to the next, 1 or more.
         tap: the feature map whose Grad-CAM++ is erased and explained: `P5` (last block, coarsest), `P4` or `P3`; where
             it is empty, the one before stands in. Of a hybrid also `S4`, the transformer's last.
+        erase: of which images: `all`, or of two classes the `positive` or `negative` ones alone.
     """
 
     from_epoch: int | None = None
@@ -189,6 +190,7 @@ class CamConfig:
     erase_q: float = 0.8
     erase_every: int = 8
     tap: Literal["P5", "P4", "P3", "S4"] = "P5"
+    erase: Literal["all", "positive", "negative"] = "all"
 
     def __post_init__(self):
         _at_least("cam.from_epoch", 1 if self.from_epoch is None else self.from_epoch, 1)

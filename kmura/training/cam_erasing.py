@@ -14,7 +14,7 @@ class CamErasingModel(keras.Model):
 
     A step computes the loss on the mixed batch. Every `erase_every` steps, while erasing is on, the Grad-CAM++ of the
     clean batch towards the predicted side gives a mask of the top 1 - q of each image's positive map; the clean batch
-    with that part black and with its own labels gives a second loss, and
+    with that part black (of all images, or of those of one side alone) and with its own labels gives a second loss, and
 
         loss = (1 - alpha_cam) * loss_mixed + alpha_cam * loss_erased.
 
@@ -23,7 +23,8 @@ class CamErasingModel(keras.Model):
 
     Attributes:
         classifier: the functional model, with `feature_maps`.
-        erasing: 0 or 1; alpha_cam: 0..1; erase_q: in (0, 1); erase_every: steps, 1 or more. Set with `set_erasing`.
+        erasing: 0 or 1; alpha_cam: 0..1; erase_q: in (0, 1); erase_every: steps, 1 or more; erase_positive and
+            erase_negative: 0 or 1, whether images of that side lose anything. Set with `set_erasing`.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class CamErasingModel(keras.Model):
         self.alpha_cam = self._knob("alpha_cam", 0.5)
         self.erase_q = self._knob("erase_q", 0.8)
         self.erase_every = self._knob("erase_every", 8)
+        self.erase_positive = self._knob("erase_positive", 1)
+        self.erase_negative = self._knob("erase_negative", 1)
         self._learning_part, self._traced = learning_part, {}
         self.built = True  # the classifier is; saves Keras a symbolic pass through it
 
@@ -66,8 +69,14 @@ class CamErasingModel(keras.Model):
         initial = keras.initializers.Constant(value)
         return self.add_weight(shape=(), initializer=initial, dtype="float32", trainable=False, name=name)
 
-    def set_erasing(self, on: bool, *, alpha_cam: float = 0.5, erase_q: float = 0.8, erase_every: int = 8) -> None:
+    def set_erasing(
+        self, on: bool, *, alpha_cam: float = 0.5, erase_q: float = 0.8, erase_every: int = 8, erase: str = "all"
+    ) -> None:
         """Turns the knobs.
+
+        Args:
+            on, alpha_cam, erase_q, erase_every: as the attributes of these names.
+            erase: images of which side, see CamConfig.
 
         Raises:
             InputError: a value out of its range.
@@ -78,10 +87,14 @@ class CamErasingModel(keras.Model):
             raise InputError(f"cam.erase_q is {erase_q}; allowed is above 0 and below 1")
         if erase_every < 1:
             raise InputError(f"cam.erase_every is {erase_every}; 1 or more is needed")
+        if erase not in ("all", "positive", "negative"):
+            raise InputError(f"cam.erase is {erase!r}; allowed: all, positive, negative")
         self.erasing.assign(float(on))
         self.alpha_cam.assign(alpha_cam)
         self.erase_q.assign(erase_q)
         self.erase_every.assign(erase_every)
+        self.erase_positive.assign(float(erase != "negative"))
+        self.erase_negative.assign(float(erase != "positive"))
 
     def set_learning_part(self, part: str) -> None:
         """Lets a part of the convolutional backbone learn, see `unfreeze` of TrainConfig.
@@ -118,7 +131,7 @@ class CamErasingModel(keras.Model):
 
         def erased():
             maps, _ = self._cam(batch["image"])
-            kept = 1 - cam.erase_mask(maps, self.erase_q)
+            kept = 1 - cam.erase_mask(maps, self.erase_q) * self._chosen(batch["label"])
             other_loss, _, other = self._compute_gradients(batch["image"] * kept[..., None], batch["label"])
             share = tf.convert_to_tensor(self.alpha_cam)
             both = [(1 - share) * one + share * two for one, two in zip(gradients, other, strict=True)]
@@ -132,6 +145,12 @@ class CamErasingModel(keras.Model):
         total *= tf.distribute.get_strategy().num_replicas_in_sync
         self._loss_tracker.update_state(total, sample_weight=tf.shape(images)[0])
         return self.compute_metrics(images, labels, logits)
+
+    def _chosen(self, labels):
+        """1 for images that are to lose what the mask covers, else 0: [B, 1, 1]; of several logits every image."""
+        if labels.shape[-1] != 1:
+            return 1.0
+        return tf.where(labels >= 0.5, self.erase_positive, self.erase_negative)[:, :, None]
 
     def _symbolic_build(self, iterator=None, data_batch=None):
         # under a distribution strategy Keras makes the metrics from a batch, and takes a dictionary for the input

@@ -33,4 +33,5 @@ class EpochKnobs(keras.callbacks.Callback):
             alpha_cam=erase.alpha_cam,
             erase_q=erase.erase_q,
             erase_every=erase.erase_every,
+            erase=erase.erase,
         )

@@ -1,5 +1,7 @@
 """The command that trains: fit."""
 
+import functools
+
 import click
 
 # flag -> the configuration key it is a short name for
@@ -49,7 +51,7 @@ SHORT_NAMES = {
     "--cam-every",
     type=int,
     metavar="EPOCHS",
-    help="Draw maps of a few images of valid every so often; default: phase hybrid only, 5, then 2.",
+    help="Draw maps of a few images of valid every so often; default: of a hybrid only, 5, then 2.",
 )
 @click.option("--resume/--fresh", default=True, show_default=True, help="Go on with the run there is, or begin anew.")
 @click.option(
@@ -88,6 +90,7 @@ def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, cam
 
     from kmura.cli.display import show_evaluation, training_progress
     from kmura.evaluation.classification import evaluate
+    from kmura.explain.overlays import overlays_of
     from kmura.training.fit import fit_areas
     from kmura.training.run import read_run
     from kmura.training.tune import tune_areas
@@ -97,7 +100,7 @@ def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, cam
         if phase == "tune":
             finished = tune_areas(records, area=area, **options)
         else:
-            overlays = _overlays(records, phase, cam_every)
+            overlays = functools.partial(overlays_of, records, every=cam_every)
             finished = fit_areas(records, area=area, phase=phase, callbacks_for=overlays, **options)
         for run in finished:
             if run is None:
@@ -110,22 +113,6 @@ def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, cam
                 click.echo("the best epoch was chosen on valid: scores on valid are optimistic", err=True)
             if then_evaluate:
                 show_evaluation(evaluate(run.folder, records=records))
-
-
-def _overlays(records, phase, every):
-    """For `callbacks_for` of fit_areas. A hybrid draws every 5 epochs, then every 2, unless told otherwise."""
-    from kmura.explain.overlays import CamOverlays
-
-    def overlays(area, run, config):
-        late = None
-        if every is None and phase == "hybrid" and config.train.frozen_until_epoch:
-            late = (config.train.frozen_until_epoch + 1, 2)
-        rhythm = every or (5 if late and config.train.epochs >= 5 else None)
-        if rhythm is None:
-            return []
-        return [CamOverlays(records, area, run, every=rhythm, late=late, data=config.data, tap=config.cam.tap)]
-
-    return overlays
 
 
 COMMANDS = (fit,)

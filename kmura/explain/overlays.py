@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image, ImageDraw
 
 from kmura import cam
-from kmura.config import DataConfig
+from kmura.config import Config, DataConfig
 from kmura.data import pipeline
 from kmura.files import replacing
 
@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 # black, purple, orange, yellow, white: grows in lightness, so that it is also read without colour
 HEAT = np.array([[0, 0, 0], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], float)
 GAP, CAPTION = 4, 14  # pixels
+EVERY, EVERY_LATE = 5, 2  # epochs between the sheets of a hybrid, while its backbone is frozen and afterwards
 
 
 def box_of(heat: np.ndarray) -> tuple[int, int, int, int] | None:
@@ -111,8 +112,8 @@ class CamOverlays(keras.callbacks.Callback):
         self.images = pipeline.images_at(records, area, split, chosen, data=data)
 
     def on_train_begin(self, logs=None):
-        if self.every > self.params["epochs"]:
-            epochs = self.params["epochs"]
+        epochs = self.params["epochs"]
+        if not any(map(self.due, range(1, epochs + 1))):
             _log.warning("no maps are drawn: every %d epochs, and training ends after %d", self.every, epochs)
         classifier = self.model.classifier
         taps = classifier.branches.values() if len(classifier.branches) > 1 else [self.tap]
@@ -126,10 +127,13 @@ class CamOverlays(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self._draw(epoch + 1)
 
-    def _draw(self, finished: int) -> None:
-        """The sheet after so many epochs, where one is due."""
+    def due(self, finished: int) -> bool:
+        """Whether a sheet is drawn after so many epochs."""
         late = self.late is not None and finished >= self.late[0]
-        if finished % (self.late[1] if late else self.every) == 0:
+        return finished % (self.late[1] if late else self.every) == 0
+
+    def _draw(self, finished: int) -> None:
+        if self.due(finished):
             found = [engine.compiled(tf.constant(self.images), self.target, flip=True) for engine in self.engines]
             maps = [each.numpy() for each, _ in found]
             sheet = _sheet(self.images, maps, tf.sigmoid(found[0][1][:, 0]).numpy(), self.labels)
@@ -138,6 +142,28 @@ class CamOverlays(keras.callbacks.Callback):
 
     def _path(self, finished: int) -> Path:
         return self.folder / f"epoch-{finished:05d}.png"
+
+
+def overlays_of(
+    records: str | os.PathLike, area: str, run: str | os.PathLike, config: Config, *, every: int | None = None
+) -> list[CamOverlays]:
+    """The overlays that a run draws; for `callbacks_for` of `kmura.training.fit.fit_areas`.
+
+    Args:
+        records, area, run: see CamOverlays.
+        config: of the run.
+        every: epochs from one sheet to the next. None draws for a hybrid alone: every EVERY epochs, and every
+            EVERY_LATE once its backbone learns; nothing where training ends before the first.
+    """
+    options = {"data": config.data, "tap": config.cam.tap}
+    if every is not None:
+        return [CamOverlays(records, area, run, every=every, **options)]
+    if config.model.architecture != "hybrid":
+        return []
+    frozen = config.train.frozen_until_epoch
+    late = None if frozen is None else (frozen + 1, EVERY_LATE)
+    drawn = CamOverlays(records, area, run, every=EVERY, late=late, **options)
+    return [drawn] if any(map(drawn.due, range(1, config.train.epochs + 1))) else []
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:

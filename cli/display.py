@@ -91,12 +91,19 @@ def show_evaluation(found) -> None:
     """The tables of an `Evaluation` on stdout, with what must be known to read them."""
     out, scores = console(), found.scores
     title = f"{found.area}, {found.phase}: best epoch chosen on {found.select_on} by {found.selected_epoch_by}"
-    for split in scores.splits:
-        out.print(evaluation_table(scores, split, title))
-        if scores.operating_points[split] and split != scores.options.fit_on:
-            out.print(thresholds_table(scores, split))
-    if scores.calibrator:
-        out.print(_calibration_line(scores))
+    if found.task == "binary":
+        for split in scores.splits:
+            out.print(evaluation_table(scores, split, title))
+            if scores.operating_points[split] and split != scores.options.fit_on:
+                out.print(thresholds_table(scores, split))
+        if scores.calibrator:
+            out.print(_calibration_line(scores))
+    else:
+        for split, levels in scores.splits.items():
+            out.print(class_scores_table(levels, split, title))
+            out.print(classes_table(levels["study"], split))
+            if scores.questions:
+                out.print(questions_table(scores.questions, split))
     for split, value in (found.localization_faithfulness or {}).items():
         out.print(f"localization faithfulness on {split}: {value:.3f} (mean drop of p without the hottest part)")
     for note in scores.notes:
@@ -128,6 +135,42 @@ def evaluation_table(scores, split: str, title: str) -> Table:
     for cell, label in (("tp", "true positives"), ("fp", "false positives"), ("fn", "false negatives")):
         table.add_row(label, *(str(column.confusion[cell]) for column in columns))
     table.add_row("true negatives", *(str(column.confusion["tn"]) for column in columns))
+    return table
+
+
+def class_scores_table(levels, split: str, title: str) -> Table:
+    """Scores over all classes of a split of `MultiScores`, a column a level."""
+    table = Table(title=f"{title}\n{split}, 95 % intervals by patient bootstrap", title_justify="left")
+    table.add_column("")
+    for level, found in levels.items():
+        table.add_column(f"{'images' if level == 'image' else 'studies'}\nn = {found.units}", justify="right")
+    for name in next(iter(levels.values())).scores:
+        table.add_row(name, *(str(found.scores[name]) for found in levels.values()))
+    return table
+
+
+def classes_table(found, split: str) -> Table:
+    """Each class of `ClassLevelScores`, a row each."""
+    table = Table(title=f"classes on {split}, {found.level} level", title_justify="left")
+    names = list(found.classes[0].scores)
+    for heading in ("class", "n", *names):
+        table.add_column(heading, justify="left" if heading == "class" else "right")
+    for each in found.classes:
+        table.add_row(each.name, str(each.units), *(str(each.scores[name]) for name in names))
+    return table
+
+
+def questions_table(questions, split: str) -> Table:
+    """The yes/no questions of `MultiScores` at study level, a row each; scores at 0.5, as the model gives them."""
+    table = Table(title=f"as yes/no questions on {split}, study level", title_justify="left")
+    names = ("auc", "accuracy", "f1", "kappa")
+    for heading in ("", "n", "positive", *names):
+        table.add_column(heading, justify="right" if heading else "left")
+    for question, scores in questions.items():
+        if split in scores.splits:
+            found = scores.splits[split]["study"]
+            values = (str(found.scores[name]) for name in names)
+            table.add_row(question, str(found.units), str(found.positives), *values)
     return table
 
 

@@ -6,6 +6,7 @@ import click
 
 # flag -> the configuration key it is a short name for
 SHORT_NAMES = {
+    "task": "data.task",
     "model": "model.architecture",
     "swin": "model.swin",
     "swin_weights": "model.swin_weights",
@@ -31,6 +32,11 @@ SHORT_NAMES = {
 )
 @click.option("--records", default="tfrecords", show_default=True, type=click.Path(), help="Folder of the records.")
 @click.option("--runs", default="runs", show_default=True, type=click.Path(), help="Folder for runs: RUNS/AREA/PHASE.")
+@click.option(
+    "--task",
+    type=click.Choice(["binary", "multiclass", "multilabel"]),
+    help="What the model tells; default: as the records. multiclass with --area all: one model of all areas.",
+)
 @click.option("--recipe", help="A shipped recipe or a TOML file; default: the phase's own.")
 @click.option("--model", type=click.Choice(["classifier", "hybrid"]), help="With phase tune: what is searched for.")
 @click.option("--backbone", help="densenet121, densenet169, resnet50, densenet_mini, resnet18_small.")

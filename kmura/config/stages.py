@@ -118,7 +118,13 @@ class ModelConfig:
         fusion: of the hybrid, a name of `kmura.models.fusion`.
         multi_scale: the hybrid fuses two levels of maps instead of the last alone.
         head: of the classifier, a name of `kmura.models.heads`.
-        dropout: share of features dropped before the last layer.
+        head_widths: units of its hidden layers, first to last.
+        head_dropout: shares of their outputs dropped in training, one a layer, or none.
+        head_l1, head_l2: penalties of their kernels.
+        head_batch_norm: normalise in them.
+        map_dropout: share of the last feature map dropped in training before it is pooled.
+        attention_maps: of the heads `attention` and `se_attention`, how many.
+        dropout: share of pooled features dropped in training.
         batch_norm_momentum: share of the old moving statistics kept at each step (Keras' sense; torch's 0.1 is 0.9).
         fused_batch_norm: use TensorFlow's fused kernel.
         torch_padding: the backbone pads as torch does, which weights ported from there need.
@@ -132,6 +138,13 @@ class ModelConfig:
     fusion: str = "concat"
     multi_scale: bool = False
     head: str = "linear"
+    head_widths: tuple[int, ...] = ()
+    head_dropout: tuple[float, ...] = ()
+    head_l1: float = 0.0
+    head_l2: float = 0.0
+    head_batch_norm: bool = False
+    map_dropout: float = 0.0
+    attention_maps: int = 3
     dropout: float = 0.0
     batch_norm_momentum: float = 0.9
     fused_batch_norm: bool = True
@@ -139,6 +152,14 @@ class ModelConfig:
 
     def __post_init__(self):
         _within("model.dropout", self.dropout, 0, 0.99)
+        _within("model.map_dropout", self.map_dropout, 0, 0.99)
+        _within("model.head_l1", self.head_l1, 0, 1)
+        _within("model.head_l2", self.head_l2, 0, 1)
+        _at_least("model.attention_maps", self.attention_maps, 1)
+        for width in self.head_widths:
+            _at_least("model.head_widths", width, 1)
+        for share in self.head_dropout:
+            _within("model.head_dropout", share, 0, 0.99)
         _within("model.batch_norm_momentum", self.batch_norm_momentum, 0, 0.9999)
 
     @property
@@ -377,7 +398,8 @@ class Config:
         hybrid = self.model.architecture == "hybrid"
         if self.cam.tap == "S4" and not hybrid:
             raise InputError("cam.tap S4 is of a hybrid; choose P5, P4 or P3, or model.architecture=hybrid")
-        others = ("head",) if hybrid else ("swin", "swin_weights", "fusion", "multi_scale")
+        heads = ("head", "head_widths", "head_dropout", "head_l1", "head_l2", "head_batch_norm", "map_dropout")
+        others = (*heads, "attention_maps") if hybrid else ("swin", "swin_weights", "fusion", "multi_scale")
         for name in others:
             if getattr(self.model, name) != getattr(ModelConfig, name):
                 raise InputError(

@@ -2,7 +2,8 @@
 
 import contextlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from kmura.errors import InputError
 from kmura.models.backbones import BACKBONES
 from kmura.models.batch_norm import set_batch_norm
-from kmura.models.heads import HEADS, LOGITS
+from kmura.models.heads import ATTENTION, HEADS, LOGITS, HeadOptions
 from kmura.models.lookup import entry
 from kmura.models.torch_padding import set_torch_padding
 
@@ -156,29 +157,55 @@ class ImageClassifier(keras.Model):
 
 @keras.saving.register_keras_serializable("kmura")
 class RadiographClassifier(ImageClassifier):
-    """An ImageClassifier with one branch: a convolutional backbone and a head on P5."""
+    """An ImageClassifier with one branch: a convolutional backbone and a head on P5.
+
+    Attributes:
+        attention_maps: KerasTensor [B, h, w, n] in 0..1, connected to `input`, of a head that has such; else None.
+    """
 
     head_sees = ("P5",)
     branches = {"cnn": "P5"}
 
     def __init__(
-        self, backbone: str = "densenet121", image_size: int | tuple[int, int] = 224, head: str = "linear", **common
+        self,
+        backbone: str = "densenet121",
+        image_size: int | tuple[int, int] = 224,
+        head: str = "linear",
+        head_options: Mapping[str, Any] | None = None,
+        **common,
     ):
         """
         Args:
             head: a name of `kmura.models.heads.HEADS`.
+            head_options: see `kmura.models.heads.HeadOptions`; its `dropout` is an argument of its own.
             backbone, image_size, **common: see ImageClassifier.
         """
-        super().__init__(backbone=backbone, image_size=image_size, head=head, **common)
+        super().__init__(
+            backbone=backbone, image_size=image_size, head=head, head_options=dict(head_options or {}), **common
+        )
+        self.attention_maps = self.get_layer(ATTENTION).output if "attention" in head else None
 
     @classmethod
-    def check(cls, *, head: str, **common):
+    def check(cls, *, head: str, head_options: Mapping[str, Any], **common):
         entry(HEADS, head, "head")
+        options = HeadOptions(**head_options)
+        if options.hidden_dropout and len(options.hidden_dropout) != len(options.widths):
+            raise InputError(
+                f"head_dropout has {len(options.hidden_dropout)} numbers for {len(options.widths)} hidden layers "
+                "(head_widths); give one a layer, or none"
+            )
+        if not options.widths and head not in ("linear", "attention"):
+            raise InputError(f"the head {head} needs hidden layers; give model.head_widths, as [512, 256]")
+        if options.widths and head == "linear":
+            raise InputError(
+                "the head linear has no hidden layers; leave model.head_widths out, or take model.head=dense"
+            )
         return super().check(**common)
 
     @staticmethod
     def _finished(images, normalized, maps, config):
-        return maps, HEADS[config["head"]](maps["P5"], config["num_classes"], config["dropout"])
+        options = HeadOptions(**config["head_options"] | {"dropout": config["dropout"]})
+        return maps, HEADS[config["head"]](maps["P5"], config["num_classes"], options)
 
 
 def build_model(
@@ -190,6 +217,13 @@ def build_model(
     fusion: str = "concat",
     multi_scale: bool = False,
     head: str = "linear",
+    head_widths: Sequence[int] = (),
+    head_dropout: Sequence[float] = (),
+    head_l1: float = 0.0,
+    head_l2: float = 0.0,
+    head_batch_norm: bool = False,
+    map_dropout: float = 0.0,
+    attention_maps: int = 3,
     initial_bias: float | Sequence[float] | None = None,
     seed: int | None = None,
     **common,
@@ -205,7 +239,8 @@ def build_model(
             positives spares the first epoch finding it. None keeps zeros (or what `weights` brought).
         seed: the same number gives the same random weights, whatever was drawn before; the global random
             state stays as it was. None draws from that state.
-        head: of the classifier alone.
+        head, head_widths, head_dropout, head_l1, head_l2, head_batch_norm, map_dropout, attention_maps: of the
+            classifier alone, see `kmura.models.heads.HeadOptions`.
         **common: see ImageClassifier.
 
     Raises:
@@ -214,8 +249,17 @@ def build_model(
     from kmura.models.hybrid import HybridClassifier
     from kmura.models.weights import load_weights
 
+    of_head = {
+        "map_dropout": map_dropout,
+        "widths": tuple(head_widths),
+        "hidden_dropout": tuple(head_dropout),
+        "l1": head_l1,
+        "l2": head_l2,
+        "batch_norm": head_batch_norm,
+        "attention_maps": attention_maps,
+    }
     architectures = {
-        "classifier": lambda: RadiographClassifier(head=head, **common),
+        "classifier": lambda: RadiographClassifier(head=head, head_options=of_head, **common),
         "hybrid": lambda: HybridClassifier(swin=swin, fusion=fusion, multi_scale=multi_scale, **common),
     }
     with _seeded(seed):

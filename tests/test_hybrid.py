@@ -10,7 +10,7 @@ from layer_contract import check_layer
 from test_fit import assert_same_bits, final_state
 
 from kmura import cam
-from kmura.config import load_config
+from kmura.config import CamConfig, load_config
 from kmura.errors import InputError
 from kmura.models.backbones import BACKBONES
 from kmura.models.classifier import build_model
@@ -242,7 +242,7 @@ def test_a_hybrid_can_be_erased_by_the_maps_of_either_branch(tap, images):
 
     trainer = CamErasingModel(mini(), tap=tap)
     trainer.compile(AdamL2(1e-3), WeightedBinaryCrossentropy(1.0), jit_compile=False)
-    trainer.set_erasing(True, erase_every=1)
+    trainer.set_erasing(True, CamConfig(erase_every=1))
     labels = np.array([[0.0], [1.0], [1.0]], np.float32)
     batch = {"image": images, "label": labels, "mixed_image": images, "mixed_label": labels}
     before = trainer.classifier.swin.stages[2].blocks[0].attn.relative_position_bias_table.numpy()

@@ -31,6 +31,7 @@ def main() -> None:
     import numpy as np
     import tensorflow as tf
 
+    from kmura.config import CamConfig
     from kmura.models.classifier import build_model
     from kmura.training.cam_erasing import CamErasingModel
     from kmura.training.losses import WeightedBinaryCrossentropy
@@ -64,7 +65,7 @@ def main() -> None:
 
     def steps_of(model, every=None):
         if every is not None:
-            erasing.set_erasing(bool(every), erase_every=every or 1)
+            erasing.set_erasing(bool(every), CamConfig(erase_every=every or 1))
             erasing.optimizer.iterations.assign(0)
         ends = []
 

@@ -1,4 +1,4 @@
-"""Small trees of images and records, made in place."""
+"""Small trees of images, records and a run of them, made in place."""
 
 import os
 
@@ -76,3 +76,33 @@ def medmnist_file(tmp_path) -> Path:
     path = tmp_path / "noisemnist.npz"
     np.savez(path, **arrays)
     return path
+
+
+@pytest.fixture(scope="session")
+def evaluated_run(tmp_path_factory):
+    """(folder, run): a run of a random network on phantoms, evaluated by max pooling, and the folder that it lies in.
+
+    Beside it stand `images` and `records`; tests must not change any of them.
+    """
+    import kmura
+    from kmura.config import load_config
+    from kmura.evaluation.scoring import ScoreOptions
+    from kmura.records.phantom import write_phantoms
+    from kmura.training.run import RunDescription, RunFolder, write_run
+
+    folder = tmp_path_factory.mktemp("evaluated")
+    write_phantoms(folder / "images", areas=("XR_WRIST",), train_studies=24, valid_studies=12, side=64, workers=1)
+    options = RecordsConfig(tune_fraction=0.3, max_side=56)
+    manifest = kmura.build_records(folder / "images", folder / "records", options=options, workers=1)
+    settings = {"model.backbone": "densenet_mini", "model.weights": "none", "data.image_size": 32}
+    run = folder / "runs" / "XR_WRIST" / "baseline"
+    run.mkdir(parents=True)
+    place = {"area": "XR_WRIST", "phase": "baseline", "records": str(folder / "records"), "inputs": manifest.inputs}
+    kind = {"classes": manifest.classes, "task": manifest.task, "channels": 1, "versions": {}, "command": "a test"}
+    write_run(RunFolder(run), RunDescription(**place, **kind, config=load_config(None, settings), finished=True))
+    model = kmura.build_model(backbone="densenet_mini", weights="none", image_size=32, seed=3)
+    logits = model.get_layer("logits")
+    logits.kernel.assign(logits.kernel * 40)  # of random weights alone all logits are alike
+    model.save(run / "best.keras")
+    kmura.evaluate(run, options=ScoreOptions(pooling="max", resamples=50))
+    return folder, run

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -16,34 +15,14 @@ from test_images import declares
 
 from kmura.errors import InputError
 
-SIZE = 32
-
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """(folder, run, export): a run of a random network on phantoms, evaluated by max pooling, and its export."""
+def exported(evaluated_run, tmp_path_factory):
+    """(folder, run, export): a run, with the images and records that it was made from, and its export."""
     import kmura
-    from kmura.config import RecordsConfig, load_config
-    from kmura.evaluation.scoring import ScoreOptions
-    from kmura.records.phantom import write_phantoms
-    from kmura.training.run import RunDescription, RunFolder, write_run
 
-    folder = tmp_path_factory.mktemp("exported")
-    write_phantoms(folder / "images", areas=("XR_WRIST",), train_studies=24, valid_studies=12, side=64, workers=1)
-    options = RecordsConfig(tune_fraction=0.3, max_side=56)
-    manifest = kmura.build_records(folder / "images", folder / "records", options=options, workers=1)
-    settings = {"model.backbone": "densenet_mini", "model.weights": "none", "data.image_size": SIZE}
-    run = folder / "runs" / "XR_WRIST" / "baseline"
-    run.mkdir(parents=True)
-    place = {"area": "XR_WRIST", "phase": "baseline", "records": str(folder / "records"), "inputs": manifest.inputs}
-    kind = {"classes": manifest.classes, "task": manifest.task, "channels": 1, "versions": {}, "command": "a test"}
-    write_run(RunFolder(run), RunDescription(**place, **kind, config=load_config(None, settings), finished=True))
-    model = kmura.build_model(backbone="densenet_mini", weights="none", image_size=SIZE, seed=3)
-    logits = model.get_layer("logits")
-    logits.kernel.assign(logits.kernel * 40)  # of random weights alone all logits are alike
-    model.save(run / "best.keras")
-    kmura.evaluate(run, options=ScoreOptions(pooling="max", resamples=50))
-    return folder, run, kmura.export(run, folder / "served", threshold="max_f1")
+    folder, run = evaluated_run
+    return folder, run, kmura.export(run, tmp_path_factory.mktemp("exported"), threshold="max_f1")
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +153,7 @@ def test_a_stranger_gets_the_answers_of_predict(asked, exported, predictor, load
         assert (found[f"{name}/threshold"] == np.float32(predictor.contract.threshold)).all()
         assert set(found[f"{name}/calibration"].astype(str)) == {"platt, fitted to studies"}
     right = predictor.answers(pixels, explained=True)["cam"]
-    assert right.shape == (50, SIZE, SIZE) and (right.max((1, 2)) > 0).mean() > 0.5
+    assert right.shape == (50, 32, 32) and (right.max((1, 2)) > 0).mean() > 0.5
     # Grad-CAM++ jumps where an alpha's denominator is next to nothing: few images may, not many
     for name in ("explain", "explain_tensor"):
         away = np.abs(found[f"{name}/cam"] - right).max((1, 2)) / np.maximum(right.max((1, 2)), 1e-12)
@@ -311,7 +290,7 @@ def test_maps_are_drawn_over_the_images(exported, loaded, tmp_path):
     images = sorted((exported[0] / "images" / "valid").rglob("*.png"))[:5]
     found = kmura.predict(exported[1], images, cam=tmp_path / "maps", batch_size=2)
     files = found.images["map"].tolist()
-    assert len(set(files)) == 5 and {Image.open(file).size for file in files} == {(SIZE, SIZE)}
+    assert len(set(files)) == 5 and {Image.open(file).size for file in files} == {(32, 32)}
     plain = kmura.predict(exported[1], images)
     assert found.images["probability"].tolist() == pytest.approx(plain.images["probability"].tolist(), abs=1e-5)
     with pytest.raises(InputError, match="would replace the image"):
@@ -356,80 +335,6 @@ def test_a_check_finds_a_changed_file_and_changed_answers(exported, signatures, 
         file.truncate(1000)
     code, _, errors = kmura_main(monkeypatch, capsys, "predict", "--check", copy)
     assert code == 2 and "variables.data-00000-of-00001 has changed" in errors
-
-
-@pytest.fixture
-def light(monkeypatch, exported):
-    """Exports that write a few bytes and check nothing: what is left is the handling of folders."""
-
-    def written(folder, *_):
-        (folder / "variables").mkdir()
-        (folder / "variables" / "data").write_bytes(b"data")
-
-    monkeypatch.setattr("kmura.export.bundle.load_model", lambda path: None)
-    monkeypatch.setattr("kmura.export.bundle.ServedModel", lambda model, contract: None)
-    monkeypatch.setattr("kmura.export.bundle._write_served", written)
-    monkeypatch.setattr("kmura.export.bundle.parity_in_fresh_process", lambda *_: exported[2].parity)
-
-
-def test_versions_count_up_and_a_failing_check_leaves_nothing(exported, light, tmp_path, monkeypatch):
-    import kmura
-
-    run, out = exported[1], tmp_path / "served"
-    (out / "7").mkdir(parents=True)
-    assert [kmura.export(run, out).version for _ in range(2)] == [8, 9]
-
-    def unequal(*_):
-        raise InputError("the export answers otherwise")
-
-    monkeypatch.setattr("kmura.export.bundle.parity_in_fresh_process", unequal)
-    with pytest.raises(InputError, match="answers otherwise"):
-        kmura.export(run, out)
-    assert {path.name for path in out.iterdir()} == {"7", "8", "9", ".exporting-lock"}
-
-
-def test_a_kill_at_any_moment_leaves_no_version(exported, light, tmp_path, monkeypatch):
-    import kmura
-    from kmura.export import bundle
-
-    run, out = exported[1], tmp_path / "served"
-    steps = ("model_card", "_write_served", "write_json", "parity_in_fresh_process", "sha256_of", "_published")
-    for step in (*steps, "rename"):
-        child = os.fork()  # the light export uses no TensorFlow, which forks badly
-        if child == 0:
-            place = (bundle.Path, "rename") if step == "rename" else (bundle, step)
-            monkeypatch.setattr(*place, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
-            try:
-                kmura.export(run, out)
-            finally:
-                os._exit(3)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, step
-        assert [path.name for path in out.iterdir() if not path.name.startswith(".")] == [], step
-    assert kmura.export(run, out).version == 1
-    assert {path.name for path in out.iterdir()} == {"1", ".exporting-lock"}
-
-
-def test_what_cannot_be_exported_is_refused_before_any_work(exported, light, tmp_path, monkeypatch):
-    import kmura
-
-    _, run, _ = exported
-    with pytest.raises(InputError, match=r"not among those .* evaluated at \(0.5, max_f1, youden, .*kmura evaluate"):
-        kmura.export(run, tmp_path / "out", threshold="0.37")
-    with pytest.raises(InputError, match="choose one of savedmodel, onnx, litert"):
-        kmura.export(run, tmp_path / "out", format="torch")
-    monkeypatch.setitem(sys.modules, "tensorflow_serving.apis.prediction_log_pb2", None)
-    with pytest.raises(InputError, match=r"pip install 'kmura\[serving\]', or leave them out with --no-warmup"):
-        kmura.export(run, tmp_path / "out")
-    kmura.export(run, tmp_path / "cold", warmup=False)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"needs tf2onnx; pip install 'kmura\[onnx\]'"):
-        kmura.export(run, tmp_path / "out", format="onnx")
-    copy = tmp_path / "run"
-    shutil.copytree(run, copy)
-    (copy / "metrics.json").unlink()
-    with pytest.raises(InputError, match="kmura evaluate"):
-        kmura.export(copy, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from PIL import Image
 from test_fit import assert_same_bits, final_state
 
 from kmura import cam
-from kmura.config import load_config
+from kmura.config import CamConfig, load_config
 from kmura.errors import InputError
 from kmura.explain.overlays import GAP
 from kmura.models.backbones import BACKBONES
@@ -244,7 +244,7 @@ def test_a_hybrid_can_be_erased_by_the_maps_of_either_branch(tap, images):
 
     trainer = CamErasingModel(mini(), tap=tap)
     trainer.compile(AdamL2(1e-3), WeightedBinaryCrossentropy(1.0), jit_compile=False)
-    trainer.set_erasing(True, erase_every=1)
+    trainer.set_erasing(True, CamConfig(erase_every=1))
     labels = np.array([[0.0], [1.0], [1.0]], np.float32)
     batch = {"image": images, "label": labels, "mixed_image": images, "mixed_label": labels}
     before = trainer.classifier.swin.stages[2].blocks[0].attn.relative_position_bias_table.numpy()

@@ -1,10 +1,6 @@
-"""Shards to batches: what is in a batch, in which order, through which cache, and what damage says."""
+"""Shards to batches: what is in a batch, in which order, and what damage says."""
 
-import errno
-import gc
-import hashlib
 import io
-import json
 import subprocess
 import sys
 
@@ -13,78 +9,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from record_files import AREA, UNCHANGED, assert_same_batches, batches, encoded, picture, write_records
 
-from kmura.config import AugmentConfig, DataConfig
-from kmura.data import decoded
+from kmura.config import DataConfig
 from kmura.data.pipeline import eval_dataset, readable_errors, row_keys, steps_per_epoch, train_dataset
 from kmura.errors import InputError
-from kmura.records import schema
-from kmura.records.manifest import Manifest, Shard, SplitCounts, manifest_json
-from kmura.records.tfrecord import frame
 
-AREA = "XR_WRIST"
 SMALL = DataConfig(image_size=16, cache="off")
-UNCHANGED = AugmentConfig(rotation=0, area_scale=(1, 1), flip=0, brightness=0, contrast=0)
-
-
-def picture(seed, size=(20, 24), channels=1):
-    """A gray or color picture of noise, uint8 [H, W] or [H, W, 3]; its size depends on the seed."""
-    shape = (size[0] + seed % 5, size[1] + seed % 3, *([3] if channels == 3 else []))
-    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
-
-
-def encoded(pixels, form="png"):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, form, **({"quality": 95} if form == "jpeg" else {}))
-    return buffer.getvalue()
-
-
-def write_records(folder, labels, *, task="binary", classes=("normal", "abnormal"), area=AREA, split="train", shards=2,
-                  channels=1, form="png", images=None):  # fmt: skip
-    """Records of one image a label, spread over shards; further calls add areas and splits."""
-    path = folder / "manifest.json"
-    areas = json.loads(path.read_text())["areas"] if path.exists() else {}
-    images = images or [encoded(picture(number, channels=channels), form) for number in range(len(labels))]
-    files = []
-    (folder / area).mkdir(parents=True, exist_ok=True)
-    for part in range(shards):
-        content = b""
-        numbers = range(part * len(labels) // shards, (part + 1) * len(labels) // shards)
-        for number in numbers:
-            height, width = picture(number).shape
-            name = f"{split}/{area}/patient{number:05}/study1/image1.png"
-            patient = f"{area}{number:05}"
-            record = schema.Record(
-                images[number], form, height, width, "0" * 64, name, area, patient, f"{patient}/study1",
-                tuple(np.atleast_1d(labels[number]).tolist()), split,
-            )  # fmt: skip
-            content += frame(schema.encode(record))
-        file = f"{area}/{split}-{part:05}-of-{shards:05}.tfrecord"
-        (folder / file).write_bytes(content)
-        files.append(Shard(file, len(numbers), len(content), hashlib.sha256(content).hexdigest()))
-    counts = SplitCounts(len(labels), len(labels), len(labels), (0,) * len(classes), tuple(files))
-    value = manifest_json(Manifest("mura", classes, task, channels, {}, "", {area: {split: counts}}))
-    value["areas"] = {**areas, area: {**areas.get(area, {}), **value["areas"][area]}}
-    path.write_text(json.dumps(value))
-    return folder
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     """Eleven images in two shards."""
     return write_records(tmp_path_factory.mktemp("records"), [0, 1, 0, 1, 1, 0, 0, 1, 0, 0, 1])
-
-
-def batches(dataset):
-    return list(dataset.as_numpy_iterator())
-
-
-def assert_same_batches(some, others):
-    assert len(some) == len(others) > 0
-    for one, other in zip(some, others, strict=True):
-        assert one.keys() == other.keys()
-        for name in one:
-            np.testing.assert_array_equal(one[name], other[name])
 
 
 def resized_by_pillow(pixels, size=(16, 16)):
@@ -198,17 +135,7 @@ def test_images_stay_float32_under_a_mixed_precision_policy(records):
 
 def one_image(folder, pixels, data):
     """The model's view of one picture."""
-    write_records(folder, [1], shards=1, images=[encoded(pixels)], channels=1)
-    path = folder / "manifest.json"
-    index = json.loads(path.read_text())
-    record = schema.Record(
-        encoded(pixels), "png", *pixels.shape, "0" * 64, "a.png", AREA, "p", "p/s", (1,), "train"
-    )  # fmt: skip
-    content = frame(schema.encode(record))
-    shard = index["areas"][AREA]["train"]["shards"][0]
-    (folder / shard["file"]).write_bytes(content)
-    shard.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-    path.write_text(json.dumps(index))
+    write_records(folder, [1], shards=1, images=[encoded(pixels)], sides=[pixels.shape])
     return batches(eval_dataset(folder, AREA, "train", data=data))[0]["image"][0, :, :, 0]
 
 
@@ -281,115 +208,6 @@ def test_augmentation_changes_the_images_of_training_only(records):
     np.testing.assert_array_equal(changed["label"], plain["label"])
     difference = np.abs(changed["image"] - plain["image"]).mean(axis=(1, 2, 3))
     assert difference.min() > 1, "an image passed unchanged"
-
-
-# --- caches -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def decoding(monkeypatch):
-    """How often all images of a split were decoded for a cache."""
-    calls = []
-    original = decoded._decode_all
-
-    def counted(index, data):
-        calls.append((index.split, data.image_size))
-        return original(index, data)
-
-    monkeypatch.setattr(decoded, "_decode_all", counted)
-    return calls
-
-
-def test_data_sets_over_the_same_images_share_the_memory(tmp_path, decoding):
-    write_records(tmp_path, [1, 0, 0])
-    data = DataConfig(image_size=16, cache="memory")
-    one = train_dataset(tmp_path, AREA, data=data)
-    other = train_dataset(tmp_path, AREA, data=data, seed=1)
-    evaluated = eval_dataset(tmp_path, AREA, "train", data=data)
-    assert len(decoding) == 1
-    larger = eval_dataset(tmp_path, AREA, "train", data=DataConfig(image_size=17, cache="memory"))
-    assert len(decoding) == 2
-    assert [len(batches(dataset)) for dataset in (one, other, evaluated, larger)] == [1, 1, 1, 1]
-
-
-def test_memory_is_free_again_when_the_last_data_set_is_gone(tmp_path):
-    write_records(tmp_path, [0, 0, 1])  # no other test's images
-    before = set(decoded._held)
-    data = DataConfig(image_size=16, cache="memory")
-    iterator = iter(train_dataset(tmp_path, AREA, data=data, batch_size=1, augment=UNCHANGED))
-    next(iterator)
-    (key,) = set(decoded._held) - before
-    gc.collect()
-    assert key in decoded._held, "the iterator still draws from it"
-    del iterator
-    gc.collect()
-    assert key not in decoded._held
-
-
-@pytest.mark.parametrize(("available", "decodes"), [(2 * 3 * 256, 1), (2 * 3 * 256 - 1, 0)])
-def test_auto_keeps_images_in_memory_up_to_half_of_what_is_available(
-    tmp_path, decoding, monkeypatch, available, decodes
-):
-    write_records(tmp_path, [1, 1, 0])  # no other test's images
-    monkeypatch.setattr(decoded, "available_memory", lambda: available)
-    dataset = train_dataset(tmp_path, AREA, data=DataConfig(image_size=16))
-    assert len(decoding) == decodes and len(batches(dataset)) == 1
-
-
-def test_available_memory_is_that_of_the_machine_or_less():
-    pages = __import__("os").sysconf
-    assert 0 < decoded.available_memory() <= pages("SC_PHYS_PAGES") * pages("SC_PAGE_SIZE")
-
-
-def test_a_second_run_finds_the_decoded_images_on_disk(tmp_path, decoding):
-    write_records(tmp_path, [0, 1, 0])
-    data = DataConfig(image_size=16, cache="disk")
-    first = batches(train_dataset(tmp_path, AREA, data=data))
-    assert_same_batches(batches(train_dataset(tmp_path, AREA, data=data)), first)
-    assert len(decoding) == 1
-    eval_dataset(tmp_path, AREA, "train", data=DataConfig(image_size=17, cache="disk"))
-    eval_dataset(tmp_path, AREA, "train", data=DataConfig(image_size=16, resize="pad", cache="disk"))
-    assert len(decoding) == 3
-    assert len(list((tmp_path / decoded.FOLDER).iterdir())) == 3
-    eval_dataset(tmp_path, AREA, "train", data=data)
-    assert len(decoding) == 3, "another size threw the first file away"
-
-
-def test_a_rebuilt_record_folder_replaces_what_was_decoded_before(tmp_path, decoding):
-    data = DataConfig(image_size=16, cache="disk")
-    write_records(tmp_path, [0, 1, 0])
-    batches(train_dataset(tmp_path, AREA, data=data))
-    write_records(tmp_path, [0, 1, 0, 1])
-    whole = batches(eval_dataset(tmp_path, AREA, "train", data=data))[0]
-    assert len(whole["image"]) == 4 and len(decoding) == 2
-    assert len(list((tmp_path / decoded.FOLDER).iterdir())) == 1
-
-
-def test_a_cut_file_of_decoded_images_is_made_anew(tmp_path, decoding):
-    data = DataConfig(image_size=16, cache="disk")
-    write_records(tmp_path, [0, 1, 0])
-    first = batches(train_dataset(tmp_path, AREA, data=data))
-    (file,) = (tmp_path / decoded.FOLDER).iterdir()
-    file.write_bytes(file.read_bytes()[:-1])
-    assert_same_batches(batches(train_dataset(tmp_path, AREA, data=data)), first)
-    assert len(decoding) == 2
-
-
-def test_a_folder_that_cannot_be_written_and_a_full_disk_are_one_line(tmp_path, monkeypatch):
-    data = DataConfig(image_size=16, cache="disk")
-    write_records(tmp_path, [0, 1, 0])
-    (tmp_path / decoded.FOLDER).write_text("in the way")
-    with pytest.raises(InputError, match=r"^cannot write .*\.npy: .*$"):
-        train_dataset(tmp_path, AREA, data=data)
-    (tmp_path / decoded.FOLDER).unlink()
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(decoded, "_decode_all", full)
-    with pytest.raises(InputError, match=r"^cannot write .*\.npy: No space left on device.*$"):
-        train_dataset(tmp_path, AREA, data=data)
-    assert not list((tmp_path / decoded.FOLDER).iterdir()), "a part of the file stayed behind"
 
 
 # --- damage -------------------------------------------------------------------------------------------------------

@@ -274,8 +274,9 @@ def test_a_chief_and_two_workers_share_a_search(records, tmp_path):
 
 
 def test_every_suggestion_lies_in_the_space():
+    from kmura.training.oracles import search_space
     from kmura.training.phases import TUNED_KEYS
-    from kmura.training.tune import search_space, with_values
+    from kmura.training.tune import with_values
 
     tune = TuneConfig(aug_p=(0.4, 0.4))
     space = search_space(Config(tune=tune))

@@ -7,14 +7,19 @@ from typing import Literal
 from kmura.errors import InputError
 
 
-def _at_least(key: str, value: float, low: float) -> None:
-    if value < low:
+def _at_least(key: str, value: float | None, low: float) -> None:
+    if value is not None and value < low:
         raise InputError(f"{key} is {value}; {low} or more is needed")
 
 
-def _within(key: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:  # also refuses NaN
+def _within(key: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:  # also refuses NaN
         raise InputError(f"{key} is {value}; allowed is {low} to {high}")
+
+
+def _between(key: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low < value < high:
+        raise InputError(f"{key} is {value}; allowed is above {low} and below {high}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,10 +222,9 @@ class CamConfig:
     erase: Literal["all", "positive", "negative"] = "all"
 
     def __post_init__(self):
-        _at_least("cam.from_epoch", 1 if self.from_epoch is None else self.from_epoch, 1)
+        _at_least("cam.from_epoch", self.from_epoch, 1)
         _within("cam.alpha_cam", self.alpha_cam, 0, 1)
-        if not 0 < self.erase_q < 1:
-            raise InputError(f"cam.erase_q is {self.erase_q}; allowed is above 0 and below 1")
+        _between("cam.erase_q", self.erase_q, 0, 1)
         _at_least("cam.erase_every", self.erase_every, 1)
 
 
@@ -295,7 +299,7 @@ class TrainConfig:
         _at_least("train.epochs", self.epochs, 1)
         _at_least("train.batch_size", self.batch_size, 1)
         _within("train.learning_rate", self.learning_rate, 1e-12, 100)
-        _at_least("train.slow_from_epoch", 1 if self.slow_from_epoch is None else self.slow_from_epoch, 1)
+        _at_least("train.slow_from_epoch", self.slow_from_epoch, 1)
         if self.slow_from_epoch is not None and (self.schedule != "constant" or self.warmup_epochs):
             raise InputError(
                 "train.slow_from_epoch goes with schedule constant and warmup_epochs 0; change one of them"
@@ -308,7 +312,7 @@ class TrainConfig:
             raise InputError(
                 f"train.unfreeze is {self.unfreeze!r}; choose all, none, last_block or last_N_conv (as last_5_conv)"
             )
-        _at_least("train.frozen_until_epoch", 1 if self.frozen_until_epoch is None else self.frozen_until_epoch, 1)
+        _at_least("train.frozen_until_epoch", self.frozen_until_epoch, 1)
         if self.frozen_until_epoch is not None and self.unfreeze == "none":
             raise InputError("train.frozen_until_epoch has no meaning where train.unfreeze is none; leave it out")
         _within("train.warmup_epochs", self.warmup_epochs, 0, self.epochs)

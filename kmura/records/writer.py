@@ -1,50 +1,25 @@
-"""Image files -> shards and a manifest: planned first, written in parallel, resumable, byte-identical."""
+"""Image files -> shards and a manifest: planned first, written in parallel, published whole, resumable."""
 
 import collections
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from kmura.config import RecordsConfig
 from kmura.errors import InputError, reason
 from kmura.files import locked, replacing, sha256_of, write_json
-from kmura.records import folders, medmnist, mura, schema, splits, tfrecord
-from kmura.records.images import UnreadableImage, decode_image, encode_image, image_from_array
+from kmura.records import folders, medmnist, mura, schema, splits
 from kmura.records.listing import Listing, Source
-from kmura.records.manifest import MANIFEST, Manifest, Shard, Skipped, SplitCounts, manifest_json, read_manifest
+from kmura.records.manifest import MANIFEST, Manifest, SplitCounts, manifest_json, read_manifest
+from kmura.records.shards import ShardPlan, ShardResult, is_whole, strict_error, write_shards
 
 LAYOUTS = ("mura", "folders", "medmnist")
 STAGE = ".building"  # inside the output folder until the build is whole
-
-
-@dataclasses.dataclass(frozen=True)
-class _ShardPlan:
-    """The unit of work: one shard and the images that go into it."""
-
-    file: str
-    layout: str
-    root: str
-    sources: tuple[Source, ...]
-    options: RecordsConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class _ShardResult:
-    """What one written shard holds; kept beside it while the build goes on."""
-
-    shard: Shard
-    written: tuple[int, ...]  # positions in the plan's sources
-    skipped: tuple[Skipped, ...]
 
 
 def build_records(
@@ -102,8 +77,8 @@ def build_records(
         finished = read_manifest(out)
         if finished.source == source:
             if strict and finished.skipped:
-                raise _strict_error(finished.skipped[0])
-            if all(_whole(out, shard) for shard in finished.shards()):
+                raise strict_error(finished.skipped[0])
+            if all(is_whole(out, shard) for shard in finished.shards()):
                 _drop_leftovers(out)
                 return finished
         if finished.source != source:
@@ -113,7 +88,7 @@ def build_records(
             )
     plans = list(_plans(root, listing, sources, options))
     with _stage(out, source) as stage:
-        results = _write_all(plans, stage, out, workers, strict, progress)
+        results = write_shards(plans, stage, out, workers, strict, progress)
         manifest = _manifest(listing, options, source, plans, results)
         _publish(manifest, stage, out)
     return manifest
@@ -178,7 +153,7 @@ def _differences(finished: Manifest, listing: Listing, options: RecordsConfig) -
     return "; ".join(keys) or "images were added, removed or changed"
 
 
-def _plans(root: Path, listing: Listing, sources: list[Source], options: RecordsConfig) -> Iterator[_ShardPlan]:
+def _plans(root: Path, listing: Listing, sources: list[Source], options: RecordsConfig) -> Iterator[ShardPlan]:
     groups: dict[tuple[str, str], list[Source]] = collections.defaultdict(list)
     for source in sources:
         groups[source.area, source.split].append(source)
@@ -188,7 +163,7 @@ def _plans(root: Path, listing: Listing, sources: list[Source], options: Records
         for index in range(number):
             part = group[index * len(group) // number : (index + 1) * len(group) // number]
             file = f"{area}/{split}-{index:05d}-of-{number:05d}.tfrecord"
-            yield _ShardPlan(file, listing.layout, str(root), tuple(part), options)
+            yield ShardPlan(file, listing.layout, str(root), tuple(part), options)
 
 
 @contextlib.contextmanager
@@ -218,135 +193,8 @@ def _drop_leftovers(out: Path) -> None:
         shutil.rmtree(out / STAGE)
 
 
-def _write_all(plans, stage: Path, out: Path, workers: int | None, strict: bool, progress) -> list[_ShardResult]:
-    results = {plan.file: _finished(plan, stage, out) for plan in plans}
-    for result in results.values():
-        if strict and result and result.skipped:
-            raise _strict_error(result.skipped[0])
-    todo = [plan for plan in plans if results[plan.file] is None]
-    total = sum(len(plan.sources) for plan in plans)
-    done = total - sum(len(plan.sources) for plan in todo)
-    report = progress or (lambda done, total: None)
-    report(done, total)
-    by_file = {plan.file: plan for plan in plans}
-    for result in _run(functools.partial(_write_shard, stage=str(stage), strict=strict), todo, workers):
-        results[result.shard.file] = result
-        done += len(by_file[result.shard.file].sources)
-        report(done, total)
-    return [results[plan.file] for plan in plans]
-
-
-def _finished(plan: _ShardPlan, stage: Path, out: Path) -> _ShardResult | None:
-    """The result of a shard that an earlier, killed run of the same build wrote whole, or None."""
-    try:
-        raw = json.loads((stage / f"{plan.file}.json").read_text())
-    except (OSError, ValueError):
-        return None
-    shard = Shard(**raw["shard"])
-    for folder in (stage, out):  # a build killed while it moved its shards has some in place already
-        if _whole(folder, shard):
-            return _ShardResult(shard, tuple(raw["written"]), tuple(Skipped(**item) for item in raw["skipped"]))
-    return None
-
-
-def _whole(folder: Path, shard: Shard) -> bool:
-    path = folder / shard.file
-    return path.is_file() and path.stat().st_size == shard.bytes and sha256_of(path) == shard.sha256
-
-
-def _run(work: Callable, plans: list[_ShardPlan], workers: int | None) -> Iterable[_ShardResult]:
-    if workers is not None and workers < 1:
-        raise InputError(f"workers is {workers}; 1 or more is needed")
-    workers = min(workers or os.cpu_count() or 1, len(plans))
-    if workers <= 1:
-        yield from map(work, plans)
-        return
-    # spawn: a parent that uses TensorFlow has threads, and a forked child of such a process can lock up
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
-        futures: list[Future] = [pool.submit(work, plan) for plan in plans]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a writer process was killed (out of memory?); run the same command again to go on"
-            ) from error
-        finally:
-            for future in futures:
-                future.cancel()
-
-
-def _die_with_parent() -> None:
-    """Ends this worker as soon as its parent is gone, so that a killed build leaves no process behind."""
-    parent = multiprocessing.parent_process()
-
-    def watch():
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _write_shard(plan: _ShardPlan, stage: str, strict: bool) -> _ShardResult:
-    written, skipped = [], []
-    digest, size = hashlib.sha256(), 0
-    path = Path(stage) / plan.file
-    with replacing(path, "wb") as file:
-        for position, source in enumerate(plan.sources):
-            try:
-                record = _record(plan, source)
-            except (UnreadableImage, UnicodeEncodeError) as error:
-                skipped.append(Skipped(source.path, str(error)))
-                if strict:
-                    raise _strict_error(skipped[-1]) from error
-                continue
-            data = tfrecord.frame(schema.encode(record))
-            file.write(data)
-            digest.update(data)
-            size += len(data)
-            written.append(position)
-    shard = Shard(plan.file, len(written), size, digest.hexdigest())
-    result = _ShardResult(shard, tuple(written), tuple(skipped))
-    write_json(f"{path}.json", dataclasses.asdict(result))
-    return result
-
-
-def _record(plan: _ShardPlan, source: Source) -> schema.Record:
-    options = plan.options
-    if plan.layout == "medmnist":
-        pixels = medmnist.medmnist_pixels(Path(plan.root), source.path)
-        sha256 = hashlib.sha256(pixels.tobytes()).hexdigest()
-        image = image_from_array(pixels, options.channels)
-    else:
-        try:
-            data = (Path(plan.root) / source.path).read_bytes()
-        except OSError as error:
-            raise UnreadableImage(reason(error)) from error
-        sha256 = hashlib.sha256(data).hexdigest()
-        image = decode_image(data, options.channels)
-    encoded, height, width = encode_image(image, options.encoding, options.quality, options.max_side)
-    return schema.Record(
-        image=encoded,
-        format=options.encoding,
-        height=height,
-        width=width,
-        sha256=sha256,
-        path=source.path,
-        area=source.area,
-        patient=source.patient,
-        study=source.study,
-        label=source.label,
-        split=source.split,
-    )
-
-
-def _strict_error(skipped: Skipped) -> InputError:
-    return InputError(f"{skipped.file}: {skipped.reason}; mend or remove it, or build without --strict to leave it out")
-
-
 def _manifest(listing: Listing, options: RecordsConfig, source: str, plans, results) -> Manifest:
-    groups: dict[tuple[str, str], list[tuple[_ShardPlan, _ShardResult]]] = collections.defaultdict(list)
+    groups: dict[tuple[str, str], list[tuple[ShardPlan, ShardResult]]] = collections.defaultdict(list)
     for plan, result in zip(plans, results, strict=True):
         groups[plan.sources[0].area, plan.sources[0].split].append((plan, result))
     areas: dict[str, dict[str, SplitCounts]] = collections.defaultdict(dict)

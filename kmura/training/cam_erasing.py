@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from kmura import cam
-from kmura.errors import InputError
+from kmura.config import CamConfig
 from kmura.models.backbones import BACKBONES
 from kmura.models.freezing import set_trainable
 
@@ -47,9 +47,9 @@ class CamErasingModel(keras.Model):
         self.classifier = classifier
         self._cam = cam.CamEngine(classifier, tap=tap, fallback=cam.FALLBACKS[tap]) if can_erase else None
         self.erasing = self._knob("erasing", 0)
-        self.alpha_cam = self._knob("alpha_cam", 0.5)
-        self.erase_q = self._knob("erase_q", 0.8)
-        self.erase_every = self._knob("erase_every", 8)
+        self.alpha_cam = self._knob("alpha_cam", CamConfig.alpha_cam)
+        self.erase_q = self._knob("erase_q", CamConfig.erase_q)
+        self.erase_every = self._knob("erase_every", CamConfig.erase_every)
         self.erase_positive = self._knob("erase_positive", 1)
         self.erase_negative = self._knob("erase_negative", 1)
         self._learning_part, self._traced = learning_part, {}
@@ -69,32 +69,14 @@ class CamErasingModel(keras.Model):
         initial = keras.initializers.Constant(value)
         return self.add_weight(shape=(), initializer=initial, dtype="float32", trainable=False, name=name)
 
-    def set_erasing(
-        self, on: bool, *, alpha_cam: float = 0.5, erase_q: float = 0.8, erase_every: int = 8, erase: str = "all"
-    ) -> None:
-        """Turns the knobs.
-
-        Args:
-            on, alpha_cam, erase_q, erase_every: as the attributes of these names.
-            erase: images of which side, see CamConfig.
-
-        Raises:
-            InputError: a value out of its range.
-        """
-        if not 0 <= alpha_cam <= 1:
-            raise InputError(f"cam.alpha_cam is {alpha_cam}; allowed is 0 to 1")
-        if not 0 < erase_q < 1:
-            raise InputError(f"cam.erase_q is {erase_q}; allowed is above 0 and below 1")
-        if erase_every < 1:
-            raise InputError(f"cam.erase_every is {erase_every}; 1 or more is needed")
-        if erase not in ("all", "positive", "negative"):
-            raise InputError(f"cam.erase is {erase!r}; allowed: all, positive, negative")
+    def set_erasing(self, on: bool, how: CamConfig) -> None:
+        """Turns the knobs: whether to erase now (whatever `from_epoch` says), and how."""
         self.erasing.assign(float(on))
-        self.alpha_cam.assign(alpha_cam)
-        self.erase_q.assign(erase_q)
-        self.erase_every.assign(erase_every)
-        self.erase_positive.assign(float(erase != "negative"))
-        self.erase_negative.assign(float(erase != "positive"))
+        self.alpha_cam.assign(how.alpha_cam)
+        self.erase_q.assign(how.erase_q)
+        self.erase_every.assign(how.erase_every)
+        self.erase_positive.assign(float(how.erase != "negative"))
+        self.erase_negative.assign(float(how.erase != "positive"))
 
     def set_learning_part(self, part: str) -> None:
         """Lets a part of the convolutional backbone learn, see `unfreeze` of TrainConfig.

@@ -32,10 +32,4 @@ class EpochKnobs(keras.callbacks.Callback):
         if not train.plateau_patience:  # which has a say of its own
             set_learning_rate(optimizer, train.learning_rate * (train.slow_factor if slow else 1.0))
         optimizer.l2.assign(train.weight_decay)
-        self.model.set_erasing(
-            erase.from_epoch is not None and epoch + 1 >= erase.from_epoch,
-            alpha_cam=erase.alpha_cam,
-            erase_q=erase.erase_q,
-            erase_every=erase.erase_every,
-            erase=erase.erase,
-        )
+        self.model.set_erasing(erase.from_epoch is not None and epoch + 1 >= erase.from_epoch, erase)

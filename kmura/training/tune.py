@@ -2,7 +2,7 @@
 
 A trial is a run of its own in `RUNS/AREA/tune/trial_NN/`, trained by the same loop as every other run and resumed like
 one. KerasTuner decides which values are tried; what it lacks stands here: median pruning, going on inside a trial, one
-model for all trials, state files that no kill can damage.
+model for all trials; and in `oracles`: state files that no kill can damage.
 
 Several workers share a search through KerasTuner's own environment variables, the same for all (`KERASTUNER_ORACLE_IP`,
 `KERASTUNER_ORACLE_PORT`) and a `KERASTUNER_TUNER_ID` for each: `chief` for the one that only decides, any other name
@@ -13,14 +13,12 @@ import contextlib
 import dataclasses
 import functools
 import io
-import json
 import math
 import os
 import resource
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ import keras_tuner as kt
 import numpy as np
 import pandas as pd
 
-from kmura.config import Config, TuneConfig, config_from_tables, config_json
+from kmura.config import Config, config_from_tables, config_json
 from kmura.data import pipeline
 from kmura.errors import InputError
 from kmura.files import write_json
@@ -38,6 +36,7 @@ from kmura.records.manifest import read_manifest
 from kmura.training.checkpoint import STATE
 from kmura.training.finite_loss import NonFiniteLoss
 from kmura.training.fit import RunResult, check_claim, check_splits, checked_areas, describe, run_result
+from kmura.training.oracles import is_fixed, make_oracle
 from kmura.training.phases import phase_config, searched
 from kmura.training.run import LOSSES, RunFolder, claimed, drop_run, write_run, write_summaries
 from kmura.training.trainer import Trainer, session
@@ -56,7 +55,6 @@ from kmura.training.trials import (
 )
 
 ORACLE = "oracle.json"
-LOGARITHMIC = ("train.learning_rate", "train.weight_decay", "train.slow_factor")
 
 
 def tune_areas(
@@ -133,7 +131,7 @@ def tune(
                 write_run(folder, description)
             if not is_over(folder.path, config.tune):
                 try:
-                    _search(trainer, config, folder, callbacks).search(verbose=0)
+                    _Search(trainer, config, folder, callbacks).search(verbose=0)
                 except kt.errors.FatalError as error:
                     raise error.__cause__ or error from None
         if leads:
@@ -143,29 +141,6 @@ def tune(
             join_summaries(Path(runs))
             return run_result(folder, pd.read_csv(folder.history), config.train.monitor)
         return None
-
-
-def search_space(config: Config) -> kt.HyperParameters:
-    """The space of a search in KerasTuner's words, a parameter for each key that is searched."""
-    space = kt.HyperParameters()
-    for key in searched(config)[0]:
-        low, high = _range(config.tune, key)
-        if low == high:
-            space.Fixed(key, low)
-        elif key == "cam.erase_every":
-            space.Int(key, low, high)
-        else:
-            space.Float(key, low, high, sampling="log" if key in LOGARITHMIC else "linear")
-    return space
-
-
-def _range(tune: TuneConfig, key: str) -> tuple[float, float]:
-    return getattr(tune, key.partition(".")[2])
-
-
-def _fixed(tune: TuneConfig, key: str) -> bool:
-    low, high = _range(tune, key)
-    return low == high
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
@@ -202,11 +177,11 @@ def _check_search(config: Config) -> None:
         ("cam", erases, "cam.from_epoch=1"),
         ("mix", config.mix.until_epoch, "mix.until_epoch=1000"),
     ):
-        free = [key for key in searched(config)[0] if key.startswith(stage) and not _fixed(tune, key)]
+        free = [key for key in searched(config)[0] if key.startswith(stage) and not is_fixed(tune, key)]
         if free and not on:
             raise InputError(f"{free[0]} is searched but never used in the {epochs} epochs of a trial; set {mend}")
     slow = config.train.slow_from_epoch
-    if "train.slow_factor" in searched(config)[0] and not _fixed(tune, "train.slow_factor"):
+    if "train.slow_factor" in searched(config)[0] and not is_fixed(tune, "train.slow_factor"):
         if slow is None or slow > epochs:
             raise InputError(
                 f"train.slow_factor is searched but never used in the {epochs} epochs of a trial; set "
@@ -218,81 +193,14 @@ def _check_search(config: Config) -> None:
         raise InputError(f"hyperband has nothing to stop in trials of {epochs} epochs; give --epochs 3 or more")
 
 
-class _ResumableOracle:
-    """What KerasTuner's oracles lack to survive a kill at any moment, as a mixin.
-
-    All state, that of the trials included, is one file that is replaced as a whole; an interrupted trial is tried
-    again, one that had ended is not. The random numbers behind a suggestion depend on seed and trial alone.
-    """
-
-    def populate_space(self, trial_id):
-        self._random_state = np.random.RandomState([self.seed, int(trial_id)])  # of the Bayesian oracle
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the Gaussian process on how well its own parameters converged
-            return super().populate_space(trial_id)
-
-    def get_state(self):
-        trials = {name: trial.get_state() for name, trial in self.trials.items()}
-        return super().get_state() | {"trial_states": trials}
-
-    def set_state(self, state):
-        from_state = kt.engine.trial.Trial.from_state
-        self.trials = {name: from_state(trial) for name, trial in state["trial_states"].items()}
-        super().set_state(state)
-        interrupted = [trial.trial_id for trial in self.ongoing_trials.values() if trial.status == "RUNNING"]
-        self._retry_queue += [name for name in interrupted if name not in self._retry_queue]
-        self.ongoing_trials = {}
-
-    def save(self):
-        write_json(Path(self._get_oracle_fname()), self.get_state())
-
-    def reload(self):
-        path = Path(self._get_oracle_fname())
-        try:
-            self.set_state(json.loads(path.read_text()))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); tune with --fresh") from error
-
-    def _save_trial(self, trial):
-        write_json(Path(self._get_trial_dir(trial.trial_id)) / "trial.json", trial.get_state())
-
-
-class _Bayesian(_ResumableOracle, kt.oracles.BayesianOptimizationOracle):
-    pass
-
-
-class _Random(_ResumableOracle, kt.oracles.RandomSearchOracle):
-    pass
-
-
-class _Hyperband(_ResumableOracle, kt.oracles.HyperbandOracle):
-    pass
-
-
-def _search(trainer: Callable[[], Trainer], config: Config, folder: RunFolder, callbacks) -> "_Search":
-    common = {
-        "objective": kt.Objective(config.train.monitor, "max"),
-        "hyperparameters": search_space(config),
-        "seed": config.train.seed + 1,  # 0 would be no seed
-        "max_consecutive_failed_trials": 10**9,  # KerasTuner would throw away what has gone well before
-    }
-    if config.tune.tuner == "bayesian":
-        oracle = _Bayesian(max_trials=config.tune.trials, num_initial_points=config.tune.startup_trials, **common)
-    elif config.tune.tuner == "random":
-        oracle = _Random(max_trials=config.tune.trials, **common)
-    else:
-        oracle = _Hyperband(max_epochs=config.train.epochs, factor=3, **common)
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it goes on
-        return _Search(trainer, config, folder, callbacks, oracle)
-
-
 class _Search(kt.Tuner):
     """KerasTuner's loop over trials, each trained by the same `Trainer` (made when first needed)."""
 
-    def __init__(self, trainer, config: Config, folder: RunFolder, callbacks, oracle):
+    def __init__(self, trainer: Callable[[], Trainer], config: Config, folder: RunFolder, callbacks):
         self.trainer, self.config, self.folder, self.callbacks = trainer, config, folder, callbacks
         self._since = time.monotonic()
-        super().__init__(oracle, directory=str(folder.path.parent), project_name=folder.path.name)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints that it goes on
+            super().__init__(make_oracle(config), directory=str(folder.path.parent), project_name=folder.path.name)
 
     def _get_tuner_fname(self):
         return str(self.folder.path / ORACLE)  # what is to be gone on with, whatever the name of the process

@@ -1,0 +1,87 @@
+"""An export becomes a version as a whole or not at all, and what cannot become one is refused."""
+
+import os
+import shutil
+import signal
+import sys
+
+import pytest
+
+from kmura.errors import InputError
+from kmura.export.parity import Parity
+
+EQUAL = Parity(logit=0.0, probability=0.0, image_bytes=0.0, study=0.0, golden=0.0, warmup=0)
+
+
+@pytest.fixture
+def light(monkeypatch):
+    """Exports that write a few bytes and check nothing: what is left is the handling of folders."""
+
+    def written(folder, *_):
+        (folder / "variables").mkdir()
+        (folder / "variables" / "data").write_bytes(b"data")
+
+    monkeypatch.setattr("kmura.export.bundle.load_model", lambda path: None)
+    monkeypatch.setattr("kmura.export.bundle.ServedModel", lambda model, contract: None)
+    monkeypatch.setattr("kmura.export.bundle._write_served", written)
+    monkeypatch.setattr("kmura.export.bundle.parity_in_fresh_process", lambda *_: EQUAL)
+
+
+def test_versions_count_up_and_a_failing_check_leaves_nothing(evaluated_run, light, tmp_path, monkeypatch):
+    import kmura
+
+    run, out = evaluated_run[1], tmp_path / "served"
+    (out / "7").mkdir(parents=True)
+    assert [kmura.export(run, out).version for _ in range(2)] == [8, 9]
+
+    def unequal(*_):
+        raise InputError("the export answers otherwise")
+
+    monkeypatch.setattr("kmura.export.bundle.parity_in_fresh_process", unequal)
+    with pytest.raises(InputError, match="answers otherwise"):
+        kmura.export(run, out)
+    assert {path.name for path in out.iterdir()} == {"7", "8", "9", ".exporting-lock"}
+
+
+def test_a_kill_at_any_moment_leaves_no_version(evaluated_run, light, tmp_path, monkeypatch):
+    import kmura
+    from kmura.export import bundle
+
+    run, out = evaluated_run[1], tmp_path / "served"
+    steps = ("model_card", "_write_served", "write_json", "parity_in_fresh_process", "sha256_of", "_published")
+    for step in (*steps, "rename"):
+        child = os.fork()  # the light export uses no TensorFlow, which forks badly
+        if child == 0:
+            place = (bundle.Path, "rename") if step == "rename" else (bundle, step)
+            monkeypatch.setattr(*place, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+            try:
+                kmura.export(run, out)
+            finally:
+                os._exit(3)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, step
+        assert [path.name for path in out.iterdir() if not path.name.startswith(".")] == [], step
+    assert kmura.export(run, out).version == 1
+    assert {path.name for path in out.iterdir()} == {"1", ".exporting-lock"}
+
+
+def test_what_cannot_be_exported_is_refused_before_any_work(evaluated_run, light, tmp_path, monkeypatch):
+    import kmura
+
+    _, run = evaluated_run
+    with pytest.raises(InputError, match=r"not among those .* evaluated at \(0.5, max_f1, youden, .*kmura evaluate"):
+        kmura.export(run, tmp_path / "out", threshold="0.37")
+    with pytest.raises(InputError, match="choose one of savedmodel, onnx, litert"):
+        kmura.export(run, tmp_path / "out", format="torch")
+    monkeypatch.setitem(sys.modules, "tensorflow_serving.apis.prediction_log_pb2", None)
+    with pytest.raises(InputError, match=r"pip install 'kmura\[serving\]', or leave them out with --no-warmup"):
+        kmura.export(run, tmp_path / "out")
+    kmura.export(run, tmp_path / "cold", warmup=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs tf2onnx; pip install 'kmura\[onnx\]'"):
+        kmura.export(run, tmp_path / "out", format="onnx")
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "metrics.json").unlink()
+    with pytest.raises(InputError, match="kmura evaluate"):
+        kmura.export(copy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,6 +1,8 @@
 """Progress and tables as a person reads them: bars on a terminal, plain lines elsewhere."""
 
 import contextlib
+import dataclasses
+import math
 import os
 import sys
 import time
@@ -150,13 +152,15 @@ def class_scores_table(levels, split: str, title: str) -> Table:
 
 
 def classes_table(found, split: str) -> Table:
-    """Each class of `ClassLevelScores`, a row each."""
+    """Each class of `ClassLevelScores`, a row each; the intervals stand in `metrics.json`."""
     table = Table(title=f"classes on {split}, {found.level} level", title_justify="left")
     names = list(found.classes[0].scores)
-    for heading in ("class", "n", *names):
-        table.add_column(heading, justify="left" if heading == "class" else "right")
+    table.add_column("class", no_wrap=True)
+    for heading in ("n", *names):
+        table.add_column(heading, justify="right")
     for each in found.classes:
-        table.add_row(each.name, str(each.units), *(str(each.scores[name]) for name in names))
+        values = (dataclasses.replace(each.scores[name], low=math.nan, high=math.nan) for name in names)
+        table.add_row(each.name, str(each.units), *map(str, values))
     return table
 
 

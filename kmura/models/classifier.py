@@ -1,6 +1,7 @@
 """The classifier of radiographs: image in, logits out, with named feature maps on the way."""
 
 import contextlib
+import dataclasses
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -180,9 +181,8 @@ class RadiographClassifier(ImageClassifier):
             head_options: see `kmura.models.heads.HeadOptions`; its `dropout` is an argument of its own.
             backbone, image_size, **common: see ImageClassifier.
         """
-        super().__init__(
-            backbone=backbone, image_size=image_size, head=head, head_options=dict(head_options or {}), **common
-        )
+        options = dataclasses.asdict(HeadOptions(**head_options or {}))
+        super().__init__(backbone=backbone, image_size=image_size, head=head, head_options=options, **common)
         self.attention_maps = self.get_layer(ATTENTION).output if "attention" in head else None
 
     @classmethod

@@ -13,7 +13,7 @@ from test_fit import assert_same_bits, final_state
 from kmura import cam
 from kmura.config import CamConfig, load_config
 from kmura.errors import InputError
-from kmura.explain.overlays import GAP
+from kmura.explain.overlays import GAP, SEAM
 from kmura.models.backbones import BACKBONES
 from kmura.models.classifier import build_model
 from kmura.models.freezing import set_trainable
@@ -321,9 +321,9 @@ def test_the_sheets_of_a_hybrid_show_both_branches_at_the_late_rhythm_too(record
         drawn.on_epoch_end(epoch)
     assert sorted(path.name for path in (tmp_path / "cam").iterdir()) == ["epoch-00002.png", "epoch-00004.png"]
     sheet = np.asarray(Image.open(tmp_path / "cam" / "epoch-00002.png"))
-    side, gap = 4 * 64, 4 * GAP  # a sheet enlarges small images
-    assert sheet.shape[1] == 4 * (2 * side + gap + GAP) + GAP
-    ours, theirs = (sheet[GAP : GAP + side, start : start + side] for start in (GAP, GAP + side + gap))
+    side, seam = 4 * 64, 4 * SEAM  # a sheet enlarges small images
+    assert sheet.shape[1] == 4 * (2 * side + seam + GAP) + GAP
+    ours, theirs = (sheet[GAP : GAP + side, start : start + side] for start in (GAP, GAP + side + seam))
     assert (ours != theirs).any()
 
 

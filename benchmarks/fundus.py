@@ -5,10 +5,11 @@
 Real fundus photographs cannot be shipped, so discs stand in: a textured, reddish disc with vessels and a bright optic
 disc on black; `disease` adds a few small yellow or dark-red spots of varied contrast. 40 % of the images are of
 disease, in folders `disease` and `normal` as published (training 400, held out 200 by default), read by
-`--layout folders --positive-class disease --channels 3`; the `tune` part, a tenth of the training images, chooses the
+`--layout folders --positive-class disease --channels 3`; the `tune` part, a fifth of the training images, chooses the
 epoch and the threshold of sensitivity >= 0.9. The network learns from random weights: the recipe's ImageNet weights
-need a network connection. For each loss and seed: AUC of the held-out images, and recall and precision of disease at 0.5 and at
-that threshold, of the probabilities as the model gives them (calibration would hide what the losses do to them).
+need a network connection. For each loss and seed: AUC of the held-out images, and recall and precision of disease at
+0.5 and at that threshold, of the probabilities as the model gives them (calibration would hide what the losses do to
+them).
 """
 
 import argparse
@@ -105,6 +106,8 @@ def fundus_disc(rng, disease: bool, side: int):
         for step in range(90):
             angle += rng.normal(0, 0.09)
             place = place + 0.006 * np.array([np.sin(angle), np.cos(angle)])
+            if np.hypot(*place) > 0.46:
+                break
             y, x = ((place + 0.5) * side).astype(int)
             width = max(1, int(side / 90 * (1 - step / 110)))
             image[max(0, y - width) : y + width, max(0, x - width) : x + width] *= 0.93

@@ -10,10 +10,14 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw
 
-from kmura import cam
+from kmura import cam, metrics
 from kmura.config import Config, DataConfig
 from kmura.data import pipeline
+from kmura.data.index import read_index
+from kmura.data.labels import labelling
+from kmura.explain.reading import read_images
 from kmura.files import replacing
+from kmura.records.manifest import read_manifest
 
 _log = logging.getLogger(__name__)
 
@@ -72,8 +76,9 @@ def contact_sheet(pictures: list[Image.Image], captions: list[str], columns: int
 class CamOverlays(keras.callbacks.Callback):
     """Draws the maps of the same few validation images after chosen epochs: `RUN/cam/epoch-00005.png`.
 
-    Half of the images are abnormal, half normal, as far as there are. Maps are Grad-CAM++ towards `abnormal`, averaged
-    with the mirrored image's. Each caption says what the label is and what the model makes of it.
+    Half of the images are abnormal, half normal, as far as there are; of several classes some of each. Maps are
+    Grad-CAM++ towards `abnormal` (of several classes towards the predicted one), averaged with the mirrored image's.
+    Each caption says what the label is and what the model makes of it.
     """
 
     def __init__(
@@ -95,20 +100,22 @@ class CamOverlays(keras.callbacks.Callback):
             run: folder of the run.
             every: epochs from one sheet to the next.
             late: (epoch, every): from this epoch on, counted from 1, another number of epochs.
-            data: size of the images.
+            data: task, and size of the images.
             tap: the feature map to draw, that which is erased (`cam.tap`); of a hybrid both branches' last maps are
                 drawn, side by side.
-            images: how many.
+            images: how many; of more classes one of each.
         """
         super().__init__()
         self.every, self.late, self.tap, self.folder = every, late, tap, Path(run) / "cam"
-        rows = pipeline.row_keys(records, area, split)
+        self.labelling, self.area = labelling(read_manifest(records), area, data.task), area
+        labels = self.labelling.ids(read_index(records, area, split))
+        known = np.unique(labels[labels[:, 0] >= 0, 0])
         chosen = sorted(
             number
-            for label in (0, 1)
-            for number in _spread(np.nonzero(rows["label"].to_numpy() == label)[0], images // 2)
+            for label in known
+            for number in _spread(np.nonzero(labels[:, 0] == label)[0], max(1, images // len(known)))
         )
-        self.labels = rows["label"].to_numpy()[chosen]
+        self.labels = labels[chosen]
         self.images = pipeline.images_at(records, area, split, chosen, data=data)
 
     def on_train_begin(self, logs=None):
@@ -119,7 +126,8 @@ class CamOverlays(keras.callbacks.Callback):
             cam.CamEngine(self.model.classifier, tap=tap, fallback=cam.FALLBACKS[tap])
             for tap in shown_taps(self.model.classifier, self.tap)
         ]
-        self.target = cam.named_target("abnormal", ("normal", "abnormal"))
+        binary = self.labelling.outputs == 1
+        self.target = cam.named_target("abnormal", ("normal", "abnormal")) if binary else None
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch and not self._path(epoch).exists():  # stopped between the epoch before and its sheet
@@ -137,8 +145,10 @@ class CamOverlays(keras.callbacks.Callback):
         if self.due(finished):
             found = [engine.compiled(tf.constant(self.images), self.target, flip=True) for engine in self.engines]
             maps = {engine.tap: each.numpy() for engine, (each, _) in zip(self.engines, found, strict=True)}
-            captions = list(map(caption_of, self.labels, tf.sigmoid(found[0][1][:, 0]).numpy()))
-            sheet = sheet_of(self.images, maps, captions)
+            task, classes = self.labelling.task, self.labelling.classes
+            probability = metrics.probabilities(found[0][1].numpy(), task)
+            reading = read_images(self.labels, probability, task, classes, self.area)
+            sheet = sheet_of(self.images, maps, reading.caption)
             with replacing(self._path(finished), "wb") as file:
                 sheet.save(file, format="PNG")
 
@@ -191,11 +201,6 @@ def sheet_of(images, maps: Mapping[str, np.ndarray], captions: list[str]) -> Ima
     if len(maps) > 1:
         captions = [f"{caption}; {', '.join(maps)}" for caption in captions]
     return contact_sheet(pictures, captions)
-
-
-def caption_of(label: int, probability: float) -> str:
-    """What an image is and what the model makes of it."""
-    return f"{'abnormal' if label == 1 else 'normal'}, p = {probability:.2f}"
 
 
 def _spread(numbers: np.ndarray, count: int) -> list[int]:

@@ -87,6 +87,9 @@ def report(
             shown=SHOWN,
             why_not=why_not,
             sentences=_sentences(comparison),
+            outcomes={
+                case["outcome"] for each in chapters if each["explanation"] for case in each["explanation"]["cases"]
+            },
         )
     except jinja2.UndefinedError as error:
         raise InputError(

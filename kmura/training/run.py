@@ -21,44 +21,24 @@ RUN_VERSION = 1
 TUNED_VALUES = "best.json"  # of the phase tune
 
 
+def _inside(name: str) -> property:
+    return property(lambda folder: folder.path / name)
+
+
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
     """Paths of one run's files."""
 
     path: Path
 
-    @property
-    def description(self) -> Path:
-        return self.path / "run.json"
-
-    @property
-    def history(self) -> Path:
-        return self.path / "history.csv"
-
-    @property
-    def best(self) -> Path:
-        return self.path / "best.keras"
-
-    @property
-    def last(self) -> Path:
-        return self.path / "last"
-
-    @property
-    def predictions(self) -> Path:
-        return self.path / "predictions.csv"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.json"
-
-    @property
-    def explained(self) -> Path:
-        """Folder of the pictures of `kmura explain`."""
-        return self.path / "explain"
-
-    @property
-    def explanation(self) -> Path:
-        return self.explained / "explain.json"
+    description = _inside("run.json")
+    history = _inside("history.csv")
+    best = _inside("best.keras")
+    last = _inside("last")
+    predictions = _inside("predictions.csv")
+    metrics = _inside("metrics.json")
+    explained = _inside("explain")  # folder of the pictures of `kmura explain`
+    explanation = _inside("explain/explain.json")
 
 
 @dataclasses.dataclass(frozen=True)

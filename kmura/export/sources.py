@@ -11,7 +11,7 @@ from pathlib import Path
 from kmura.errors import InputError, reason
 from kmura.records import dicom
 from kmura.records.images import SUFFIXES
-from kmura.records.listing import unreadable_folder
+from kmura.records.listing import visible_files
 
 GROUPS = ("auto", "folder", "none")
 _MURA_STUDY = re.compile(r"(?:(XR_\w+)/)?(patient[^/]+/study[^/]+)/[^/]+$")
@@ -73,13 +73,10 @@ def shown(path: str | os.PathLike) -> str:
 
 
 def _in_folder(root: Path) -> Iterator[Image]:
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=unreadable_folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(folder, name)
-            suffix = path.suffix.lower()
-            if not name.startswith(".") and (suffix in SUFFIXES | dicom.SUFFIXES or not suffix and _is_dicom(path)):
-                yield Image(path, shown(path), path.relative_to(root))
+    for path in visible_files(root):
+        suffix = path.suffix.lower()
+        if suffix in SUFFIXES | dicom.SUFFIXES or not suffix and _is_dicom(path):
+            yield Image(path, shown(path), path.relative_to(root))
 
 
 def _is_dicom(path: Path) -> bool:

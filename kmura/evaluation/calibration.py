@@ -9,7 +9,7 @@ from scipy import optimize, special, stats
 from sklearn.isotonic import IsotonicRegression
 
 from kmura import metrics
-from kmura.errors import InputError
+from kmura.errors import InputError, check_choice
 
 METHODS = ("temperature", "platt", "isotonic")
 _STEEPEST = 100.0  # bounds of the slope: separable data would drive it to infinity
@@ -68,8 +68,7 @@ def fit_calibrator(method: Literal["temperature", "platt", "isotonic"], label, l
         InputError: an unknown method, a logit that is no number, or one class only.
     """
     label, logit = np.asarray(label, float), np.asarray(logit, float)
-    if method not in METHODS:
-        raise InputError(f"calibration method {method!r} is unknown; choose one of {', '.join(METHODS)}")
+    check_choice("calibration method", method, METHODS)
     if not np.isfinite(logit).all():
         raise InputError("calibration needs finite logits; the predictions hold some that are not")
     if len(np.unique(label)) < 2:

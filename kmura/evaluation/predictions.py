@@ -10,7 +10,7 @@ import pandas as pd
 import kmura.models.classifier  # noqa: F401  registers the classifier with Keras
 from kmura.config import DataConfig
 from kmura.data import pipeline
-from kmura.errors import InputError
+from kmura.errors import InputError, in_brief
 from kmura.evaluation.table import COLUMNS
 
 
@@ -44,5 +44,5 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # a damaged archive raises whatever its layers raise
-        text = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} cannot be loaded ({type(error).__name__}: {text}); fit again with --fresh") from error
+        what = f"{type(error).__name__}: {in_brief(error)}"
+        raise InputError(f"{path} cannot be loaded ({what}); fit again with --fresh") from error

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from kmura.errors import InputError, reason
+from kmura.errors import InputError, check_choice, reason
 from kmura.records import dicom
 from kmura.records.images import SUFFIXES
 from kmura.records.listing import visible_files
@@ -48,8 +48,7 @@ def list_images(sources: Iterable[str | os.PathLike], group: str = "auto") -> li
     Raises:
         InputError: a folder without images, a CSV that cannot be read or has no images, an unknown `group`.
     """
-    if group not in GROUPS:
-        raise InputError(f"group {group!r} is unknown; choose one of {', '.join(GROUPS)}")
+    check_choice("group", group, GROUPS)
     found: dict[Path, Image] = {}
     for source in map(Path, sources):
         if source.is_dir():

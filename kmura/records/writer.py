@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from kmura.config import RecordsConfig
-from kmura.errors import InputError, reason
+from kmura.errors import InputError, check_choice, reason
 from kmura.files import locked, replacing, sha256_of, write_json
 from kmura.records import folders, medmnist, mura, schema, splits
 from kmura.records.listing import Listing, Source
@@ -95,8 +95,7 @@ def build_records(
 
 
 def _listing(root: Path, layout, name, areas, positive_class, classes, from_csv) -> Listing:
-    if layout not in LAYOUTS:
-        raise InputError(f"layout {layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
+    check_choice("layout", layout, LAYOUTS)
     if not root.exists():
         raise InputError(f"{root} does not exist; give the folder (or .npz file) with the images")
     if root.is_dir() == (layout == "medmnist"):

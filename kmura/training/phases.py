@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kmura.config import RECIPES, Config, config_json, load_config, load_settings
-from kmura.errors import InputError
+from kmura.errors import InputError, check_choice
 from kmura.files import reading_json
 from kmura.training.run import TUNED_VALUES, RunFolder, read_run
 
@@ -76,8 +76,7 @@ def phase_config(
 
 def check_phase(phase: str) -> None:
     """Refuses an unknown phase."""
-    if phase not in PHASES:
-        raise InputError(f"phase {phase!r} is unknown; choose one of {', '.join(PHASES)}")
+    check_choice("phase", phase, PHASES)
 
 
 def published_values(area: str) -> dict[str, Any]:

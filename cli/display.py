@@ -1,6 +1,8 @@
 """Progress and tables as a person reads them: bars on a terminal, plain lines elsewhere."""
 
 import contextlib
+import dataclasses
+import math
 import os
 import sys
 import time
@@ -91,12 +93,19 @@ def show_evaluation(found) -> None:
     """The tables of an `Evaluation` on stdout, with what must be known to read them."""
     out, scores = console(), found.scores
     title = f"{found.area}, {found.phase}: best epoch chosen on {found.select_on} by {found.selected_epoch_by}"
-    for split in scores.splits:
-        out.print(evaluation_table(scores, split, title))
-        if scores.operating_points[split] and split != scores.options.fit_on:
-            out.print(thresholds_table(scores, split))
-    if scores.calibrator:
-        out.print(_calibration_line(scores))
+    if found.task == "binary":
+        for split in scores.splits:
+            out.print(evaluation_table(scores, split, title))
+            if scores.operating_points[split] and split != scores.options.fit_on:
+                out.print(thresholds_table(scores, split))
+        if scores.calibrator:
+            out.print(_calibration_line(scores))
+    else:
+        for split, levels in scores.splits.items():
+            out.print(class_scores_table(levels, split, title))
+            out.print(classes_table(levels["study"], split))
+            if scores.questions:
+                out.print(questions_table(scores.questions, split))
     for split, value in (found.localization_faithfulness or {}).items():
         out.print(f"localization faithfulness on {split}: {value:.3f} (mean drop of p without the hottest part)")
     for note in scores.notes:
@@ -128,6 +137,44 @@ def evaluation_table(scores, split: str, title: str) -> Table:
     for cell, label in (("tp", "true positives"), ("fp", "false positives"), ("fn", "false negatives")):
         table.add_row(label, *(str(column.confusion[cell]) for column in columns))
     table.add_row("true negatives", *(str(column.confusion["tn"]) for column in columns))
+    return table
+
+
+def class_scores_table(levels, split: str, title: str) -> Table:
+    """Scores over all classes of a split of `MultiScores`, a column a level."""
+    table = Table(title=f"{title}\n{split}, 95 % intervals by patient bootstrap", title_justify="left")
+    table.add_column("")
+    for level, found in levels.items():
+        table.add_column(f"{'images' if level == 'image' else 'studies'}\nn = {found.units}", justify="right")
+    for name in next(iter(levels.values())).scores:
+        table.add_row(name, *(str(found.scores[name]) for found in levels.values()))
+    return table
+
+
+def classes_table(found, split: str) -> Table:
+    """Each class of `ClassLevelScores`, a row each; the intervals stand in `metrics.json`."""
+    table = Table(title=f"classes on {split}, {found.level} level", title_justify="left")
+    names = list(found.classes[0].scores)
+    table.add_column("class", no_wrap=True)
+    for heading in ("n", *names):
+        table.add_column(heading, justify="right")
+    for each in found.classes:
+        values = (dataclasses.replace(each.scores[name], low=math.nan, high=math.nan) for name in names)
+        table.add_row(each.name, str(each.units), *map(str, values))
+    return table
+
+
+def questions_table(questions, split: str) -> Table:
+    """The yes/no questions of `MultiScores` at study level, a row each; scores at 0.5, as the model gives them."""
+    table = Table(title=f"as yes/no questions on {split}, study level", title_justify="left")
+    names = ("auc", "accuracy", "f1", "kappa")
+    for heading in ("", "n", "positive", *names):
+        table.add_column(heading, justify="right" if heading else "left")
+    for question, scores in questions.items():
+        if split in scores.splits:
+            found = scores.splits[split]["study"]
+            values = (str(found.scores[name]) for name in names)
+            table.add_row(question, str(found.units), str(found.positives), *values)
     return table
 
 
@@ -208,28 +255,35 @@ def _over_areas(found, level: str, title: str, cell) -> Table:
 def show_explanation(found) -> None:
     """What an `Explanation` found, on stdout."""
     out = console()
+    for maps in (found, *found.beside):
+        out.print(_worth(found, maps))
+    counts = ", ".join(f"{number} {name}" for name, number in found.counts.items())
+    empty = ", ".join(f"{100 * maps.empty_share:.0f} %" for maps in (found, *found.beside))
+    out.print(f"images: {counts}; maps without positive evidence: {empty} of the sample")
+    out.print(f"galleries of {len(found.cases)} images in {found.run}/explain")
+
+
+def _worth(found, maps) -> Table:
+    """What the maps of one tap of an `Explanation` are worth."""
     table = Table(
-        title=f"{found.area}, {found.phase}, {found.split}: Grad-CAM++ of {found.tap} on {found.sample} images, "
+        title=f"{found.area}, {found.phase}, {found.split}: Grad-CAM++ of {maps.tap} on {found.sample} images, "
         "means with 95 % intervals",
         title_justify="left",
     )
     for heading in ("", "by the maps", "by chance"):
         table.add_column(heading, justify="left" if not heading else "right")
-    means = found.curves["means"]
+    means = maps.curves["means"]
     for label, name in (
         ("area under deletion (less is better)", "deletion"),
         ("area under insertion (more is better)", "insertion"),
         ("drop without the hottest part", "drop"),
     ):
         table.add_row(label, str(means[name]), str(means[f"random_{name}"]))
-    if found.localization:
-        where = found.localization
+    if maps.localization:
+        where = maps.localization
         table.add_row(f"pointing game ({where.images} images)", str(where.pointing), f"{where.chance:.3f}")
         table.add_row("overlap of boxes (IoU)", str(where.overlap), "")
-    out.print(table)
-    counts = ", ".join(f"{number} {name}" for name, number in found.counts.items())
-    out.print(f"images: {counts}; maps without positive evidence: {100 * found.empty_share:.0f} % of the sample")
-    out.print(f"galleries of {len(found.cases)} images in {found.run}/explain")
+    return table
 
 
 def show_eda(found) -> None:

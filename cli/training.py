@@ -1,9 +1,12 @@
 """The command that trains: fit."""
 
+import functools
+
 import click
 
 # flag -> the configuration key it is a short name for
 SHORT_NAMES = {
+    "task": "data.task",
     "model": "model.architecture",
     "swin": "model.swin",
     "swin_weights": "model.swin_weights",
@@ -29,6 +32,11 @@ SHORT_NAMES = {
 )
 @click.option("--records", default="tfrecords", show_default=True, type=click.Path(), help="Folder of the records.")
 @click.option("--runs", default="runs", show_default=True, type=click.Path(), help="Folder for runs: RUNS/AREA/PHASE.")
+@click.option(
+    "--task",
+    type=click.Choice(["binary", "multiclass", "multilabel"]),
+    help="What the model tells; default: as the records. multiclass with --area all: one model of all areas.",
+)
 @click.option("--recipe", help="A shipped recipe or a TOML file; default: the phase's own.")
 @click.option("--model", type=click.Choice(["classifier", "hybrid"]), help="With phase tune: what is searched for.")
 @click.option("--backbone", help="densenet121, densenet169, resnet50, densenet_mini, resnet18_small.")
@@ -49,7 +57,7 @@ SHORT_NAMES = {
     "--cam-every",
     type=int,
     metavar="EPOCHS",
-    help="Draw maps of a few images of valid every so often; default: phase hybrid only, 5, then 2.",
+    help="Draw maps of a few images of valid every so often; default: of a hybrid only, 5, then 2.",
 )
 @click.option("--resume/--fresh", default=True, show_default=True, help="Go on with the run there is, or begin anew.")
 @click.option(
@@ -88,6 +96,7 @@ def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, cam
 
     from kmura.cli.display import show_evaluation, training_progress
     from kmura.evaluation.classification import evaluate
+    from kmura.explain.overlays import overlays_of
     from kmura.training.fit import fit_areas
     from kmura.training.run import read_run
     from kmura.training.tune import tune_areas
@@ -97,7 +106,7 @@ def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, cam
         if phase == "tune":
             finished = tune_areas(records, area=area, **options)
         else:
-            overlays = _overlays(records, phase, cam_every)
+            overlays = functools.partial(overlays_of, records, every=cam_every)
             finished = fit_areas(records, area=area, phase=phase, callbacks_for=overlays, **options)
         for run in finished:
             if run is None:
@@ -110,22 +119,6 @@ def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, cam
                 click.echo("the best epoch was chosen on valid: scores on valid are optimistic", err=True)
             if then_evaluate:
                 show_evaluation(evaluate(run.folder, records=records))
-
-
-def _overlays(records, phase, every):
-    """For `callbacks_for` of fit_areas. A hybrid draws every 5 epochs, then every 2, unless told otherwise."""
-    from kmura.explain.overlays import CamOverlays
-
-    def overlays(area, run, config):
-        late = None
-        if every is None and phase == "hybrid" and config.train.frozen_until_epoch:
-            late = (config.train.frozen_until_epoch + 1, 2)
-        rhythm = every or (5 if late and config.train.epochs >= 5 else None)
-        if rhythm is None:
-            return []
-        return [CamOverlays(records, area, run, every=rhythm, late=late, data=config.data, tap=config.cam.tap)]
-
-    return overlays
 
 
 COMMANDS = (fit,)

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from layer_contract import check_layer
+from PIL import Image
 from test_fit import assert_same_bits, final_state
 
 from kmura import cam
 from kmura.config import CamConfig, load_config
 from kmura.errors import InputError
+from kmura.explain.overlays import GAP, SEAM
 from kmura.models.backbones import BACKBONES
 from kmura.models.classifier import build_model
 from kmura.models.freezing import set_trainable
@@ -274,6 +276,55 @@ def test_weights_of_a_hybrid_go_into_hybrids_and_classifiers(tmp_path):
     alone = build_model(backbone="densenet_mini", weights=path, image_size=64)
     kernel = "stack4_block2_2_conv"
     assert (alone.backbone.get_layer(kernel).kernel.numpy() == model.backbone.get_layer(kernel).kernel.numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("epochs", "frozen", "every", "expected"),
+    [
+        (12, 6, None, [5, 8, 10, 12]),
+        (4, 1, None, [2, 4]),
+        (12, "none", None, [5, 10]),
+        (7, 1, 3, [3, 6]),
+        (1, 1, None, []),
+    ],
+)
+def test_maps_are_drawn_every_5_epochs_and_every_2_once_the_backbone_learns(records, epochs, frozen, every, expected):
+    from kmura.explain.overlays import overlays_of
+
+    config = load_config("hybrid", SETTINGS | {"train.epochs": epochs, "train.frozen_until_epoch": frozen})
+    found = overlays_of(records, AREA, "run", config, every=every)
+    assert len(found) == (expected != [])
+    assert [epoch for each in found for epoch in range(1, epochs + 1) if each.due(epoch)] == expected
+
+
+def test_a_classifier_draws_only_if_told(records):
+    from kmura.explain.overlays import overlays_of
+
+    config = load_config("final", {"train.epochs": 8})
+    assert overlays_of(records, AREA, "run", config) == []
+    (one,) = overlays_of(records, AREA, "run", config, every=3)
+    assert [epoch for epoch in range(1, 9) if one.due(epoch)] == [3, 6]
+
+
+def test_the_sheets_of_a_hybrid_show_both_branches_at_the_late_rhythm_too(records, tmp_path, caplog):
+    from kmura.explain.overlays import overlays_of
+
+    config = load_config("hybrid", SETTINGS | {"train.epochs": 4})
+    (drawn,) = overlays_of(records, AREA, tmp_path, config)
+    trainer = keras.Model()
+    trainer.classifier = mini()
+    drawn.set_model(trainer)
+    drawn.set_params({"epochs": 4})
+    drawn.on_train_begin()
+    assert not caplog.text
+    for epoch in range(4):
+        drawn.on_epoch_end(epoch)
+    assert sorted(path.name for path in (tmp_path / "cam").iterdir()) == ["epoch-00002.png", "epoch-00004.png"]
+    sheet = np.asarray(Image.open(tmp_path / "cam" / "epoch-00002.png"))
+    side, seam = 4 * 64, 4 * SEAM  # a sheet enlarges small images
+    assert sheet.shape[1] == 4 * (2 * side + seam + GAP) + GAP
+    ours, theirs = (sheet[GAP : GAP + side, start : start + side] for start in (GAP, GAP + side + seam))
+    assert (ours != theirs).any()
 
 
 @pytest.mark.parametrize(

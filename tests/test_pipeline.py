@@ -74,7 +74,7 @@ def test_evaluation_keeps_the_order_of_the_records_and_its_keys(records):
 
 def test_row_keys_are_read_without_tensorflow(records):
     program = (
-        "import sys; from kmura.data.index import row_keys; "
+        "import sys; from kmura.data.labels import row_keys; "
         f"assert len(row_keys({str(records)!r}, {AREA!r}, 'train')) == 11; assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -63,11 +63,14 @@ class DataConfig:
         image_size: rows and columns of the model's input, pixels.
         resize: `squash` (both sides to image_size) or `pad` (keep the aspect, black borders).
         cache: where decoded images wait: `memory`, `disk`, `off`, or `auto` (memory where they fit).
+        task: what the model tells: `binary`, `multiclass`, `multilabel`, or `auto`, as the records; see
+            `kmura.data.labels.labelling`.
     """
 
     image_size: int = 224
     resize: Literal["squash", "pad"] = "squash"
     cache: Literal["auto", "memory", "disk", "off"] = "auto"
+    task: Literal["auto", "binary", "multiclass", "multilabel"] = "auto"
 
     def __post_init__(self):
         _at_least("data.image_size", self.image_size, 16)
@@ -120,7 +123,13 @@ class ModelConfig:
         fusion: of the hybrid, a name of `kmura.models.fusion`.
         multi_scale: the hybrid fuses two levels of maps instead of the last alone.
         head: of the classifier, a name of `kmura.models.heads`.
-        dropout: share of features dropped before the last layer.
+        head_widths: units of its hidden layers, first to last.
+        head_dropout: shares of their outputs dropped in training, one a layer, or none.
+        head_l1, head_l2: penalties of their kernels.
+        head_batch_norm: normalise in them.
+        map_dropout: share of the last feature map dropped in training before it is pooled.
+        attention_maps: of the heads `attention` and `se_attention`, how many.
+        dropout: share of pooled features dropped in training.
         batch_norm_momentum: share of the old moving statistics kept at each step (Keras' sense; torch's 0.1 is 0.9).
         fused_batch_norm: use TensorFlow's fused kernel.
         torch_padding: the backbone pads as torch does, which weights ported from there need.
@@ -134,6 +143,13 @@ class ModelConfig:
     fusion: str = "concat"
     multi_scale: bool = False
     head: str = "linear"
+    head_widths: tuple[int, ...] = ()
+    head_dropout: tuple[float, ...] = ()
+    head_l1: float = 0.0
+    head_l2: float = 0.0
+    head_batch_norm: bool = False
+    map_dropout: float = 0.0
+    attention_maps: int = 3
     dropout: float = 0.0
     batch_norm_momentum: float = 0.9
     fused_batch_norm: bool = True
@@ -141,6 +157,14 @@ class ModelConfig:
 
     def __post_init__(self):
         _within("model.dropout", self.dropout, 0, 0.99)
+        _within("model.map_dropout", self.map_dropout, 0, 0.99)
+        _within("model.head_l1", self.head_l1, 0, 1)
+        _within("model.head_l2", self.head_l2, 0, 1)
+        _at_least("model.attention_maps", self.attention_maps, 1)
+        for width in self.head_widths:
+            _at_least("model.head_widths", width, 1)
+        for share in self.head_dropout:
+            _within("model.head_dropout", share, 0, 0.99)
         _within("model.batch_norm_momentum", self.batch_norm_momentum, 0, 0.9999)
 
     @property
@@ -221,10 +245,22 @@ class TrainConfig:
         frozen_until_epoch: through this epoch, counted from 1, nothing of that backbone learns; None for never.
         warmup_epochs: epochs over which the learning rate first rises from zero in a straight line.
         weight_decay: L2 penalty, added to the gradient as in torch's Adam (not decoupled).
-        balance: weigh the positive class of the loss by negatives / positives of the training split.
+        balance: weigh the classes of the loss by how rare they are in the training split: the positive one by
+            negatives / positives, of several classes each by images / (classes x its images).
+        sampling: `natural` draws every image once an epoch, `balanced` the classes equally often.
+        loss: `cross_entropy` or `focal` (Lin et al. 2017).
+        focal_gamma: how much less well-classified images count; 0 is cross-entropy.
+        focal_factor: plain factor of the whole focal loss.
+        focal_alpha: share of the positive class in the weights of the focal loss, 0 to 1 (the negative one has the
+            rest), instead of what `balance` gives; None leaves it to that. Not of `multiclass`.
         label_smoothing: 0 leaves the labels at 0 and 1.
+        plateau_patience: epochs without a smaller `val_loss_img` after which the learning rate is multiplied by
+            `plateau_factor`, though not below `plateau_min_rate` (Keras' ReduceLROnPlateau); None for never.
+        stop_patience: epochs without a smaller `val_loss_img` after which training ends (Keras' EarlyStopping); None
+            for never.
         select_on: the split whose scores choose the best epoch (`tune`; `valid` is the literature's optimistic way).
-        monitor: the score that chooses it, a column of `history.csv`; larger is better.
+        monitor: the score that chooses it, a column of `history.csv`; larger is better, but for `val_loss_img`. Of
+            several classes AUC is the mean over the classes against the rest, F1 weighted by their sizes.
         precision: Keras dtype policy.
         seed: of weights, order and augmentation.
         deterministic: only operations that give the same bits every time (slower on some machines).
@@ -241,9 +277,20 @@ class TrainConfig:
     warmup_epochs: float = 0.0
     weight_decay: float = 0.0
     balance: bool = True
+    sampling: Literal["natural", "balanced"] = "natural"
+    loss: Literal["cross_entropy", "focal"] = "cross_entropy"
+    focal_gamma: float = 2.0
+    focal_factor: float = 1.0
+    focal_alpha: float | None = None
     label_smoothing: float = 0.0
+    plateau_patience: int | None = None
+    plateau_factor: float = 0.2
+    plateau_min_rate: float = 1e-6
+    stop_patience: int | None = None
     select_on: Literal["tune", "valid"] = "tune"
-    monitor: Literal["val_auc_img", "val_auc_study", "val_acc_img", "val_acc_study", "val_f1_study"] = "val_auc_study"
+    monitor: Literal["val_auc_img", "val_auc_study", "val_acc_img", "val_acc_study", "val_f1_study", "val_loss_img"] = (
+        "val_auc_study"
+    )
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     seed: int = 0
     deterministic: bool = False
@@ -271,6 +318,23 @@ class TrainConfig:
         _within("train.warmup_epochs", self.warmup_epochs, 0, self.epochs)
         _within("train.weight_decay", self.weight_decay, 0, 1)
         _within("train.label_smoothing", self.label_smoothing, 0, 0.9)
+        _within("train.focal_gamma", self.focal_gamma, 0, 20)
+        _within("train.focal_factor", self.focal_factor, 1e-6, 1e6)
+        _within("train.focal_alpha", 0 if self.focal_alpha is None else self.focal_alpha, 0, 1)
+        if self.focal_alpha is not None and self.loss != "focal":
+            raise InputError("train.focal_alpha goes with train.loss=focal; leave it out")
+        for name in ("plateau_patience", "stop_patience"):
+            _at_least(f"train.{name}", 1 if getattr(self, name) is None else getattr(self, name), 1)
+        if not 0 < self.plateau_factor < 1:
+            raise InputError(f"train.plateau_factor is {self.plateau_factor}; allowed is above 0 and below 1")
+        _within("train.plateau_min_rate", self.plateau_min_rate, 0, 100)
+        if self.plateau_patience and (
+            self.schedule != "constant" or self.warmup_epochs or self.slow_from_epoch is not None
+        ):
+            raise InputError(
+                "train.plateau_patience goes with schedule constant, without warmup_epochs and slow_from_epoch; "
+                "change one of them"
+            )
         _within("train.seed", self.seed, 0, 2**31 - 1)
 
 
@@ -338,7 +402,8 @@ class Config:
         hybrid = self.model.architecture == "hybrid"
         if self.cam.tap == "S4" and not hybrid:
             raise InputError("cam.tap S4 is of a hybrid; choose P5, P4 or P3, or model.architecture=hybrid")
-        others = ("head",) if hybrid else ("swin", "swin_weights", "fusion", "multi_scale")
+        heads = ("head", "head_widths", "head_dropout", "head_l1", "head_l2", "head_batch_norm", "map_dropout")
+        others = (*heads, "attention_maps") if hybrid else ("swin", "swin_weights", "fusion", "multi_scale")
         for name in others:
             if getattr(self.model, name) != getattr(ModelConfig, name):
                 raise InputError(

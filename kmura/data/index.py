@@ -59,17 +59,6 @@ class Index:
         """The rows whose label is known in full, int64, ascending."""
         return np.flatnonzero((self.labels >= 0).all(axis=1))
 
-    def targets(self) -> np.ndarray:
-        """Labels as a loss takes them, float32 [n, L].
-
-        Binary: L = 1, 0 or 1. Multiclass: one-hot. Multilabel: 0 or 1 a class. What is unknown is -1, the whole row of
-        a multiclass image.
-        """
-        labels = self.labels
-        if self.manifest.task == "multiclass":
-            labels = np.where(labels >= 0, np.arange(len(self.manifest.classes)) == labels, -1)
-        return labels.astype(np.float32)
-
 
 def read_index(records: str | os.PathLike, area: str, split: str) -> Index:
     """The index of one area and split, or of all areas that have the split (`area="all"`).
@@ -84,20 +73,6 @@ def read_index(records: str | os.PathLike, area: str, split: str) -> Index:
     paths = [path for counts in _parts(records, manifest, area, split) for path in shard_paths(records, counts)]
     state = (sha256_of(records / MANIFEST), *(path.stat().st_mtime_ns for path in paths))
     return _indexed(records.resolve(), state, area, split)
-
-
-def row_keys(records: str | os.PathLike, area: str, split: str) -> pd.DataFrame:
-    """One row an image, in the order of `eval_dataset`: area, patient, study, image (its path), label.
-
-    Binary and multiclass: `label` is the class id. Multilabel: a column `label_CLASS` of 0 and 1 for each class. -1 is
-    unknown.
-
-    Raises:
-        InputError: as `read_index`.
-    """
-    index = read_index(records, area, split)
-    names = [f"label_{name}" for name in index.manifest.classes] if index.manifest.task == "multilabel" else ["label"]
-    return pd.concat([index.keys, pd.DataFrame(index.labels, columns=names)], axis=1)
 
 
 def _parts(records: Path, manifest: Manifest, area: str, split: str) -> list[SplitCounts]:

@@ -10,7 +10,8 @@ import tensorflow as tf
 from kmura.config import AugmentConfig, DataConfig, MixConfig
 from kmura.data.augment import RandomAffine, RandomIntensity
 from kmura.data.decoded import image_source, readable_errors
-from kmura.data.index import ALL, read_index, row_keys
+from kmura.data.index import ALL, read_index
+from kmura.data.labels import labelling, row_keys
 from kmura.data.mixing import RandomMix
 from kmura.errors import InputError
 
@@ -29,6 +30,7 @@ def train_dataset(
     epochs: int = 1,
     first_epoch: int = 0,
     split: str = "train",
+    balanced: bool = False,
 ) -> tf.data.Dataset:
     """Augmented batches of the epochs `first_epoch` to `epochs` - 1, one after another; each has `steps_per_epoch`.
 
@@ -50,6 +52,8 @@ def train_dataset(
         epochs: the epoch to stop before.
         first_epoch: the epoch to start with, counted from 0.
         split: which split to draw from.
+        balanced: an epoch, as long as ever, draws the classes equally often: images of rare ones several times, some of
+            frequent ones not at all. Not for several labels.
 
     Raises:
         InputError: no such records, area or split; a shard missing, cut or damaged; an image that cannot be decoded
@@ -62,7 +66,8 @@ def train_dataset(
         raise InputError(f"no image of area {area}, split {split} in {records} has a known label; nothing to train on")
     steps = _batches(len(rows), batch_size)
     images_of = image_source(index, data)
-    targets = tf.constant(index.targets())
+    labels = labelling(index.manifest, area, data.task)
+    targets = tf.constant(labels.targets(index))
     # float32 whatever the policy: batches leave in 0..255, where 16 bits would round
     affine = RandomAffine(
         augment.rotation, augment.area_scale, augment.shift, augment.shear, augment.flip, dtype="float32"
@@ -72,7 +77,8 @@ def train_dataset(
         RandomMix(mix.mixup_alpha, mix.cutmix_alpha, mix.aug_p, dtype="float32") if mix and mix.until_epoch else None
     )
 
-    orders = [np.random.default_rng([seed, epoch]).permutation(rows) for epoch in range(first_epoch, epochs)]
+    groups = _by_class(labels.ids(index), rows, labels.task) if balanced else [rows]
+    orders = [_order(groups, len(rows), np.random.default_rng([seed, epoch])) for epoch in range(first_epoch, epochs)]
     orders = tf.constant(np.array(orders, np.int32).reshape(-1, len(rows)))
 
     def batch(step) -> dict[str, tf.Tensor]:
@@ -101,10 +107,10 @@ def eval_dataset(
     Raises:
         InputError: as `train_dataset`; unknown labels are no error here.
     """
-    index = read_index(records, area, split)
-    images_of = image_source(index, data or DataConfig())
+    index, data = read_index(records, area, split), data or DataConfig()
+    images_of = image_source(index, data)
     columns = {
-        "label": tf.constant(index.targets()),
+        "label": tf.constant(labelling(index.manifest, area, data.task).targets(index)),
         **{name: tf.constant(index.keys[name].tolist()) for name in ("patient", "study")},
         "path": tf.constant(index.keys["image"].tolist()),
     }
@@ -145,6 +151,23 @@ def images_at(
 def steps_per_epoch(records: str | os.PathLike, area: str, *, batch_size: int = 16, split: str = "train") -> int:
     """The number of batches of an epoch of `train_dataset`."""
     return _batches(len(read_index(records, area, split).known()), batch_size)
+
+
+def _by_class(ids: np.ndarray, rows: np.ndarray, task: str) -> list[np.ndarray]:
+    """The rows of each class that has any."""
+    if ids.shape[1] > 1:
+        raise InputError(f"an image of a {task} task may be of several classes: train.sampling balanced is not for it")
+    return [rows[ids[rows, 0] == value] for value in np.unique(ids[rows, 0])]
+
+
+def _order(groups: list[np.ndarray], number: int, rng: np.random.Generator) -> np.ndarray:
+    """`number` rows in random order, of each group equally many (but for one); a group is used up before it repeats."""
+    drawn = []
+    for place, group in enumerate(groups):
+        wanted = (number + place) // len(groups)
+        passes = [rng.permutation(group) for _ in range(-(-wanted // len(group)))]
+        drawn.append(np.concatenate(passes)[:wanted] if passes else group[:0])
+    return rng.permutation(np.concatenate(drawn)) if len(drawn) > 1 else drawn[0]
 
 
 def _batches(images: int, batch_size: int) -> int:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from kmura.data.index import ALL
 from kmura.errors import InputError
 from kmura.evaluation.localization import localization_faithfulness
+from kmura.evaluation.multiclass import MultiScores, read_class_predictions, score_classes
 from kmura.evaluation.predictions import load_model, predict_split
 from kmura.evaluation.scoring import ScoreOptions, Scores, score_table
 from kmura.evaluation.table import read_predictions
@@ -32,7 +34,9 @@ class Evaluation:
     has_patients: bool
     model_sha256: str
     predictions_sha256: str
-    scores: Scores
+    scores: Scores | MultiScores
+    task: str = "binary"
+    classes: tuple[str, ...] = ()
     localization_faithfulness: dict[str, float] | None = None
 
 
@@ -62,7 +66,8 @@ def evaluate(
     if manifest.inputs != description.inputs:
         raise InputError(f"{records} are not the records that {run} was trained on; give those with --records")
     model, model_sha256 = load_model(folder.best), sha256_of(folder.best)
-    present = [split for split in splits if split in manifest.areas.get(description.area, {})]
+    there = manifest.areas.values() if description.area == ALL else [manifest.areas.get(description.area, {})]
+    present = [split for split in splits if any(split in of_area for of_area in there)]
     tables = [predict_split(model, records, description.area, split, description.config.data) for split in present]
     faithfulness = _faithfulness(model, records, description, present)
     with replacing(folder.predictions) as file:
@@ -76,15 +81,24 @@ def evaluate(
         has_patients=manifest.has_patients,
         model_sha256=model_sha256,
         predictions_sha256=sha256_of(folder.predictions),
-        scores=score_table(read_predictions(folder.predictions), options),
+        scores=_scored(folder, description, options),
+        task=description.task,
+        classes=description.classes,
         localization_faithfulness=faithfulness,
     )
     write_json(folder.metrics, dataclasses.asdict(found))
     return found
 
 
+def _scored(folder: RunFolder, description: RunDescription, options: ScoreOptions) -> Scores | MultiScores:
+    if description.task == "binary":
+        return score_table(read_predictions(folder.predictions), options)
+    kind = description.task, description.classes
+    return score_classes(read_class_predictions(folder.predictions, *kind), description.area, *kind, options)
+
+
 def _faithfulness(model, records, description: RunDescription, splits: list[str]) -> dict[str, float] | None:
-    if description.phase != "final":
+    if description.phase != "final" or description.task != "binary":
         return None
     config = description.config
     options = {"data": config.data, "q": config.cam.erase_q, "tap": config.cam.tap}

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from kmura import metrics
+from kmura.data.index import ALL
 from kmura.errors import InputError, check_choice
+from kmura.evaluation.multiclass import binary_tables
 from kmura.evaluation.scoring import LEVELS, Units, units_of
-from kmura.evaluation.table import read_predictions
 from kmura.files import write_json
-from kmura.training.run import RunFolder, read_run
+from kmura.training.run import read_run
 
 OVERALL = ("macro", "weighted", "pooled")  # means over areas, plain and by size; and all units in one pot
 
@@ -86,8 +87,9 @@ def compare(
 ) -> Comparison:
     """A comparison of evaluated runs.
 
-    Runs of one phase are one model over several areas; where an area has two runs of a phase, models are named by the
-    folder that holds the area's folder. Probabilities are taken as the models give them, thresholds are 0.5.
+    Runs of one phase are one model over several areas, and so is one run of all areas; where an area has two runs of a
+    phase, models are named by the folder that holds the area's folder. Probabilities are taken as the models give
+    them, thresholds are 0.5.
 
     Args:
         runs: folders with `run.json` and `predictions.csv`.
@@ -105,11 +107,12 @@ def compare(
     folders, notes = _by_model(runs), []
     tables = {}
     for model, areas in folders.items():
-        for area, path in areas.items():
-            description = read_run(path)
-            if description.config.train.select_on == split:
+        of_run = {path: binary_tables(path) for path in dict.fromkeys(areas.values())}
+        for path in of_run:
+            if read_run(path).config.train.select_on == split:
                 notes.append(f"{path}: its best epoch was chosen on {split}; its scores there are optimistic")
-            table = read_predictions(RunFolder(path).predictions)
+        for area, path in areas.items():
+            table = of_run[path][area]
             table = table[(table["split"] == split) & (table["label"] >= 0)].sort_values("image", ignore_index=True)
             if table.empty:
                 raise InputError(f"{path} has no predictions of {split} with known labels; run kmura evaluate {path}")
@@ -143,18 +146,22 @@ def _by_model(runs) -> dict[str, dict[str, Path]]:
     """model -> area -> folder, models named by phase where that is unique in each area, else by folder and phase."""
     paths = [Path(run) for run in runs]
     described = [read_run(path) for path in paths]
-    names = [run.phase for run in described]
-    if len({(run.area, run.phase) for run in described}) < len(paths):
-        names = [f"{path.resolve().parents[1].name}/{run.phase}" for path, run in zip(paths, described, strict=True)]
+    names = [f"{run.phase} of all areas" if run.area == ALL else run.phase for run in described]
+    if len(set(zip([run.area for run in described], names, strict=True))) < len(paths):
+        names = [f"{path.resolve().parents[1].name}/{name}" for path, name in zip(paths, names, strict=True)]
     models: dict[str, dict[str, Path]] = {}
     for path, run, name in zip(paths, described, names, strict=True):
         areas = models.setdefault(name, {})
-        if run.area in areas:
-            raise InputError(
-                f"{path} and {areas[run.area]} would both be {name} of {run.area}; give each run once, from folders of "
-                "different names"
-            )
-        areas[run.area] = path
+        answered = list(binary_tables(path, run)) if run.task != "binary" else [run.area]
+        if not answered:
+            raise InputError(f"{path} answers no yes/no question of its {len(run.classes)} classes; compare others")
+        for area in answered:
+            if area in areas:
+                raise InputError(
+                    f"{path} and {areas[area]} would both be {name} of {area}; give each run once, from folders of "
+                    "different names"
+                )
+            areas[area] = path
     return models
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,44 +25,80 @@ def read_predictions(path: str | os.PathLike) -> pd.DataFrame:
             is no number or out of range, a label other than 0, 1 and -1 (unknown), an image twice, a study without a
             name or with images of both labels. Names the row.
     """
-    mend = f"make it again with: kmura evaluate {Path(path).parent}"
-    try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(_TEXTS, str), keep_default_na=False)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; make it with: kmura evaluate {Path(path).parent}") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {reason(error)}; {mend}") from error
-    except ValueError as error:  # not a table, or not text
-        raise InputError(f"{path} is no table ({' '.join(str(error).split())}); {mend}") from error
-    for name in COLUMNS:
-        if name not in table.columns:
-            raise InputError(f"{path} has no column {name}; {mend}")
-    if table.empty:
-        raise InputError(f"{path} has no rows; {mend}")
-    numbers = table[["label", "logit", "probability"]].apply(pd.to_numeric, errors="coerce")
-    wrong = {
-        "a probability that is no number in 0 to 1": ~numbers["probability"].between(0, 1),
-        "a logit that is no finite number": ~np.isfinite(numbers["logit"]),
-        "a label other than 0, 1 and -1": ~numbers["label"].isin([0, 1, -1]),
-        "no study": table["study"].str.strip() == "",
-        "an image of an earlier row": table.duplicated(["split", "area", "image"]),
-    }
-    for what, rows in wrong.items():
-        if rows.any():
-            row = int(np.argmax(rows))
-            raise InputError(f"{path}, line {row + 2} ({table['image'][row]}): {what}; {mend}")
-    table[numbers.columns] = numbers
+    table = read_table(path, COLUMNS[5:])
+    refuse_rows(
+        path,
+        table,
+        {
+            "a probability that is no number in 0 to 1": ~table["probability"].between(0, 1),
+            "a logit that is no finite number": ~np.isfinite(table["logit"]),
+            "a label other than 0, 1 and -1": ~table["label"].isin([0, 1, -1]),
+        },
+    )
     table["label"] = table["label"].astype(int)
     known = table[table["label"] >= 0]
     mixed = known.groupby(["split", "area", "study"])["label"].nunique()
     if (mixed > 1).any():
         split, area, study = mixed.index[int(np.argmax(mixed > 1))]
-        raise InputError(f"{path}: study {study} of {area}, {split}, has images of both labels; {mend}")
+        raise InputError(f"{path}: study {study} of {area}, {split}, has images of both labels; {_mend(path)}")
     return table
 
 
-def read_evaluation(run: str | os.PathLike) -> tuple[dict[str, Any], pd.DataFrame]:
+def read_table(path: str | os.PathLike, numbers: Sequence[str]) -> pd.DataFrame:
+    """A table of predictions: split, area, patient, study and image as texts, and columns of numbers (NaN if none).
+
+    Raises:
+        InputError: missing, damaged, without one of the columns, without rows, an image twice, a study without a name.
+    """
+    try:
+        table = pd.read_csv(path, dtype=dict.fromkeys(_TEXTS, str), keep_default_na=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; make it with: kmura evaluate {Path(path).parent}") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {reason(error)}; {_mend(path)}") from error
+    except ValueError as error:  # not a table, or not text
+        raise InputError(f"{path} is no table ({' '.join(str(error).split())}); {_mend(path)}") from error
+    for name in (*_TEXTS, *numbers):
+        if name not in table.columns:
+            raise InputError(f"{path} has no column {name}; {_mend(path)}")
+    if table.empty:
+        raise InputError(f"{path} has no rows; {_mend(path)}")
+    refuse_rows(
+        path,
+        table,
+        {
+            "no study": table["study"].str.strip() == "",
+            "an image of an earlier row": table.duplicated(["split", "area", "image"]),
+        },
+    )
+    table[list(numbers)] = table[list(numbers)].apply(pd.to_numeric, errors="coerce")
+    return table
+
+
+def refuse_rows(path: str | os.PathLike, table: pd.DataFrame, wrong: Mapping[str, np.ndarray | pd.Series]) -> None:
+    """Refuses a table with rows that cannot be; what -> which rows, bool.
+
+    Raises:
+        InputError: names the first such row.
+    """
+    for what, rows in wrong.items():
+        if np.any(rows):
+            row = int(np.argmax(rows))
+            raise InputError(f"{path}, line {row + 2} ({table['image'][row]}): {what}; {_mend(path)}")
+
+
+def _mend(path: str | os.PathLike) -> str:
+    return f"make it again with: kmura evaluate {Path(path).parent}"
+
+
+def read_evaluation(
+    run: str | os.PathLike, read: Callable[[Path], pd.DataFrame] = read_predictions
+) -> tuple[dict[str, Any], pd.DataFrame]:
     """What `metrics.json` of a run says, and its predictions.
+
+    Args:
+        run: its folder.
+        read: reads `predictions.csv`.
 
     Raises:
         InputError: not evaluated, damaged, or scores, predictions and `best.keras` (where it is there) that do not
@@ -69,7 +106,7 @@ def read_evaluation(run: str | os.PathLike) -> tuple[dict[str, Any], pd.DataFram
     """
     folder = RunFolder(Path(run))
     found = read_json(folder.metrics, f"kmura evaluate {run}")
-    table = read_predictions(folder.predictions)
+    table = read(folder.predictions)
     for file, key in ((folder.predictions, "predictions_sha256"), (folder.best, "model_sha256")):
         if not isinstance(found, dict) or key not in found:
             raise InputError(f"{folder.metrics} is of another version; make it again with: kmura evaluate {run}")

@@ -1,8 +1,8 @@
 """Does the prediction rest on what the map shows? Deletion and insertion curves, beside maps of chance."""
 
 import dataclasses
+from collections.abc import Callable
 
-import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageFilter
@@ -36,13 +36,13 @@ class Curves:
     random_insertion_area: np.ndarray
 
 
-def deletion_insertion(model: keras.Model, images: np.ndarray, maps: np.ndarray, chance: np.ndarray) -> Curves:
+def deletion_insertion(model: Callable, images: np.ndarray, maps: np.ndarray, chance: np.ndarray) -> Curves:
     """The deletion and insertion curves of Petsiuk et al. (2018, RISE) for a model's maps and for maps of chance.
 
     Deletion starts from the image and turns pixels black; insertion starts from a blurred image and puts pixels back.
 
     Args:
-        model: gives logits [B, 1].
+        model: `model(images, training=False)` gives logits [B, 1]; it is called often, so a compiled one pays.
         images: [N, H, W, C] in 0..255.
         maps: [N, H, W]; higher is hotter.
         chance: [N, H, W], see `maps_of_chance`.
@@ -80,11 +80,11 @@ def maps_of_chance(count: int, size: tuple[int, int], grain: int, seed: int = 0)
     return tf.image.resize(noise, size).numpy()[..., 0]
 
 
-def drop(model: keras.Model, images: np.ndarray, masks: np.ndarray) -> np.ndarray:
+def drop(model: Callable, images: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """max(0, p - p_erased) of each image, [N]; p is the probability of the predicted side.
 
     Args:
-        model: gives logits [B, 1].
+        model: as of `deletion_insertion`.
         images: [N, H, W, C] in 0..255.
         masks: [N, H, W], 1 where the image is made black, else 0.
     """

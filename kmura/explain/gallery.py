@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 from PIL import Image
 
 from kmura import cam, metrics
@@ -18,7 +19,7 @@ from kmura.evaluation.predictions import load_model
 from kmura.evaluation.table import read_evaluation
 from kmura.explain import boxes as truth
 from kmura.explain.faithfulness import Curves, deletion_insertion, drop, maps_of_chance, masks_of_chance
-from kmura.explain.overlays import box_of, overlay
+from kmura.explain.overlays import box_of, caption_of, overlay, sheet_of, shown_taps
 from kmura.explain.saliency import saliency_maps
 from kmura.files import write_json
 from kmura.records.manifest import read_manifest
@@ -26,7 +27,25 @@ from kmura.training.run import RunDescription, RunFolder, read_run
 
 OUTCOMES = ("TP", "TN", "FP", "FN")
 PICTURES = ("image", "cam", "saliency", "smoothgrad")
+SHEET = "gallery.png"
 _BATCH = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """The map of one image.
+
+    Attributes:
+        tap: the feature map.
+        empty: no positive evidence; the picture then shows the image as it is.
+        box: left, top, right, bottom of the region above half of the map's maximum, pixels of the picture; or None.
+        file: name of the picture in the folder.
+    """
+
+    tap: str
+    empty: bool
+    box: tuple[int, int, int, int] | None
+    file: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +54,9 @@ class Case:
 
     Attributes:
         outcome: of OUTCOMES, at threshold 0.5 of the image's probability.
-        empty: the map has no positive evidence; `cam` then shows the image as it is.
-        box: left, top, right, bottom of the region above half of the map's maximum, pixels of the picture; or None.
+        empty, box: of the map of the explanation's `tap`, see Look.
         files: picture (of PICTURES) -> file name in the folder.
+        beside: the maps of the explanation's other taps.
     """
 
     outcome: str
@@ -48,6 +67,7 @@ class Case:
     empty: bool
     box: tuple[int, int, int, int] | None
     files: dict[str, str]
+    beside: list[Look]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,20 +88,36 @@ class Localization:
 
 
 @dataclasses.dataclass(frozen=True)
+class Worth:
+    """What the maps of a feature map are worth.
+
+    Attributes:
+        tap: the feature map.
+        empty_share: share of the sample whose map is empty.
+        curves: deletion and insertion over `share`, and under `means` (over the sample, with intervals by patient
+            bootstrap) the areas under them, their gain over maps of chance, and the drop of confidence when the top
+            1 - cam.erase_q of the map is black. An image with an empty map counts in the curves as by chance.
+        localization: None without boxes.
+    """
+
+    tap: str
+    empty_share: float
+    curves: dict
+    localization: Localization | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Explanation:
     """What `explain.json` holds.
 
     Attributes:
         model_sha256: of the `best.keras` that is explained.
-        split, tap: whose images; the feature map that is explained.
+        split: whose images.
         cases: the galleries, per outcome the most confident first.
         counts: outcome -> images of the split.
-        empty_share: share of the sample whose map is empty.
-        sample: images behind `curves`.
-        curves: deletion and insertion over `share`, and under `means` (over the sample, with intervals by patient
-            bootstrap) the areas under them, their gain over maps of chance, and the drop of confidence when the top
-            1 - cam.erase_q of the map is black. An image with an empty map counts in the curves as by chance.
-        localization: None without boxes.
+        sample: images behind the curves.
+        tap, empty_share, curves, localization: of the maps that are explained, see Worth.
+        beside: the same of the other branches' maps, where those are shown too.
     """
 
     run: str
@@ -96,6 +132,7 @@ class Explanation:
     sample: int
     curves: dict
     localization: Localization | None
+    beside: list[Worth]
 
 
 def explain(
@@ -111,7 +148,8 @@ def explain(
 ) -> Explanation:
     """The explanation of a run's best model; also written to the folder `explain` in the run's folder.
 
-    Maps are Grad-CAM++, averaged with the mirrored image's.
+    Maps are Grad-CAM++, averaged with the mirrored image's. SHEET in that folder shows those of the galleries at a
+    glance, several branches' side by side.
 
     Args:
         run: folder of an evaluated run.
@@ -120,7 +158,8 @@ def explain(
         cases: images of each gallery.
         sample: images for the curves, spread evenly over the split.
         boxes: a CSV as `lesions.csv`, see `kmura.explain.boxes.read_boxes`; its images are looked at in full.
-        tap: the feature map to explain; None takes the run's `cam.tap`. `S4` is the transformer's of a hybrid.
+        tap: the feature map to explain, `S4` is the transformer's of a hybrid. None takes the last one of each branch
+            of a hybrid, and the run's `cam.tap` of a classifier.
         seed: of SmoothGrad's noise and the maps of chance.
 
     Raises:
@@ -134,7 +173,7 @@ def explain(
     table = table[table["split"] == split].reset_index(drop=True)
     if table["image"].tolist() != pipeline.row_keys(records, description.area, split)["image"].tolist():
         raise InputError(f"{folder.predictions} is not of {records}, split {split}; run kmura evaluate {run} again")
-    found_boxes = truth.read_boxes(boxes) if boxes else {}
+    found_boxes = truth.read_boxes(boxes) if boxes else None
     model = load_model(folder.best)
     work = _Work(model, records, description, split, tap, seed)
     outcomes = outcomes_of(table)
@@ -145,20 +184,18 @@ def explain(
     try:
         aside.mkdir()
         gallery = work.gallery(table, outcomes, chosen, aside)
-        curves, empty = work.curves(table, spread)
+        first, *beside = [work.worth(maps, table, spread, found_boxes) for maps in work.maps]
         found = Explanation(
             run=str(run),
             area=description.area,
             phase=description.phase,
             model_sha256=evaluation["model_sha256"],
             split=split,
-            tap=work.tap,
             cases=gallery,
             counts={name: int((outcomes == name).sum()) for name in OUTCOMES},
-            empty_share=empty,
             sample=len(spread),
-            curves=curves,
-            localization=work.localization(table, found_boxes) if boxes else None,
+            **vars(first),
+            beside=beside,
         )
         write_json(aside / folder.explanation.name, dataclasses.asdict(found))
         shutil.rmtree(folder.explained, ignore_errors=True)
@@ -187,18 +224,33 @@ def _most_confident(table, outcomes, cases: int) -> list[int]:
     return chosen
 
 
+class _Maps:
+    """The maps of a feature map of a model, averaged with those of the mirrored images."""
+
+    def __init__(self, model, tap: str):
+        if tap not in cam.FALLBACKS or tap not in model.feature_maps:
+            known = ", ".join(name for name in cam.FALLBACKS if name in model.feature_maps)
+            raise InputError(f"the model has no feature map {tap} to explain; choose one of {known}")
+        self.tap, self.grain = tap, int(model.feature_maps[tap].shape[1])
+        self.engine = cam.CamEngine(model, tap=tap, fallback=cam.FALLBACKS[tap])
+
+    def __call__(self, images: np.ndarray, target=None) -> np.ndarray:
+        """[N, H, W] of images [N, H, W, C]; None explains the predicted side."""
+        parts = [
+            self.engine.compiled(images[at : at + _BATCH], target, flip=True)[0].numpy()
+            for at in range(0, len(images), _BATCH)
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, *images.shape[1:3]), np.float32)
+
+
 class _Work:
     """A model with the images that it is explained on."""
 
     def __init__(self, model, records, description: RunDescription, split: str, tap: str | None, seed: int):
         self.model, self.records, self.split, self.seed = model, records, split, seed
         self.area, self.config = description.area, description.config
-        self.tap = tap or self.config.cam.tap
-        if self.tap not in cam.FALLBACKS or self.tap not in model.feature_maps:
-            known = ", ".join(name for name in cam.FALLBACKS if name in model.feature_maps)
-            raise InputError(f"the model has no feature map {self.tap} to explain; choose one of {known}")
-        self.engine = cam.CamEngine(model, tap=self.tap, fallback=cam.FALLBACKS[self.tap])
-        self.grain = int(model.feature_maps[self.tap].shape[1])
+        self.logits = tf.function(lambda images, training: model(images, training=training), reduce_retracing=True)
+        self.maps = [_Maps(model, each) for each in ([tap] if tap else shown_taps(model, self.config.cam.tap))]
 
     @property
     def data(self) -> DataConfig:
@@ -207,17 +259,9 @@ class _Work:
     def images(self, rows) -> np.ndarray:
         return pipeline.images_at(self.records, self.area, self.split, rows, data=self.data)
 
-    def maps(self, images: np.ndarray, target=None) -> np.ndarray:
-        """Flip-averaged maps [N, H, W]; None explains the predicted side."""
-        parts = [
-            self.engine.compiled(images[at : at + _BATCH], target, flip=True)[0].numpy()
-            for at in range(0, len(images), _BATCH)
-        ]
-        return np.concatenate(parts) if parts else np.zeros((0, *images.shape[1:3]), np.float32)
-
     def gallery(self, table, outcomes, rows: list[int], folder: Path) -> list[Case]:
         images = self.images(rows)
-        heat = self.maps(images)
+        heats = [maps(images) for maps in self.maps]
         pixels = (
             {
                 name: np.concatenate(
@@ -234,14 +278,15 @@ class _Work:
         cases = []
         for number, row in enumerate(rows):
             image = images[number]
-            pictures = {
-                "image": _gray(image),
-                "cam": overlay(image, heat[number]),
-                **{name: _ink(maps[number]) for name, maps in pixels.items()},
-            }
-            files = {name: f"{outcomes[row]}-{number:03d}-{name}.png" for name in PICTURES}
-            for name, picture in pictures.items():
-                picture.save(folder / files[name], format="PNG")
+            name = f"{outcomes[row]}-{number:03d}"
+            pictures = {"image": _gray(image)} | {kind: _ink(maps[number]) for kind, maps in pixels.items()}
+            for kind, picture in pictures.items():
+                picture.save(folder / f"{name}-{kind}.png", format="PNG")
+            looks = []
+            for maps, heat in zip(self.maps, heats, strict=True):
+                file = f"{name}-cam-{maps.tap}.png"
+                overlay(image, heat[number]).save(folder / file, format="PNG")
+                looks.append(Look(maps.tap, bool(heat[number].max() <= 0), box_of(heat[number]), file))
             cases.append(
                 Case(
                     outcome=str(outcomes[row]),
@@ -249,21 +294,26 @@ class _Work:
                     study=table["study"][row],
                     label=int(table["label"][row]),
                     probability=float(table["probability"][row]),
-                    empty=bool(heat[number].max() <= 0),
-                    box=box_of(heat[number]),
-                    files=files,
+                    empty=looks[0].empty,
+                    box=looks[0].box,
+                    files={kind: looks[0].file if kind == "cam" else f"{name}-{kind}.png" for kind in PICTURES},
+                    beside=looks[1:],
                 )
             )
+        if cases:
+            captions = [f"{case.outcome}, {caption_of(case.label, case.probability)}" for case in cases]
+            shown = {maps.tap: heat for maps, heat in zip(self.maps, heats, strict=True)}
+            sheet_of(images, shown, captions).save(folder / SHEET, format="PNG")
         return cases
 
-    def curves(self, table, rows) -> tuple[dict, float]:
-        """Deletion and insertion over a sample, as `explain.json` holds them; the share of empty maps."""
+    def worth(self, maps: _Maps, table, rows, boxes: dict | None) -> Worth:
+        """Of maps, over a sample; against boxes if there are any."""
         images = self.images(rows)
-        heat = self.maps(images)
-        chance = maps_of_chance(len(images), images.shape[1:3], self.grain, self.seed)
+        heat = maps(images)
+        chance = maps_of_chance(len(images), images.shape[1:3], maps.grain, self.seed)
         empty = heat.max((1, 2)) <= 0
         # an empty map has no order; as chance it gains nothing, in raster order it would gain or lose by accident
-        found = deletion_insertion(self.model, images, np.where(empty[:, None, None], chance, heat), chance)
+        found = deletion_insertion(self.logits, images, np.where(empty[:, None, None], chance, heat), chance)
         values = {
             name: getattr(found, f"{name}_area")
             for name in ("deletion", "insertion", "random_deletion", "random_insertion")
@@ -271,17 +321,18 @@ class _Work:
         values["deletion_gain"] = values["random_deletion"] - values["deletion"]
         values["insertion_gain"] = values["insertion"] - values["random_insertion"]
         masks = cam.erase_mask(heat, self.config.cam.erase_q).numpy()
-        values["drop"] = drop(self.model, images, masks)
-        values["random_drop"] = drop(self.model, images, masks_of_chance(chance, masks))
+        values["drop"] = drop(self.logits, images, masks)
+        values["random_drop"] = drop(self.logits, images, masks_of_chance(chance, masks))
         scores = means(values, table["patient"].to_numpy()[rows], self.seed)
-        return _curves_json(found, scores), float(empty.mean())
+        localization = None if boxes is None else self.localization(maps, table, boxes)
+        return Worth(maps.tap, float(empty.mean()), _curves_json(found, scores), localization)
 
-    def localization(self, table, boxes) -> Localization:
+    def localization(self, maps: _Maps, table, boxes) -> Localization:
         rows = [row for row, name in enumerate(table["image"]) if name in boxes and table["label"][row] == 1]
         if not rows:
             raise InputError(f"none of the boxes is of an abnormal image of {self.area}, {self.split}; give its boxes")
         abnormal = cam.named_target("abnormal", ("normal", "abnormal"))
-        heat = self.maps(self.images(rows), abnormal)
+        heat = maps(self.images(rows), abnormal)
         sides = read_index(self.records, self.area, self.split).sides
         found = []
         for row, one in zip(rows, heat, strict=True):

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image, ImageDraw
 
 from kmura import cam
-from kmura.config import DataConfig
+from kmura.config import Config, DataConfig
 from kmura.data import pipeline
 from kmura.files import replacing
 
@@ -19,7 +19,8 @@ _log = logging.getLogger(__name__)
 
 # black, purple, orange, yellow, white: grows in lightness, so that it is also read without colour
 HEAT = np.array([[0, 0, 0], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], float)
-GAP, CAPTION = 4, 14  # pixels
+GAP, SEAM, CAPTION = 12, 2, 14  # pixels between images, between the maps of an image, and for words
+EVERY, EVERY_LATE = 5, 2  # epochs between the sheets of a hybrid, while its backbone is frozen and afterwards
 
 
 def box_of(heat: np.ndarray) -> tuple[int, int, int, int] | None:
@@ -111,12 +112,13 @@ class CamOverlays(keras.callbacks.Callback):
         self.images = pipeline.images_at(records, area, split, chosen, data=data)
 
     def on_train_begin(self, logs=None):
-        if self.every > self.params["epochs"]:
-            epochs = self.params["epochs"]
+        epochs = self.params["epochs"]
+        if not any(map(self.due, range(1, epochs + 1))):
             _log.warning("no maps are drawn: every %d epochs, and training ends after %d", self.every, epochs)
-        classifier = self.model.classifier
-        taps = classifier.branches.values() if len(classifier.branches) > 1 else [self.tap]
-        self.engines = [cam.CamEngine(classifier, tap=tap, fallback=cam.FALLBACKS[tap]) for tap in taps]
+        self.engines = [
+            cam.CamEngine(self.model.classifier, tap=tap, fallback=cam.FALLBACKS[tap])
+            for tap in shown_taps(self.model.classifier, self.tap)
+        ]
         self.target = cam.named_target("abnormal", ("normal", "abnormal"))
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -126,13 +128,17 @@ class CamOverlays(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self._draw(epoch + 1)
 
-    def _draw(self, finished: int) -> None:
-        """The sheet after so many epochs, where one is due."""
+    def due(self, finished: int) -> bool:
+        """Whether a sheet is drawn after so many epochs."""
         late = self.late is not None and finished >= self.late[0]
-        if finished % (self.late[1] if late else self.every) == 0:
+        return finished % (self.late[1] if late else self.every) == 0
+
+    def _draw(self, finished: int) -> None:
+        if self.due(finished):
             found = [engine.compiled(tf.constant(self.images), self.target, flip=True) for engine in self.engines]
-            maps = [each.numpy() for each, _ in found]
-            sheet = _sheet(self.images, maps, tf.sigmoid(found[0][1][:, 0]).numpy(), self.labels)
+            maps = {engine.tap: each.numpy() for engine, (each, _) in zip(self.engines, found, strict=True)}
+            captions = list(map(caption_of, self.labels, tf.sigmoid(found[0][1][:, 0]).numpy()))
+            sheet = sheet_of(self.images, maps, captions)
             with replacing(self._path(finished), "wb") as file:
                 sheet.save(file, format="PNG")
 
@@ -140,24 +146,56 @@ class CamOverlays(keras.callbacks.Callback):
         return self.folder / f"epoch-{finished:05d}.png"
 
 
+def overlays_of(
+    records: str | os.PathLike, area: str, run: str | os.PathLike, config: Config, *, every: int | None = None
+) -> list[CamOverlays]:
+    """The overlays that a run draws; for `callbacks_for` of `kmura.training.fit.fit_areas`.
+
+    Args:
+        records, area, run: see CamOverlays.
+        config: of the run.
+        every: epochs from one sheet to the next. None draws for a hybrid alone: every EVERY epochs, and every
+            EVERY_LATE once its backbone learns; nothing where training ends before the first.
+    """
+    options = {"data": config.data, "tap": config.cam.tap}
+    if every is not None:
+        return [CamOverlays(records, area, run, every=every, **options)]
+    if config.model.architecture != "hybrid":
+        return []
+    frozen = config.train.frozen_until_epoch
+    late = None if frozen is None else (frozen + 1, EVERY_LATE)
+    drawn = CamOverlays(records, area, run, every=EVERY, late=late, **options)
+    return [drawn] if any(map(drawn.due, range(1, config.train.epochs + 1))) else []
+
+
+def shown_taps(classifier: keras.Model, tap: str) -> list[str]:
+    """The feature maps of a classifier that are shown: the last of each branch where there are several, else `tap`."""
+    return list(classifier.branches.values()) if len(classifier.branches) > 1 else [tap]
+
+
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
     """Pictures of one size in a row."""
     width, height = pictures[0].size
-    row = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height), (20, 20, 20))
+    row = Image.new("RGB", (len(pictures) * (width + SEAM) - SEAM, height), (20, 20, 20))
     for number, picture in enumerate(pictures):
-        row.paste(picture, (number * (width + GAP), 0))
+        row.paste(picture, (number * (width + SEAM), 0))
     return row
 
 
-def _sheet(images, maps: Sequence[np.ndarray], probability, labels) -> Image.Image:
-    """A contact sheet of images [N, H, W, C], each with its maps [N, H, W] of one branch or several."""
+def sheet_of(images, maps: Mapping[str, np.ndarray], captions: list[str]) -> Image.Image:
+    """A contact sheet of images [N, H, W, C], each with its maps, which are given by feature map: [N, H, W]."""
     pictures = [
-        side_by_side([overlay(image, heat) for heat in heats]) for image, *heats in zip(images, *maps, strict=True)
+        side_by_side([overlay(image, heat) for heat in heats])
+        for image, *heats in zip(images, *maps.values(), strict=True)
     ]
-    captions = [
-        f"{'abnormal' if label == 1 else 'normal'}, p = {p:.2f}" for label, p in zip(labels, probability, strict=True)
-    ]
+    if len(maps) > 1:
+        captions = [f"{caption}; {', '.join(maps)}" for caption in captions]
     return contact_sheet(pictures, captions)
+
+
+def caption_of(label: int, probability: float) -> str:
+    """What an image is and what the model makes of it."""
+    return f"{'abnormal' if label == 1 else 'normal'}, p = {probability:.2f}"
 
 
 def _spread(numbers: np.ndarray, count: int) -> list[int]:

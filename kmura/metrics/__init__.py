@@ -1,4 +1,4 @@
-"""Measures of binary predictions at image and study level. A leaf: arrays in, arrays out."""
+"""Measures of predictions at image and study level. A leaf: arrays in, arrays out."""
 
 # ruff: noqa: F401 (the names that others use)
 
@@ -24,6 +24,17 @@ from kmura.metrics.calibration import (
     brier_decomposition,
     calibration_errors,
     reliability_bins,
+)
+from kmura.metrics.multiclass import (
+    FROM_MATRIX,
+    MULTICLASS_SCORES,
+    by_class,
+    confusion_matrix,
+    multiclass_scores,
+    multilabel_scores,
+    one_vs_rest,
+    pool_classes,
+    probabilities,
 )
 from kmura.metrics.resampling import (
     DeLong,

@@ -1,16 +1,18 @@
 """The classifier of radiographs: image in, logits out, with named feature maps on the way."""
 
 import contextlib
+import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from kmura.errors import InputError
-from kmura.models.backbones import BACKBONES, BackboneEntry
+from kmura.models.backbones import BACKBONES
 from kmura.models.batch_norm import set_batch_norm
-from kmura.models.heads import HEADS, LOGITS
+from kmura.models.heads import ATTENTION, HEADS, LOGITS, HeadOptions
 from kmura.models.lookup import entry
 from kmura.models.torch_padding import set_torch_padding
 
@@ -44,37 +46,36 @@ class NormalizedChannels(keras.layers.Layer):
         return super().get_config() | {"mean": self.mean, "std": self.std}
 
 
-@keras.saving.register_keras_serializable("kmura")
-class RadiographClassifier(keras.Model):
+class ImageClassifier(keras.Model):
     """Logits [B, num_classes], float32, of radiographs [B, height, width, channels], float32 in 0..255.
 
-    A functional model in a class: the constructor's arguments are its config. It normalises the images
-    itself, for the backbone it has.
+    What all classifiers share. Each is a functional model in a class: the constructor's arguments are its config. It
+    normalises the images itself, for the backbone it has.
 
     Attributes:
         backbone: normalised images [B, H, W, 3] -> P5; a keras-hub backbone (or one of kmura's own).
         head_sees: names of the feature maps that the head is fed with.
-        feature_maps: `P3`, `P4`, `P5` -> KerasTensor [B, h, w, channels], non-negative, connected to `input`:
-            `keras.Model(model.input, [model.feature_maps["P5"], model.output])` gives maps and logits in one
-            pass.
+        branches: name of a branch -> its last feature map.
+        feature_maps: `P3`, `P4`, `P5`, and what a subclass adds -> KerasTensor [B, h, w, channels], connected to
+            `input`: `keras.Model(model.input, [model.feature_maps["P5"], model.output])` gives maps and logits in one
+            pass. Those named here are non-negative.
     """
-
-    head_sees = ("P5",)
-    branches = {"cnn": "P5"}
 
     def __init__(
         self,
+        *,
         backbone: str = "densenet121",
         image_size: int | tuple[int, int] = 224,
         channels: int = 1,
         num_classes: int = 1,
-        head: str = "linear",
         dropout: float = 0.0,
         batch_norm_momentum: float = 0.9,
         fused_batch_norm: bool = True,
         torch_padding: bool = False,
         dtype=None,
-        **kwargs,
+        name: str | None = None,
+        trainable: bool = True,
+        **own,
     ):
         """
         Args:
@@ -82,42 +83,70 @@ class RadiographClassifier(keras.Model):
             image_size: height and width, pixels; one number for a square.
             channels: of the images, 1 (gray) or 3 (RGB).
             num_classes: number of logits.
-            head: a name of `kmura.models.heads.HEADS`.
             dropout: share of the features dropped before the last layer, in training.
             batch_norm_momentum: share of the old moving statistics kept at each training step.
             fused_batch_norm: use TensorFlow's fused kernel; the weights are the same either way.
             torch_padding: the backbone pads as torch does, which weights ported from there need.
             dtype: policy of the layers (`mixed_bfloat16`); None takes Keras' present one. It is saved with
                 the model.
-            **kwargs: `name` and `trainable`, of keras.Model.
+            name, trainable: of keras.Model.
+            **own: the arguments of the subclass.
 
         Raises:
             InputError: a name that does not exist, or a number out of its range.
         """
-        parts = entry(BACKBONES, backbone, "backbone")
-        height, width = checked_input(image_size, channels, num_classes, backbone, parts.min_size)
-        build_head = entry(HEADS, head, "head")
+        size = self.check(backbone=backbone, image_size=image_size, channels=channels, num_classes=num_classes, **own)
+        parts = BACKBONES[backbone]
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
-
-        with dtype_policy(policy):
-            images = keras.Input((height, width, channels), dtype="float32", name="image")
-            normalized = NormalizedChannels(parts.mean, parts.std, name="normalized")(images)
-            body, maps = convolutional_maps(parts, normalized, batch_norm_momentum, fused_batch_norm, torch_padding)
-            super().__init__(images, build_head(maps["P5"], num_classes, dropout), **kwargs)
-        self.backbone = body
-        self.feature_maps = maps
-        self._config = {
+        config = {
             "backbone": backbone,
-            "image_size": (height, width),
+            "image_size": size,
             "channels": channels,
             "num_classes": num_classes,
-            "head": head,
             "dropout": dropout,
             "batch_norm_momentum": batch_norm_momentum,
             "fused_batch_norm": fused_batch_norm,
             "torch_padding": torch_padding,
             "dtype": policy.name,
+            **own,
         }
+        with _dtype_policy(policy):
+            images = keras.Input((*size, channels), dtype="float32", name="image")
+            normalized = NormalizedChannels(parts.mean, parts.std, name="normalized")(images)
+            body = parts.build()
+            set_batch_norm(body, momentum=batch_norm_momentum, fused=fused_batch_norm)
+            if torch_padding:
+                set_torch_padding(body)
+            taps = {name: body.get_layer(layer).output for name, layer in parts.taps.items()}
+            maps = keras.Model(body.input, taps, name="feature_maps")(normalized)
+            maps, logits = self._finished(images, normalized, maps, config)
+            super().__init__(images, logits, name=name, trainable=trainable)
+        self.backbone, self.feature_maps, self._config = body, maps, config
+
+    @classmethod
+    def check(cls, *, backbone: str, image_size, channels: int, num_classes: int) -> tuple[int, int]:
+        """Height and width of the images, if a classifier can be built of these arguments; builds nothing.
+
+        Raises:
+            InputError: a name that does not exist, or a number out of its range.
+        """
+        smallest = entry(BACKBONES, backbone, "backbone").min_size
+        if channels not in (1, 3):
+            raise InputError(f"channels is {channels!r}; images have 1 (gray) or 3 (RGB)")
+        if num_classes < 1:
+            raise InputError(f"num_classes is {num_classes!r}; 1 or more is needed")
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if min(height, width) < smallest:
+            raise InputError(
+                f"image_size {height} x {width} is too small for {backbone}; give {smallest} or more, "
+                "or choose the backbone resnet18_small"
+            )
+        return int(height), int(width)
+
+    @staticmethod
+    def _finished(images, normalized, maps: dict, config: dict) -> tuple[dict, keras.KerasTensor]:
+        """All feature maps and the logits, from images, normalised images and the convolutional maps."""
+        raise NotImplementedError
 
     def get_config(self):
         return {"name": self.name, "trainable": self.trainable, **self._config}
@@ -127,38 +156,78 @@ class RadiographClassifier(keras.Model):
         return cls(**config)
 
 
-def convolutional_maps(
-    parts: BackboneEntry, normalized: keras.KerasTensor, momentum: float, fused: bool, torch_padding: bool
-) -> tuple[keras.Model, dict[str, keras.KerasTensor]]:
-    """A new backbone with random weights, and its feature maps P3, P4, P5 of normalised images."""
-    body = parts.build()
-    set_batch_norm(body, momentum=momentum, fused=fused)
-    if torch_padding:
-        set_torch_padding(body)
-    taps = {name: body.get_layer(layer).output for name, layer in parts.taps.items()}
-    return body, keras.Model(body.input, taps, name="feature_maps")(normalized)
+@keras.saving.register_keras_serializable("kmura")
+class RadiographClassifier(ImageClassifier):
+    """An ImageClassifier with one branch: a convolutional backbone and a head on P5.
+
+    Attributes:
+        attention_maps: KerasTensor [B, h, w, n] in 0..1, connected to `input`, of a head that has such; else None.
+    """
+
+    head_sees = ("P5",)
+    branches = {"cnn": "P5"}
+
+    def __init__(
+        self,
+        backbone: str = "densenet121",
+        image_size: int | tuple[int, int] = 224,
+        head: str = "linear",
+        head_options: Mapping[str, Any] | None = None,
+        **common,
+    ):
+        """
+        Args:
+            head: a name of `kmura.models.heads.HEADS`.
+            head_options: see `kmura.models.heads.HeadOptions`; its `dropout` is an argument of its own.
+            backbone, image_size, **common: see ImageClassifier.
+        """
+        options = dataclasses.asdict(HeadOptions(**head_options or {}))
+        super().__init__(backbone=backbone, image_size=image_size, head=head, head_options=options, **common)
+        self.attention_maps = self.get_layer(ATTENTION).output if "attention" in head else None
+
+    @classmethod
+    def check(cls, *, head: str, head_options: Mapping[str, Any], **common):
+        entry(HEADS, head, "head")
+        options = HeadOptions(**head_options)
+        if options.hidden_dropout and len(options.hidden_dropout) != len(options.widths):
+            raise InputError(
+                f"head_dropout has {len(options.hidden_dropout)} numbers for {len(options.widths)} hidden layers "
+                "(head_widths); give one a layer, or none"
+            )
+        if not options.widths and head not in ("linear", "attention"):
+            raise InputError(f"the head {head} needs hidden layers; give model.head_widths, as [512, 256]")
+        if options.widths and head == "linear":
+            raise InputError(
+                "the head linear has no hidden layers; leave model.head_widths out, or take model.head=dense"
+            )
+        return super().check(**common)
+
+    @staticmethod
+    def _finished(images, normalized, maps, config):
+        options = HeadOptions(**config["head_options"] | {"dropout": config["dropout"]})
+        return maps, HEADS[config["head"]](maps["P5"], config["num_classes"], options)
 
 
 def build_model(
     *,
     architecture: str = "classifier",
-    backbone: str = "densenet121",
     weights: str = "imagenet",
     swin: str = "swin_base",
     swin_weights: str = "imagenet",
     fusion: str = "concat",
     multi_scale: bool = False,
-    image_size: int | tuple[int, int] = 224,
-    channels: int = 1,
-    num_classes: int = 1,
     head: str = "linear",
-    dropout: float = 0.0,
-    batch_norm_momentum: float = 0.9,
-    fused_batch_norm: bool = True,
-    torch_padding: bool = False,
+    head_widths: Sequence[int] = (),
+    head_dropout: Sequence[float] = (),
+    head_l1: float = 0.0,
+    head_l2: float = 0.0,
+    head_batch_norm: bool = False,
+    map_dropout: float = 0.0,
+    attention_maps: int = 3,
     initial_bias: float | Sequence[float] | None = None,
     seed: int | None = None,
-) -> keras.Model:
+    **common,
+) -> ImageClassifier:
     """A classifier ready to be trained: its backbones with their weights, all else with random ones.
 
     Args:
@@ -170,9 +239,9 @@ def build_model(
             positives spares the first epoch finding it. None keeps zeros (or what `weights` brought).
         seed: the same number gives the same random weights, whatever was drawn before; the global random
             state stays as it was. None draws from that state.
-        head: of the classifier alone.
-        backbone, image_size, channels, num_classes, dropout, batch_norm_momentum, fused_batch_norm, torch_padding: see
-            `RadiographClassifier`.
+        head, head_widths, head_dropout, head_l1, head_l2, head_batch_norm, map_dropout, attention_maps: of the
+            classifier alone, see `kmura.models.heads.HeadOptions`.
+        **common: see ImageClassifier.
 
     Raises:
         InputError: an argument that cannot be, or weights that cannot be had or do not fit.
@@ -180,52 +249,32 @@ def build_model(
     from kmura.models.hybrid import HybridClassifier
     from kmura.models.weights import load_weights
 
-    common = {
-        "backbone": backbone,
-        "image_size": image_size,
-        "channels": channels,
-        "num_classes": num_classes,
-        "dropout": dropout,
-        "batch_norm_momentum": batch_norm_momentum,
-        "fused_batch_norm": fused_batch_norm,
-        "torch_padding": torch_padding,
+    of_head = {
+        "map_dropout": map_dropout,
+        "widths": tuple(head_widths),
+        "hidden_dropout": tuple(head_dropout),
+        "l1": head_l1,
+        "l2": head_l2,
+        "batch_norm": head_batch_norm,
+        "attention_maps": attention_maps,
     }
     architectures = {
-        "classifier": lambda: RadiographClassifier(head=head, **common),
+        "classifier": lambda: RadiographClassifier(head=head, head_options=of_head, **common),
         "hybrid": lambda: HybridClassifier(swin=swin, fusion=fusion, multi_scale=multi_scale, **common),
     }
     with _seeded(seed):
         model = entry(architectures, architecture, "architecture")()
     load_weights(model, weights, swin_weights)
     if initial_bias is not None:
-        bias = np.asarray(initial_bias, np.float32)
-        if bias.shape not in ((), (num_classes,)):
-            raise InputError(f"initial_bias has {bias.size} numbers; give one or {num_classes}, the number of classes")
-        model.get_layer(LOGITS).bias.assign(np.broadcast_to(bias, (num_classes,)))
+        logits, bias = model.get_layer(LOGITS), np.asarray(initial_bias, np.float32)
+        if bias.shape not in ((), (logits.units,)):
+            raise InputError(f"initial_bias has {bias.size} numbers; give one or {logits.units}, the number of classes")
+        logits.bias.assign(np.broadcast_to(bias, (logits.units,)))
     return model
 
 
-def checked_input(image_size, channels: int, num_classes: int, backbone: str, smallest: int) -> tuple[int, int]:
-    """Height and width of the images of a classifier.
-
-    Raises:
-        InputError: too small for the backbone, or channels or classes that cannot be.
-    """
-    if channels not in (1, 3):
-        raise InputError(f"channels is {channels!r}; images have 1 (gray) or 3 (RGB)")
-    if num_classes < 1:
-        raise InputError(f"num_classes is {num_classes!r}; 1 or more is needed")
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if min(height, width) < smallest:
-        raise InputError(
-            f"image_size {height} x {width} is too small for {backbone}; give {smallest} or more, "
-            "or choose the backbone resnet18_small"
-        )
-    return int(height), int(width)
-
-
 @contextlib.contextmanager
-def dtype_policy(policy):
+def _dtype_policy(policy):
     """Keras' global policy is `policy` inside: the only way to tell it to keras-hub's DenseNet."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)

@@ -1,27 +1,127 @@
 """Heads by name: from a feature map to logits. To add one, write a function and add it to `HEADS`."""
 
+import dataclasses
 from collections.abc import Callable
 
 import keras
 
 LOGITS = "logits"  # name of the Dense layer that ends every head
+ATTENTION = "attention"  # name of the layer that gives the attention maps
+SQUEEZE = 16  # channels to one hidden unit of squeeze-and-excitation (Hu et al. 2018, table 10)
 
 
-def linear(features: keras.KerasTensor, num_classes: int, dropout: float) -> keras.KerasTensor:
-    """Logits [B, num_classes], float32, linear in the mean of `features` over the image.
+@dataclasses.dataclass(frozen=True)
+class HeadOptions:
+    """What heads are made of; each takes what it has a use for.
 
-    Args:
-        features: [B, h, w, channels].
-        num_classes: number of logits.
+    Attributes:
         dropout: share of the pooled features dropped in training.
+        map_dropout: share of the feature map's values dropped in training, before it is pooled.
+        widths: units of the hidden layers (ReLU), first to last.
+        hidden_dropout: shares dropped behind the hidden layers: one a layer, or none of them.
+        l1, l2: penalties of the hidden layers' kernels.
+        batch_norm: normalise in the hidden layers, before the ReLU.
+        attention_maps: number of maps.
     """
-    # Pooled in float32: a mean over many bfloat16 numbers would keep 8 bits.
-    pooled = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(features)
+
+    dropout: float = 0.0
+    map_dropout: float = 0.0
+    widths: tuple[int, ...] = ()
+    hidden_dropout: tuple[float, ...] = ()
+    l1: float = 0.0
+    l2: float = 0.0
+    batch_norm: bool = False
+    attention_maps: int = 3
+
+    def __post_init__(self):
+        for name in ("widths", "hidden_dropout"):  # lists, where they come from a file
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+
+def logits_of(features: keras.KerasTensor, num_classes: int, dropout: float) -> keras.KerasTensor:
+    """Logits [B, num_classes], float32, linear in `features` [B, channels], of which training drops a share."""
     if dropout:
-        pooled = keras.layers.Dropout(dropout, dtype="float32", name="dropout")(pooled)
-    return keras.layers.Dense(num_classes, dtype="float32", name=LOGITS)(pooled)
+        features = keras.layers.Dropout(dropout, dtype="float32", name="dropout")(features)
+    return keras.layers.Dense(num_classes, dtype="float32", name=LOGITS)(features)
 
 
-HEADS: dict[str, Callable[[keras.KerasTensor, int, float], keras.KerasTensor]] = {
+def linear(features: keras.KerasTensor, num_classes: int, options: HeadOptions) -> keras.KerasTensor:
+    """Logits [B, num_classes], float32, linear in the mean of `features` [B, h, w, channels] over the image."""
+    return logits_of(_pooled(features, options), num_classes, options.dropout)
+
+
+def dense(features: keras.KerasTensor, num_classes: int, options: HeadOptions) -> keras.KerasTensor:
+    """As `linear`, with hidden layers between the mean and the logits."""
+    hidden = _dropped(_pooled(features, options), options.dropout, "dropout")
+    return logits_of(_hidden_layers(hidden, options), num_classes, 0.0)
+
+
+def attention(features: keras.KerasTensor, num_classes: int, options: HeadOptions) -> keras.KerasTensor:
+    """As `dense`, of features weighted by attention maps.
+
+    Each of n maps [B, h, w], a 1x1 convolution with a sigmoid, multiplies all features; the n products are
+    concatenated to n x channels.
+    """
+    return dense(_attended(features, options), num_classes, options)
+
+
+def se_attention(features: keras.KerasTensor, num_classes: int, options: HeadOptions) -> keras.KerasTensor:
+    """As `attention`, with squeeze-and-excitation (Hu et al. 2018) of the features before, and the first hidden layer
+    doubled: a second one of the same width, which the first is added to. Always with batch normalisation in that pair.
+    """
+    channels = features.shape[-1]
+    squeezed = keras.layers.GlobalAveragePooling2D(dtype="float32", keepdims=True, name="squeeze")(features)
+    squeezed = keras.layers.Dense(max(1, channels // SQUEEZE), "relu", dtype="float32", name="excite_1")(squeezed)
+    weights = keras.layers.Dense(channels, "sigmoid", dtype="float32", name="excite_2")(squeezed)
+    features = keras.layers.Multiply(name="excited")([features, weights])
+    pair = dataclasses.replace(options, batch_norm=True, hidden_dropout=())
+    hidden = _dropped(_pooled(_attended(features, options), options), options.dropout, "dropout")
+    first = _hidden(hidden, options.widths[0], pair, "hidden_1")
+    second = _hidden(first, options.widths[0], pair, "hidden_1b")
+    hidden = keras.layers.Add(dtype="float32", name="residual")([first, second])
+    if options.hidden_dropout:
+        hidden = _dropped(hidden, options.hidden_dropout[0], "hidden_1_dropout")
+    return logits_of(_hidden_layers(hidden, options, done=1), num_classes, 0.0)
+
+
+def _attended(features: keras.KerasTensor, options: HeadOptions) -> keras.KerasTensor:
+    """Features [B, h, w, n x channels]."""
+    maps = keras.layers.Conv2D(options.attention_maps, 1, activation="sigmoid", name=ATTENTION)(features)
+    parts = [features * maps[..., number : number + 1] for number in range(options.attention_maps)]
+    return keras.layers.Concatenate(name="attended")(parts) if len(parts) > 1 else parts[0]
+
+
+def _pooled(features: keras.KerasTensor, options: HeadOptions) -> keras.KerasTensor:
+    if options.map_dropout:
+        features = keras.layers.Dropout(options.map_dropout, name="map_dropout")(features)
+    # in float32: a mean over many bfloat16 numbers would keep 8 bits
+    return keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(features)
+
+
+def _hidden_layers(features: keras.KerasTensor, options: HeadOptions, done: int = 0) -> keras.KerasTensor:
+    """All hidden layers but the first `done`."""
+    for number, width in list(enumerate(options.widths))[done:]:
+        features = _hidden(features, width, options, f"hidden_{number + 1}")
+        if options.hidden_dropout:
+            features = _dropped(features, options.hidden_dropout[number], f"hidden_{number + 1}_dropout")
+    return features
+
+
+def _hidden(features: keras.KerasTensor, width: int, options: HeadOptions, name: str) -> keras.KerasTensor:
+    penalty = keras.regularizers.L1L2(options.l1, options.l2) if options.l1 or options.l2 else None
+    features = keras.layers.Dense(width, kernel_regularizer=penalty, dtype="float32", name=name)(features)
+    if options.batch_norm:
+        features = keras.layers.BatchNormalization(dtype="float32", name=f"{name}_norm")(features)
+    return keras.layers.ReLU(dtype="float32", name=f"{name}_relu")(features)
+
+
+def _dropped(features: keras.KerasTensor, share: float, name: str) -> keras.KerasTensor:
+    return keras.layers.Dropout(share, dtype="float32", name=name)(features) if share else features
+
+
+HEADS: dict[str, Callable[[keras.KerasTensor, int, HeadOptions], keras.KerasTensor]] = {
     "linear": linear,
+    "dense": dense,
+    "attention": attention,
+    "se_attention": se_attention,
 }

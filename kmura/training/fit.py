@@ -18,6 +18,7 @@ import tensorflow as tf
 import kmura
 from kmura.config import Config, differences
 from kmura.data import pipeline
+from kmura.data.labels import ALL, is_joint, labelling
 from kmura.errors import InputError
 from kmura.records.manifest import Manifest, read_manifest
 from kmura.training.checkpoint import STATE
@@ -74,10 +75,12 @@ def checked_areas(records: str | os.PathLike, area: str | Sequence[str], options
     manifest = read_manifest(records)
     if not manifest.areas:
         raise InputError(f"{records} holds no areas; build the records again")
-    names = list(manifest.areas) if area == "all" else [area] if isinstance(area, str) else list(area)
+    names = list(manifest.areas) if area == ALL else [area] if isinstance(area, str) else list(area)
+    if area == ALL and is_joint(manifest, _settled(ALL, options)[0].data.task):
+        names = [ALL]
     for name in names:
         config, _ = _settled(name, options)
-        check_splits(manifest, name, config.train.select_on, records)
+        check_splits(manifest, name, config, records)
     return names
 
 
@@ -140,7 +143,7 @@ def fit(
             area,
         )
     manifest = read_manifest(records)
-    check_splits(manifest, area, config.train.select_on, records)
+    check_splits(manifest, area, config, records)
     folder = RunFolder(Path(runs) / area / phase)
     description = describe(manifest, records, area, phase, config, command)
     with claimed(folder.path):
@@ -186,13 +189,19 @@ def never_reached(config: Config) -> list[str]:
     ]
 
 
-def check_splits(manifest: Manifest, area: str, select_on: str, records) -> None:
-    """Refuses records that are not binary, or an area without one of the classes in a split that training needs."""
-    if manifest.task != "binary":
-        raise InputError(f"{records} holds {manifest.task} records; fit trains binary ones: give two-class records")
-    for split in ("train", select_on):
-        counts = manifest.split(area, split, records)
-        for class_name, number in zip(manifest.classes, counts.per_class, strict=True):
+def check_splits(manifest: Manifest, area: str, config: Config, records) -> None:
+    """Refuses a task that the records do not serve, an area without one of the classes in a split that training needs,
+    and settings that do not fit the task."""
+    labels = labelling(manifest, area, config.data.task)
+    if labels.task == "multiclass" and config.train.focal_alpha is not None:
+        raise InputError("train.focal_alpha weighs two classes; of several use train.balance, and leave it out")
+    if labels.task == "multilabel" and labels.outputs > 1 and config.train.sampling == "balanced":
+        raise InputError("train.sampling balanced needs one class an image; take train.balance for several labels")
+    if config.cam.erase != "all" and labels.outputs > 1:
+        raise InputError(f"cam.erase={config.cam.erase} is of two classes; leave it out")
+    names = labels.classes if labels.areas else manifest.classes
+    for split in ("train", config.train.select_on):
+        for class_name, number in zip(names, labels.counts(manifest, area, split, records), strict=True):
             if number == 0:
                 raise InputError(
                     f"area {area} has no {class_name} images in its {split} split of {records}; "
@@ -213,13 +222,14 @@ def describe(manifest: Manifest, records, area: str, phase: str, config: Config,
         "keras": keras.__version__,
         "keras-hub": importlib.metadata.version("keras-hub"),
     }
+    labels = labelling(manifest, area, config.data.task)
     return RunDescription(
         area=area,
         phase=phase,
         records=str(Path(records).resolve()),
         inputs=manifest.inputs,
-        classes=manifest.classes,
-        task=manifest.task,
+        classes=labels.classes,
+        task=labels.task,
         channels=manifest.channels,
         config=config,
         versions=versions,

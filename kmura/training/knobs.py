@@ -18,6 +18,9 @@ class EpochKnobs(keras.callbacks.Callback):
         super().__init__()
         self.config = config
 
+    def on_train_begin(self, logs=None):
+        set_learning_rate(inner_optimizer(self.model.optimizer), self.config.train.learning_rate)
+
     def on_epoch_begin(self, epoch, logs=None):
         train, erase = self.config.train, self.config.cam
         frozen = train.frozen_until_epoch is not None and epoch < train.frozen_until_epoch
@@ -26,6 +29,7 @@ class EpochKnobs(keras.callbacks.Callback):
         if epoch == train.frozen_until_epoch:
             optimizer.begin_late()
         slow = train.slow_from_epoch is not None and epoch + 1 >= train.slow_from_epoch
-        set_learning_rate(optimizer, train.learning_rate * (train.slow_factor if slow else 1.0))
+        if not train.plateau_patience:  # which has a say of its own
+            set_learning_rate(optimizer, train.learning_rate * (train.slow_factor if slow else 1.0))
         optimizer.l2.assign(train.weight_decay)
         self.model.set_erasing(erase.from_epoch is not None and epoch + 1 >= erase.from_epoch, erase)

@@ -18,6 +18,7 @@ from kmura.errors import InputError
 from kmura.files import locked, reading_json, replacing, write_json
 
 RUN_VERSION = 1
+LOSSES = ("val_loss_img",)  # columns of the history of which less is better
 TUNED_VALUES = "best.json"  # of the phase tune
 
 
@@ -126,7 +127,7 @@ def write_summaries(runs: str | os.PathLike, monitor: str) -> None:
     if not histories:
         return
     best = [history[history["best"]].tail(1) for history in histories]
-    summary = pd.concat(best).sort_values(monitor, ascending=False).drop(columns="best")
+    summary = pd.concat(best).sort_values(monitor, ascending=monitor in LOSSES).drop(columns="best")
     for name, table in (("history", pd.concat(histories)), ("summary", summary)):
         with replacing(runs / f"{name}.csv") as out:
             table.to_csv(out, index=False)

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from kmura.config import Config
 from kmura.data import pipeline
+from kmura.data.labels import labelling
 from kmura.errors import InputError, reason
 from kmura.files import replacing
 from kmura.models.backbones import BACKBONES
@@ -25,9 +26,10 @@ from kmura.training.cam_erasing import CamErasingModel
 from kmura.training.checkpoint import LastCheckpoint
 from kmura.training.finite_loss import StopOnNonFiniteLoss, non_finite_loss
 from kmura.training.knobs import EpochKnobs
-from kmura.training.losses import WeightedBinaryCrossentropy
+from kmura.training.losses import make_loss
 from kmura.training.optimizers import AdamL2, inner_optimizer, learning_rate
-from kmura.training.run import RunFolder
+from kmura.training.patience import is_stopped, patient_callbacks
+from kmura.training.run import LOSSES, RunFolder
 from kmura.training.validation import StudyValidation
 
 log = logging.getLogger("kmura")
@@ -72,17 +74,16 @@ class Trainer:
             InputError: weights that cannot be loaded; records that cannot be read.
         """
         manifest = read_manifest(records)
+        self.labels = labelling(manifest, area, config.data.task)
         self.records, self.area, self.config = records, area, config
         self.steps = pipeline.steps_per_epoch(records, area, batch_size=config.train.batch_size)
         classifier = build_model(
             **dataclasses.asdict(config.model) | ({} if load_weights else {"weights": "none", "swin_weights": "none"}),
             image_size=config.data.image_size,
             channels=manifest.channels,
-            num_classes=1,
+            num_classes=self.labels.outputs,
             seed=config.train.seed,
         )
-        negatives, positives = manifest.areas[area]["train"].per_class
-        pos_weight = negatives / positives if config.train.balance else 1.0
         parts = BACKBONES[config.model.backbone]
         set_trainable(classifier.backbone, config.train.unfreeze, parts.last_block)
         learning = classifier.trainable_variables  # whatever learns in any epoch
@@ -94,8 +95,8 @@ class Trainer:
         )
         self.model.compile(
             optimizer=AdamL2(learning_rate(config.train, self.steps), l2=config.train.weight_decay),
-            loss=WeightedBinaryCrossentropy(pos_weight, config.train.label_smoothing),
-            metrics=[keras.metrics.MeanMetricWrapper(_right, name="acc")],
+            loss=make_loss(self.labels.task, config.train, self.labels.balance(manifest, area, "train")),
+            metrics=[keras.metrics.MeanMetricWrapper(_right_class if self.labels.softmax else _right, name="acc")],
             jit_compile=False,  # XLA is slower than oneDNN on CPU
         )
         self.model.optimizer.build(learning)  # otherwise Keras traces the step twice
@@ -142,6 +143,8 @@ class Trainer:
         epochs = epochs or config.train.epochs
         last = LastCheckpoint(folder.last, self._variables)
         epochs_done, state = (last.restore() if resume else None) or (0, {"history": []})
+        if is_stopped(config.train, state["history"]):
+            epochs = epochs_done
         if epochs_done == 0 and self._initial is not None:
             for variable, value in zip(self._variables, self._initial, strict=True):
                 variable.assign(value)
@@ -157,6 +160,7 @@ class Trainer:
                 seed=config.train.seed,
                 epochs=epochs,
                 first_epoch=epochs_done,
+                balanced=config.train.sampling == "balanced",
             )
             validation = self._validating(config)
         on_start()
@@ -166,13 +170,14 @@ class Trainer:
         keeper = _RunKeeper(folder, last, self.classifier, config.train.monitor, state, worth_keeping)
         if epochs_done < epochs:
             knobs, finite = EpochKnobs(config), StopOnNonFiniteLoss(folder.last)
+            patient = patient_callbacks(config.train, keeper.history)
             with _collecting_garbage_later() as first_batch:
                 self.model.fit(
                     self._data,
                     steps_per_epoch=self.steps,
                     initial_epoch=epochs_done,
                     epochs=epochs,
-                    callbacks=[knobs, finite, validation, keeper, first_batch, *callbacks],
+                    callbacks=[knobs, finite, validation, keeper, first_batch, *patient, *callbacks],
                     shuffle=False,  # the data set is in its order already
                     verbose=0,
                 )
@@ -182,8 +187,8 @@ class Trainer:
         if self._validation is None:
             split = config.train.select_on
             images = pipeline.eval_dataset(self.records, self.area, split, data=config.data).map(_images)
-            rows = pipeline.row_keys(self.records, self.area, split)
-            self._validation = StudyValidation(self.classifier, images, rows, self.model.loss)
+            rows = pipeline.row_keys(self.records, self.area, split, config.data.task)
+            self._validation = StudyValidation(self.classifier, images, rows, self.model.loss, self.labels.task)
         return self._validation
 
 
@@ -212,8 +217,9 @@ class _RunKeeper(keras.callbacks.Callback):
         if np.isnan(values["val_loss_img"]):  # the last step of the epoch: its own loss was still a number
             raise non_finite_loss(f"the validation loss is nan after epoch {epoch + 1}", self.folder.last, epoch)
         rate = float(self.model.optimizer.learning_rate)
-        score = values[self.monitor]
-        known = [row[self.monitor] for row in self.history if row["best"]]
+        sign = -1 if self.monitor in LOSSES else 1
+        score = sign * values[self.monitor]
+        known = [sign * row[self.monitor] for row in self.history if row["best"]]
         best = not np.isnan(score) and (not known or score > known[-1])
         seconds = round(time.monotonic() - self.started, 2)
         row = {"epoch": epoch + 1, **values, "learning_rate": rate, "seconds": seconds, "best": best}
@@ -270,6 +276,11 @@ def _collecting_garbage_later() -> Iterator[keras.callbacks.Callback]:
 def _right(labels, logits):
     """1 where logit and label, which mixing may leave between 0 and 1, are of the same side; else 0."""
     return keras.ops.cast((labels >= 0.5) == (logits >= 0), "float32")
+
+
+def _right_class(labels, logits):
+    """1 where the largest logit is of the class that has the largest label, else 0."""
+    return keras.ops.cast(keras.ops.argmax(labels, axis=-1) == keras.ops.argmax(logits, axis=-1), "float32")
 
 
 def _images(batch):

@@ -38,7 +38,7 @@ from kmura.training.finite_loss import NonFiniteLoss
 from kmura.training.fit import RunResult, check_claim, check_splits, checked_areas, describe, run_result
 from kmura.training.oracles import is_fixed, make_oracle
 from kmura.training.phases import phase_config, searched
-from kmura.training.run import RunFolder, claimed, drop_run, write_run, write_summaries
+from kmura.training.run import LOSSES, RunFolder, claimed, drop_run, write_run, write_summaries
 from kmura.training.trainer import Trainer, session
 from kmura.training.trials import (
     RESULT,
@@ -106,7 +106,7 @@ def tune(
     config = config or phase_config("tune", area, runs, recipe, settings)[0]
     _check_search(config)
     manifest = read_manifest(records)
-    check_splits(manifest, area, config.train.select_on, records)
+    check_splits(manifest, area, config, records)
     folder = RunFolder(Path(runs) / area / searched(config)[1])
     description = describe(manifest, records, area, folder.path.name, config, command)
     role = _role()
@@ -170,6 +170,8 @@ def _role() -> str:
 def _check_search(config: Config) -> None:
     """Refuses a search of values that change nothing, or one that cannot search."""
     epochs, tune = config.train.epochs, config.tune
+    if config.train.monitor in LOSSES:
+        raise InputError(f"a search looks for the largest score; {config.train.monitor} is not one, set train.monitor")
     erases = config.cam.from_epoch is not None and config.cam.from_epoch <= epochs
     for stage, on, mend in (
         ("cam", erases, "cam.from_epoch=1"),

@@ -1,0 +1,237 @@
+"""Scores of predictions over several classes or labels, and the yes/no questions that they answer too.
+
+A question is a table of binary predictions drawn from the same probabilities, scored like those of a binary model: of
+one model over all areas, abnormal or normal in each area (its probability is the sum over the abnormal classes); of two
+classes, the second; of several labels, each.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kmura import metrics
+from kmura.data.index import ALL
+from kmura.evaluation.scoring import LEVELS, ScoreOptions, Scores, score_table
+from kmura.evaluation.table import read_predictions, read_table, refuse_rows
+from kmura.training.run import RunDescription, RunFolder, read_run
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassScores:
+    """One class against all others.
+
+    Attributes:
+        name: of the class.
+        units: how many images or studies are of it.
+        scores: precision, recall, f1 (of the most probable class; of several labels at 0.5), auc, ap.
+    """
+
+    name: str
+    units: int
+    scores: dict[str, metrics.Interval]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassLevelScores:
+    """Scores of one split at one level.
+
+    Attributes:
+        level: `image` or `study`.
+        images, studies, patients: counts.
+        scores: name -> value with its 95 % patient-bootstrap interval; see `metrics.multiclass_scores` and, of several
+            labels, `metrics.multilabel_scores`.
+        classes: each class.
+        confusion: how often each class (row) was taken for each (column); empty of several labels.
+    """
+
+    level: str
+    images: int
+    studies: int
+    patients: int
+    scores: dict[str, metrics.Interval]
+    classes: list[ClassScores]
+    confusion: list[list[int]]
+
+    @property
+    def units(self) -> int:
+        """Images or studies, after the level."""
+        return self.images if self.level == "image" else self.studies
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiScores:
+    """All scores of a table of predictions over several classes or labels.
+
+    Attributes:
+        options: how they were made.
+        splits: split -> level -> scores.
+        questions: area or class -> scores of the binary table, see `questions_of`.
+        notes: what must be known to read them.
+    """
+
+    options: ScoreOptions
+    splits: dict[str, dict[str, ClassLevelScores]]
+    questions: dict[str, Scores]
+    notes: tuple[str, ...]
+
+
+def columns_of(task: str, classes: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """Names of the columns of labels, logits and probabilities in `predictions.csv`."""
+    labels = [f"label_{name}" for name in classes] if task == "multilabel" else ["label"]
+    if task == "binary":
+        return labels, ["logit"], ["probability"]
+    return labels, [f"logit_{name}" for name in classes], [f"probability_{name}" for name in classes]
+
+
+def read_class_predictions(path: str | os.PathLike, task: str, classes: Sequence[str]) -> pd.DataFrame:
+    """The table in a `predictions.csv` of a multiclass or multilabel run, one row an image.
+
+    Raises:
+        InputError: missing, damaged, without a column of `columns_of`, or with a value out of range; names the row.
+    """
+    labels, logits, probabilities = columns_of(task, classes)
+    table = read_table(path, (*labels, *logits, *probabilities))
+    highest = 1 if task == "multilabel" else len(classes) - 1
+    values = table[labels].to_numpy()
+    wrong = {
+        "a probability that is no number in 0 to 1": ~table[probabilities].apply(lambda p: p.between(0, 1)).all(axis=1),
+        "a logit that is no finite number": ~np.isfinite(table[logits]).all(axis=1),
+        f"a label other than -1 to {highest}": ~np.isin(values, range(-1, highest + 1)).all(axis=1),
+    }
+    refuse_rows(path, table, wrong)
+    return table.astype(dict.fromkeys(labels, int))
+
+
+def binary_tables(run: str | os.PathLike, description: RunDescription | None = None) -> dict[str, pd.DataFrame]:
+    """Binary predictions of a run by area (of several labels by label), one that answers no such question has none.
+
+    Raises:
+        InputError: not evaluated, or damaged.
+    """
+    description = description or read_run(run)
+    path = RunFolder(Path(run)).predictions
+    if description.task == "binary":
+        return {description.area: read_predictions(path)}
+    table = read_class_predictions(path, description.task, description.classes)
+    return questions_of(table, description.area, description.task, description.classes)
+
+
+def questions_of(table: pd.DataFrame, area: str, task: str, classes: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The yes/no questions that a table of class predictions answers: area (of several labels: label) -> a table with
+    the columns of `kmura.evaluation.table.COLUMNS`.
+
+    Args:
+        table: as `read_class_predictions` gives it.
+        area: of the run.
+        task, classes: of the run.
+    """
+    _, _, names = columns_of(task, classes)
+    probability = table[names].to_numpy(float)
+    if task == "multilabel":
+        single = len(classes) == 1
+        return {
+            area if single else name: _question(table, table[f"label_{name}"].to_numpy(), probability[:, number])
+            for number, name in enumerate(classes)
+        }
+    label = table["label"].to_numpy()
+    if area == ALL and len(classes) > 2:
+        half = len(classes) // 2
+        abnormal = np.where(label < 0, -1, label < half)
+        whole = _question(table, abnormal, probability[:, :half].sum(1))
+        return {name: rows.reset_index(drop=True) for name, rows in whole.groupby("area", sort=True)}
+    return {area: _question(table, label, probability[:, 1])} if len(classes) == 2 else {}
+
+
+def _question(table: pd.DataFrame, label, probability) -> pd.DataFrame:
+    probability = np.clip(probability, 0, 1)
+    inside = np.clip(probability, 1e-15, 1 - 1e-15)
+    logit = np.log(inside) - np.log1p(-inside)
+    keys = table[["split", "area", "patient", "study", "image"]]
+    return keys.assign(label=np.asarray(label, int), logit=logit, probability=probability)
+
+
+def score_classes(
+    table: pd.DataFrame, area: str, task: str, classes: Sequence[str], options: ScoreOptions | None = None
+) -> MultiScores:
+    """Scores of every split of a table of class predictions.
+
+    Raises:
+        InputError: see `ScoreOptions.check`.
+    """
+    options = options or ScoreOptions()
+    options.check()
+    splits = {
+        split: {level: _level_scores(rows, level, task, classes, options) for level in LEVELS}
+        for split, rows in table.groupby("split", sort=False)
+    }
+    questions = {name: score_table(rows, options) for name, rows in questions_of(table, area, task, classes).items()}
+    notes = [
+        f"{split}: no {'images' if level == 'image' else 'studies'} of {found.name}, which counts for no mean"
+        for split, levels in splits.items()
+        for level, scores in levels.items()
+        for found in scores.classes
+        if not found.units
+    ]
+    notes += [f"{name}: {note}" for name, scores in questions.items() for note in scores.notes]
+    return MultiScores(options, splits, questions, tuple(notes))
+
+
+def _level_scores(table, level: str, task: str, classes: Sequence[str], options: ScoreOptions) -> ClassLevelScores:
+    labels, _, names = columns_of(task, classes)
+    known = table[(table[labels] >= 0).any(axis=1)]
+    label, probability = known[labels].to_numpy(), known[names].to_numpy(float)
+    patient, study = known["patient"].to_numpy(), (known["area"] + "/" + known["study"]).to_numpy()
+    images, studies = len(known), len(np.unique(study))
+    if level == "study":
+        pooled = metrics.pool_classes(
+            study, probability, options.pooling, k=options.top_k, normalize=task == "multiclass"
+        )
+        label, patient, probability = label[pooled.first], patient[pooled.first], pooled.value
+    weights = metrics.cluster_weights(
+        patient, resamples=options.resamples, rng=np.random.default_rng(options.seed)
+    )  # whole patients, whatever their classes: a class that a resample lacks counts for none of its means
+    weights = weights if len(np.unique(patient)) > 1 else weights[:0]
+    several, number = task == "multilabel", len(classes)
+    score = metrics.multilabel_scores if several else metrics.multiclass_scores
+    truth = label if several else label[:, 0]
+    target = label if several else np.arange(number) == label
+    values, drawn = (_by_class(truth, target, probability, several, part) for part in (None, weights))
+    intervals = {name: _columns(values[name], drawn[name]) for name in values}
+    matrix = [] if several else metrics.confusion_matrix(truth, probability.argmax(1), number)[0].astype(int).tolist()
+    return ClassLevelScores(
+        level=level,
+        images=images,
+        studies=studies,
+        patients=known["patient"].nunique(),
+        scores=metrics.intervals(score(truth, probability), score(truth, probability, weights)),
+        classes=[
+            ClassScores(name, int((target[:, place] == 1).sum()), {each: intervals[each][place] for each in intervals})
+            for place, name in enumerate(classes)
+        ],
+        confusion=matrix,
+    )
+
+
+def _by_class(truth, target, probability, several: bool, weights) -> dict[str, np.ndarray]:
+    """Scores of each class, [R, L] each."""
+    ranked = metrics.one_vs_rest(target, probability, weights)
+    if not several:
+        matrix = metrics.confusion_matrix(truth, probability.argmax(1), probability.shape[1], weights)
+        found = metrics.by_class(matrix)
+        return {name: found[name] for name in ("precision", "recall", "f1")} | ranked
+    each = []
+    for label, value in zip(truth.T, probability.T, strict=True):
+        known = label >= 0
+        part = None if weights is None else weights[:, known]
+        each.append(metrics.scores(label[known], value[known], weights=part))
+    return {name: np.stack([one[name] for one in each], axis=1) for name in ("precision", "recall", "f1")} | ranked
+
+
+def _columns(value: np.ndarray, drawn: np.ndarray) -> list[metrics.Interval]:
+    """An interval for each class, from [1, L] and [R, L]."""
+    found = metrics.intervals(dict(enumerate(value.T)), dict(enumerate(drawn.T)))
+    return [found[place] for place in range(value.shape[1])]

@@ -1,0 +1,59 @@
+"""Slower, or an end, when the validation loss falls no more: Keras' callbacks, which a resumed run takes up again."""
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+
+from kmura.config import TrainConfig
+
+MONITOR = {"monitor": "val_loss_img", "mode": "min"}
+
+
+def patient_callbacks(train: TrainConfig, history: Sequence[Mapping[str, Any]]) -> list[keras.callbacks.Callback]:
+    """ReduceLROnPlateau and EarlyStopping as configured, brought to where the epochs in `history` leave them.
+
+    They follow from the validation losses alone, so they are shown those of the epochs behind a resumed run instead of
+    being stored. To stand behind all that sets the learning rate when training begins.
+    """
+    found = []
+    if train.plateau_patience:
+        floor = min(train.plateau_min_rate, train.learning_rate)
+        found.append(
+            keras.callbacks.ReduceLROnPlateau(
+                factor=train.plateau_factor, patience=train.plateau_patience, min_lr=floor, **MONITOR
+            )
+        )
+    if train.stop_patience:
+        found.append(_early_stopping(train))
+    return [*found, _Replay(found, history)] if found else []
+
+
+def is_stopped(train: TrainConfig, history: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether early stopping has ended a run with this history."""
+    if not train.stop_patience:
+        return False
+    stopping, model = _early_stopping(train), SimpleNamespace(stop_training=False)
+    stopping.set_model(model)
+    stopping.on_train_begin()
+    for epoch, row in enumerate(history):
+        stopping.on_epoch_end(epoch, dict(row))
+    return model.stop_training
+
+
+def _early_stopping(train: TrainConfig) -> keras.callbacks.EarlyStopping:
+    return keras.callbacks.EarlyStopping(patience=train.stop_patience, **MONITOR)
+
+
+class _Replay(keras.callbacks.Callback):
+    """Shows callbacks the logs of earlier epochs when training begins."""
+
+    def __init__(self, callbacks, history):
+        super().__init__()
+        self.others, self.history = callbacks, list(history)
+
+    def on_train_begin(self, logs=None):
+        for epoch, row in enumerate(self.history):
+            for callback in self.others:
+                callback.on_epoch_end(epoch, dict(row))

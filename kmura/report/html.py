@@ -133,7 +133,7 @@ def _chapter(run: str | os.PathLike, number: int, eda: str | os.PathLike | None)
     scores = evaluation["scores"]
     options = scores["options"]
     split = "valid" if "valid" in scores["splits"] else next(iter(scores["splits"]))
-    calibrator = Calibrator(**scores["calibrator"]) if scores["calibrator"] else None
+    calibrator = Calibrator.from_json(scores["calibrator"])
     pooling = {"pooling": options["pooling"], "top_k": options["top_k"]}
     fitted = {"calibrator": calibrator, "calibrated_at": options["calibrate_at"]}
     rows = table[table["split"] == split]

@@ -114,6 +114,7 @@ class ModelConfig:
         swin_weights: of the hybrid's transformer, as `weights`.
         fusion: of the hybrid, a name of `kmura.models.fusion`.
         multi_scale: the hybrid fuses two levels of maps instead of the last alone.
+        fusion_width: channels of the hybrid's fusion, where it has some of its own (`gated`, `attention`).
         head: of the classifier, a name of `kmura.models.heads`.
         dropout: share of features dropped before the last layer.
         batch_norm_momentum: share of the old moving statistics kept at each step (Keras' sense; torch's 0.1 is 0.9).
@@ -128,6 +129,7 @@ class ModelConfig:
     swin_weights: str = "imagenet"
     fusion: str = "concat"
     multi_scale: bool = False
+    fusion_width: int = 256
     head: str = "linear"
     dropout: float = 0.0
     batch_norm_momentum: float = 0.9
@@ -144,6 +146,7 @@ class ModelConfig:
         text = f"{self.backbone}, weights {self.weights}"
         if self.architecture == "hybrid":
             text += f", beside {self.swin}, weights {self.swin_weights}, fusion {self.fusion}"
+            text += f" of {self.fusion_width} channels" if self.fusion_width != ModelConfig.fusion_width else ""
             text += " on two levels" if self.multi_scale else ""
         return text
 
@@ -334,9 +337,11 @@ class Config:
         hybrid = self.model.architecture == "hybrid"
         if self.cam.tap == "S4" and not hybrid:
             raise InputError("cam.tap S4 is of a hybrid; choose P5, P4 or P3, or model.architecture=hybrid")
-        others = ("head",) if hybrid else ("swin", "swin_weights", "fusion", "multi_scale")
+        others = ("head",) if hybrid else ("swin", "swin_weights", "fusion", "multi_scale", "fusion_width")
         for name in others:
             if getattr(self.model, name) != getattr(ModelConfig, name):
                 raise InputError(
                     f"model.{name} goes with model.architecture={'classifier' if hybrid else 'hybrid'}; leave it out"
                 )
+        if hybrid and self.model.fusion == "concat" and self.model.fusion_width != ModelConfig.fusion_width:
+            raise InputError("model.fusion_width goes with fusion gated or attention; leave it out")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from kmura.config import ModelConfig
 from kmura.errors import InputError
 from kmura.models.backbones import BACKBONES
 from kmura.models.batch_norm import set_batch_norm
@@ -189,6 +190,7 @@ def build_model(
     swin_weights: str = "imagenet",
     fusion: str = "concat",
     multi_scale: bool = False,
+    fusion_width: int = 256,
     head: str = "linear",
     initial_bias: float | Sequence[float] | None = None,
     seed: int | None = None,
@@ -198,7 +200,8 @@ def build_model(
 
     Args:
         architecture: `classifier` gives a RadiographClassifier, `hybrid` a HybridClassifier.
-        swin, swin_weights, fusion, multi_scale: of the hybrid alone, see `kmura.models.hybrid.HybridClassifier`.
+        swin, swin_weights, fusion, multi_scale, fusion_width: of the hybrid alone, see
+            `kmura.models.hybrid.HybridClassifier`.
         weights: `none`, `imagenet`, a keras-hub preset handle, or the path of a preset folder, a
             `.weights.h5` or a `.keras` file; see `kmura.models.weights.load_weights`.
         initial_bias: of the logits, one for all or one for each class; log(p / (1 - p)) of the share p of
@@ -211,15 +214,11 @@ def build_model(
     Raises:
         InputError: an argument that cannot be, or weights that cannot be had or do not fit.
     """
-    from kmura.models.hybrid import HybridClassifier
     from kmura.models.weights import load_weights
 
-    architectures = {
-        "classifier": lambda: RadiographClassifier(head=head, **common),
-        "hybrid": lambda: HybridClassifier(swin=swin, fusion=fusion, multi_scale=multi_scale, **common),
-    }
+    kind, own = _kind(architecture, head, swin, fusion, multi_scale, fusion_width)
     with _seeded(seed):
-        model = entry(architectures, architecture, "architecture")()
+        model = kind(**own, **common)
     load_weights(model, weights, swin_weights)
     if initial_bias is not None:
         logits, bias = model.get_layer(LOGITS), np.asarray(initial_bias, np.float32)
@@ -227,6 +226,27 @@ def build_model(
             raise InputError(f"initial_bias has {bias.size} numbers; give one or {logits.units}, the number of classes")
         logits.bias.assign(np.broadcast_to(bias, (logits.units,)))
     return model
+
+
+def check_model(model: ModelConfig, image_size: int, channels: int) -> None:
+    """Refuses names and sizes of which `build_model` could make no classifier; builds nothing, reads no weights.
+
+    Raises:
+        InputError: a name that does not exist, or a number out of its range.
+    """
+    kind, own = _kind(model.architecture, model.head, model.swin, model.fusion, model.multi_scale, model.fusion_width)
+    kind.check(backbone=model.backbone, image_size=image_size, channels=channels, num_classes=1, **own)
+
+
+def _kind(
+    architecture: str, head: str, swin: str, fusion: str, multi_scale: bool, fusion_width: int
+) -> tuple[type[ImageClassifier], dict]:
+    """The class of an architecture and the arguments that are its own."""
+    from kmura.models.hybrid import HybridClassifier
+
+    of_hybrid = {"swin": swin, "fusion": fusion, "multi_scale": multi_scale, "width": fusion_width}
+    kinds = {"classifier": (RadiographClassifier, {"head": head}), "hybrid": (HybridClassifier, of_hybrid)}
+    return entry(kinds, architecture, "architecture")
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ import kmura
 from kmura.config import Config, differences
 from kmura.data import pipeline
 from kmura.errors import InputError
+from kmura.models.classifier import check_model
 from kmura.records.manifest import Manifest, read_manifest
 from kmura.training.checkpoint import STATE
 from kmura.training.phases import check_phase, phase_config
@@ -69,7 +70,8 @@ def checked_areas(records: str | os.PathLike, area: str | Sequence[str], options
     """The names of areas that can all be trained with these options of `fit`.
 
     Raises:
-        InputError: an unknown area, one without both classes in its splits, an unknown setting.
+        InputError: an unknown area, one without both classes in its splits, an unknown setting, a model that cannot be
+            built.
     """
     manifest = read_manifest(records)
     if not manifest.areas:
@@ -77,6 +79,7 @@ def checked_areas(records: str | os.PathLike, area: str | Sequence[str], options
     names = list(manifest.areas) if area == "all" else [area] if isinstance(area, str) else list(area)
     for name in names:
         config, _ = _settled(name, options)
+        check_model(config.model, config.data.image_size, manifest.channels)
         check_splits(manifest, name, config.train.select_on, records)
     return names
 
@@ -121,16 +124,20 @@ def fit(
         command: noted in `run.json`.
 
     Raises:
-        InputError: unknown area or phase, a split without one of the classes, a run folder of another configuration or
-            other records, weights that cannot be loaded.
+        InputError: unknown area or phase, a model that cannot be built, a split without one of the classes, a run
+            folder of another configuration or other records, weights that cannot be loaded.
     """
     check_phase(phase)
     if phase == "tune":
         raise InputError("phase tune is a search, not one run; call kmura.tune, or kmura fit --phase tune")
+    source = ""
     if config is None:
         config, source = phase_config(phase, area, runs, recipe, settings, fresh)
-        if source:
-            log.info("%s: %s", area, source)
+    manifest = read_manifest(records)
+    check_model(config.model, config.data.image_size, manifest.channels)
+    check_splits(manifest, area, config.train.select_on, records)
+    if source:
+        log.info("%s: %s", area, source)
     for note in never_reached(config):
         log.warning("%s %s: %s", area, phase, note)
     if phase == "final" and not config.mix.until_epoch and config.cam.from_epoch is None:
@@ -139,8 +146,6 @@ def fit(
             "or take --recipe final",
             area,
         )
-    manifest = read_manifest(records)
-    check_splits(manifest, area, config.train.select_on, records)
     folder = RunFolder(Path(runs) / area / phase)
     description = describe(manifest, records, area, phase, config, command)
     with claimed(folder.path):

@@ -17,7 +17,6 @@ from kmura.config import Config
 from kmura.data import pipeline
 from kmura.errors import InputError, reason
 from kmura.files import replacing
-from kmura.models.backbones import BACKBONES
 from kmura.models.classifier import build_model
 from kmura.models.freezing import set_trainable
 from kmura.records.manifest import read_manifest
@@ -83,8 +82,7 @@ class Trainer:
         )
         negatives, positives = manifest.areas[area]["train"].per_class
         pos_weight = negatives / positives if config.train.balance else 1.0
-        parts = BACKBONES[config.model.backbone]
-        set_trainable(classifier.backbone, config.train.unfreeze, parts.last_block)
+        set_trainable(classifier, config.train.unfreeze)
         learning = classifier.trainable_variables  # whatever learns in any epoch
         self.model = CamErasingModel(
             classifier,

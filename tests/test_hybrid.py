@@ -1,6 +1,8 @@
 """The hybrid: Swin maps, fusions, frozen parts, its phase and its search."""
 
+import dataclasses
 import json
+import logging
 
 import keras
 import numpy as np
@@ -14,8 +16,7 @@ from kmura import cam
 from kmura.config import CamConfig, load_config
 from kmura.errors import InputError
 from kmura.explain.overlays import GAP, SEAM
-from kmura.models.backbones import BACKBONES
-from kmura.models.classifier import build_model
+from kmura.models.classifier import RadiographClassifier, build_model
 from kmura.models.freezing import set_trainable
 from kmura.models.fusion import FUSIONS
 from kmura.models.hybrid import HybridClassifier
@@ -155,13 +156,54 @@ def test_the_gradient_of_a_finer_map_takes_both_ways_to_a_multi_scale_fusion(ima
     ("part", "first"), [("last_block", "stack4_block1_1_bn"), ("last_2_conv", "stack4_block2_1_conv"), ("none", None)]
 )
 def test_a_part_learns_and_the_rest_is_frozen(part, first):
-    body = BACKBONES["densenet_mini"].build()
-    set_trainable(body, part, BACKBONES["densenet_mini"].last_block)
-    names = [layer.name for layer in body.layers if layer.weights]
-    learning = [layer.name for layer in body.layers if layer.trainable_weights]
+    model = RadiographClassifier("densenet_mini", 32)
+    set_trainable(model, part)
+    names = [layer.name for layer in model.backbone.layers if layer.weights]
+    learning = [layer.name for layer in model.backbone.layers if layer.trainable_weights]
     assert learning == (names[names.index(first) :] if first else [])
+    assert model.get_layer("logits").trainable_weights
     with pytest.raises(InputError, match="last_99_conv, but the backbone has"):
-        set_trainable(body, "last_99_conv", ())
+        set_trainable(model, "last_99_conv")
+
+
+@pytest.mark.parametrize(
+    ("part", "convolutions"),
+    [("last_3_conv", ["0_2", "1_1", "1_2"]), ("last_4_conv", ["0_0", "0_2", "1_1", "1_2"])],  # 0_0 is the shortcut's
+)
+def test_convolutions_of_shortcuts_are_counted_by_depth(part, convolutions):
+    model = RadiographClassifier("resnet18_small", 28)
+    set_trainable(model, part)
+    learning = [layer.name for layer in model.backbone.layers if layer.trainable_weights]
+    found = [name for name in learning if name.endswith("_conv")]
+    assert found == [f"stack3_block{place}_conv" for place in convolutions]
+    assert "stack3_block0_0_bn" in learning  # comes after the first of them, as documented
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"model.fusion": "sum"}, "no fusion 'sum'"),
+        ({"model.swin": "swin_tinny"}, "no Swin transformer 'swin_tinny'"),
+        ({"model.backbone": "densenet12"}, "no backbone 'densenet12'"),
+        ({"data.image_size": 96}, "image_size 96 is not safe for swin_mini"),
+        ({"model.fusion": "gated", "model.fusion_width": 30}, "fusion width is 30; a multiple of 4"),
+    ],
+)
+def test_a_hybrid_that_cannot_be_is_refused_before_a_word_of_training(records, tmp_path, caplog, setting, message):
+    from kmura.training.fit import fit, fit_areas
+
+    options = {"phase": "hybrid", "runs": tmp_path / "runs", "settings": SETTINGS | setting}
+    with caplog.at_level(logging.INFO, logger="kmura"):
+        for train in (lambda: fit(records, area=AREA, **options), lambda: list(fit_areas(records, **options))):
+            with pytest.raises(InputError, match=message):
+                train()
+    assert not caplog.text and not (tmp_path / "runs").exists()
+
+
+def test_the_width_of_a_fusion_is_configured():
+    config = load_config("hybrid", SETTINGS | {"model.fusion": "gated", "model.fusion_width": 12})
+    model = build_model(**dataclasses.asdict(config.model), image_size=64)
+    assert model.get_layer("gate_0").units == 12 and "fusion gated of 12 channels" in config.model.words
 
 
 @pytest.fixture(scope="module")
@@ -331,6 +373,8 @@ def test_the_sheets_of_a_hybrid_show_both_branches_at_the_late_rhythm_too(record
     ("setting", "message"),
     [
         ({"model.fusion": "gated"}, "model.fusion goes with model.architecture=hybrid"),
+        ({"model.fusion_width": 64}, "model.fusion_width goes with model.architecture=hybrid"),
+        ({"model.architecture": "hybrid", "model.fusion_width": 64}, "goes with fusion gated or attention"),
         ({"model.architecture": "hybrid", "model.head": "other"}, "model.head goes with model.architecture=classifier"),
         ({"cam.tap": "S4"}, "cam.tap S4 is of a hybrid"),
         ({"train.unfreeze": "half"}, "train.unfreeze is 'half'; choose all, none, last_block or last_N_conv"),

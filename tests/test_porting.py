@@ -222,6 +222,11 @@ def test_a_state_dict_goes_through_weights_or_through_a_preset(densenet, swin, t
         port_preset(tmp_path / "densenet.safetensors", "resnet18_small", tmp_path / "other")
     with pytest.raises(InputError, match="not of swin_mini"):
         port_preset(tmp_path / "densenet.safetensors", "swin_mini", tmp_path / "other")
+    with pytest.raises(
+        InputError, match="image_size is of a Swin transformer; weights of densenet_mini fit every size"
+    ):
+        port_preset(tmp_path / "densenet.safetensors", "densenet_mini", tmp_path / "other", image_size=64)
+    assert done.other_padding and not port_preset(folder, "swin_mini", tmp_path / "swin", image_size=64).other_padding
     assert not list(tmp_path.glob(".*"))
 
 

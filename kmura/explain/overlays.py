@@ -2,6 +2,7 @@
 
 import logging
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,7 +24,8 @@ _log = logging.getLogger(__name__)
 
 # black, purple, orange, yellow, white: grows in lightness, so that it is also read without colour
 HEAT = np.array([[0, 0, 0], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], float)
-GAP, SEAM, CAPTION = 12, 2, 14  # pixels between images, between the maps of an image, and for words
+GAP, SEAM = 12, 2  # pixels between images, and between the maps of an image
+CAPTION, LETTER = 14, 6  # height of a line of words and width of a letter, pixels
 EVERY, EVERY_LATE = 5, 2  # epochs between the sheets of a hybrid, while its backbone is frozen and afterwards
 
 
@@ -62,12 +64,14 @@ def contact_sheet(pictures: list[Image.Image], captions: list[str], columns: int
     width, height = width * scale, height * scale
     rows = -(-len(pictures) // columns)
     columns = min(columns, len(pictures))
-    size = (columns * (width + GAP) + GAP, rows * (height + CAPTION + GAP) + GAP)
+    captions = [textwrap.fill(caption, max(10, width // LETTER)) for caption in captions]
+    words = CAPTION * max(caption.count("\n") + 1 for caption in captions)
+    size = (columns * (width + GAP) + GAP, rows * (height + words + GAP) + GAP)
     sheet = Image.new("RGB", size, (20, 20, 20))
     draw = ImageDraw.Draw(sheet)
     for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         row, column = divmod(number, columns)
-        x, y = GAP + column * (width + GAP), GAP + row * (height + CAPTION + GAP)
+        x, y = GAP + column * (width + GAP), GAP + row * (height + words + GAP)
         sheet.paste(picture.resize((width, height), Image.Resampling.BILINEAR), (x, y))
         draw.text((x, y + height + 1), caption, fill=(230, 230, 230))
     return sheet

@@ -71,8 +71,8 @@ def read_images(label: np.ndarray, probability: np.ndarray, task: str, classes: 
         names = [classes[one] for one in truth]
     outcome = np.where(unknown, "", np.where(right, *CLASS_OUTCOMES))
     caption = [
-        f"{'unknown' if missing else name}, taken for {classes[place]}, p = {p:.2f}"
-        for name, place, p, missing in zip(names, taken, largest, unknown, strict=True)
+        f"{'unknown' if missing else name}{'' if fits else f', taken for {classes[place]}'}, p = {p:.2f}"
+        for name, place, p, missing, fits in zip(names, taken, largest, unknown, right, strict=True)
     ]
     positive, towards = _question(truth, task, classes, area)
     return Reading(outcome, truth, largest, largest, caption, positive, towards)

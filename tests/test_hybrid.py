@@ -278,21 +278,38 @@ def test_a_search_of_the_hybrid_has_a_space_and_a_folder_of_its_own(records, tmp
     assert phase_config("tune", AREA, tmp_path, settings={"model.architecture": "hybrid"})[0].tune.trials == 25
 
 
-@pytest.mark.parametrize("tap", ["P5", "S4"])
-def test_a_hybrid_can_be_erased_by_the_maps_of_either_branch(tap, images):
+def erasing_step(model, images, tap):
+    """The loss of one step with erasing."""
     from kmura.training.cam_erasing import CamErasingModel
     from kmura.training.losses import WeightedBinaryCrossentropy
     from kmura.training.optimizers import AdamL2
 
-    trainer = CamErasingModel(mini(), tap=tap)
+    trainer = CamErasingModel(model, tap=tap)
     trainer.compile(AdamL2(1e-3), WeightedBinaryCrossentropy(1.0), jit_compile=False)
     trainer.set_erasing(True, CamConfig(erase_every=1))
     labels = np.array([[0.0], [1.0], [1.0]], np.float32)
     batch = {"image": images, "label": labels, "mixed_image": images, "mixed_label": labels}
-    before = trainer.classifier.swin.stages[2].blocks[0].attn.relative_position_bias_table.numpy()
-    history = trainer.fit(tf.data.Dataset.from_tensors(batch), verbose=0)
-    assert np.isfinite(history.history["loss"]).all()
-    assert (before != trainer.classifier.swin.stages[2].blocks[0].attn.relative_position_bias_table.numpy()).any()
+    return trainer.fit(tf.data.Dataset.from_tensors(batch), shuffle=False, verbose=0).history["loss"][0]
+
+
+@pytest.mark.parametrize("tap", ["P5", "S4"])
+def test_a_hybrid_can_be_erased_by_the_maps_of_either_branch(tap, images):
+    model = mini()
+    table = model.swin.stages[2].blocks[0].attn.relative_position_bias_table
+    before = table.numpy()
+    assert np.isfinite(erasing_step(model, images, tap))
+    assert (before != table.numpy()).any()
+
+
+def test_a_hybrid_trains_in_mixed_precision(images):
+    model = mini("gated", dtype="mixed_bfloat16")
+    kept = model.swin.stages[0].blocks[0].attn.qkv.kernel, model.backbone.get_layer("conv1_conv").kernel
+    before = [variable.numpy() for variable in kept]
+    assert model.feature_maps["P5"].dtype == model.feature_maps["S4"].dtype == "bfloat16"
+    assert model.output.dtype == "float32" and {variable.dtype for variable in kept} == {"float32"}
+    assert np.isfinite(erasing_step(model, images, "S4"))
+    assert all((variable.numpy() != value).any() for variable, value in zip(kept, before, strict=True))
+    assert keras.config.dtype_policy().name == "float32"
 
 
 def test_a_swin_gets_images_on_the_scale_that_it_was_trained_on():

@@ -69,8 +69,10 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
 
         try:
             found = load_file(path)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"weights {path}: no safetensors file of numpy's types, or damaged ({error})") from error
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"weights {path}: no safetensors file of numpy's types, or damaged ({error}); save float32 arrays"
+            ) from error
     else:
         try:
             import torch
@@ -117,6 +119,8 @@ def port(state: Mapping[str, np.ndarray], body: keras.Model, source: str | Path,
         parts += [f"missing {_some(missing)}"] if missing else []
         parts += [f"not known {_some(strange)}"] if strange else []
         parts += [f"without a source {_some(sorted(unset))}"] if unset else []
+        if any(key.endswith(".logit_scale") for key in strange):
+            parts.append("they are of a Swin Transformer V2; give those of the first version")
         raise InputError(f"weights {source} are not of {name}: {'; '.join(parts)}")
     values, reshaped = [], []
     for entry in table:

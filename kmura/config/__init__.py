@@ -16,14 +16,5 @@ from kmura.config.reading import (
     parse_setting,
     recipe_names,
 )
-from kmura.config.stages import (
-    AugmentConfig,
-    CamConfig,
-    Config,
-    DataConfig,
-    MixConfig,
-    ModelConfig,
-    RecordsConfig,
-    TrainConfig,
-    TuneConfig,
-)
+from kmura.config.stages import AugmentConfig, Config, DataConfig, ModelConfig, RecordsConfig
+from kmura.config.training import CamConfig, MixConfig, TrainConfig, TuneConfig

@@ -31,4 +31,4 @@ def test_an_experiment_trains_and_is_evaluated_explained_and_exported(number, re
     export = kmura.export(run, tmp_path / "served", warmup=False)
     assert export.parity.probability < 1e-5 and export.parity.logit < 1e-5
     picture = next((run / "explain").glob("*-image.png"))
-    assert len(predict(export.folder, [picture]).rows) == 1
+    assert len(predict(export.folder, [picture]).images) == 1

@@ -9,6 +9,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ import pandas as pd
 from kmura import metrics
 from kmura.data.index import ALL
 from kmura.evaluation.scoring import LEVELS, ScoreOptions, Scores, score_table
-from kmura.evaluation.table import read_predictions, read_table, refuse_rows
+from kmura.evaluation.table import read_evaluation, read_predictions, read_table, refuse_rows
 from kmura.training.run import RunDescription, RunFolder, read_run
 
 
@@ -106,6 +107,20 @@ def read_class_predictions(path: str | os.PathLike, task: str, classes: Sequence
     return table.astype(dict.fromkeys(labels, int))
 
 
+def read_any_evaluation(
+    run: str | os.PathLike, description: RunDescription | None = None
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """What `metrics.json` of a run of any task says, and its predictions.
+
+    Raises:
+        InputError: see `kmura.evaluation.table.read_evaluation`.
+    """
+    description = description or read_run(run)
+    if description.task == "binary":
+        return read_evaluation(run)
+    return read_evaluation(run, lambda path: read_class_predictions(path, description.task, description.classes))
+
+
 def binary_tables(run: str | os.PathLike, description: RunDescription | None = None) -> dict[str, pd.DataFrame]:
     """Binary predictions of a run by area (of several labels by label), one that answers no such question has none.
 
@@ -118,6 +133,15 @@ def binary_tables(run: str | os.PathLike, description: RunDescription | None = N
         return {description.area: read_predictions(path)}
     table = read_class_predictions(path, description.task, description.classes)
     return questions_of(table, description.area, description.task, description.classes)
+
+
+def abnormal_classes(area: str, task: str, classes: Sequence[str]) -> int:
+    """How many of the classes, the first ones, are abnormal: half of those of one model over all areas, else 0."""
+    half = len(classes) // 2
+    # Abnormal-ELBOW and Normal-ELBOW end alike; several classes over all areas need not be area by class
+    ends = (os.path.commonprefix([one[::-1], other[::-1]]) for one, other in zip(classes, classes[half:], strict=False))
+    joint = area == ALL and task == "multiclass" and half > 1 and len(classes) == 2 * half
+    return half if joint and all("-" in end for end in ends) else 0
 
 
 def questions_of(table: pd.DataFrame, area: str, task: str, classes: Sequence[str]) -> dict[str, pd.DataFrame]:
@@ -138,8 +162,7 @@ def questions_of(table: pd.DataFrame, area: str, task: str, classes: Sequence[st
             for number, name in enumerate(classes)
         }
     label = table["label"].to_numpy()
-    if area == ALL and len(classes) > 2:
-        half = len(classes) // 2
+    if half := abnormal_classes(area, task, classes):
         abnormal = np.where(label < 0, -1, label < half)
         whole = _question(table, abnormal, probability[:, :half].sum(1))
         return {name: rows.reset_index(drop=True) for name, rows in whole.groupby("area", sort=True)}

@@ -1,6 +1,8 @@
 """Progress and tables as a person reads them: bars on a terminal, plain lines elsewhere."""
 
 import contextlib
+import dataclasses
+import math
 import sys
 import time
 
@@ -149,13 +151,15 @@ def class_scores_table(levels, split: str, title: str) -> Table:
 
 
 def classes_table(found, split: str) -> Table:
-    """Each class of `ClassLevelScores`, a row each."""
+    """Each class of `ClassLevelScores`, a row each; the intervals stand in `metrics.json`."""
     table = Table(title=f"classes on {split}, {found.level} level", title_justify="left")
     names = list(found.classes[0].scores)
-    for heading in ("class", "n", *names):
-        table.add_column(heading, justify="left" if heading == "class" else "right")
+    table.add_column("class", no_wrap=True)
+    for heading in ("n", *names):
+        table.add_column(heading, justify="right")
     for each in found.classes:
-        table.add_row(each.name, str(each.units), *(str(each.scores[name]) for name in names))
+        values = (dataclasses.replace(each.scores[name], low=math.nan, high=math.nan) for name in names)
+        table.add_row(each.name, str(each.units), *map(str, values))
     return table
 
 
@@ -250,28 +254,35 @@ def _over_areas(found, level: str, title: str, cell) -> Table:
 def show_explanation(found) -> None:
     """What an `Explanation` found, on stdout."""
     out = console()
+    for maps in (found, *found.beside):
+        out.print(_worth(found, maps))
+    counts = ", ".join(f"{number} {name}" for name, number in found.counts.items())
+    empty = ", ".join(f"{100 * maps.empty_share:.0f} %" for maps in (found, *found.beside))
+    out.print(f"images: {counts}; maps without positive evidence: {empty} of the sample")
+    out.print(f"galleries of {len(found.cases)} images in {found.run}/explain")
+
+
+def _worth(found, maps) -> Table:
+    """What the maps of one tap of an `Explanation` are worth."""
     table = Table(
-        title=f"{found.area}, {found.phase}, {found.split}: Grad-CAM++ of {found.tap} on {found.sample} images, "
+        title=f"{found.area}, {found.phase}, {found.split}: Grad-CAM++ of {maps.tap} on {found.sample} images, "
         "means with 95 % intervals",
         title_justify="left",
     )
     for heading in ("", "by the maps", "by chance"):
         table.add_column(heading, justify="left" if not heading else "right")
-    means = found.curves["means"]
+    means = maps.curves["means"]
     for label, name in (
         ("area under deletion (less is better)", "deletion"),
         ("area under insertion (more is better)", "insertion"),
         ("drop without the hottest part", "drop"),
     ):
         table.add_row(label, str(means[name]), str(means[f"random_{name}"]))
-    if found.localization:
-        where = found.localization
+    if maps.localization:
+        where = maps.localization
         table.add_row(f"pointing game ({where.images} images)", str(where.pointing), f"{where.chance:.3f}")
         table.add_row("overlap of boxes (IoU)", str(where.overlap), "")
-    out.print(table)
-    counts = ", ".join(f"{number} {name}" for name, number in found.counts.items())
-    out.print(f"images: {counts}; maps without positive evidence: {100 * found.empty_share:.0f} % of the sample")
-    out.print(f"galleries of {len(found.cases)} images in {found.run}/explain")
+    return table
 
 
 def show_eda(found) -> None:

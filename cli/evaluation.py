@@ -98,7 +98,10 @@ def compare(runs, levels, scores, out, **options):
 @click.option("--split", type=click.Choice(["valid", "tune"]), default="valid", show_default=True)
 @click.option("--cases", type=click.IntRange(1), default=8, show_default=True, help="Images of each gallery.")
 @click.option("--sample", type=click.IntRange(2), default=64, show_default=True, help="Images behind the curves.")
-@click.option("--tap", help="The feature map: P5, P4, P3, or S4 of a hybrid's transformer; default: the run's cam.tap.")
+@click.option(
+    "--tap",
+    help="The feature map: P5, P4, P3, or S4 of a hybrid's transformer; default: cam.tap, of a hybrid P5 and S4.",
+)
 @click.option("--boxes", type=click.Path(), help="A CSV like lesions.csv: image, x0, y0, x1, y1 in pixels.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def explain(run, **options):

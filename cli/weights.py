@@ -23,7 +23,7 @@ def port(source, backbone, out, image_size):
         f"{len(done.ignored)} of heads left",
         err=True,
     )
-    if backbone.startswith("densenet"):
+    if done.other_padding:
         click.echo(f"use it with: --weights {out} --set model.torch_padding=true", err=True)
 
 

@@ -123,6 +123,22 @@ def named_target(name: str, classes: Sequence[str]) -> Callable:
     return target
 
 
+def log_odds(positive: Sequence[bool]) -> Callable:
+    """As `named_target`, what speaks for a group of classes against the others: d log(p / (1 - p)) / d logits, p the
+    summed softmax probability of the group.
+
+    Args:
+        positive: whether each class is of the group.
+    """
+    mask = tf.constant(list(map(bool, positive)))
+
+    def target(logits):
+        inside, outside = (tf.nn.softmax(tf.where(part, logits, logits.dtype.min), axis=-1) for part in (mask, ~mask))
+        return inside - outside
+
+    return target
+
+
 class CamEngine:
     """Maps of a batch in one forward pass; the gradient runs from the score back to the tap and no further.
 

@@ -65,6 +65,28 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         file.write(text + "\n")
 
 
+@contextlib.contextmanager
+def reading_json(path: Path, *, mend: str, missing: str = "") -> Iterator[Any]:
+    """What a JSON file says, for a block that takes it apart.
+
+    Args:
+        path: of the file.
+        mend: what to do about a damaged file, the end of the error's line.
+        missing: the whole line where there is no file; "" calls that damaged, too.
+
+    Raises:
+        InputError: no file, one that cannot be read, or what the block looks for is not in it.
+    """
+    try:
+        yield json.loads(path.read_text(encoding="utf-8"))
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if missing and isinstance(error, FileNotFoundError):
+            raise InputError(missing) from error
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); {mend}") from error
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}

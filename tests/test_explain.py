@@ -11,6 +11,7 @@ from PIL import Image
 from kmura.errors import InputError
 from kmura.explain import boxes as truth
 from kmura.explain.faithfulness import STEPS, deletion_insertion, drop, maps_of_chance, masks_of_chance
+from kmura.explain.overlays import GAP, SEAM
 from kmura.explain.saliency import saliency_maps
 
 SIZE = 24
@@ -169,6 +170,81 @@ def test_a_run_is_explained_from_end_to_end(explained):
     means = found.curves["means"]
     assert means["deletion_gain"].value == pytest.approx(means["random_deletion"].value - means["deletion"].value)
     assert not list(run.glob(".explain*"))
+
+
+@pytest.fixture(scope="module")
+def hybrid(explained):
+    """A run of a hybrid, explained without a tap, on the records of `explained`."""
+    import kmura
+    from kmura.config import load_config
+    from kmura.evaluation.scoring import ScoreOptions
+
+    *_, folder = explained
+    settings = {
+        "model.architecture": "hybrid",
+        "model.backbone": "densenet_mini",
+        "model.weights": "none",
+        "model.swin": "swin_mini",
+        "model.swin_weights": "none",
+        "data.image_size": 64,
+        "train.epochs": 1,
+    }
+    config = load_config(None, settings)
+    run = kmura.fit(folder / "records", area="XR_WRIST", runs=folder / "hybrid", config=config).folder
+    kmura.evaluate(run, options=ScoreOptions(resamples=10))
+    return run, kmura.explain(run, cases=1, sample=2, boxes=folder / "images" / "lesions.csv")
+
+
+def test_both_branches_of_a_hybrid_are_shown_side_by_side(hybrid):
+    run, found = hybrid
+    assert found.tap == "P5" and [worth.tap for worth in found.beside] == ["S4"]
+    assert found.beside[0].localization.images == found.localization.images > 0
+    assert found.beside[0].curves["means"]["deletion"] != found.curves["means"]["deletion"]
+    for case in found.cases:
+        (other,) = case.beside
+        ours, theirs = (Image.open(run / "explain" / file) for file in (case.files["cam"], other.file))
+        assert ours.size == theirs.size == (64, 64) and (np.asarray(ours) != np.asarray(theirs)).any()
+    sheet = Image.open(run / "explain" / "gallery.png")
+    assert sheet.width == min(4, len(found.cases)) * (4 * (2 * 64 + SEAM) + GAP) + GAP
+
+
+@pytest.mark.slow
+def test_one_branch_of_a_hybrid_can_be_asked_for(hybrid, tmp_path):
+    import shutil
+
+    import kmura
+
+    run = shutil.copytree(hybrid[0], tmp_path / "run")
+    found = kmura.explain(run, cases=1, sample=2, tap="S4")
+    assert found.tap == "S4" and not found.beside
+    assert not any(case.beside for case in found.cases)
+
+
+def test_the_page_and_the_table_show_both_branches_and_read_explanations_of_one(hybrid, tmp_path, capsys):
+    from kmura.cli.display import show_explanation
+    from kmura.report.html import report
+
+    run, found = hybrid
+    show_explanation(found)
+    shown = capsys.readouterr().out
+    assert "Grad-CAM++ of P5" in shown and "Grad-CAM++ of S4" in shown
+    page = report([run], tmp_path / "page.html").read_text()
+    assert page.count("Grad-CAM++ of ") == 2 and page.count('alt="map of S4') == len(found.cases)
+    assert {path.name for path in (tmp_path / "page-figures").glob("*perturbation*.svg")} == {
+        "run0-perturbation-P5.svg",
+        "run0-perturbation-S4.svg",
+    }
+    saved = run / "explain" / "explain.json"
+    before = saved.read_bytes()
+    try:
+        earlier = json.loads(before)
+        for each in (earlier, *earlier["cases"]):
+            del each["beside"]
+        saved.write_text(json.dumps(earlier))
+        page = report([run], tmp_path / "page.html").read_text()
+    finally:
+        saved.write_bytes(before)
+    assert page.count("Grad-CAM++ of ") == 1 and "map of S4" not in page
 
 
 @pytest.mark.slow

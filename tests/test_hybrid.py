@@ -1,6 +1,8 @@
 """The hybrid: Swin maps, fusions, frozen parts, its phase and its search."""
 
+import dataclasses
 import json
+import logging
 
 import keras
 import numpy as np
@@ -13,9 +15,8 @@ from test_fit import assert_same_bits, final_state
 from kmura import cam
 from kmura.config import CamConfig, load_config
 from kmura.errors import InputError
-from kmura.explain.overlays import GAP
-from kmura.models.backbones import BACKBONES
-from kmura.models.classifier import build_model
+from kmura.explain.overlays import GAP, SEAM
+from kmura.models.classifier import RadiographClassifier, build_model
 from kmura.models.freezing import set_trainable
 from kmura.models.fusion import FUSIONS
 from kmura.models.hybrid import HybridClassifier
@@ -155,13 +156,54 @@ def test_the_gradient_of_a_finer_map_takes_both_ways_to_a_multi_scale_fusion(ima
     ("part", "first"), [("last_block", "stack4_block1_1_bn"), ("last_2_conv", "stack4_block2_1_conv"), ("none", None)]
 )
 def test_a_part_learns_and_the_rest_is_frozen(part, first):
-    body = BACKBONES["densenet_mini"].build()
-    set_trainable(body, part, BACKBONES["densenet_mini"].last_block)
-    names = [layer.name for layer in body.layers if layer.weights]
-    learning = [layer.name for layer in body.layers if layer.trainable_weights]
+    model = RadiographClassifier("densenet_mini", 32)
+    set_trainable(model, part)
+    names = [layer.name for layer in model.backbone.layers if layer.weights]
+    learning = [layer.name for layer in model.backbone.layers if layer.trainable_weights]
     assert learning == (names[names.index(first) :] if first else [])
+    assert model.get_layer("logits").trainable_weights
     with pytest.raises(InputError, match="last_99_conv, but the backbone has"):
-        set_trainable(body, "last_99_conv", ())
+        set_trainable(model, "last_99_conv")
+
+
+@pytest.mark.parametrize(
+    ("part", "convolutions"),
+    [("last_3_conv", ["0_2", "1_1", "1_2"]), ("last_4_conv", ["0_0", "0_2", "1_1", "1_2"])],  # 0_0 is the shortcut's
+)
+def test_convolutions_of_shortcuts_are_counted_by_depth(part, convolutions):
+    model = RadiographClassifier("resnet18_small", 28)
+    set_trainable(model, part)
+    learning = [layer.name for layer in model.backbone.layers if layer.trainable_weights]
+    found = [name for name in learning if name.endswith("_conv")]
+    assert found == [f"stack3_block{place}_conv" for place in convolutions]
+    assert "stack3_block0_0_bn" in learning  # comes after the first of them, as documented
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"model.fusion": "sum"}, "no fusion 'sum'"),
+        ({"model.swin": "swin_tinny"}, "no Swin transformer 'swin_tinny'"),
+        ({"model.backbone": "densenet12"}, "no backbone 'densenet12'"),
+        ({"data.image_size": 96}, "image_size 96 is not safe for swin_mini"),
+        ({"model.fusion": "gated", "model.fusion_width": 30}, "fusion width is 30; a multiple of 4"),
+    ],
+)
+def test_a_hybrid_that_cannot_be_is_refused_before_a_word_of_training(records, tmp_path, caplog, setting, message):
+    from kmura.training.fit import fit, fit_areas
+
+    options = {"phase": "hybrid", "runs": tmp_path / "runs", "settings": SETTINGS | setting}
+    with caplog.at_level(logging.INFO, logger="kmura"):
+        for train in (lambda: fit(records, area=AREA, **options), lambda: list(fit_areas(records, **options))):
+            with pytest.raises(InputError, match=message):
+                train()
+    assert not caplog.text and not (tmp_path / "runs").exists()
+
+
+def test_the_width_of_a_fusion_is_configured():
+    config = load_config("hybrid", SETTINGS | {"model.fusion": "gated", "model.fusion_width": 12})
+    model = build_model(**dataclasses.asdict(config.model), image_size=64)
+    assert model.get_layer("gate_0").units == 12 and "fusion gated of 12 channels" in config.model.words
 
 
 @pytest.fixture(scope="module")
@@ -236,21 +278,38 @@ def test_a_search_of_the_hybrid_has_a_space_and_a_folder_of_its_own(records, tmp
     assert phase_config("tune", AREA, tmp_path, settings={"model.architecture": "hybrid"})[0].tune.trials == 25
 
 
-@pytest.mark.parametrize("tap", ["P5", "S4"])
-def test_a_hybrid_can_be_erased_by_the_maps_of_either_branch(tap, images):
+def erasing_step(model, images, tap):
+    """The loss of one step with erasing."""
     from kmura.training.cam_erasing import CamErasingModel
     from kmura.training.losses import WeightedBinaryCrossentropy
     from kmura.training.optimizers import AdamL2
 
-    trainer = CamErasingModel(mini(), tap=tap)
+    trainer = CamErasingModel(model, tap=tap)
     trainer.compile(AdamL2(1e-3), WeightedBinaryCrossentropy(1.0), jit_compile=False)
     trainer.set_erasing(True, CamConfig(erase_every=1))
     labels = np.array([[0.0], [1.0], [1.0]], np.float32)
     batch = {"image": images, "label": labels, "mixed_image": images, "mixed_label": labels}
-    before = trainer.classifier.swin.stages[2].blocks[0].attn.relative_position_bias_table.numpy()
-    history = trainer.fit(tf.data.Dataset.from_tensors(batch), verbose=0)
-    assert np.isfinite(history.history["loss"]).all()
-    assert (before != trainer.classifier.swin.stages[2].blocks[0].attn.relative_position_bias_table.numpy()).any()
+    return trainer.fit(tf.data.Dataset.from_tensors(batch), shuffle=False, verbose=0).history["loss"][0]
+
+
+@pytest.mark.parametrize("tap", ["P5", "S4"])
+def test_a_hybrid_can_be_erased_by_the_maps_of_either_branch(tap, images):
+    model = mini()
+    table = model.swin.stages[2].blocks[0].attn.relative_position_bias_table
+    before = table.numpy()
+    assert np.isfinite(erasing_step(model, images, tap))
+    assert (before != table.numpy()).any()
+
+
+def test_a_hybrid_trains_in_mixed_precision(images):
+    model = mini("gated", dtype="mixed_bfloat16")
+    kept = model.swin.stages[0].blocks[0].attn.qkv.kernel, model.backbone.get_layer("conv1_conv").kernel
+    before = [variable.numpy() for variable in kept]
+    assert model.feature_maps["P5"].dtype == model.feature_maps["S4"].dtype == "bfloat16"
+    assert model.output.dtype == "float32" and {variable.dtype for variable in kept} == {"float32"}
+    assert np.isfinite(erasing_step(model, images, "S4"))
+    assert all((variable.numpy() != value).any() for variable, value in zip(kept, before, strict=True))
+    assert keras.config.dtype_policy().name == "float32"
 
 
 def test_a_swin_gets_images_on_the_scale_that_it_was_trained_on():
@@ -321,9 +380,9 @@ def test_the_sheets_of_a_hybrid_show_both_branches_at_the_late_rhythm_too(record
         drawn.on_epoch_end(epoch)
     assert sorted(path.name for path in (tmp_path / "cam").iterdir()) == ["epoch-00002.png", "epoch-00004.png"]
     sheet = np.asarray(Image.open(tmp_path / "cam" / "epoch-00002.png"))
-    side, gap = 4 * 64, 4 * GAP  # a sheet enlarges small images
-    assert sheet.shape[1] == 4 * (2 * side + gap + GAP) + GAP
-    ours, theirs = (sheet[GAP : GAP + side, start : start + side] for start in (GAP, GAP + side + gap))
+    side, seam = 4 * 64, 4 * SEAM  # a sheet enlarges small images
+    assert sheet.shape[1] == 4 * (2 * side + seam + GAP) + GAP
+    ours, theirs = (sheet[GAP : GAP + side, start : start + side] for start in (GAP, GAP + side + seam))
     assert (ours != theirs).any()
 
 
@@ -331,6 +390,8 @@ def test_the_sheets_of_a_hybrid_show_both_branches_at_the_late_rhythm_too(record
     ("setting", "message"),
     [
         ({"model.fusion": "gated"}, "model.fusion goes with model.architecture=hybrid"),
+        ({"model.fusion_width": 64}, "model.fusion_width goes with model.architecture=hybrid"),
+        ({"model.architecture": "hybrid", "model.fusion_width": 64}, "goes with fusion gated or attention"),
         ({"model.architecture": "hybrid", "model.head": "other"}, "model.head goes with model.architecture=classifier"),
         ({"cam.tap": "S4"}, "cam.tap S4 is of a hybrid"),
         ({"train.unfreeze": "half"}, "train.unfreeze is 'half'; choose all, none, last_block or last_N_conv"),

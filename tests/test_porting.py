@@ -222,7 +222,45 @@ def test_a_state_dict_goes_through_weights_or_through_a_preset(densenet, swin, t
         port_preset(tmp_path / "densenet.safetensors", "resnet18_small", tmp_path / "other")
     with pytest.raises(InputError, match="not of swin_mini"):
         port_preset(tmp_path / "densenet.safetensors", "swin_mini", tmp_path / "other")
+    with pytest.raises(
+        InputError, match="image_size is of a Swin transformer; weights of densenet_mini fit every size"
+    ):
+        port_preset(tmp_path / "densenet.safetensors", "densenet_mini", tmp_path / "other", image_size=64)
+    assert done.other_padding and not port_preset(folder, "swin_mini", tmp_path / "swin", image_size=64).other_padding
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_swin_of_version_2_is_refused_in_one_line(swin):
+    for layout in ("torchvision", "timm", "hugging face"):
+        state = swin_state(swin, layout)
+        for key in [key for key in state if key.endswith("relative_position_bias_table")]:
+            del state[key]
+            attention = key.rpartition(".")[0]
+            state[f"{attention}.logit_scale"] = np.ones((1, 1, 1))
+            state[f"{attention}.cpb_mlp.0.weight"] = np.zeros((512, 2))
+        with pytest.raises(
+            InputError, match="not of swin_mini: .* arrays matched; .* of a Swin Transformer V2"
+        ) as error:
+            port(state, swin, "x")
+        assert "\n" not in str(error.value)
+
+
+def write_safetensors(path, kind, numbers):
+    """A file of one array `x` whose header calls its type `kind`."""
+    header = json.dumps({"x": {"dtype": kind, "shape": [numbers.size], "data_offsets": [0, numbers.nbytes]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + numbers.tobytes())
+
+
+def test_halves_of_every_kind_are_read_and_other_types_refused(tmp_path):
+    numbers = np.array([1.0, -0.375, 3e4], np.float32)
+    write_safetensors(tmp_path / "f16.safetensors", "F16", numbers.astype(np.float16))
+    write_safetensors(tmp_path / "bf16.safetensors", "BF16", (numbers.view(np.uint32) >> 16).astype(np.uint16))
+    for name, expected in (("f16", numbers.astype(np.float16)), ("bf16", np.array([1.0, -0.375, 29952.0]))):
+        found = read_state(tmp_path / f"{name}.safetensors")["x"]
+        assert found.dtype == np.float32 and (found == expected).all()
+    write_safetensors(tmp_path / "f8.safetensors", "F8_E4M3", numbers.astype(np.int8))
+    with pytest.raises(InputError, match="no safetensors file of numpy's types.*; save float32 arrays"):
+        read_state(tmp_path / "f8.safetensors")
 
 
 def test_files_that_are_no_state_dict(tmp_path):

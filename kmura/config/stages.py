@@ -122,6 +122,7 @@ class ModelConfig:
         swin_weights: of the hybrid's transformer, as `weights`.
         fusion: of the hybrid, a name of `kmura.models.fusion`.
         multi_scale: the hybrid fuses two levels of maps instead of the last alone.
+        fusion_width: channels of the hybrid's fusion, where it has some of its own (`gated`, `attention`).
         head: of the classifier, a name of `kmura.models.heads`.
         head_widths: units of its hidden layers, first to last.
         head_dropout: shares of their outputs dropped in training, one a layer, or none.
@@ -142,6 +143,7 @@ class ModelConfig:
     swin_weights: str = "imagenet"
     fusion: str = "concat"
     multi_scale: bool = False
+    fusion_width: int = 256
     head: str = "linear"
     head_widths: tuple[int, ...] = ()
     head_dropout: tuple[float, ...] = ()
@@ -173,6 +175,7 @@ class ModelConfig:
         text = f"{self.backbone}, weights {self.weights}"
         if self.architecture == "hybrid":
             text += f", beside {self.swin}, weights {self.swin_weights}, fusion {self.fusion}"
+            text += f" of {self.fusion_width} channels" if self.fusion_width != ModelConfig.fusion_width else ""
             text += " on two levels" if self.multi_scale else ""
         return text
 
@@ -403,9 +406,12 @@ class Config:
         if self.cam.tap == "S4" and not hybrid:
             raise InputError("cam.tap S4 is of a hybrid; choose P5, P4 or P3, or model.architecture=hybrid")
         heads = ("head", "head_widths", "head_dropout", "head_l1", "head_l2", "head_batch_norm", "map_dropout")
-        others = (*heads, "attention_maps") if hybrid else ("swin", "swin_weights", "fusion", "multi_scale")
+        of_hybrid = ("swin", "swin_weights", "fusion", "multi_scale", "fusion_width")
+        others = (*heads, "attention_maps") if hybrid else of_hybrid
         for name in others:
             if getattr(self.model, name) != getattr(ModelConfig, name):
                 raise InputError(
                     f"model.{name} goes with model.architecture={'classifier' if hybrid else 'hybrid'}; leave it out"
                 )
+        if hybrid and self.model.fusion == "concat" and self.model.fusion_width != ModelConfig.fusion_width:
+            raise InputError("model.fusion_width goes with fusion gated or attention; leave it out")

@@ -1,15 +1,15 @@
 """Probabilities that mean what they say, and thresholds for a purpose: both fitted on one split, used on another."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from scipy import optimize, special, stats
 from sklearn.isotonic import IsotonicRegression
 
 from kmura import metrics
-from kmura.errors import InputError
+from kmura.errors import InputError, check_choice
 
 METHODS = ("temperature", "platt", "isotonic")
 _STEEPEST = 100.0  # bounds of the slope: separable data would drive it to infinity
@@ -32,6 +32,11 @@ class Calibrator:
     temperature: float = 1.0
     bias: float = 0.0
     knots: tuple[tuple[float, float], ...] = ()
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any] | None) -> "Calibrator | None":
+        """From its form in `metrics.json` and `signature.json`; None stays None."""
+        return None if found is None else cls(**{**found, "knots": tuple(map(tuple, found["knots"]))})
 
     def __call__(self, logit) -> np.ndarray:
         """Probabilities [N] of logits [N]."""
@@ -63,8 +68,7 @@ def fit_calibrator(method: Literal["temperature", "platt", "isotonic"], label, l
         InputError: an unknown method, a logit that is no number, or one class only.
     """
     label, logit = np.asarray(label, float), np.asarray(logit, float)
-    if method not in METHODS:
-        raise InputError(f"calibration method {method!r} is unknown; choose one of {', '.join(METHODS)}")
+    check_choice("calibration method", method, METHODS)
     if not np.isfinite(logit).all():
         raise InputError("calibration needs finite logits; the predictions hold some that are not")
     if len(np.unique(label)) < 2:

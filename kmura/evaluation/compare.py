@@ -10,7 +10,7 @@ import numpy as np
 
 from kmura import metrics
 from kmura.data.index import ALL
-from kmura.errors import InputError
+from kmura.errors import InputError, check_choice
 from kmura.evaluation.multiclass import binary_tables
 from kmura.evaluation.scoring import LEVELS, Units, units_of
 from kmura.files import write_json
@@ -103,8 +103,7 @@ def compare(
     """
     if len(runs) < 2:
         raise InputError("compare needs two runs or more; give their folders, as runs/XR_WRIST/baseline")
-    if pooling not in metrics.POOLINGS:
-        raise InputError(f"pooling {pooling!r} is unknown; choose one of {', '.join(metrics.POOLINGS)}")
+    check_choice("pooling", pooling, metrics.POOLINGS)
     folders, notes = _by_model(runs), []
     tables = {}
     for model, areas in folders.items():

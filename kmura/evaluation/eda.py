@@ -11,7 +11,6 @@ from sklearn.decomposition import PCA, IncrementalPCA
 from kmura.config import DataConfig
 from kmura.data import pipeline
 from kmura.data.index import Index, read_index
-from kmura.errors import InputError
 from kmura.files import write_json
 from kmura.records.manifest import EDA, read_manifest
 
@@ -117,8 +116,6 @@ def explore(
         InputError: no such records or area, damage, `out` not writable.
     """
     manifest = read_manifest(records)
-    if area != "all" and area not in manifest.areas:
-        raise InputError(f"area {area} is not in {records}; there are: {', '.join(manifest.areas)}")
     names = list(manifest.areas) if area == "all" else [area]
     found = Eda(str(records), manifest.inputs, {name: _area(records, name, manifest, seed) for name in names})
     write_json(out or Path(records) / EDA, dataclasses.asdict(found))
@@ -126,7 +123,7 @@ def explore(
 
 
 def _area(records, area: str, manifest, seed: int) -> AreaData:
-    parts = [(split, read_index(records, area, split)) for split in manifest.areas[area]]
+    parts = [(split, read_index(records, area, split)) for split in manifest.area(area, records)]
     splits = np.repeat([split for split, _ in parts], [len(index) for _, index in parts])
     images = np.concatenate([index.keys["image"].to_numpy() for _, index in parts])
     sides = np.concatenate([index.sides for _, index in parts])

@@ -12,7 +12,7 @@ from kmura import metrics
 from kmura.config import DataConfig
 from kmura.data import pipeline
 from kmura.data.labels import labelling
-from kmura.errors import InputError
+from kmura.errors import InputError, in_brief
 from kmura.evaluation.multiclass import columns_of
 from kmura.records.manifest import read_manifest
 
@@ -57,5 +57,5 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # a damaged archive raises whatever its layers raise
-        text = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} cannot be loaded ({type(error).__name__}: {text}); fit again with --fresh") from error
+        what = f"{type(error).__name__}: {in_brief(error)}"
+        raise InputError(f"{path} cannot be loaded ({what}); fit again with --fresh") from error

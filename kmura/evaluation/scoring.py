@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kmura import metrics
-from kmura.errors import InputError
+from kmura.errors import check_choice
 from kmura.evaluation.calibration import (
     METHODS,
     Calibrator,
@@ -50,10 +50,9 @@ class ScoreOptions:
         Raises:
             InputError: an unknown pooling, calibration, level or rule.
         """
-        methods = ("none", *METHODS)
-        for name, known in (("pooling", metrics.POOLINGS), ("calibration", methods), ("calibrate_at", LEVELS)):
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(known)}")
+        check_choice("pooling", self.pooling, metrics.POOLINGS)
+        check_choice("calibration", self.calibration, ("none", *METHODS))
+        check_choice("calibrate_at", self.calibrate_at, LEVELS)
         for rule in self.rules:
             operating_point(rule, [0, 1], [0, 1])
 

@@ -1,8 +1,8 @@
 """Does the prediction rest on what the map shows? Deletion and insertion curves, beside maps of chance."""
 
 import dataclasses
+from collections.abc import Callable
 
-import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageFilter
@@ -14,7 +14,7 @@ STEPS = 20  # of a curve
 
 @dataclasses.dataclass(frozen=True)
 class Curves:
-    """Mean confidence in the predicted side while pixels go or come, hottest first.
+    """Mean confidence in the predicted side or class while pixels go or come, hottest first.
 
     Attributes:
         share: [STEPS + 1] share of the pixels that are gone (deletion) or there (insertion), 0 to 1.
@@ -36,16 +36,19 @@ class Curves:
     random_insertion_area: np.ndarray
 
 
-def deletion_insertion(model: keras.Model, images: np.ndarray, maps: np.ndarray, chance: np.ndarray) -> Curves:
+def deletion_insertion(
+    model: Callable, images: np.ndarray, maps: np.ndarray, chance: np.ndarray, multilabel: bool = False
+) -> Curves:
     """The deletion and insertion curves of Petsiuk et al. (2018, RISE) for a model's maps and for maps of chance.
 
     Deletion starts from the image and turns pixels black; insertion starts from a blurred image and puts pixels back.
 
     Args:
-        model: gives logits [B, 1].
+        model: `model(images, training=False)` gives logits [B, L]; it is called often, so a compiled one pays.
         images: [N, H, W, C] in 0..255.
         maps: [N, H, W]; higher is hotter.
         chance: [N, H, W], see `maps_of_chance`.
+        multilabel: several logits are of labels of their own, not of classes of which one is true.
     """
     images = np.asarray(images, np.float32)
     blurred = np.stack([_blurred(image) for image in images])
@@ -58,8 +61,8 @@ def deletion_insertion(model: keras.Model, images: np.ndarray, maps: np.ndarray,
         deletion, insertion = [], []
         for part in share:
             hot = rank < part
-            deletion.append(_confidence(model, np.where(hot, 0, images), sides))
-            insertion.append(_confidence(model, np.where(hot, images, blurred), sides))
+            deletion.append(_confidence(model, np.where(hot, 0, images), sides, multilabel))
+            insertion.append(_confidence(model, np.where(hot, images, blurred), sides, multilabel))
         for kind, rows in (("deletion", deletion), ("insertion", insertion)):
             curve = np.stack(rows)  # [STEPS + 1, N]
             found[name + kind] = curve.mean(1)
@@ -80,18 +83,19 @@ def maps_of_chance(count: int, size: tuple[int, int], grain: int, seed: int = 0)
     return tf.image.resize(noise, size).numpy()[..., 0]
 
 
-def drop(model: keras.Model, images: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """max(0, p - p_erased) of each image, [N]; p is the probability of the predicted side.
+def drop(model: Callable, images: np.ndarray, masks: np.ndarray, multilabel: bool = False) -> np.ndarray:
+    """max(0, p - p_erased) of each image, [N]; p is the probability of the predicted side or class.
 
     Args:
-        model: gives logits [B, 1].
+        model, multilabel: as of `deletion_insertion`.
         images: [N, H, W, C] in 0..255.
         masks: [N, H, W], 1 where the image is made black, else 0.
     """
     images = np.asarray(images, np.float32)
     sides = cam.predicted_sign(_logits(model, images)).numpy()
     kept = 1 - np.asarray(masks, np.float32)[..., None]
-    return np.maximum(0, _confidence(model, images, sides) - _confidence(model, images * kept, sides))
+    whole, without = (_confidence(model, each, sides, multilabel) for each in (images, images * kept))
+    return np.maximum(0, whole - without)
 
 
 def masks_of_chance(chance: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -101,9 +105,13 @@ def masks_of_chance(chance: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return (rank < masks.reshape(len(masks), -1).sum(1, keepdims=True)).astype(np.float32).reshape(masks.shape)
 
 
-def _confidence(model, images, sides):
-    """Probability [N] of the side that the whole image was predicted to be."""
-    return tf.sigmoid(_logits(model, images) * sides).numpy()[:, 0]
+def _confidence(model, images, sides, multilabel: bool):
+    """Probability [N] of the side or class that the whole image was predicted to be."""
+    logits = _logits(model, images)
+    if logits.shape[-1] == 1:
+        return tf.sigmoid(logits * sides).numpy()[:, 0]
+    probability = tf.sigmoid(logits) if multilabel else tf.nn.softmax(logits)
+    return tf.reduce_sum(probability * sides, axis=1).numpy()
 
 
 def _logits(model, images):

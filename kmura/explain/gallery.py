@@ -5,8 +5,9 @@ import os
 import shutil
 from pathlib import Path
 
+import keras
 import numpy as np
-import pandas as pd
+import tensorflow as tf
 from PIL import Image
 
 from kmura import cam, metrics
@@ -14,19 +15,38 @@ from kmura.config import DataConfig
 from kmura.data import pipeline
 from kmura.data.index import read_index
 from kmura.errors import InputError, reason
+from kmura.evaluation.multiclass import columns_of, read_class_predictions
 from kmura.evaluation.predictions import load_model
-from kmura.evaluation.table import read_evaluation
+from kmura.evaluation.table import read_evaluation, read_predictions
 from kmura.explain import boxes as truth
 from kmura.explain.faithfulness import Curves, deletion_insertion, drop, maps_of_chance, masks_of_chance
-from kmura.explain.overlays import box_of, overlay
+from kmura.explain.overlays import box_of, overlay, sheet_of, shown_taps
+from kmura.explain.reading import Reading, gallery_rows, read_images
 from kmura.explain.saliency import saliency_maps
 from kmura.files import write_json
 from kmura.records.manifest import read_manifest
 from kmura.training.run import RunDescription, RunFolder, read_run
 
-OUTCOMES = ("TP", "TN", "FP", "FN")
 PICTURES = ("image", "cam", "saliency", "smoothgrad")
+SHEET = "gallery.png"
 _BATCH = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """A map of one image.
+
+    Attributes:
+        tap: the feature map; with the class where the map is not towards the predicted one; or an attention map.
+        empty: no positive evidence; the picture then shows the image as it is.
+        box: left, top, right, bottom of the region above half of the map's maximum, pixels of the picture; or None.
+        file: name of the picture in the folder.
+    """
+
+    tap: str
+    empty: bool
+    box: tuple[int, int, int, int] | None
+    file: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +54,12 @@ class Case:
     """One image of the galleries.
 
     Attributes:
-        outcome: of OUTCOMES, at threshold 0.5 of the image's probability.
-        empty: the map has no positive evidence; `cam` then shows the image as it is.
-        box: left, top, right, bottom of the region above half of the map's maximum, pixels of the picture; or None.
+        outcome: of `kmura.explain.reading.OUTCOMES` or CLASS_OUTCOMES.
+        label, probability, caption: `truth`, `probability` and `caption` of `kmura.explain.reading.Reading`.
+        empty, box: of the map of the explanation's `tap`, see Look.
         files: picture (of PICTURES) -> file name in the folder.
+        beside: the maps of the explanation's other taps; of an image taken for another class the map towards its own;
+            attention maps.
     """
 
     outcome: str
@@ -45,9 +67,11 @@ class Case:
     study: str
     label: int
     probability: float
+    caption: str
     empty: bool
     box: tuple[int, int, int, int] | None
     files: dict[str, str]
+    beside: list[Look]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,20 +92,36 @@ class Localization:
 
 
 @dataclasses.dataclass(frozen=True)
+class Worth:
+    """What the maps of a feature map are worth.
+
+    Attributes:
+        tap: the feature map.
+        empty_share: share of the sample whose map is empty.
+        curves: deletion and insertion over `share`, and under `means` (over the sample, with intervals by patient
+            bootstrap) the areas under them, their gain over maps of chance, and the drop of confidence when the top
+            1 - cam.erase_q of the map is black. An image with an empty map counts in the curves as by chance.
+        localization: None without boxes.
+    """
+
+    tap: str
+    empty_share: float
+    curves: dict
+    localization: Localization | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Explanation:
     """What `explain.json` holds.
 
     Attributes:
         model_sha256: of the `best.keras` that is explained.
-        split, tap: whose images; the feature map that is explained.
+        split: whose images.
         cases: the galleries, per outcome the most confident first.
         counts: outcome -> images of the split.
-        empty_share: share of the sample whose map is empty.
-        sample: images behind `curves`.
-        curves: deletion and insertion over `share`, and under `means` (over the sample, with intervals by patient
-            bootstrap) the areas under them, their gain over maps of chance, and the drop of confidence when the top
-            1 - cam.erase_q of the map is black. An image with an empty map counts in the curves as by chance.
-        localization: None without boxes.
+        sample: images behind the curves.
+        tap, empty_share, curves, localization: of the maps that are explained, see Worth.
+        beside: the same of the other branches' maps, where those are shown too.
     """
 
     run: str
@@ -96,6 +136,7 @@ class Explanation:
     sample: int
     curves: dict
     localization: Localization | None
+    beside: list[Worth]
 
 
 def explain(
@@ -111,7 +152,8 @@ def explain(
 ) -> Explanation:
     """The explanation of a run's best model; also written to the folder `explain` in the run's folder.
 
-    Maps are Grad-CAM++, averaged with the mirrored image's.
+    Maps are Grad-CAM++, averaged with the mirrored image's. SHEET in that folder shows those of the galleries at a
+    glance, several branches' side by side.
 
     Args:
         run: folder of an evaluated run.
@@ -120,7 +162,8 @@ def explain(
         cases: images of each gallery.
         sample: images for the curves, spread evenly over the split.
         boxes: a CSV as `lesions.csv`, see `kmura.explain.boxes.read_boxes`; its images are looked at in full.
-        tap: the feature map to explain; None takes the run's `cam.tap`. `S4` is the transformer's of a hybrid.
+        tap: the feature map to explain, `S4` is the transformer's of a hybrid. None takes the last one of each branch
+            of a hybrid, and the run's `cam.tap` of a classifier.
         seed: of SmoothGrad's noise and the maps of chance.
 
     Raises:
@@ -130,35 +173,38 @@ def explain(
     records = records or description.records
     if read_manifest(records).inputs != description.inputs:
         raise InputError(f"{records} are not the records that {run} was trained on; give those with --records")
-    evaluation, table = read_evaluation(run)
+    kind = description.task, description.classes
+    binary = description.task == "binary"
+    read = read_predictions if binary else lambda path: read_class_predictions(path, *kind)
+    evaluation, table = read_evaluation(run, read)
     table = table[table["split"] == split].reset_index(drop=True)
-    if table["image"].tolist() != pipeline.row_keys(records, description.area, split)["image"].tolist():
+    data = description.config.data
+    if table["image"].tolist() != pipeline.row_keys(records, description.area, split, data.task)["image"].tolist():
         raise InputError(f"{folder.predictions} is not of {records}, split {split}; run kmura evaluate {run} again")
-    found_boxes = truth.read_boxes(boxes) if boxes else {}
+    found_boxes = truth.read_boxes(boxes) if boxes else None
     model = load_model(folder.best)
     work = _Work(model, records, description, split, tap, seed)
-    outcomes = outcomes_of(table)
-    chosen = _most_confident(table, outcomes, cases)
+    labels, _, probabilities = columns_of(*kind)
+    reading = read_images(table[labels].to_numpy(), table[probabilities].to_numpy(), *kind, description.area)
+    chosen = gallery_rows(reading, cases)
     spread = np.linspace(0, len(table) - 1, min(sample, len(table))).round().astype(int)
     aside = folder.path / f".{folder.explained.name}.part"
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir()
-        gallery = work.gallery(table, outcomes, chosen, aside)
-        curves, empty = work.curves(table, spread)
+        gallery = work.gallery(table, reading, chosen, aside)
+        first, *beside = [work.worth(maps, table, spread, reading, found_boxes) for maps in work.maps]
         found = Explanation(
             run=str(run),
             area=description.area,
             phase=description.phase,
             model_sha256=evaluation["model_sha256"],
             split=split,
-            tap=work.tap,
             cases=gallery,
-            counts={name: int((outcomes == name).sum()) for name in OUTCOMES},
-            empty_share=empty,
+            counts={name: int((reading.outcome == name).sum()) for name in reading.outcomes},
             sample=len(spread),
-            curves=curves,
-            localization=work.localization(table, found_boxes) if boxes else None,
+            **vars(first),
+            beside=beside,
         )
         write_json(aside / folder.explanation.name, dataclasses.asdict(found))
         shutil.rmtree(folder.explained, ignore_errors=True)
@@ -170,21 +216,23 @@ def explain(
     return found
 
 
-def outcomes_of(table: pd.DataFrame) -> np.ndarray:
-    """TP, TN, FP or FN of each image at threshold 0.5; "" where the label is unknown."""
-    positive, label = table["probability"].to_numpy() >= 0.5, table["label"].to_numpy()
-    names = np.where(positive, np.where(label == 1, "TP", "FP"), np.where(label == 1, "FN", "TN"))
-    return np.where(label < 0, "", names)
+class _Maps:
+    """The maps of a feature map of a model, averaged with those of the mirrored images."""
 
+    def __init__(self, model, tap: str):
+        if tap not in cam.FALLBACKS or tap not in model.feature_maps:
+            known = ", ".join(name for name in cam.FALLBACKS if name in model.feature_maps)
+            raise InputError(f"the model has no feature map {tap} to explain; choose one of {known}")
+        self.tap, self.grain = tap, int(model.feature_maps[tap].shape[1])
+        self.engine = cam.CamEngine(model, tap=tap, fallback=cam.FALLBACKS[tap])
 
-def _most_confident(table, outcomes, cases: int) -> list[int]:
-    """Rows of the galleries: outcome by outcome, the probability farthest from 0.5 first."""
-    sure = -np.abs(table["probability"].to_numpy() - 0.5)
-    chosen = []
-    for name in OUTCOMES:
-        rows = np.flatnonzero(outcomes == name)
-        chosen += rows[np.argsort(sure[rows], kind="stable")][:cases].tolist()
-    return chosen
+    def __call__(self, images: np.ndarray, target=None) -> np.ndarray:
+        """[N, H, W] of images [N, H, W, C]; None explains the predicted side."""
+        parts = [
+            self.engine.compiled(images[at : at + _BATCH], target, flip=True)[0].numpy()
+            for at in range(0, len(images), _BATCH)
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, *images.shape[1:3]), np.float32)
 
 
 class _Work:
@@ -193,12 +241,13 @@ class _Work:
     def __init__(self, model, records, description: RunDescription, split: str, tap: str | None, seed: int):
         self.model, self.records, self.split, self.seed = model, records, split, seed
         self.area, self.config = description.area, description.config
-        self.tap = tap or self.config.cam.tap
-        if self.tap not in cam.FALLBACKS or self.tap not in model.feature_maps:
-            known = ", ".join(name for name in cam.FALLBACKS if name in model.feature_maps)
-            raise InputError(f"the model has no feature map {self.tap} to explain; choose one of {known}")
-        self.engine = cam.CamEngine(model, tap=self.tap, fallback=cam.FALLBACKS[self.tap])
-        self.grain = int(model.feature_maps[self.tap].shape[1])
+        self.classes, self.multilabel = description.classes, description.task == "multilabel"
+        self.logits = tf.function(lambda images, training: model(images, training=training), reduce_retracing=True)
+        attention = getattr(model, "attention_maps", None)
+        self.attention = None if attention is None else keras.Model(model.input, attention)
+        self.own_class = tf.Variable(0, dtype=tf.int64)  # a variable: one trace serves all classes
+        self._own_class = lambda logits: tf.one_hot(self.own_class[None], logits.shape[-1])
+        self.maps = [_Maps(model, each) for each in ([tap] if tap else shown_taps(model, self.config.cam.tap))]
 
     @property
     def data(self) -> DataConfig:
@@ -207,17 +256,9 @@ class _Work:
     def images(self, rows) -> np.ndarray:
         return pipeline.images_at(self.records, self.area, self.split, rows, data=self.data)
 
-    def maps(self, images: np.ndarray, target=None) -> np.ndarray:
-        """Flip-averaged maps [N, H, W]; None explains the predicted side."""
-        parts = [
-            self.engine.compiled(images[at : at + _BATCH], target, flip=True)[0].numpy()
-            for at in range(0, len(images), _BATCH)
-        ]
-        return np.concatenate(parts) if parts else np.zeros((0, *images.shape[1:3]), np.float32)
-
-    def gallery(self, table, outcomes, rows: list[int], folder: Path) -> list[Case]:
+    def gallery(self, table, reading: Reading, rows: list[int], folder: Path) -> list[Case]:
         images = self.images(rows)
-        heat = self.maps(images)
+        heats = [maps(images) for maps in self.maps]
         pixels = (
             {
                 name: np.concatenate(
@@ -234,36 +275,57 @@ class _Work:
         cases = []
         for number, row in enumerate(rows):
             image = images[number]
-            pictures = {
-                "image": _gray(image),
-                "cam": overlay(image, heat[number]),
-                **{name: _ink(maps[number]) for name, maps in pixels.items()},
-            }
-            files = {name: f"{outcomes[row]}-{number:03d}-{name}.png" for name in PICTURES}
-            for name, picture in pictures.items():
-                picture.save(folder / files[name], format="PNG")
+            name = f"{reading.outcome[row]}-{number:03d}"
+            pictures = {"image": _gray(image)} | {kind: _ink(maps[number]) for kind, maps in pixels.items()}
+            for kind, picture in pictures.items():
+                picture.save(folder / f"{name}-{kind}.png", format="PNG")
+            shown = {maps.tap: heat[number] for maps, heat in zip(self.maps, heats, strict=True)}
+            looks = []
+            for what, heat in (shown | self._more_maps(image, reading, row)).items():
+                file = f"{name}-cam-{what.replace(' ', '-')}.png"
+                overlay(image, heat).save(folder / file, format="PNG")
+                looks.append(Look(what, bool(heat.max() <= 0), box_of(heat), file))
             cases.append(
                 Case(
-                    outcome=str(outcomes[row]),
+                    outcome=str(reading.outcome[row]),
                     image=table["image"][row],
                     study=table["study"][row],
-                    label=int(table["label"][row]),
-                    probability=float(table["probability"][row]),
-                    empty=bool(heat[number].max() <= 0),
-                    box=box_of(heat[number]),
-                    files=files,
+                    label=int(reading.truth[row]),
+                    probability=float(reading.probability[row]),
+                    caption=reading.caption[row],
+                    empty=looks[0].empty,
+                    box=looks[0].box,
+                    files={kind: looks[0].file if kind == "cam" else f"{name}-{kind}.png" for kind in PICTURES},
+                    beside=looks[1:],
                 )
             )
+        if cases:
+            captions = [f"{case.outcome}, {case.caption}" for case in cases]
+            shown = {maps.tap: heat for maps, heat in zip(self.maps, heats, strict=True)}
+            sheet_of(images, shown, captions).save(folder / SHEET, format="PNG")
         return cases
 
-    def curves(self, table, rows) -> tuple[dict, float]:
-        """Deletion and insertion over a sample, as `explain.json` holds them; the share of empty maps."""
+    def _more_maps(self, image, reading: Reading, row: int) -> dict[str, np.ndarray]:
+        """Further maps [H, W] of an image: towards its own class where it was taken for another, and attention."""
+        found = {}
+        if reading.outcome[row] == "wrong" and not self.multilabel:
+            self.own_class.assign(reading.truth[row])
+            own = self.classes[reading.truth[row]]
+            found |= {f"{maps.tap} towards {own}": maps(image[None], self._own_class)[0] for maps in self.maps}
+        if self.attention is not None:
+            maps = tf.image.resize(self.attention(image[None], training=False), image.shape[:2])[0].numpy()
+            found |= {f"attention {number + 1}": maps[..., number] for number in range(maps.shape[-1])}
+        return found
+
+    def worth(self, maps: _Maps, table, rows, reading: Reading, boxes: dict | None) -> Worth:
+        """Of maps, over a sample; against boxes if there are any."""
         images = self.images(rows)
-        heat = self.maps(images)
-        chance = maps_of_chance(len(images), images.shape[1:3], self.grain, self.seed)
+        heat = maps(images)
+        chance = maps_of_chance(len(images), images.shape[1:3], maps.grain, self.seed)
         empty = heat.max((1, 2)) <= 0
         # an empty map has no order; as chance it gains nothing, in raster order it would gain or lose by accident
-        found = deletion_insertion(self.model, images, np.where(empty[:, None, None], chance, heat), chance)
+        ordered = np.where(empty[:, None, None], chance, heat)
+        found = deletion_insertion(self.logits, images, ordered, chance, self.multilabel)
         values = {
             name: getattr(found, f"{name}_area")
             for name in ("deletion", "insertion", "random_deletion", "random_insertion")
@@ -271,17 +333,19 @@ class _Work:
         values["deletion_gain"] = values["random_deletion"] - values["deletion"]
         values["insertion_gain"] = values["insertion"] - values["random_insertion"]
         masks = cam.erase_mask(heat, self.config.cam.erase_q).numpy()
-        values["drop"] = drop(self.model, images, masks)
-        values["random_drop"] = drop(self.model, images, masks_of_chance(chance, masks))
+        values["drop"] = drop(self.logits, images, masks, self.multilabel)
+        values["random_drop"] = drop(self.logits, images, masks_of_chance(chance, masks), self.multilabel)
         scores = means(values, table["patient"].to_numpy()[rows], self.seed)
-        return _curves_json(found, scores), float(empty.mean())
+        localization = None if boxes is None else self.localization(maps, table, reading, boxes)
+        return Worth(maps.tap, float(empty.mean()), _curves_json(found, scores), localization)
 
-    def localization(self, table, boxes) -> Localization:
-        rows = [row for row, name in enumerate(table["image"]) if name in boxes and table["label"][row] == 1]
+    def localization(self, maps: _Maps, table, reading: Reading, boxes) -> Localization:
+        if reading.positive is None:
+            raise InputError(f"none of the classes {', '.join(self.classes)} is the abnormal one; leave --boxes out")
+        rows = [row for row, name in enumerate(table["image"]) if name in boxes and reading.positive[row]]
         if not rows:
             raise InputError(f"none of the boxes is of an abnormal image of {self.area}, {self.split}; give its boxes")
-        abnormal = cam.named_target("abnormal", ("normal", "abnormal"))
-        heat = self.maps(self.images(rows), abnormal)
+        heat = maps(self.images(rows), reading.towards)
         sides = read_index(self.records, self.area, self.split).sides
         found = []
         for row, one in zip(rows, heat, strict=True):

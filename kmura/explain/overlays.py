@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -10,16 +11,21 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw
 
-from kmura import cam
+from kmura import cam, metrics
 from kmura.config import Config, DataConfig
 from kmura.data import pipeline
+from kmura.data.index import read_index
+from kmura.data.labels import labelling
+from kmura.explain.reading import read_images
 from kmura.files import replacing
+from kmura.records.manifest import read_manifest
 
 _log = logging.getLogger(__name__)
 
 # black, purple, orange, yellow, white: grows in lightness, so that it is also read without colour
 HEAT = np.array([[0, 0, 0], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], float)
-GAP, CAPTION = 4, 14  # pixels
+GAP, SEAM = 12, 2  # pixels between images, and between the maps of an image
+CAPTION, LETTER = 14, 6  # height of a line of words and width of a letter, pixels
 EVERY, EVERY_LATE = 5, 2  # epochs between the sheets of a hybrid, while its backbone is frozen and afterwards
 
 
@@ -58,12 +64,14 @@ def contact_sheet(pictures: list[Image.Image], captions: list[str], columns: int
     width, height = width * scale, height * scale
     rows = -(-len(pictures) // columns)
     columns = min(columns, len(pictures))
-    size = (columns * (width + GAP) + GAP, rows * (height + CAPTION + GAP) + GAP)
+    captions = [textwrap.fill(caption, max(10, width // LETTER)) for caption in captions]
+    words = CAPTION * max(caption.count("\n") + 1 for caption in captions)
+    size = (columns * (width + GAP) + GAP, rows * (height + words + GAP) + GAP)
     sheet = Image.new("RGB", size, (20, 20, 20))
     draw = ImageDraw.Draw(sheet)
     for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         row, column = divmod(number, columns)
-        x, y = GAP + column * (width + GAP), GAP + row * (height + CAPTION + GAP)
+        x, y = GAP + column * (width + GAP), GAP + row * (height + words + GAP)
         sheet.paste(picture.resize((width, height), Image.Resampling.BILINEAR), (x, y))
         draw.text((x, y + height + 1), caption, fill=(230, 230, 230))
     return sheet
@@ -72,8 +80,9 @@ def contact_sheet(pictures: list[Image.Image], captions: list[str], columns: int
 class CamOverlays(keras.callbacks.Callback):
     """Draws the maps of the same few validation images after chosen epochs: `RUN/cam/epoch-00005.png`.
 
-    Half of the images are abnormal, half normal, as far as there are. Maps are Grad-CAM++ towards `abnormal`, averaged
-    with the mirrored image's. Each caption says what the label is and what the model makes of it.
+    Half of the images are abnormal, half normal, as far as there are; of several classes some of each. Maps are
+    Grad-CAM++ towards `abnormal` (of several classes towards the predicted one), averaged with the mirrored image's.
+    Each caption says what the label is and what the model makes of it.
     """
 
     def __init__(
@@ -95,30 +104,34 @@ class CamOverlays(keras.callbacks.Callback):
             run: folder of the run.
             every: epochs from one sheet to the next.
             late: (epoch, every): from this epoch on, counted from 1, another number of epochs.
-            data: size of the images.
+            data: task, and size of the images.
             tap: the feature map to draw, that which is erased (`cam.tap`); of a hybrid both branches' last maps are
                 drawn, side by side.
-            images: how many.
+            images: how many; of more classes one of each.
         """
         super().__init__()
         self.every, self.late, self.tap, self.folder = every, late, tap, Path(run) / "cam"
-        rows = pipeline.row_keys(records, area, split)
+        self.labelling, self.area = labelling(read_manifest(records), area, data.task), area
+        labels = self.labelling.ids(read_index(records, area, split))
+        known = np.unique(labels[labels[:, 0] >= 0, 0])
         chosen = sorted(
             number
-            for label in (0, 1)
-            for number in _spread(np.nonzero(rows["label"].to_numpy() == label)[0], images // 2)
+            for label in known
+            for number in _spread(np.nonzero(labels[:, 0] == label)[0], max(1, images // len(known)))
         )
-        self.labels = rows["label"].to_numpy()[chosen]
+        self.labels = labels[chosen]
         self.images = pipeline.images_at(records, area, split, chosen, data=data)
 
     def on_train_begin(self, logs=None):
         epochs = self.params["epochs"]
         if not any(map(self.due, range(1, epochs + 1))):
             _log.warning("no maps are drawn: every %d epochs, and training ends after %d", self.every, epochs)
-        classifier = self.model.classifier
-        taps = classifier.branches.values() if len(classifier.branches) > 1 else [self.tap]
-        self.engines = [cam.CamEngine(classifier, tap=tap, fallback=cam.FALLBACKS[tap]) for tap in taps]
-        self.target = cam.named_target("abnormal", ("normal", "abnormal"))
+        self.engines = [
+            cam.CamEngine(self.model.classifier, tap=tap, fallback=cam.FALLBACKS[tap])
+            for tap in shown_taps(self.model.classifier, self.tap)
+        ]
+        binary = self.labelling.outputs == 1
+        self.target = cam.named_target("abnormal", ("normal", "abnormal")) if binary else None
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch and not self._path(epoch).exists():  # stopped between the epoch before and its sheet
@@ -135,8 +148,11 @@ class CamOverlays(keras.callbacks.Callback):
     def _draw(self, finished: int) -> None:
         if self.due(finished):
             found = [engine.compiled(tf.constant(self.images), self.target, flip=True) for engine in self.engines]
-            maps = [each.numpy() for each, _ in found]
-            sheet = _sheet(self.images, maps, tf.sigmoid(found[0][1][:, 0]).numpy(), self.labels)
+            maps = {engine.tap: each.numpy() for engine, (each, _) in zip(self.engines, found, strict=True)}
+            task, classes = self.labelling.task, self.labelling.classes
+            probability = metrics.probabilities(found[0][1].numpy(), task)
+            reading = read_images(self.labels, probability, task, classes, self.area)
+            sheet = sheet_of(self.images, maps, reading.caption)
             with replacing(self._path(finished), "wb") as file:
                 sheet.save(file, format="PNG")
 
@@ -166,23 +182,28 @@ def overlays_of(
     return [drawn] if any(map(drawn.due, range(1, config.train.epochs + 1))) else []
 
 
+def shown_taps(classifier: keras.Model, tap: str) -> list[str]:
+    """The feature maps of a classifier that are shown: the last of each branch where there are several, else `tap`."""
+    return list(classifier.branches.values()) if len(classifier.branches) > 1 else [tap]
+
+
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
     """Pictures of one size in a row."""
     width, height = pictures[0].size
-    row = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height), (20, 20, 20))
+    row = Image.new("RGB", (len(pictures) * (width + SEAM) - SEAM, height), (20, 20, 20))
     for number, picture in enumerate(pictures):
-        row.paste(picture, (number * (width + GAP), 0))
+        row.paste(picture, (number * (width + SEAM), 0))
     return row
 
 
-def _sheet(images, maps: Sequence[np.ndarray], probability, labels) -> Image.Image:
-    """A contact sheet of images [N, H, W, C], each with its maps [N, H, W] of one branch or several."""
+def sheet_of(images, maps: Mapping[str, np.ndarray], captions: list[str]) -> Image.Image:
+    """A contact sheet of images [N, H, W, C], each with its maps, which are given by feature map: [N, H, W]."""
     pictures = [
-        side_by_side([overlay(image, heat) for heat in heats]) for image, *heats in zip(images, *maps, strict=True)
+        side_by_side([overlay(image, heat) for heat in heats])
+        for image, *heats in zip(images, *maps.values(), strict=True)
     ]
-    captions = [
-        f"{'abnormal' if label == 1 else 'normal'}, p = {p:.2f}" for label, p in zip(labels, probability, strict=True)
-    ]
+    if len(maps) > 1:
+        captions = [f"{caption}; {', '.join(maps)}" for caption in captions]
     return contact_sheet(pictures, captions)
 
 

@@ -14,11 +14,11 @@ SAMPLES, NOISE = 16, 0.1  # of SmoothGrad; noise as a share of the image's range
 def saliency_maps(model: keras.Model, images: np.ndarray, *, smooth: bool = False, seed: int = 0) -> np.ndarray:
     """|d score / d pixel| of each image, the largest over the channels: float32 [B, H, W], 0 or more.
 
-    The score is the logit towards the predicted side. Simonyan et al. (2014); with `smooth` SmoothGrad (Smilkov et al.
-    2017), the mean over SAMPLES images with normal noise added.
+    The score is the logit towards the predicted side, or of the predicted class. Simonyan et al. (2014); with `smooth`
+    SmoothGrad (Smilkov et al. 2017), the mean over SAMPLES images with normal noise added.
 
     Args:
-        model: gives logits [B, 1] for images in 0..255.
+        model: gives logits [B, L] for images in 0..255.
         images: [B, H, W, C] in 0..255.
         smooth: SmoothGrad.
         seed: of its noise.
@@ -27,7 +27,7 @@ def saliency_maps(model: keras.Model, images: np.ndarray, *, smooth: bool = Fals
     sides = cam.predicted_sign(model(images, training=False)).numpy()
 
     def score(logits):
-        return logits[:, 0] * sides[:, 0]
+        return keras.ops.sum(logits * sides, axis=1)
 
     options = {"smooth_samples": SAMPLES, "smooth_noise": NOISE} if smooth else {}
     state = np.random.get_state()

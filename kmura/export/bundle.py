@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import kmura
-from kmura.errors import InputError, reason
+from kmura.errors import InputError, check_choice, reason
 from kmura.evaluation.multiclass import read_any_evaluation
 from kmura.evaluation.predictions import load_model
 from kmura.export import exchange
@@ -74,8 +74,7 @@ def export(
         InputError: not evaluated or changed since, an unknown threshold or format, a package is missing, `out` cannot
             be written, or the export does not answer as the model.
     """
-    if format not in FORMATS:
-        raise InputError(f"format {format!r} is unknown; choose one of {', '.join(FORMATS)}")
+    check_choice("format", format, FORMATS)
     folder, out, description = RunFolder(Path(run)), Path(out), read_run(run)
     evaluation, _ = read_any_evaluation(run, description)
     contract = contract_of_run(run, records=records, threshold=threshold)

@@ -1,7 +1,6 @@
 """What stands between an image file and an answer, besides the weights: read from a run, a model file or an export."""
 
 import dataclasses
-import json
 import logging
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ from kmura.config import DataConfig, RecordsConfig
 from kmura.errors import InputError
 from kmura.evaluation.calibration import Calibrator, logits_of
 from kmura.evaluation.multiclass import abnormal_classes, read_any_evaluation
+from kmura.files import reading_json
 from kmura.records.manifest import read_manifest
 from kmura.training.run import RunDescription, RunFolder, read_run
 
@@ -141,13 +141,10 @@ def contract_of_run(
     contract = dataclasses.replace(contract, pooling=options["pooling"], top_k=options["top_k"])
     if contract.task != "binary":
         return contract
-    calibrator = scores["calibrator"]
-    if calibrator is not None:
-        calibrator = Calibrator(**calibrator | {"knots": tuple(map(tuple, calibrator["knots"]))})
     rule, value = _operating_point(run, scores["operating_points"], threshold)
     return dataclasses.replace(
         contract,
-        calibrator=calibrator,
+        calibrator=Calibrator.from_json(scores["calibrator"]),
         calibrated_at=options["calibrate_at"],
         rule=rule,
         threshold=value,
@@ -194,23 +191,15 @@ def read_signature(folder: Path) -> dict[str, Any]:
         InputError: missing, damaged or of another version.
     """
     path = folder / SIGNATURE
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+    missing = f"{folder} is no export of kmura (no {SIGNATURE}); make one with: kmura export RUN"
+    with reading_json(path, mend="export the run again", missing=missing) as found:
         if found["export_version"] != EXPORT_VERSION:
             raise InputError(
                 f"{path} has export version {found['export_version']}, this kmura reads {EXPORT_VERSION}; export again"
             )
         raw = found["contract"]
-        calibrator = raw["calibrator"]
-        if calibrator is not None:
-            calibrator = Calibrator(**calibrator | {"knots": tuple(map(tuple, calibrator["knots"]))})
-        return found | {"contract": Contract(**raw | {"classes": tuple(raw["classes"]), "calibrator": calibrator})}
-    except FileNotFoundError as error:
-        raise InputError(f"{folder} is no export of kmura (no {SIGNATURE}); make one with: kmura export RUN") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); export the run again") from error
+        read = {"classes": tuple(raw["classes"]), "calibrator": Calibrator.from_json(raw["calibrator"])}
+        return found | {"contract": Contract(**raw | read)}
 
 
 def _max_side(description: RunDescription, records) -> int:

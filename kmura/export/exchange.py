@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from kmura.errors import InputError
+from kmura.errors import InputError, in_brief
 
 # format -> file, the packages that it needs, the extra that brings them
 _KINDS = {
@@ -43,10 +43,8 @@ def write(folder: Path, model: keras.Model, format: str) -> tuple[str, ...]:
             warnings.simplefilter("ignore")
             model.export(str(path), format=format, verbose=False)
     except Exception as error:  # whatever the exporters meet
-        text = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"format {format} does not work for this model here ({type(error).__name__}: {text}); take savedmodel"
-        ) from error
+        what = f"{type(error).__name__}: {in_brief(error)}"
+        raise InputError(f"format {format} does not work for this model here ({what}); take savedmodel") from error
     found = _CHECKS[format](path, image)
     worst = float(np.max(np.abs(found - right) / np.maximum(1, np.abs(right))))
     if not worst <= _LIMIT:

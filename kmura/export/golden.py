@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from kmura.errors import InputError
+from kmura.errors import InputError, in_brief
 from kmura.export.contract import SIGNATURE, Contract, read_signature
 from kmura.export.prepare import prepared
 from kmura.export.serving import SIGNATURES
@@ -180,8 +180,8 @@ def load_signatures(folder: Path) -> dict[str, Callable]:
         signatures = _Signatures(loaded.signatures)
         signatures.model = loaded  # variables live as long as this does
     except Exception as error:  # damaged files raise whatever the loader meets
-        text = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder} cannot be loaded ({type(error).__name__}: {text}); export the run again") from error
+        what = f"{type(error).__name__}: {in_brief(error)}"
+        raise InputError(f"{folder} cannot be loaded ({what}); export the run again") from error
     missing = [name for name in SIGNATURES if name not in signatures]
     if missing:
         raise InputError(f"{folder} has no signature {missing[0]}; export the run again with this kmura")
@@ -216,9 +216,8 @@ def _asked(signatures, name, value):
     try:
         return signatures[name](**{SIGNATURES[name][0]: value})
     except (tf.errors.OpError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())[:200]
         raise InputError(
-            f"signature {name} refuses its golden request ({text}); copy or make the export again"
+            f"signature {name} refuses its golden request ({in_brief(error)}); copy or make the export again"
         ) from error
 
 

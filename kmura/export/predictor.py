@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from kmura.errors import InputError
+from kmura.errors import InputError, in_brief
 from kmura.evaluation.predictions import load_model
 from kmura.export.contract import (
     SIGNATURE,
@@ -47,7 +47,7 @@ class Predictor:
         try:
             found = signature(image=tf.constant(images, tf.float32))
         except tf.errors.InvalidArgumentError as error:
-            raise InputError(f"the model gives no answer ({' '.join(str(error).split())[:200]})") from error
+            raise InputError(f"the model gives no answer ({in_brief(error)})") from error
         wanted = ("logit", "probability", *(("cam",) if explained else ()))
         decision = np.array([name.decode() for name in found["decision"].numpy()])
         return {name: found[name].numpy() for name in wanted} | {"decision": decision}

@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from kmura.errors import InputError, reason
+from kmura.errors import InputError, check_choice, reason
 from kmura.records import dicom
 from kmura.records.images import SUFFIXES
-from kmura.records.listing import unreadable_folder
+from kmura.records.listing import visible_files
 
 GROUPS = ("auto", "folder", "none")
 _MURA_STUDY = re.compile(r"(?:(XR_\w+)/)?(patient[^/]+/study[^/]+)/[^/]+$")
@@ -48,8 +48,7 @@ def list_images(sources: Iterable[str | os.PathLike], group: str = "auto") -> li
     Raises:
         InputError: a folder without images, a CSV that cannot be read or has no images, an unknown `group`.
     """
-    if group not in GROUPS:
-        raise InputError(f"group {group!r} is unknown; choose one of {', '.join(GROUPS)}")
+    check_choice("group", group, GROUPS)
     found: dict[Path, Image] = {}
     for source in map(Path, sources):
         if source.is_dir():
@@ -73,13 +72,10 @@ def shown(path: str | os.PathLike) -> str:
 
 
 def _in_folder(root: Path) -> Iterator[Image]:
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=unreadable_folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(folder, name)
-            suffix = path.suffix.lower()
-            if not name.startswith(".") and (suffix in SUFFIXES | dicom.SUFFIXES or not suffix and _is_dicom(path)):
-                yield Image(path, shown(path), path.relative_to(root))
+    for path in visible_files(root):
+        suffix = path.suffix.lower()
+        if suffix in SUFFIXES | dicom.SUFFIXES or not suffix and _is_dicom(path):
+            yield Image(path, shown(path), path.relative_to(root))
 
 
 def _is_dicom(path: Path) -> bool:

@@ -83,16 +83,3 @@ def set_batch_norm(model: keras.Model, *, momentum: float, fused: bool) -> None:
             layer.momentum = momentum
             if fused and type(layer) is keras.layers.BatchNormalization:
                 object.__setattr__(layer, "__class__", FusedBatchNormalization)
-
-
-def with_fused_batch_norm(model: keras.Model, momentum: float = 0.9) -> keras.Model:
-    """A copy of `model` whose batch normalisation is fused: same class, layer names and weights.
-
-    Args:
-        model: a functional model, a Sequential or a keras-hub backbone; it stays as it is.
-        momentum: see `set_batch_norm`.
-    """
-    copy = type(model).from_config(model.get_config())
-    copy.set_weights(model.get_weights())
-    set_batch_norm(copy, momentum=momentum, fused=True)
-    return copy

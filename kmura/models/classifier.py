@@ -1,6 +1,7 @@
 """The classifier of radiographs: image in, logits out, with named feature maps on the way."""
 
 import contextlib
+import dataclasses
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kmura.config import ModelConfig
 from kmura.errors import InputError
 from kmura.models.backbones import BACKBONES
 from kmura.models.batch_norm import set_batch_norm
@@ -180,9 +182,8 @@ class RadiographClassifier(ImageClassifier):
             head_options: see `kmura.models.heads.HeadOptions`; its `dropout` is an argument of its own.
             backbone, image_size, **common: see ImageClassifier.
         """
-        super().__init__(
-            backbone=backbone, image_size=image_size, head=head, head_options=dict(head_options or {}), **common
-        )
+        options = dataclasses.asdict(HeadOptions(**head_options or {}))
+        super().__init__(backbone=backbone, image_size=image_size, head=head, head_options=options, **common)
         self.attention_maps = self.get_layer(ATTENTION).output if "attention" in head else None
 
     @classmethod
@@ -210,67 +211,75 @@ class RadiographClassifier(ImageClassifier):
 
 def build_model(
     *,
-    architecture: str = "classifier",
-    weights: str = "imagenet",
-    swin: str = "swin_base",
-    swin_weights: str = "imagenet",
-    fusion: str = "concat",
-    multi_scale: bool = False,
-    head: str = "linear",
-    head_widths: Sequence[int] = (),
-    head_dropout: Sequence[float] = (),
-    head_l1: float = 0.0,
-    head_l2: float = 0.0,
-    head_batch_norm: bool = False,
-    map_dropout: float = 0.0,
-    attention_maps: int = 3,
+    image_size: int | tuple[int, int] = 224,
+    channels: int = 1,
+    num_classes: int = 1,
     initial_bias: float | Sequence[float] | None = None,
     seed: int | None = None,
-    **common,
+    **options,
 ) -> ImageClassifier:
     """A classifier ready to be trained: its backbones with their weights, all else with random ones.
 
     Args:
-        architecture: `classifier` gives a RadiographClassifier, `hybrid` a HybridClassifier.
-        swin, swin_weights, fusion, multi_scale: of the hybrid alone, see `kmura.models.hybrid.HybridClassifier`.
-        weights: `none`, `imagenet`, a keras-hub preset handle, or the path of a preset folder, a
-            `.weights.h5` or a `.keras` file; see `kmura.models.weights.load_weights`.
+        image_size, channels, num_classes: see ImageClassifier.
         initial_bias: of the logits, one for all or one for each class; log(p / (1 - p)) of the share p of
             positives spares the first epoch finding it. None keeps zeros (or what `weights` brought).
         seed: the same number gives the same random weights, whatever was drawn before; the global random
             state stays as it was. None draws from that state.
-        head, head_widths, head_dropout, head_l1, head_l2, head_batch_norm, map_dropout, attention_maps: of the
-            classifier alone, see `kmura.models.heads.HeadOptions`.
-        **common: see ImageClassifier.
+        **options: of `kmura.config.ModelConfig`, whose defaults hold: `architecture` (`classifier` gives a
+            RadiographClassifier, `hybrid` a HybridClassifier), `backbone`, `weights` (see
+            `kmura.models.weights.load_weights`), `head`, ...
 
     Raises:
         InputError: an argument that cannot be, or weights that cannot be had or do not fit.
     """
-    from kmura.models.hybrid import HybridClassifier
     from kmura.models.weights import load_weights
 
-    of_head = {
-        "map_dropout": map_dropout,
-        "widths": tuple(head_widths),
-        "hidden_dropout": tuple(head_dropout),
-        "l1": head_l1,
-        "l2": head_l2,
-        "batch_norm": head_batch_norm,
-        "attention_maps": attention_maps,
-    }
-    architectures = {
-        "classifier": lambda: RadiographClassifier(head=head, head_options=of_head, **common),
-        "hybrid": lambda: HybridClassifier(swin=swin, fusion=fusion, multi_scale=multi_scale, **common),
-    }
+    wanted = ModelConfig(**options)
+    kind, arguments = _kind(wanted)
+    common = ("dropout", "batch_norm_momentum", "fused_batch_norm", "torch_padding")
+    arguments |= {name: getattr(wanted, name) for name in common}
     with _seeded(seed):
-        model = entry(architectures, architecture, "architecture")()
-    load_weights(model, weights, swin_weights)
+        model = kind(image_size=image_size, channels=channels, num_classes=num_classes, **arguments)
+    load_weights(model, wanted.weights, wanted.swin_weights)
     if initial_bias is not None:
         logits, bias = model.get_layer(LOGITS), np.asarray(initial_bias, np.float32)
         if bias.shape not in ((), (logits.units,)):
             raise InputError(f"initial_bias has {bias.size} numbers; give one or {logits.units}, the number of classes")
         logits.bias.assign(np.broadcast_to(bias, (logits.units,)))
     return model
+
+
+def check_model(model: ModelConfig, image_size: int, channels: int) -> None:
+    """Refuses names and sizes of which `build_model` could make no classifier; builds nothing, reads no weights.
+
+    Raises:
+        InputError: a name that does not exist, or a number out of its range.
+    """
+    kind, arguments = _kind(model)
+    kind.check(image_size=image_size, channels=channels, num_classes=1, **arguments)
+
+
+def _kind(model: ModelConfig) -> tuple[type[ImageClassifier], dict]:
+    """The class of a configuration, and those of its arguments that its `check` takes."""
+    from kmura.models.hybrid import HybridClassifier
+
+    of_head = {
+        "map_dropout": model.map_dropout,
+        "widths": model.head_widths,
+        "hidden_dropout": model.head_dropout,
+        "l1": model.head_l1,
+        "l2": model.head_l2,
+        "batch_norm": model.head_batch_norm,
+        "attention_maps": model.attention_maps,
+    }
+    of_hybrid = {"fusion": model.fusion, "multi_scale": model.multi_scale, "width": model.fusion_width}
+    kinds = {
+        "classifier": (RadiographClassifier, {"head": model.head, "head_options": of_head}),
+        "hybrid": (HybridClassifier, {"swin": model.swin, **of_hybrid}),
+    }
+    kind, own = entry(kinds, model.architecture, "architecture")
+    return kind, {"backbone": model.backbone, **own}
 
 
 @contextlib.contextmanager

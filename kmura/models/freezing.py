@@ -3,20 +3,25 @@
 import keras
 
 from kmura.errors import InputError
+from kmura.models.backbones import BACKBONES
 
 
-def set_trainable(body: keras.Model, part: str, last_block: tuple[str, ...]) -> None:
-    """Lets a part of a backbone learn and freezes the rest; frozen batch normalisation keeps its statistics.
+def set_trainable(classifier: keras.Model, part: str) -> None:
+    """Lets a part of a classifier's backbone learn and freezes the rest of that; frozen batch normalisation keeps its
+    statistics.
 
     Args:
-        body: the backbone, a functional model.
-        part: see `unfreeze` of TrainConfig. `last_block` are the layers whose names begin with one of `last_block`,
-            `last_N_conv` the last N convolutions and all that comes after the first of them.
-        last_block: beginnings of names.
+        classifier: an ImageClassifier.
+        part: see `unfreeze` of TrainConfig. `last_block` is what `BackboneEntry.last_block` names. `last_N_conv` counts
+            in the order of `backbone.layers`, which is Keras': by depth, so that the convolution of a shortcut stands
+            just before the last one of the block that it bridges. The last N convolutions learn, and with them every
+            layer that comes after the first of them in that order, the normalisation of a frozen shortcut too.
 
     Raises:
         InputError: more convolutions than there are.
     """
+    body = classifier.backbone
+    last_block = BACKBONES[classifier.get_config()["backbone"]].last_block
     names = [layer.name for layer in body.layers]
     if part == "last_block":
         chosen = {name for name in names if name.startswith(last_block)}

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 import keras
 
-Level = tuple[keras.KerasTensor, keras.KerasTensor]  # of the convolutions and of the transformer, [B, h, w, channels]
+Level = tuple[keras.KerasTensor, keras.KerasTensor]  # a map of each of BRANCHES, [B, h, w, channels]
+BRANCHES = ("cnn", "swin")  # of a level
 ATTENTION_HEADS = 4
 
 
@@ -58,7 +59,6 @@ FUSIONS: dict[str, Callable[[Sequence[Level], int], keras.KerasTensor]] = {
     "gated": gated,
     "attention": attention,
 }
-BRANCHES = ("cnn", "swin")
 
 
 def _each(levels: Sequence[Level]):

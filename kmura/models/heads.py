@@ -33,6 +33,10 @@ class HeadOptions:
     batch_norm: bool = False
     attention_maps: int = 3
 
+    def __post_init__(self):
+        for name in ("widths", "hidden_dropout"):  # lists, where they come from a file
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
 
 def logits_of(features: keras.KerasTensor, num_classes: int, dropout: float) -> keras.KerasTensor:
     """Logits [B, num_classes], float32, linear in `features` [B, channels], of which training drops a share."""

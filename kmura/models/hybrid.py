@@ -5,10 +5,12 @@ import keras
 from kmura.errors import InputError
 from kmura.models.backbones import BACKBONES
 from kmura.models.classifier import ImageClassifier, NormalizedChannels
-from kmura.models.fusion import ATTENTION_HEADS, FUSIONS
+from kmura.models.fusion import ATTENTION_HEADS, BRANCHES, FUSIONS
 from kmura.models.heads import logits_of
 from kmura.models.lookup import entry
 from kmura.models.swin import SWINS, SwinMaps, check_side
+
+LEVELS = (("P4", "S3"), ("P5", "S4"))  # of the convolutions, of the transformer
 
 
 @keras.saving.register_keras_serializable("kmura")
@@ -21,7 +23,7 @@ class HybridClassifier(ImageClassifier):
         head_sees: names of the maps that the fusion joins.
     """
 
-    branches = {"cnn": "P5", "swin": "S4"}
+    branches = dict(zip(BRANCHES, LEVELS[-1], strict=True))
 
     def __init__(
         self,
@@ -52,7 +54,7 @@ class HybridClassifier(ImageClassifier):
         check_side(swin, side)
         entry(FUSIONS, fusion, "fusion")
         if width < ATTENTION_HEADS or width % ATTENTION_HEADS:
-            raise InputError(f"width is {width}; a multiple of {ATTENTION_HEADS} is needed")
+            raise InputError(f"fusion width is {width}; a multiple of {ATTENTION_HEADS} is needed")
         return height, side
 
     @staticmethod
@@ -67,6 +69,6 @@ class HybridClassifier(ImageClassifier):
         return maps, logits_of(features, config["num_classes"], config["dropout"])
 
 
-def _levels(multi_scale: bool) -> list[tuple[str, str]]:
-    """The feature maps that are fused: of the convolutions, of the transformer."""
-    return [("P4", "S3"), ("P5", "S4")] if multi_scale else [("P5", "S4")]
+def _levels(multi_scale: bool) -> tuple[tuple[str, str], ...]:
+    """The feature maps that are fused."""
+    return LEVELS if multi_scale else LEVELS[-1:]

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from kmura.errors import InputError
+from kmura.models.torch_padding import has_same_padding
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 # of a source, not of a backbone: heads, counters, buffers that follow from the architecture
@@ -40,11 +41,20 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Ported:
-    """What a port did: arrays of the backbone that were set, those brought to another shape, keys of heads left."""
+    """What a port did.
+
+    Attributes:
+        matched: arrays of the backbone that were set.
+        reshaped: those of them that were brought to another shape.
+        ignored: keys of heads and counters, left out.
+        other_padding: the backbone pads otherwise than torch, where the weights were trained; see
+            `kmura.models.torch_padding`.
+    """
 
     matched: int
     reshaped: tuple[str, ...]
     ignored: tuple[str, ...]
+    other_padding: bool
 
 
 def read_state(path: Path) -> dict[str, np.ndarray]:
@@ -59,8 +69,10 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
 
         try:
             found = load_file(path)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"weights {path}: no safetensors file of numpy's types, or damaged ({error})") from error
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"weights {path}: no safetensors file of numpy's types, or damaged ({error}); save float32 arrays"
+            ) from error
     else:
         try:
             import torch
@@ -107,6 +119,8 @@ def port(state: Mapping[str, np.ndarray], body: keras.Model, source: str | Path,
         parts += [f"missing {_some(missing)}"] if missing else []
         parts += [f"not known {_some(strange)}"] if strange else []
         parts += [f"without a source {_some(sorted(unset))}"] if unset else []
+        if any(key.endswith(".logit_scale") for key in strange):
+            parts.append("they are of a Swin Transformer V2; give those of the first version")
         raise InputError(f"weights {source} are not of {name}: {'; '.join(parts)}")
     values, reshaped = [], []
     for entry in table:
@@ -127,7 +141,7 @@ def port(state: Mapping[str, np.ndarray], body: keras.Model, source: str | Path,
         values.append(array)
     for entry, array in zip(table, values, strict=True):
         entry.variable.assign(array)
-    return Ported(len(table), tuple(reshaped), tuple(sorted(state.keys() - known)))
+    return Ported(len(table), tuple(reshaped), tuple(sorted(state.keys() - known)), has_same_padding(body))
 
 
 def _bare(key: str) -> str:

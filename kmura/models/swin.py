@@ -10,7 +10,7 @@ from kmura.errors import InputError
 from kmura.models.backbones import IMAGENET_MEAN, IMAGENET_STD
 from kmura.models.lookup import entry
 
-LEVELS = ("S3", "S4")  # maps of the third and fourth stage, a sixteenth and a thirty-second of the image's side
+LEVELS = {"S3": 2, "S4": 3}  # name of a map -> the stage that it is of, counted from 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,12 @@ class SwinEntry:
         keras-hub pads other sides, with other attention masks than the reference's, or fails.
         """
         return 32 * self.window
+
+    def map_shape(self, level: str, side: int) -> tuple[int, int, int]:
+        """Rows, columns and channels of a map of LEVELS for images of this side: each stage halves and doubles."""
+        stage = LEVELS[level]
+        rows = side // 4 // 2**stage
+        return rows, rows, self.embed_dim * 2**stage
 
 
 SWINS: dict[str, SwinEntry] = {
@@ -94,9 +100,9 @@ def _quiet():
 
 @keras.saving.register_keras_serializable("kmura")
 class SwinMaps(keras.layers.Layer):
-    """The feature maps of a Swin transformer, by name of LEVELS: S4 [B, h, w, 8C] after the final normalisation,
-    and, if asked for, S3 [B, 2h, 2w, 4C]: the third stage before its patches are merged, with a normalisation of its
-    own, as where a Swin transformer feeds a feature pyramid.
+    """The feature maps of a Swin transformer, by name of LEVELS, of the shapes that `SwinEntry.map_shape` gives: S4
+    after the final normalisation, and, if asked for, S3: the third stage before its patches are merged, with a
+    normalisation of its own, as where a Swin transformer feeds a feature pyramid.
 
     Attributes:
         backbone: the SwinTransformerBackbone.
@@ -123,7 +129,7 @@ class SwinMaps(keras.layers.Layer):
 
     def build(self, input_shape):
         if self.norm is not None:
-            self.norm.build((None, None, 4 * SWINS[self.swin].embed_dim))
+            self.norm.build((None, None, self._shape("S3")[-1]))
 
     def call(self, images):
         """Maps of normalised images [B, side, side, 3]."""
@@ -136,28 +142,23 @@ class SwinMaps(keras.layers.Layer):
         for number, stage in enumerate(body.stages):
             for block in stage.blocks:
                 tokens = block(tokens)
-            if number == 2 and self.norm is not None:
-                found["S3"] = self._map(self.norm(tokens), number)
+            if number == LEVELS["S3"] and self.norm is not None:
+                found["S3"] = self._map(self.norm(tokens), "S3")
             if stage.downsample is not None:
                 rows, columns = stage.input_resolution
                 tokens = stage.downsample(tokens, H=rows, W=columns)
-        return found | {"S4": self._map(body.norm(tokens), 3)}
+        return found | {"S4": self._map(body.norm(tokens), "S4")}
 
-    def _map(self, tokens, stage: int):
-        """Tokens [B, h * w, C] of a stage as [B, h, w, C]."""
-        rows = self.side // 4 // 2**stage
-        return keras.ops.reshape(tokens, (-1, rows, rows, SWINS[self.swin].embed_dim * 2**stage))
+    def _map(self, tokens, level: str):
+        """Tokens [B, h * w, C] as [B, h, w, C]."""
+        return keras.ops.reshape(tokens, (-1, *self._shape(level)))
+
+    def _shape(self, level: str) -> tuple[int, int, int]:
+        return SWINS[self.swin].map_shape(level, self.side)
 
     def compute_output_spec(self, images):
-        names = LEVELS if self.third_stage else LEVELS[1:]
-        shapes = {name: self.side // 16 // (1 if name == "S3" else 2) for name in names}
-        channels = {"S3": 4, "S4": 8}
-        return {
-            name: keras.KerasTensor(
-                (None, rows, rows, channels[name] * SWINS[self.swin].embed_dim), dtype=self.compute_dtype
-            )
-            for name, rows in shapes.items()
-        }
+        levels = LEVELS if self.third_stage else ("S4",)
+        return {level: keras.KerasTensor((None, *self._shape(level)), dtype=self.compute_dtype) for level in levels}
 
     def get_config(self):
         return super().get_config() | {"swin": self.swin, "side": self.side, "third_stage": self.third_stage}

@@ -26,7 +26,6 @@ from kmura.models.backbones import BACKBONES
 from kmura.models.lookup import entry, nearest_first
 from kmura.models.porting import SUFFIXES, Ported, port, read_state
 from kmura.models.swin import SWINS, build_swin
-from kmura.models.torch_padding import has_same_padding
 
 CONFIG = "config.json"
 ARRAYS = "model.weights.h5"
@@ -137,7 +136,7 @@ def _load_state(state: Path, part: Part, source: Path) -> None:
         len(done.reshaped),
         len(done.ignored),
     )
-    if has_same_padding(part.body):
+    if done.other_padding:
         log.warning(
             "weights %s were trained with torch's padding, backbone %s pads as TensorFlow does; "
             "set model.torch_padding=true",
@@ -311,13 +310,15 @@ def port_preset(source: str | Path, backbone: str, out: str | Path, *, image_siz
             save it.
         backbone: a name of BACKBONES or SWINS.
         out: the folder to write; must not exist.
-        image_size: of a Swin transformer, see `kmura.models.swin.check_side`.
+        image_size: of a Swin transformer alone, see `kmura.models.swin.check_side`; None takes its smallest.
 
     Raises:
         InputError: an unknown backbone, nothing to port, another architecture, `out` taken or not writable.
     """
     source, out = Path(source), Path(out)
     entry({**BACKBONES, **SWINS}, backbone, "backbone")
+    if image_size is not None and backbone not in SWINS:
+        raise InputError(f"image_size is of a Swin transformer; weights of {backbone} fit every size, leave it out")
     state = _state_file(source) if source.exists() else None
     if state is None:
         raise InputError(

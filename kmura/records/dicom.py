@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 from PIL import Image
 
+from kmura.errors import in_brief
 from kmura.records.images import UnreadableImage, check_size
 
 SUFFIXES = frozenset({".dcm", ".dicom"})
@@ -57,7 +58,7 @@ def decode_dicom(data: bytes, channels: int = 1) -> Image.Image:
     except UnreadableImage:
         raise
     except Exception as error:  # whatever a damaged file makes pydicom raise
-        text = " ".join(str(error).split())[:200] or type(error).__name__
+        text = in_brief(error) or type(error).__name__
         raise UnreadableImage(f"DICOM that cannot be decoded ({text})") from error
     if kind == "MONOCHROME1":
         share = 1 - share

@@ -1,11 +1,10 @@
 """The layout of folders of classes: `ROOT/[SPLIT/]CLASS/**/image`, without patients."""
 
-import os
 from pathlib import Path
 
 from kmura.errors import InputError
 from kmura.records.images import SUFFIXES
-from kmura.records.listing import Listing, Source, size_and_change, unreadable_folder
+from kmura.records.listing import Listing, Source, size_and_change, visible_files
 
 # folder name -> split; where a source has both `val` and `test`, the former is for tuning, the latter held out
 _SPLIT_NAMES = {"train": "train", "training": "train", "tune": "tune", "val": "valid", "valid": "valid"}
@@ -31,7 +30,7 @@ def list_folders(root: Path, *, name: str, positive_class: str | None = None, cl
     sources = []
     for split, folder in splits.items():
         for label, class_name in enumerate(order):
-            files = _images(folder / class_name)
+            files = [file for file in visible_files(folder / class_name) if file.suffix.lower() in SUFFIXES]
             if not files:
                 raise InputError(f"class {class_name} has no images in {folder}; add them or leave out the class")
             for file in files:
@@ -83,15 +82,3 @@ def _subfolders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _images(folder: Path) -> list[Path]:
-    files = []
-    for where, folders, names in os.walk(folder, followlinks=True, onerror=unreadable_folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [
-            Path(where, name)
-            for name in sorted(names)
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-        ]
-    return files

@@ -1,6 +1,8 @@
 """What a source layout gives to the writer: a list of images with their labels, before any of them is opened."""
 
 import dataclasses
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from kmura.errors import InputError, reason
@@ -52,10 +54,17 @@ def size_and_change(file: Path) -> tuple[int | None, int | None]:
     return found.st_size, found.st_mtime_ns
 
 
-def unreadable_folder(error: OSError) -> None:
-    """For `os.walk`, which would pass over a folder that it cannot list.
+def visible_files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, links followed, in the order of their names; hidden files and folders are left out.
 
     Raises:
-        InputError: always.
+        InputError: a folder that cannot be listed.
     """
+    for where, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(where, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    """For `os.walk`, which would pass over a folder that it cannot list."""
     raise InputError(f"{error.filename} cannot be listed: {reason(error)}; mend its rights or leave it out") from error

@@ -1,8 +1,10 @@
 """`manifest.json`: what a folder of records holds, written last, read by every later stage."""
 
+import collections
 import dataclasses
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from kmura.errors import InputError
@@ -10,7 +12,6 @@ from kmura.records.schema import SCHEMA_VERSION, SPLITS
 
 MANIFEST = "manifest.json"
 EDA = "eda.json"  # what `kmura eda` writes beside it
-TASKS = ("binary", "multiclass", "multilabel")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,20 +73,37 @@ class Manifest:
         """Every shard of every area and split."""
         return [shard for splits in self.areas.values() for counts in splits.values() for shard in counts.shards]
 
+    def area(self, area: str, folder: str | os.PathLike = "the records") -> dict[str, SplitCounts]:
+        """The splits of one area with their counts.
+
+        Raises:
+            InputError: there is no such area; lists those there are.
+        """
+        if area not in self.areas:
+            raise InputError(f"area {area} is not in {folder}; there are: {', '.join(self.areas)}")
+        return self.areas[area]
+
     def split(self, area: str, split: str, folder: str | os.PathLike = "the records") -> SplitCounts:
         """The counts of one area and split.
 
         Raises:
             InputError: there is no such area or split; lists those there are.
         """
-        if area not in self.areas:
-            raise InputError(f"area {area} is not in {folder}; there are: {', '.join(self.areas)}")
-        if split not in self.areas[area]:
+        splits = self.area(area, folder)
+        if split not in splits:
             raise InputError(
-                f"area {area} has no {split} split in {folder}; there are: {', '.join(self.areas[area])}"
+                f"area {area} has no {split} split in {folder}; there are: {', '.join(splits)}"
                 + ("; build again with --tune-fraction above 0, or use --select-on valid" if split == "tune" else "")
             )
-        return self.areas[area][split]
+        return splits[split]
+
+
+def per_class(task: str, number: int, labels: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """How many labels name each class; unknown (-1) ones count for none."""
+    counts = collections.Counter()
+    for label in labels:
+        counts.update([i for i, value in enumerate(label) if value == 1] if task == "multilabel" else label)
+    return tuple(counts[index] for index in range(number))
 
 
 def read_manifest(folder: str | os.PathLike) -> Manifest:

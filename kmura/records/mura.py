@@ -1,14 +1,13 @@
 """The layout of MURA: `ROOT/{train,valid}/XR_AREA/patientNNNNN/studyK_{positive|negative}/imageJ.png`."""
 
 import csv
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from kmura.errors import InputError, reason
 from kmura.records.images import SUFFIXES
-from kmura.records.listing import Listing, Source, size_and_change, unreadable_folder
+from kmura.records.listing import Listing, Source, size_and_change, visible_files
 from kmura.records.manifest import Skipped
 
 CLASSES = ("normal", "abnormal")
@@ -76,13 +75,10 @@ def list_mura(root: Path, *, areas: tuple[str, ...] = (), from_csv: bool = False
 def _walked(root: Path) -> Iterator[str]:
     """Posix paths of the image files below `train` and `valid`, sorted; hidden (`._*`) and other files left out."""
     for split in ("train", "valid"):
-        if not (root / split).is_dir():
-            continue
-        for folder, folders, files in os.walk(root / split, followlinks=True, onerror=unreadable_folder):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(files):
-                if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
-                    yield Path(folder, name).relative_to(root).as_posix()
+        if (root / split).is_dir():
+            for file in visible_files(root / split):
+                if file.suffix.lower() in SUFFIXES:
+                    yield file.relative_to(root).as_posix()
 
 
 def _listed(root: Path) -> Iterator[str]:

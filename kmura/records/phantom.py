@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kmura.errors import InputError, reason
+from kmura.errors import InputError, check_choice, reason
 from kmura.records.images import encode_png
 from kmura.records.phantom_film import Box, View, draw_view
 from kmura.records.phantom_plan import AREAS, KINDS, SECOND_STUDY, SPLITS, StudyKey, plan_lesion, plan_shots, view_count
@@ -56,10 +56,10 @@ def render_view(
     Raises:
         InputError: an unknown area, split or kind, or a view that the study does not have.
     """
-    _one_of("area", area, AREAS)
-    _one_of("split", split, SPLITS)
+    check_choice("area", area, AREAS)
+    check_choice("split", split, SPLITS)
     if not isinstance(lesion, bool):
-        _one_of("lesion", lesion, KINDS)
+        check_choice("lesion", lesion, KINDS)
     key = StudyKey(seed, area, split, study, study if patient is None else patient)
     shots = plan_shots(key, side)
     if not 0 <= view < len(shots):
@@ -166,7 +166,7 @@ def write_phantoms(
     if not areas:
         raise InputError(f"areas is empty; choose from {', '.join(AREAS)}")
     for area in areas:
-        _one_of("area", area, AREAS)
+        check_choice("area", area, AREAS)
     if len(set(areas)) < len(areas):
         raise InputError(f"areas {', '.join(areas)}: an area is named twice; name each once")
     for name, value in (("train_studies", train_studies), ("valid_studies", valid_studies)):
@@ -251,11 +251,6 @@ def _write_lists(root: Path, tasks: Sequence[_Task], results: Sequence) -> None:
 def _write_rows(path: Path, rows: Iterable[tuple]) -> None:
     with open(path, "w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
-
-
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise InputError(f"{name} {value!r} is unknown; choose from {', '.join(allowed)}")
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -11,8 +11,7 @@ from typing import Literal
 from kmura.errors import reason
 from kmura.files import sha256_of
 from kmura.records import schema, tfrecord
-from kmura.records.manifest import MANIFEST, Manifest, read_manifest
-from kmura.records.writer import per_class
+from kmura.records.manifest import MANIFEST, Manifest, per_class, read_manifest
 
 MEND = "build the records again"
 

@@ -7,15 +7,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from kmura.config import RecordsConfig
-from kmura.errors import InputError, reason
+from kmura.errors import InputError, check_choice, reason
 from kmura.files import locked, replacing, sha256_of, write_json
 from kmura.records import folders, medmnist, mura, schema, splits
 from kmura.records.listing import Listing, Source
-from kmura.records.manifest import MANIFEST, Manifest, SplitCounts, manifest_json, read_manifest
+from kmura.records.manifest import MANIFEST, Manifest, SplitCounts, manifest_json, per_class, read_manifest
 from kmura.records.shards import ShardPlan, ShardResult, is_whole, strict_error, write_shards
 
 LAYOUTS = ("mura", "folders", "medmnist")
@@ -95,8 +95,7 @@ def build_records(
 
 
 def _listing(root: Path, layout, name, areas, positive_class, classes, from_csv) -> Listing:
-    if layout not in LAYOUTS:
-        raise InputError(f"layout {layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
+    check_choice("layout", layout, LAYOUTS)
     if not root.exists():
         raise InputError(f"{root} does not exist; give the folder (or .npz file) with the images")
     if root.is_dir() == (layout == "medmnist"):
@@ -228,14 +227,6 @@ def _manifest(listing: Listing, options: RecordsConfig, source: str, plans, resu
         areas=dict(areas),
         skipped=tuple(skipped),
     )
-
-
-def per_class(task: str, number: int, labels: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-    """How many labels name each class; unknown (-1) ones count for none."""
-    counts = collections.Counter()
-    for label in labels:
-        counts.update([i for i, value in enumerate(label) if value == 1] if task == "multilabel" else label)
-    return tuple(counts[index] for index in range(number))
 
 
 def _publish(manifest: Manifest, stage: Path, out: Path) -> None:

@@ -25,6 +25,7 @@ from kmura.report import figures
 from kmura.training.run import RunDescription, RunFolder, read_run
 
 TEMPLATE = "page.html.jinja"
+WORTH = ("tap", "empty_share", "curves", "localization")  # of an explanation, for each of its feature maps
 SHOWN = ("auc", "f1", "kappa")  # scores of the comparison
 
 
@@ -86,6 +87,9 @@ def report(
             shown=SHOWN,
             why_not=why_not,
             sentences=_sentences(comparison),
+            outcomes={
+                case["outcome"] for each in chapters if each["explanation"] for case in each["explanation"]["cases"]
+            },
         )
     except jinja2.UndefinedError as error:
         raise InputError(
@@ -129,7 +133,7 @@ def _chapter(run: str | os.PathLike, number: int, eda: str | os.PathLike | None)
     scores = evaluation["scores"]
     options = scores["options"]
     split = "valid" if "valid" in scores["splits"] else next(iter(scores["splits"]))
-    calibrator = Calibrator(**scores["calibrator"]) if scores["calibrator"] else None
+    calibrator = Calibrator.from_json(scores["calibrator"])
     pooling = {"pooling": options["pooling"], "top_k": options["top_k"]}
     fitted = {"calibrator": calibrator, "calibrated_at": options["calibrate_at"]}
     rows = table[table["split"] == split]
@@ -144,10 +148,9 @@ def _chapter(run: str | os.PathLike, number: int, eda: str | os.PathLike | None)
         )
     explanation, stale = _explanation(folder, evaluation["model_sha256"])
     if explanation:
-        name = f"run{number}-perturbation"
-        pictures["perturbation"] = figures.perturbation(
-            name, f"{description.area}, {description.phase}", explanation["curves"], explanation["sample"]
-        )
+        for maps in explanation["maps"]:
+            name, what = f"perturbation-{maps['tap']}", f"{description.area}, {description.phase}, {maps['tap']}"
+            pictures[name] = figures.perturbation(f"run{number}-{name}", what, maps["curves"], explanation["sample"])
     return {
         "id": f"run{number}",
         "path": str(run),
@@ -210,16 +213,25 @@ def _pictures(name, what, units: dict[str, Units], calibrated, scores, split, fo
 
 
 def _explanation(folder: RunFolder, model_sha256: str) -> tuple[dict[str, Any] | None, bool]:
-    """What `kmura explain` found, pictures embedded; None if it has not run, or (True) on an earlier model."""
+    """What `kmura explain` found, or None if it has not run, or (True) on an earlier model.
+
+    Of the explanation and of each case `maps` is a list, an entry a feature map; pictures are embedded as `data`.
+    """
     if not folder.explanation.is_file():
         return None, False
     found = read_json(folder.explanation, f"kmura explain {folder.path}")
     if found["model_sha256"] != model_sha256:
         return None, True
     try:
+        found["maps"] = [{key: found[key] for key in WORTH}, *found.get("beside", [])]
         for case in found["cases"]:
             case["data"] = {name: _embedded(folder.explained / file) for name, file in case["files"].items()}
-        found["curves"]["means"]  # noqa: B018  what the page needs
+            first = {"tap": found["tap"], "empty": case["empty"], "file": case["files"]["cam"]}
+            case["maps"] = [
+                {**look, "data": _embedded(folder.explained / look["file"])}
+                for look in (first, *case.get("beside", []))
+            ]
+        [maps["curves"]["means"] for maps in found["maps"]]  # noqa: B018  what the page needs
     except (KeyError, TypeError, OSError) as error:
         raise InputError(f"{folder.explained} is damaged ({error}); run kmura explain {folder.path} again") from error
     return found, False

@@ -5,7 +5,6 @@ import tensorflow as tf
 
 from kmura import cam
 from kmura.config import CamConfig
-from kmura.models.backbones import BACKBONES
 from kmura.models.freezing import set_trainable
 
 
@@ -88,8 +87,7 @@ class CamErasingModel(keras.Model):
         """
         if part == self._learning_part:
             return
-        last_block = BACKBONES[self.classifier.get_config()["backbone"]].last_block
-        set_trainable(self.classifier.backbone, part, last_block)
+        set_trainable(self.classifier, part)
         self._traced[self._learning_part] = self._compute_gradients, self.train_function
         self._learning_part = part
         if part in self._traced:

@@ -20,6 +20,7 @@ from kmura.config import Config, differences
 from kmura.data import pipeline
 from kmura.data.labels import ALL, is_joint, labelling
 from kmura.errors import InputError
+from kmura.models.classifier import check_model
 from kmura.records.manifest import Manifest, read_manifest
 from kmura.training.checkpoint import STATE
 from kmura.training.phases import check_phase, phase_config
@@ -70,7 +71,8 @@ def checked_areas(records: str | os.PathLike, area: str | Sequence[str], options
     """The names of areas that can all be trained with these options of `fit`.
 
     Raises:
-        InputError: an unknown area, one without both classes in its splits, an unknown setting.
+        InputError: an unknown area, one without both classes in its splits, an unknown setting, a model that cannot be
+            built.
     """
     manifest = read_manifest(records)
     if not manifest.areas:
@@ -80,6 +82,7 @@ def checked_areas(records: str | os.PathLike, area: str | Sequence[str], options
         names = [ALL]
     for name in names:
         config, _ = _settled(name, options)
+        check_model(config.model, config.data.image_size, manifest.channels)
         check_splits(manifest, name, config, records)
     return names
 
@@ -124,16 +127,20 @@ def fit(
         command: noted in `run.json`.
 
     Raises:
-        InputError: unknown area or phase, a split without one of the classes, a run folder of another configuration or
-            other records, weights that cannot be loaded.
+        InputError: unknown area or phase, a model that cannot be built, a split without one of the classes, a run
+            folder of another configuration or other records, weights that cannot be loaded.
     """
     check_phase(phase)
     if phase == "tune":
         raise InputError("phase tune is a search, not one run; call kmura.tune, or kmura fit --phase tune")
+    source = ""
     if config is None:
         config, source = phase_config(phase, area, runs, recipe, settings, fresh)
-        if source:
-            log.info("%s: %s", area, source)
+    manifest = read_manifest(records)
+    check_model(config.model, config.data.image_size, manifest.channels)
+    check_splits(manifest, area, config, records)
+    if source:
+        log.info("%s: %s", area, source)
     for note in never_reached(config):
         log.warning("%s %s: %s", area, phase, note)
     if phase == "final" and not config.mix.until_epoch and config.cam.from_epoch is None:
@@ -142,8 +149,6 @@ def fit(
             "or take --recipe final",
             area,
         )
-    manifest = read_manifest(records)
-    check_splits(manifest, area, config, records)
     folder = RunFolder(Path(runs) / area / phase)
     description = describe(manifest, records, area, phase, config, command)
     with claimed(folder.path):

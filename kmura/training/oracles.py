@@ -1,6 +1,5 @@
 """What chooses the values of a trial: the space of a search, and KerasTuner's oracles, made resumable."""
 
-import json
 import warnings
 from pathlib import Path
 
@@ -8,8 +7,7 @@ import keras_tuner as kt
 import numpy as np
 
 from kmura.config import Config, TuneConfig
-from kmura.errors import InputError
-from kmura.files import write_json
+from kmura.files import reading_json, write_json
 from kmura.training.phases import searched
 
 LOGARITHMIC = ("train.learning_rate", "train.weight_decay", "train.slow_factor")
@@ -68,11 +66,8 @@ class _ResumableOracle:
         write_json(Path(self._get_oracle_fname()), self.get_state())
 
     def reload(self):
-        path = Path(self._get_oracle_fname())
-        try:
-            self.set_state(json.loads(path.read_text()))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); tune with --fresh") from error
+        with reading_json(Path(self._get_oracle_fname()), mend="tune with --fresh") as state:
+            self.set_state(state)
 
     def _save_trial(self, trial):
         write_json(Path(self._get_trial_dir(trial.trial_id)) / "trial.json", trial.get_state())

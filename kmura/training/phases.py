@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kmura.config import RECIPES, Config, config_json, load_config, load_settings
-from kmura.errors import InputError
+from kmura.errors import InputError, check_choice
+from kmura.files import reading_json
 from kmura.training.run import TUNED_VALUES, RunFolder, read_run
 
 PHASES = ("baseline", "tune", "final", "hybrid")
@@ -75,8 +76,7 @@ def phase_config(
 
 def check_phase(phase: str) -> None:
     """Refuses an unknown phase."""
-    if phase not in PHASES:
-        raise InputError(f"phase {phase!r} is unknown; choose one of {', '.join(PHASES)}")
+    check_choice("phase", phase, PHASES)
 
 
 def published_values(area: str) -> dict[str, Any]:
@@ -99,8 +99,5 @@ def read_best(path: str | Path, keys: tuple[str, ...] = TUNED_KEYS) -> dict[str,
     Raises:
         InputError: it is damaged.
     """
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))["values"]
-        return {key: values[key] for key in keys if key in values}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); tune again or remove it") from error
+    with reading_json(Path(path), mend="tune again or remove it") as found:
+        return {key: found["values"][key] for key in keys if key in found["values"]}

@@ -7,7 +7,6 @@ and `metrics.json`. `RUNS/summary.csv` and `RUNS/history.csv` join all runs.
 
 import contextlib
 import dataclasses
-import json
 import os
 import shutil
 from pathlib import Path
@@ -16,11 +15,15 @@ import pandas as pd
 
 from kmura.config import Config, config_from_tables
 from kmura.errors import InputError
-from kmura.files import locked, replacing, write_json
+from kmura.files import locked, reading_json, replacing, write_json
 
 RUN_VERSION = 1
 LOSSES = ("val_loss_img",)  # columns of the history of which less is better
 TUNED_VALUES = "best.json"  # of the phase tune
+
+
+def _inside(name: str) -> property:
+    return property(lambda folder: folder.path / name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,38 +32,14 @@ class RunFolder:
 
     path: Path
 
-    @property
-    def description(self) -> Path:
-        return self.path / "run.json"
-
-    @property
-    def history(self) -> Path:
-        return self.path / "history.csv"
-
-    @property
-    def best(self) -> Path:
-        return self.path / "best.keras"
-
-    @property
-    def last(self) -> Path:
-        return self.path / "last"
-
-    @property
-    def predictions(self) -> Path:
-        return self.path / "predictions.csv"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.json"
-
-    @property
-    def explained(self) -> Path:
-        """Folder of the pictures of `kmura explain`."""
-        return self.path / "explain"
-
-    @property
-    def explanation(self) -> Path:
-        return self.explained / "explain.json"
+    description = _inside("run.json")
+    history = _inside("history.csv")
+    best = _inside("best.keras")
+    last = _inside("last")
+    predictions = _inside("predictions.csv")
+    metrics = _inside("metrics.json")
+    explained = _inside("explain")  # folder of the pictures of `kmura explain`
+    explanation = _inside("explain/explain.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,20 +102,14 @@ def read_run(path: str | os.PathLike) -> RunDescription:
         InputError: no run there, a damaged file, or one of another version.
     """
     file = RunFolder(Path(path)).description
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+    missing = f"{path} is no run folder (no run.json); give runs/AREA/PHASE as kmura fit made it"
+    with reading_json(file, mend="fit again with --fresh", missing=missing) as raw:
         if raw.get("run_version") != RUN_VERSION:
             raise InputError(
                 f"{file} has run version {raw.get('run_version')}, this kmura reads {RUN_VERSION}; fit again"
             )
         config = config_from_tables(raw["config"], str(file))
         return RunDescription(**raw | {"config": config, "classes": tuple(raw["classes"])})
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is no run folder (no run.json); give runs/AREA/PHASE as kmura fit made it") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{file} is damaged ({type(error).__name__}: {error}); fit again with --fresh") from error
 
 
 def write_summaries(runs: str | os.PathLike, monitor: str) -> None:

@@ -18,7 +18,6 @@ from kmura.data import pipeline
 from kmura.data.labels import labelling
 from kmura.errors import InputError, reason
 from kmura.files import replacing
-from kmura.models.backbones import BACKBONES
 from kmura.models.classifier import build_model
 from kmura.models.freezing import set_trainable
 from kmura.records.manifest import read_manifest
@@ -84,8 +83,7 @@ class Trainer:
             num_classes=self.labels.outputs,
             seed=config.train.seed,
         )
-        parts = BACKBONES[config.model.backbone]
-        set_trainable(classifier.backbone, config.train.unfreeze, parts.last_block)
+        set_trainable(classifier, config.train.unfreeze)
         learning = classifier.trainable_variables  # whatever learns in any epoch
         self.model = CamErasingModel(
             classifier,

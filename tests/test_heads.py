@@ -1,0 +1,115 @@
+"""Heads: published numbers of parameters, round trips, attention maps; the recipes of the 14 classes."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kmura
+from kmura.config import load_config
+from kmura.errors import InputError
+from kmura.models.heads import HEADS, HeadOptions
+from kmura.training.cam_erasing import CamErasingModel
+from kmura.training.losses import make_loss
+from kmura.training.optimizers import AdamL2
+
+DENSENET = 7_037_504  # parameters of DenseNet-121 without its top (a test of the backbones counts them)
+EXPERIMENTS = [f"multiclass-exp{number}" for number in range(1, 7)]
+
+
+def model_arguments(recipe, **others):
+    import dataclasses
+
+    return dataclasses.asdict(load_config(recipe).model) | {"weights": "none", **others}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "published"),
+    [("multiclass-exp1", 8_101_454), ("multiclass-exp3", 7_569_486), ("multiclass-exp5", 8_748_881)],
+)
+def test_the_recipes_have_the_published_numbers_of_parameters(recipe, published):
+    config = load_config(recipe).model
+    features = keras.Input((7, 7, 1024))
+    options = HeadOptions(
+        config.dropout, config.map_dropout, config.head_widths, config.head_dropout, config.head_l1, config.head_l2,
+        config.head_batch_norm, config.attention_maps,
+    )  # fmt: skip
+    head = keras.Model(features, HEADS[config.head](features, 14, options))
+    assert DENSENET + head.count_params() == published
+
+
+@pytest.mark.parametrize("recipe", EXPERIMENTS)
+def test_experiments_build_train_a_step_save_and_load(recipe, tmp_path):
+    config = load_config(recipe)
+    model = kmura.build_model(
+        **model_arguments(recipe, backbone="densenet_mini"), image_size=32, num_classes=14, seed=0
+    )
+    trainer = CamErasingModel(model, can_erase=False)
+    trainer.compile(AdamL2(1e-3), loss=make_loss("multiclass", config.train, [1.0] * 14), jit_compile=False)
+    images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 1)).astype("float32")
+    labels = np.eye(14, dtype="float32")[:4]
+    batch = {"image": images, "label": labels, "mixed_image": images, "mixed_label": labels}
+    before = [variable.numpy() for variable in model.trainable_variables]
+    loss = trainer.fit(tf.data.Dataset.from_tensors(batch), verbose=0, shuffle=False).history["loss"][0]
+    assert np.isfinite(loss)
+    assert all(not np.array_equal(one, other) for one, other in zip(before, model.trainable_variables, strict=True))
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    np.testing.assert_array_equal(again.predict(images, verbose=0), model.predict(images, verbose=0))
+    assert again.get_config() == model.get_config()
+    if config.model.head_l2:
+        penalty = float(keras.ops.sum(model.losses))
+        kernels = [
+            layer.kernel for layer in model.layers if layer.name.startswith("hidden") and hasattr(layer, "kernel")
+        ]
+        expected = sum(
+            config.model.head_l2 * np.square(kernel).sum() + config.model.head_l1 * np.abs(kernel).sum()
+            for kernel in map(np.asarray, kernels)
+        )
+        assert penalty == pytest.approx(expected, rel=1e-5)
+
+
+def test_attention_maps_multiply_the_features():
+    model = kmura.build_model(
+        backbone="densenet_mini",
+        weights="none",
+        image_size=64,
+        num_classes=3,
+        head="attention",
+        attention_maps=2,
+        seed=1,
+    )
+    parts = keras.Model(model.input, [model.feature_maps["P5"], model.attention_maps, model.output])
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 1)).astype("float32")
+    features, maps, logits = (np.asarray(part) for part in parts(images, training=False))
+    assert maps.shape == (*features.shape[:3], 2) and 0 < maps.min() <= maps.max() < 1
+    pooled = np.concatenate([(features * maps[..., [number]]).mean((1, 2)) for number in range(2)], axis=1)
+    layer = model.get_layer("logits")
+    np.testing.assert_allclose(logits, pooled @ layer.kernel.numpy() + layer.bias.numpy(), rtol=1e-4, atol=1e-5)
+    assert kmura.build_model(backbone="densenet_mini", weights="none", image_size=32).attention_maps is None
+
+
+def test_half_precision_heads_give_float32_logits():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        arguments = model_arguments("multiclass-exp6", backbone="densenet_mini")
+        model = kmura.build_model(**arguments, image_size=32, num_classes=14)
+    finally:
+        keras.config.set_dtype_policy(before)
+    logits = model(np.full((2, 32, 32, 1), 99.0, "float32"))
+    assert logits.dtype == tf.float32 and np.isfinite(logits).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"head": "dense"}, "the head dense needs hidden layers; give model.head_widths"),
+        ({"head": "linear", "head_widths": (8,)}, "the head linear has no hidden layers"),
+        ({"head": "dense", "head_widths": (8, 4), "head_dropout": (0.5,)}, "1 numbers for 2 hidden layers"),
+        ({"head": "deep"}, "deep"),
+    ],
+)
+def test_heads_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        kmura.build_model(backbone="densenet_mini", weights="none", image_size=32, **arguments)

@@ -1,0 +1,103 @@
+"""Every loss against a transcription of its formula in numpy, hard, soft and smoothed labels alike."""
+
+import keras
+import numpy as np
+import pytest
+
+from kmura.config import load_config
+from kmura.training.losses import (
+    BinaryFocalLoss,
+    WeightedBinaryCrossentropy,
+    WeightedCategoricalCrossentropy,
+    make_loss,
+)
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(0, 3, (7, 4)).astype("float32")
+ONE_HOT = np.eye(4, dtype="float32")[RNG.integers(0, 4, 7)]
+MIXED = 0.7 * ONE_HOT + 0.3 * ONE_HOT[::-1]
+SEVERAL = RNG.integers(0, 2, (7, 4)).astype("float32")
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x.astype(np.float64)))
+
+
+def softmax(x):
+    e = np.exp(x.astype(np.float64) - x.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("weights", [2.5, [0.5, 1.0, 2.0, 4.0]])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_binary_cross_entropy_weighs_positives(weights, smoothing):
+    y, p = SEVERAL * (1 - smoothing) + smoothing / 2, sigmoid(LOGITS)
+    expected = -(np.array(weights) * y * np.log(p) + (1 - y) * np.log(1 - p)).mean()
+    assert float(WeightedBinaryCrossentropy(weights, smoothing)(SEVERAL, LOGITS)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("labels", [ONE_HOT, MIXED])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_categorical_cross_entropy_weighs_classes(labels, smoothing):
+    weights = np.array([0.5, 1.0, 2.0, 4.0])
+    y = labels * (1 - smoothing) + smoothing / 4
+    expected = -(weights * y * np.log(softmax(LOGITS))).sum(1).mean()
+    found = WeightedCategoricalCrossentropy(weights, smoothing)(labels, LOGITS)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    plain = WeightedCategoricalCrossentropy(None, smoothing)(labels, LOGITS)
+    keras_own = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)(labels, LOGITS)
+    assert float(plain) == pytest.approx(float(keras_own), rel=1e-5)
+    assert np.isfinite(float(WeightedCategoricalCrossentropy()([[1.0, 0.0]], [[-1000.0, 1000.0]])))
+
+
+@pytest.mark.parametrize("alpha", [None, 0.25])
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_the_binary_focal_loss_has_a_factor_and_a_share_of_the_positives(alpha, factor):
+    p = sigmoid(LOGITS)
+    p_t = np.where(SEVERAL == 1, p, 1 - p)
+    a_t = 1.0 if alpha is None else np.where(SEVERAL == 1, alpha, 1 - alpha)
+    expected = (factor * a_t * (1 - p_t) ** 2 * -np.log(p_t)).mean()
+    loss = BinaryFocalLoss(2.0, factor, alpha)
+    assert float(loss(SEVERAL, LOGITS)) == pytest.approx(expected, rel=1e-4)
+    again = BinaryFocalLoss.from_config(loss.get_config())
+    assert float(again(SEVERAL, LOGITS)) == float(loss(SEVERAL, LOGITS))
+
+
+def test_a_focal_loss_without_focus_is_cross_entropy():
+    plain = WeightedBinaryCrossentropy()(SEVERAL, LOGITS)
+    assert float(BinaryFocalLoss(0.0)(SEVERAL, LOGITS)) == pytest.approx(float(plain), rel=1e-4)
+
+
+def train(**settings):
+    return load_config(None, {f"train.{name}": value for name, value in settings.items()}).train
+
+
+def test_the_categorical_focal_loss_has_a_factor_and_class_weights():
+    p, weights = softmax(LOGITS), np.array([0.5, 1.0, 2.0, 4.0])
+    expected = (2.0 * weights * ONE_HOT * (1 - p) ** 3 * -np.log(p)).sum(1).mean()
+    loss = make_loss("multiclass", train(loss="focal", focal_gamma=3.0, focal_factor=2.0), weights)
+    assert float(loss(ONE_HOT, LOGITS)) == pytest.approx(expected, rel=1e-4)
+    unweighted = make_loss("multiclass", train(loss="focal", focal_gamma=3.0, balance=False), weights)
+    expected = (ONE_HOT * (1 - p) ** 3 * -np.log(p)).sum(1).mean()
+    assert float(unweighted(ONE_HOT, LOGITS)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_balance_gives_both_classes_of_a_focal_loss_the_same_weight_in_all():
+    """With 3 negatives to 1 positive the positive one counts three times as much as a negative one."""
+    loss = make_loss("binary", train(loss="focal", focal_gamma=0.0), [3.0])
+    positive, negative = (float(loss([[label]], [[0.0]])) for label in (1.0, 0.0))
+    assert positive / negative == pytest.approx(3.0, rel=1e-5)
+    named = make_loss("binary", train(loss="focal", focal_gamma=0.0, focal_alpha=0.9), [3.0])
+    assert float(named([[1.0]], [[0.0]])) / float(named([[0.0]], [[0.0]])) == pytest.approx(9.0, rel=1e-4)
+
+
+def test_the_loss_of_a_task_is_what_the_settings_ask_for():
+    logit, label = LOGITS[:, :1], SEVERAL[:, :1]
+    ours = make_loss("binary", train(label_smoothing=0.1), [2.0])
+    assert float(ours(label, logit)) == float(WeightedBinaryCrossentropy(2.0, 0.1)(label, logit))
+    unweighted = make_loss("multilabel", train(balance=False), [2.0, 1.0, 1.0, 1.0])
+    assert float(unweighted(SEVERAL, LOGITS)) == float(WeightedBinaryCrossentropy()(SEVERAL, LOGITS))
+    two = make_loss("multiclass", train(balance=False), [1.0, 1.0])
+    pair = np.concatenate([np.zeros_like(logit), logit], axis=1)
+    as_pair = np.concatenate([1 - label, label], axis=1)
+    assert float(two(as_pair, pair)) == pytest.approx(float(WeightedBinaryCrossentropy()(label, logit)), rel=1e-5)

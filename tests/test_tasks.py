@@ -1,0 +1,244 @@
+"""One model over areas, several classes, several labels: the same machine with other labels."""
+
+import json
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from record_files import write_records
+
+import kmura
+from kmura import metrics
+from kmura.config import DataConfig, load_config
+from kmura.data import pipeline
+from kmura.data.index import read_index
+from kmura.data.labels import labelling, row_keys
+from kmura.errors import InputError
+from kmura.evaluation.compare import compare
+from kmura.evaluation.multiclass import columns_of, questions_of
+from kmura.evaluation.scoring import ScoreOptions
+from kmura.records.manifest import read_manifest
+from kmura.training.fit import fit_areas
+from kmura.training.patience import is_stopped
+from kmura.training.run import read_run
+from kmura.training.validation import validation_scores
+
+TINY = {"model.backbone": "densenet_mini", "model.weights": "none", "data.image_size": 32, "train.epochs": 2}
+FEW = ScoreOptions(resamples=20)
+
+
+@pytest.fixture
+def two_areas(tmp_path):
+    write_records(tmp_path, [1, 0], area="XR_ELBOW")
+    return write_records(tmp_path, [0, 1, -1], area="XR_WRIST")
+
+
+def test_classes_of_one_model_are_area_by_label(two_areas):
+    manifest = read_manifest(two_areas)
+    labels = labelling(manifest, "all", "multiclass")
+    assert labels.classes == ("Abnormal-ELBOW", "Abnormal-WRIST", "Normal-ELBOW", "Normal-WRIST")
+    keys = row_keys(two_areas, "all", "train", "multiclass")
+    assert keys["area"].tolist() == ["XR_ELBOW"] * 2 + ["XR_WRIST"] * 3
+    assert keys["label"].tolist() == [0, 2, 3, 1, -1]
+    targets = labels.targets(read_index(two_areas, "all", "train"))
+    assert targets.tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 0], [-1] * 4]
+
+
+def test_two_class_records_serve_three_tasks(two_areas):
+    index = read_index(two_areas, "XR_WRIST", "train")
+    shapes = {
+        task: labelling(index.manifest, "XR_WRIST", task).targets(index)[:2].tolist()
+        for task in ("auto", "multiclass", "multilabel")
+    }
+    assert shapes == {"auto": [[0], [1]], "multiclass": [[1, 0], [0, 1]], "multilabel": [[0], [1]]}
+    assert list(row_keys(two_areas, "XR_WRIST", "train", "multilabel"))[-1] == "label_abnormal"
+    with pytest.raises(InputError, match="task binary does not fit these records, whose labels are multiclass"):
+        labelling(
+            read_manifest(write_records(two_areas / "m", [0, 1, 2], task="multiclass", classes="abc")), "x", "binary"
+        )
+
+
+def test_balanced_sampling_draws_classes_equally_often_and_uses_all_of_a_rare_one(tmp_path):
+    write_records(tmp_path, [0] * 9 + [1] * 3)
+    data = pipeline.train_dataset(
+        tmp_path, "XR_WRIST", data=DataConfig(image_size=16, cache="off"), batch_size=4, epochs=2, balanced=True
+    )
+    labels = np.concatenate([batch["label"] for batch in data.as_numpy_iterator()])[:, 0].reshape(2, 12)
+    assert labels.sum(axis=1).tolist() == [6, 6] and labels[0].tolist() != labels[1].tolist()
+
+
+def test_classes_are_weighted_by_how_rare_they_are(mura_root, tmp_path):
+    manifest = kmura.build_records(mura_root, tmp_path, workers=1)
+    joint = labelling(manifest, "all", "multiclass")
+    counts = joint.counts(manifest, "all", "train")
+    by_area = {area: splits["train"].per_class for area, splits in manifest.areas.items()}
+    assert counts == tuple(by_area[area][label] for label in (1, 0) for area in sorted(by_area))
+    weights = joint.balance(manifest, "all", "train")
+    assert np.dot(weights, counts) == pytest.approx(sum(counts))
+    assert np.ptp(np.multiply(weights, counts)) == pytest.approx(0)
+    negatives, positives = by_area["XR_WRIST"]
+    for task in ("binary", "multilabel"):
+        assert labelling(manifest, "XR_WRIST", task).balance(manifest, "XR_WRIST", "train") == [negatives / positives]
+
+
+def test_validation_of_one_label_and_of_two_classes_is_that_of_the_binary_task():
+    rng = np.random.default_rng(0)
+    study, label, logit = (
+        np.repeat(np.arange(20), 2),
+        np.repeat(rng.integers(0, 2, 20), 2)[:, None],
+        rng.normal(size=40),
+    )
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    binary = validation_scores(study, label, logit[:, None], loss)
+    assert validation_scores(study, label, logit[:, None], loss, "multilabel") == binary
+    pair = np.stack([np.zeros(40), logit], axis=1)
+    two = validation_scores(study, label, pair, keras.losses.CategoricalCrossentropy(from_logits=True), "multiclass")
+    for name in ("val_auc_img", "val_auc_study", "val_acc_img", "val_acc_study", "val_loss_img"):
+        assert two[name] == pytest.approx(binary[name], rel=1e-5), name
+
+
+@pytest.fixture(scope="module")
+def joint_run(records, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("joint")
+    settings = TINY | {"data.task": "multiclass", "train.balance": True}
+    run = next(iter(fit_areas(records, area="all", runs=runs, settings=settings)))
+    return run, kmura.evaluate(run.folder, options=FEW)
+
+
+def test_a_model_of_all_areas_is_one_run_that_is_evaluated_by_class_and_by_area(joint_run, records):
+    run, found = joint_run
+    assert run.folder.parts[-2:] == ("all", "baseline")
+    description = read_run(run.folder)
+    assert description.task == "multiclass" and len(description.classes) == 4
+    model = keras.saving.load_model(run.folder / "best.keras")
+    assert model.output_shape == (None, 4)
+    table = pd.read_csv(run.folder / "predictions.csv")
+    assert table[columns_of("multiclass", description.classes)[2]].sum(axis=1).to_numpy() == pytest.approx(1)
+    assert set(found.scores.questions) == {"XR_ELBOW", "XR_WRIST"}
+    valid = table[table["split"] == "valid"]
+    of_wrist = valid[valid["area"] == "XR_WRIST"]
+    probability = of_wrist["probability_Abnormal-ELBOW"] + of_wrist["probability_Abnormal-WRIST"]
+    abnormal = (of_wrist["label"] < 2).astype(int)
+    expected = float(metrics.auc(abnormal, probability)[0])
+    assert found.scores.questions["XR_WRIST"].splits["valid"]["image"].scores["auc"].value == pytest.approx(expected)
+    image = found.scores.splits["valid"]["image"]
+    predicted = table.loc[valid.index, columns_of("multiclass", description.classes)[2]].to_numpy().argmax(axis=1)
+    assert image.scores["accuracy"].value == pytest.approx((predicted == valid["label"]).mean())
+    assert np.sum(image.confusion) == image.images == len(valid)
+    assert json.loads((run.folder / "metrics.json").read_text())["classes"] == list(description.classes)
+
+
+def test_studies_of_the_same_name_in_two_areas_stay_apart(joint_run):
+    _, found = joint_run
+    by_area = [scores.splits["valid"]["study"].studies for scores in found.scores.questions.values()]
+    assert found.scores.splits["valid"]["study"].studies == sum(by_area)
+
+
+def test_one_model_is_compared_with_those_of_the_areas(joint_run, records, tmp_path):
+    run, found = joint_run
+    own = kmura.fit(records, area="XR_WRIST", runs=tmp_path, settings=TINY)
+    kmura.evaluate(own.folder, options=FEW)
+    result = compare([run.folder, own.folder], resamples=20)
+    scores = result.scores["study"]["XR_WRIST"]
+    assert set(scores) == {"baseline of all areas", "baseline"}
+    expected = found.scores.questions["XR_WRIST"].splits["valid"]["study"].scores["auc"].value
+    assert scores["baseline of all areas"]["auc"].value == pytest.approx(expected)
+
+
+def test_questions_of_several_labels_are_the_labels():
+    table = pd.DataFrame(
+        {"split": "valid", "area": "chest", "patient": ["a", "b"], "study": ["a", "b"], "image": ["1", "2"]}
+        | {"label_mass": [1, 0], "label_edema": [-1, 1]}
+        | {f"{kind}_{name}": [0.2, 0.8] for kind in ("logit", "probability") for name in ("mass", "edema")}
+    )
+    found = questions_of(table, "chest", "multilabel", ("mass", "edema"))
+    assert found["edema"]["label"].tolist() == [-1, 1] and found["mass"]["probability"].tolist() == [0.2, 0.8]
+    assert list(questions_of(table, "chest", "multilabel", ("mass",))) == ["chest"]
+
+
+def test_the_place_of_the_positive_class_in_the_alphabet_changes_no_metric(tmp_path):
+    """Bright is the positive class, named `a_bright` or `z_bright`; `normal` stands behind or before it."""
+    found = []
+    for positive in ("a_bright", "z_bright"):
+        root, records = tmp_path / positive, tmp_path / f"{positive}-records"
+        for split, count in (("train", 12), ("test", 8)):
+            for name, level in ((positive, 110), ("normal", 90)):
+                for number in range(count):
+                    path = root / split / name / f"{number:03d}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    rng = np.random.default_rng([number, level, split == "test"])
+                    keras.utils.save_img(path, rng.normal(level + rng.normal(0, 6), 20, (32, 32, 1)), scale=False)
+        kmura.build_records(root, records, layout="folders", name="x", positive_class=positive, workers=1)
+        settings = TINY | {"train.select_on": "valid", "train.epochs": 6, "train.learning_rate": 0.01}
+        run = kmura.fit(records, area="x", runs=tmp_path / f"{positive}-runs", settings=settings).folder
+        if found:  # the same model for both: records of other names have another order, and train another one
+            (run / "best.keras").write_bytes(found[0][0])
+        scores = kmura.evaluate(run, splits=("valid",), options=FEW).scores.splits["valid"]["image"]
+        found.append(((run / "best.keras").read_bytes(), scores))
+    (_, first), (_, last) = found
+    assert first.scores["auc"].value > 0.7 and first.confusion == last.confusion
+    for name, score in first.scores.items():
+        assert score.value == pytest.approx(last.scores[name].value, nan_ok=True), name
+
+
+def losses(*values):
+    return [{"epoch": number + 1, "val_loss_img": value} for number, value in enumerate(values)]
+
+
+def test_a_run_is_over_when_its_loss_has_stopped_falling():
+    train = load_config(None, {"train.stop_patience": 2}).train
+    assert not is_stopped(train, losses(3, 2, 2.5))
+    assert is_stopped(train, losses(3, 2, 2.5, 2.1))
+    assert not is_stopped(load_config(None).train, losses(*range(9)))
+
+
+def test_a_resumed_run_with_patience_ends_as_one_that_ran_through(records, tmp_path):
+    """Rate and end follow from the losses of all epochs, also of those before a break."""
+    settings = TINY | {
+        "train.epochs": 6,
+        "train.learning_rate": 0.03,
+        "train.plateau_patience": 1,
+        "train.stop_patience": 4,
+        "train.deterministic": True,
+    }
+
+    class Break(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    through = kmura.fit(records, area="XR_WRIST", runs=tmp_path / "one", settings=settings).history
+    with pytest.raises(KeyboardInterrupt):
+        kmura.fit(records, area="XR_WRIST", runs=tmp_path / "two", settings=settings, callbacks=[Break()])
+    resumed = kmura.fit(records, area="XR_WRIST", runs=tmp_path / "two", settings=settings).history
+    columns = ["epoch", "loss", "val_loss_img", "learning_rate"]
+    pd.testing.assert_frame_equal(through[columns], resumed[columns], check_exact=True)
+    assert through["learning_rate"].iloc[-1] < 0.03
+    again = kmura.fit(records, area="XR_WRIST", runs=tmp_path / "two", settings=settings).history
+    assert len(again) == len(resumed)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train.focal_alpha": 0.25}, "focal_alpha goes with train.loss=focal"),
+        ({"train.focal_gamma": -1}, "train.focal_gamma is -1"),
+        ({"train.plateau_patience": 0}, "train.plateau_patience is 0; 1 or more"),
+        ({"train.plateau_patience": 2, "train.schedule": "cosine"}, "goes with schedule constant"),
+        ({"model.head_dropout": [1.0]}, "model.head_dropout is 1.0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        load_config(None, settings)
+
+
+def test_the_task_bounds_the_settings(records, tmp_path):
+    joint = TINY | {"data.task": "multiclass"}
+    for more, message in (
+        ({"cam.erase": "positive"}, "cam.erase=positive is of two classes"),
+        ({"train.loss": "focal", "train.focal_alpha": 0.3}, "focal_alpha weighs two classes"),
+    ):
+        with pytest.raises(InputError, match=message):
+            kmura.fit(records, area="all", runs=tmp_path, settings=joint | more)

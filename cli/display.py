@@ -104,7 +104,8 @@ def show_evaluation(found) -> None:
             out.print(class_scores_table(levels, split, title))
             out.print(classes_table(levels["study"], split))
             if scores.questions:
-                out.print(questions_table(scores.questions, split))
+                pooled = {"all areas": scores.pooled} if scores.pooled else {}
+                out.print(questions_table(scores.questions | pooled, split))
     for split, value in (found.localization_faithfulness or {}).items():
         out.print(f"localization faithfulness on {split}: {value:.3f} (mean drop of p without the hottest part)")
     for note in scores.notes:

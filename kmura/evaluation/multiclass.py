@@ -2,7 +2,8 @@
 
 A question is a table of binary predictions drawn from the same probabilities, scored like those of a binary model: of
 one model over all areas, abnormal or normal in each area (its probability is the sum over the abnormal classes); of two
-classes, the second; of several labels, each.
+classes, the second; of several labels, each. A model over all areas answers two more: abnormal or normal, all areas in
+one pot; and which area it is.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import pandas as pd
 
 from kmura import metrics
 from kmura.data.index import ALL
-from kmura.evaluation.scoring import LEVELS, ScoreOptions, Scores, score_table
+from kmura.evaluation.scoring import LEVELS, ScoreOptions, Scores, score_table, with_ends
 from kmura.evaluation.table import read_evaluation, read_predictions, read_table, refuse_rows
 from kmura.training.run import RunDescription, RunFolder, read_run
 
@@ -71,13 +72,39 @@ class MultiScores:
         options: how they were made.
         splits: split -> level -> scores.
         questions: area or class -> scores of the binary table, see `questions_of`.
+        pooled: of one model over all areas, scores of abnormal or normal over the images and studies of all areas in
+            one pot; else None.
+        areas: of one model over all areas, split -> level -> scores of which area it is; else empty. The probability
+            of an area is the sum over its classes.
         notes: what must be known to read them.
     """
 
     options: ScoreOptions
     splits: dict[str, dict[str, ClassLevelScores]]
     questions: dict[str, Scores]
+    pooled: Scores | None
+    areas: dict[str, dict[str, ClassLevelScores]]
     notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassUnits:
+    """The units of one split at one level, row by row.
+
+    Attributes:
+        label: class ids [N], of several labels 0, 1 and -1 (unknown) [N, L].
+        target: 0 and 1 a class, -1 unknown, [N, L].
+        probability: [N, L].
+        predicted: which classes are predicted, the most probable one, of several labels those of 0.5 or more; bool
+            [N, L].
+        patient: [N].
+    """
+
+    label: np.ndarray
+    target: np.ndarray
+    probability: np.ndarray
+    predicted: np.ndarray
+    patient: np.ndarray
 
 
 def columns_of(task: str, classes: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
@@ -135,15 +162,6 @@ def binary_tables(run: str | os.PathLike, description: RunDescription | None = N
     return questions_of(table, description.area, description.task, description.classes)
 
 
-def abnormal_classes(area: str, task: str, classes: Sequence[str]) -> int:
-    """How many of the classes, the first ones, are abnormal: half of those of one model over all areas, else 0."""
-    half = len(classes) // 2
-    # Abnormal-ELBOW and Normal-ELBOW end alike; several classes over all areas need not be area by class
-    ends = (os.path.commonprefix([one[::-1], other[::-1]]) for one, other in zip(classes, classes[half:], strict=False))
-    joint = area == ALL and task == "multiclass" and half > 1 and len(classes) == 2 * half
-    return half if joint and all("-" in end for end in ends) else 0
-
-
 def questions_of(table: pd.DataFrame, area: str, task: str, classes: Sequence[str]) -> dict[str, pd.DataFrame]:
     """The yes/no questions that a table of class predictions answers: area (of several labels: label) -> a table with
     the columns of `kmura.evaluation.table.COLUMNS`.
@@ -161,12 +179,41 @@ def questions_of(table: pd.DataFrame, area: str, task: str, classes: Sequence[st
             area if single else name: _question(table, table[f"label_{name}"].to_numpy(), probability[:, number])
             for number, name in enumerate(classes)
         }
+    if joint_areas(area, task, classes):
+        return {name: rows.reset_index(drop=True) for name, rows in abnormality_of(table, classes).groupby("area")}
+    return {area: _question(table, table["label"].to_numpy(), probability[:, 1])} if len(classes) == 2 else {}
+
+
+def joint_areas(area: str, task: str, classes: Sequence[str]) -> list[str]:
+    """The areas of one model over all areas, as its classes name them (`ELBOW` of `Abnormal-ELBOW`); else none."""
+    half = len(classes) // 2
+    if area != ALL or task != "multiclass" or half < 2 or len(classes) % 2:
+        return []
+    # Abnormal-ELBOW and Normal-ELBOW end alike; the classes of other records over all areas need not
+    ends = (os.path.commonprefix([one[::-1], other[::-1]]) for one, other in zip(classes, classes[half:], strict=False))
+    return [name.partition("-")[2] for name in classes[:half]] if all("-" in end for end in ends) else []
+
+
+def abnormality_of(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Abnormal or normal as one model over all areas says it, all areas in one binary table."""
+    half, label = len(classes) // 2, table["label"].to_numpy()
+    _, _, names = columns_of("multiclass", classes)
+    abnormal = np.where(label < 0, -1, label < half)
+    return _question(table, abnormal, table[names[:half]].to_numpy(float).sum(1))
+
+
+def _areas_table(table: pd.DataFrame, areas: Sequence[str], classes: Sequence[str]) -> pd.DataFrame:
+    """The table of class predictions whose classes are the areas of one model over all areas."""
     label = table["label"].to_numpy()
-    if half := abnormal_classes(area, task, classes):
-        abnormal = np.where(label < 0, -1, label < half)
-        whole = _question(table, abnormal, probability[:, :half].sum(1))
-        return {name: rows.reset_index(drop=True) for name, rows in whole.groupby("area", sort=True)}
-    return {area: _question(table, label, probability[:, 1])} if len(classes) == 2 else {}
+    (_, _, of_classes), (_, _, of_areas) = (columns_of("multiclass", names) for names in (classes, areas))
+    probability = table[of_classes].to_numpy(float).reshape(len(table), 2, len(areas)).sum(1)
+    return pd.concat(
+        [
+            table[["split", "area", "patient", "study", "image"]],
+            pd.DataFrame(probability, table.index, of_areas).assign(label=np.where(label < 0, -1, label % len(areas))),
+        ],
+        axis=1,
+    )
 
 
 def _question(table: pd.DataFrame, label, probability) -> pd.DataFrame:
@@ -187,11 +234,11 @@ def score_classes(
     """
     options = options or ScoreOptions()
     options.check()
-    splits = {
-        split: {level: _level_scores(rows, level, task, classes, options) for level in LEVELS}
-        for split, rows in table.groupby("split", sort=False)
-    }
+    splits, pooled, of_areas = _split_scores(table, task, classes, options), None, {}
     questions = {name: score_table(rows, options) for name, rows in questions_of(table, area, task, classes).items()}
+    if areas := joint_areas(area, task, classes):
+        pooled = score_table(abnormality_of(table, classes), options)
+        of_areas = _split_scores(_areas_table(table, areas, classes), task, areas, options)
     notes = [
         f"{split}: no {'images' if level == 'image' else 'studies'} of {found.name}, which counts for no mean"
         for split, levels in splits.items()
@@ -199,55 +246,93 @@ def score_classes(
         for found in scores.classes
         if not found.units
     ]
-    notes += [f"{name}: {note}" for name, scores in questions.items() for note in scores.notes]
-    return MultiScores(options, splits, questions, tuple(notes))
+    for name, scores in (questions | ({"all areas": pooled} if pooled else {})).items():
+        notes += [f"{name}: {note}" for note in scores.notes]
+    return MultiScores(options, splits, questions, pooled, of_areas, tuple(notes))
+
+
+def _split_scores(table: pd.DataFrame, task: str, classes: Sequence[str], options: ScoreOptions):
+    return {
+        split: {level: _level_scores(rows, level, task, classes, options) for level in LEVELS}
+        for split, rows in table.groupby("split", sort=False)
+    }
+
+
+def class_units_of(
+    table: pd.DataFrame, level: str, task: str, classes: Sequence[str], *, pooling: str = "mean", top_k: int = 2
+) -> ClassUnits:
+    """The images or studies of a table of one split. Images of unknown label (of several: all unknown) are left out."""
+    labels, _, names = columns_of(task, classes)
+    table = _known(table, labels)
+    label, probability, patient = table[labels].to_numpy(), table[names].to_numpy(float), table["patient"].to_numpy()
+    if level == "study":
+        study = (table["area"] + "/" + table["study"]).to_numpy()
+        pooled = metrics.pool_classes(study, probability, pooling, k=top_k, normalize=task == "multiclass")
+        label, patient, probability = label[pooled.first], patient[pooled.first], pooled.value
+    if task == "multilabel":
+        return ClassUnits(label, label, probability, probability >= 0.5, patient)
+    each = np.arange(len(classes))
+    target, predicted = each == label, each == probability.argmax(1)[:, None]
+    return ClassUnits(label[:, 0], target.astype(int), probability, predicted, patient)
+
+
+def _known(table: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    return table[(table[labels] >= 0).any(axis=1)]
 
 
 def _level_scores(table, level: str, task: str, classes: Sequence[str], options: ScoreOptions) -> ClassLevelScores:
-    labels, _, names = columns_of(task, classes)
-    known = table[(table[labels] >= 0).any(axis=1)]
-    label, probability = known[labels].to_numpy(), known[names].to_numpy(float)
-    patient, study = known["patient"].to_numpy(), (known["area"] + "/" + known["study"]).to_numpy()
-    images, studies = len(known), len(np.unique(study))
-    if level == "study":
-        pooled = metrics.pool_classes(
-            study, probability, options.pooling, k=options.top_k, normalize=task == "multiclass"
-        )
-        label, patient, probability = label[pooled.first], patient[pooled.first], pooled.value
-    weights = metrics.cluster_weights(
-        patient, resamples=options.resamples, rng=np.random.default_rng(options.seed)
-    )  # whole patients, whatever their classes: a class that a resample lacks counts for none of its means
-    weights = weights if len(np.unique(patient)) > 1 else weights[:0]
+    known = _known(table, columns_of(task, classes)[0])
+    units = class_units_of(table, level, task, classes, pooling=options.pooling, top_k=options.top_k)
+    patient, probability = units.patient, units.probability
+    weights = np.empty((0, len(patient)))
+    if len(np.unique(patient)) > 1:
+        # whole patients, whatever their classes: a class that a resample lacks counts for none of its means
+        rng = np.random.default_rng(options.seed)
+        weights = metrics.cluster_weights(patient, resamples=options.resamples, rng=rng)
     several, number = task == "multilabel", len(classes)
     score = metrics.multilabel_scores if several else metrics.multiclass_scores
-    truth = label if several else label[:, 0]
-    target = label if several else np.arange(number) == label
-    values, drawn = (_by_class(truth, target, probability, several, part) for part in (None, weights))
+    values, drawn = (_by_class(units, several, part) for part in (None, weights))
     intervals = {name: _columns(values[name], drawn[name]) for name in values}
-    matrix = [] if several else metrics.confusion_matrix(truth, probability.argmax(1), number)[0].astype(int).tolist()
+    scores = metrics.intervals(score(units.label, probability), score(units.label, probability, weights))
+    matrix = []
+    if not several:
+        scores = with_ends(scores, {"accuracy": np.ones(len(patient), bool)}, patient)
+        matrix = metrics.confusion_matrix(units.label, probability.argmax(1), number)[0].astype(int).tolist()
     return ClassLevelScores(
         level=level,
-        images=images,
-        studies=studies,
+        images=len(known),
+        studies=len(known[["area", "study"]].drop_duplicates()),
         patients=known["patient"].nunique(),
-        scores=metrics.intervals(score(truth, probability), score(truth, probability, weights)),
+        scores=scores,
         classes=[
-            ClassScores(name, int((target[:, place] == 1).sum()), {each: intervals[each][place] for each in intervals})
+            ClassScores(
+                name,
+                int((units.target[:, place] == 1).sum()),
+                with_ends(
+                    {each: intervals[each][place] for each in intervals},
+                    {
+                        "precision": units.predicted[:, place] & (units.target[:, place] >= 0),
+                        "recall": units.target[:, place] == 1,
+                    },
+                    patient,
+                ),
+            )
             for place, name in enumerate(classes)
         ],
         confusion=matrix,
     )
 
 
-def _by_class(truth, target, probability, several: bool, weights) -> dict[str, np.ndarray]:
+def _by_class(units: ClassUnits, several: bool, weights) -> dict[str, np.ndarray]:
     """Scores of each class, [R, L] each."""
-    ranked = metrics.one_vs_rest(target, probability, weights)
+    probability = units.probability
+    ranked = metrics.one_vs_rest(units.target, probability, weights)
     if not several:
-        matrix = metrics.confusion_matrix(truth, probability.argmax(1), probability.shape[1], weights)
+        matrix = metrics.confusion_matrix(units.label, probability.argmax(1), probability.shape[1], weights)
         found = metrics.by_class(matrix)
         return {name: found[name] for name in ("precision", "recall", "f1")} | ranked
     each = []
-    for label, value in zip(truth.T, probability.T, strict=True):
+    for label, value in zip(units.label.T, probability.T, strict=True):
         known = label >= 0
         part = None if weights is None else weights[:, known]
         each.append(metrics.scores(label[known], value[known], weights=part))

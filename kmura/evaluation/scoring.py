@@ -1,7 +1,7 @@
 """Scores of a table of predictions at image and study level, as they are and calibrated. Needs no TensorFlow."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -190,13 +190,13 @@ def _scores_of(table, level, units: Units, weights, redrawn: int, threshold: flo
         studies=len(known[["area", "study"]].drop_duplicates()),
         patients=known["patient"].nunique(),
         positives=int(np.sum(units.label == 1)),
-        scores=_with_ends(
+        scores=with_ends(
             metrics.intervals(
                 metrics.scores(units.label, units.probability, threshold=threshold),
                 metrics.scores(units.label, units.probability, threshold=threshold, weights=weights),
             ),
-            units,
-            threshold,
+            _behind(units, threshold),
+            units.patient,
         ),
         confusion=_cells(cells),
         calibration=metrics.calibration_errors(units.label, units.probability, seed=seed),
@@ -207,7 +207,7 @@ def _scores_of(table, level, units: Units, weights, redrawn: int, threshold: flo
 
 
 def score_table(table: pd.DataFrame, options: ScoreOptions | None = None) -> Scores:
-    """Scores of every split of a table of predictions of one area.
+    """Scores of every split of a table of binary predictions.
 
     Calibrator and thresholds are fitted on `options.fit_on` and used on every split; what they give on the split that
     they were fitted on is optimistic.
@@ -303,28 +303,38 @@ def _thresholds(splits, options: ScoreOptions, how, notes: list[str]):
 def _at(rule: str, threshold: float, units: Units, weights) -> OperatingScores:
     cells = [metrics.confusion(units.label, units.probability, threshold, rows) for rows in (None, weights)]
     here, drawn = ({name: score(*four) for name, score in metrics.FROM_CONFUSION.items()} for four in cells)
-    scores = _with_ends(metrics.intervals(here, drawn), units, threshold)
+    scores = with_ends(metrics.intervals(here, drawn), _behind(units, threshold), units.patient)
     return OperatingScores(rule, threshold, scores, _cells(cells[0]))
 
 
-def _with_ends(scores: dict[str, metrics.Interval], units: Units, threshold: float) -> dict[str, metrics.Interval]:
+def with_ends(
+    scores: Mapping[str, metrics.Interval], behind: Mapping[str, np.ndarray], patient: np.ndarray
+) -> dict[str, metrics.Interval]:
     """The scores, with Wilson's interval for shares of exactly 0 or 1, whose resamples all say the same.
 
     Its n is the number of patients behind the share: 20 of 20 found is no proof of a sensitivity of 1.
+
+    Args:
+        scores: name -> value with interval.
+        behind: name of a share -> which units it is a share of, bool [N].
+        patient: [N].
     """
-    behind = {
+    found = dict(scores)
+    for name, rows in behind.items():
+        score = scores[name]
+        if score.low == score.high and score.value in (0, 1):
+            low, high = metrics.wilson(score.value, len(np.unique(patient[rows])))
+            found[name] = metrics.Interval(score.value, float(low), float(high))
+    return found
+
+
+def _behind(units: Units, threshold: float) -> dict[str, np.ndarray]:
+    return {
         "accuracy": np.ones(len(units.label), bool),
         "precision": units.probability >= threshold,
         "recall": units.label == 1,
         "specificity": units.label == 0,
     }
-    found = dict(scores)
-    for name, rows in behind.items():
-        score = scores[name]
-        if score.low == score.high and score.value in (0, 1):
-            low, high = metrics.wilson(score.value, len(np.unique(units.patient[rows])))
-            found[name] = metrics.Interval(score.value, float(low), float(high))
-    return found
 
 
 def _cells(cells: Sequence[np.ndarray]) -> dict[str, int]:

@@ -66,7 +66,7 @@ def _class_scores(scores: dict[str, Any], contract: Contract) -> list[str]:
     for split, levels in scores["splits"].items():
         parts += [_class_level(split, level, found, contract) for level, found in levels.items()]
         parts.append(_classes(split, levels["study"]))
-        parts += _questions(split, scores["questions"], contract)
+        parts += _questions(split, scores, contract)
     return parts
 
 
@@ -179,9 +179,11 @@ def _classes(split: str, found: dict[str, Any]) -> str:
     return f"### Classes on {split}, study level\n\n{_table(['class', 'studies', *names], rows)}"
 
 
-def _questions(split: str, questions: dict[str, Any], contract: Contract) -> list[str]:
+def _questions(split: str, scores: dict[str, Any], contract: Contract) -> list[str]:
     rows = []
-    for name, answered in questions.items():
+    for name, answered in (
+        scores["questions"] | ({"all areas": scores["pooled"]} if contract.abnormal else {})
+    ).items():
         if split in answered["splits"]:
             found = answered["splits"][split]["study"]
             values = (_interval(found["scores"][key]) for key in ("auc", "kappa"))
@@ -190,7 +192,11 @@ def _questions(split: str, questions: dict[str, Any], contract: Contract) -> lis
         return []
     what = "Each by its own probability."
     if contract.abnormal:
-        what = "Abnormal or normal in each area: the abnormal probability of each image, pooled like the classes'."
+        accuracy = _interval(scores["areas"][split]["study"]["scores"]["accuracy"])
+        what = (
+            "Abnormal or normal: the abnormal probability of each image, pooled like the classes'. Which area it is, "
+            f"by the sums over the classes of each: accuracy {accuracy}."
+        )
     table = _table(["question", "studies", "positive", "auc", "kappa at 0.5"], rows)
     return [f"### Yes or no on {split}, study level\n\n{what}\n\n{table}"]
 

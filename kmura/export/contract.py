@@ -12,7 +12,7 @@ from kmura import metrics
 from kmura.config import DataConfig, RecordsConfig
 from kmura.errors import InputError
 from kmura.evaluation.calibration import Calibrator, logits_of
-from kmura.evaluation.multiclass import abnormal_classes, read_any_evaluation
+from kmura.evaluation.multiclass import joint_areas, read_any_evaluation
 from kmura.files import reading_json
 from kmura.records.manifest import read_manifest
 from kmura.training.run import RunDescription, RunFolder, read_run
@@ -128,7 +128,7 @@ def contract_of_run(
         max_side=_max_side(description, records),
         tap=description.config.cam.tap,
         task=description.task,
-        abnormal=abnormal_classes(description.area, description.task, description.classes),
+        abnormal=len(joint_areas(description.area, description.task, description.classes)),
     )
     if not RunFolder(Path(run)).metrics.exists():
         if threshold not in (None, "0.5"):

@@ -21,6 +21,7 @@ from kmura.evaluation.scoring import Units
 
 # Okabe & Ito (2008), told apart with every common colour blindness, on white and on dark
 BLUE, ORANGE, GREEN, PINK, GRAY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a8a8a"
+SKY, AMBER = "#56b4e9", "#e69f00"
 NEGATIVE, POSITIVE = BLUE, ORANGE
 _INK = "#123456"  # stands for the page's text colour and is replaced by it
 STYLE = {
@@ -43,18 +44,18 @@ STYLE = {
     "lines.linewidth": 1.6,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
-    "savefig.facecolor": "none",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A figure: `name` for files, `title` for people, `svg` for a page, `png` for a slide."""
+    """A figure: `name` for files, `title` for people, `svg` for a page (`wide`: its whole width), `png` for a slide."""
 
     name: str
     title: str
     svg: str
     png: bytes
+    wide: bool = False
 
     def save(self, folder: Path) -> None:
         """As `NAME.svg` (black on nothing) and `NAME.png` (on white, 200 dots an inch) in a folder."""
@@ -63,11 +64,19 @@ class Picture:
 
 
 def drawn(
-    name: str, title: str, draw: Callable, *, width: float = 4.2, height: float = 3.4, panels: int = 1
+    name: str,
+    title: str,
+    draw: Callable,
+    *,
+    width: float = 4.2,
+    height: float = 3.4,
+    panels: int = 1,
+    wide: bool = False,
 ) -> Picture:
     """The picture that `draw(axes)` makes; with several panels side by side `draw(list of axes)`. Sizes in inches."""
     text, pixels = io.StringIO(), io.BytesIO()
-    black = {key: "black" if value == _INK else value for key, value in STYLE.items()} | {"savefig.facecolor": "white"}
+    black = {key: "black" if value == _INK else value for key, value in STYLE.items()}
+    black |= {"figure.facecolor": "white", "figure.dpi": 200}
     for style, canvas in ((STYLE, FigureCanvasSVG), (black, FigureCanvasAgg)):
         with matplotlib.rc_context(style):
             figure = Figure(figsize=(width * panels, height), layout="constrained")
@@ -75,15 +84,13 @@ def drawn(
             if canvas is FigureCanvasSVG:
                 canvas(figure).print_svg(text, metadata={"Date": None})
             else:
-                canvas(figure)
-                figure.savefig(pixels, format="png", dpi=200)
+                canvas(figure).print_png(pixels)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     # ids are the same in every figure and would meet in one page
     svg = svg.replace('id="', f'id="{name}-').replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
-    return Picture(
-        name, title, svg.replace("<svg ", f'<svg role="img" aria-label="{_attribute(title)}" ', 1), pixels.getvalue()
-    )
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{_attribute(title)}" ', 1)
+    return Picture(name, title, svg, pixels.getvalue(), wide)
 
 
 def _attribute(text: str) -> str:
@@ -106,22 +113,43 @@ def explained_variance(name: str, what: str, principal: dict) -> Picture:
     return drawn(name, f"Explained variance of {what}", draw)
 
 
+def roc_points(label, probability) -> tuple[np.ndarray, np.ndarray]:
+    """1 - specificity and sensitivity at every threshold, of labels 0 and 1 that hold both."""
+    tp, fp = _counts(label, probability)
+    return fp / fp[-1], tp / tp[-1]
+
+
+def pr_points(label, probability) -> tuple[np.ndarray, np.ndarray]:
+    """Recall and precision at every threshold, of labels 0 and 1 that hold a 1.
+
+    The area under their steps (of kind `pre`) is the average precision: each gain in recall at the precision it ends
+    with.
+    """
+    tp, fp = _counts(label, probability)
+    precision = tp[1:] / (tp + fp)[1:]
+    return tp / tp[-1], np.r_[precision[0], precision]
+
+
+def _counts(label, probability) -> tuple[np.ndarray, np.ndarray]:
+    """True and false positives, from none predicted to all; ties are one step."""
+    order = np.argsort(-probability, kind="stable")
+    ends = np.flatnonzero(np.r_[np.diff(probability[order]) != 0, True][: len(order)])
+    tp, fp = (np.r_[0, np.cumsum(label[order] == value)[ends]] for value in (1, 0))
+    return tp, fp
+
+
 def roc_pr(name: str, what: str, units: Units) -> Picture:
     """ROC and precision-recall curves of the units of one level, with their areas, n and the chance lines."""
     label, probability = units.label, units.probability
-    order = np.argsort(-probability, kind="stable")
-    ends = np.flatnonzero(np.r_[np.diff(probability[order]) != 0, True][: len(order)])  # ties are one step
-    tp, fp = (np.r_[0, np.cumsum(label[order] == value)[ends]] for value in (1, 0))
     n, positives = len(label), int((label == 1).sum())
 
     def draw(axes):
         roc, pr = axes
         if 0 < positives < n:
-            roc.plot(fp / fp[-1], tp / tp[-1], color=BLUE, label=f"AUC {metrics.auc(label, probability)[0]:.3f}")
-            area = metrics.average_precision(label, probability)[0]
-            recall, precision = tp / positives, tp[1:] / (tp + fp)[1:]
-            # the area under these steps is the average precision: each gain in recall at the precision it ends with
-            pr.step(recall, np.r_[precision[0], precision], where="pre", color=BLUE, label=f"AP {area:.3f}")
+            area = f"AUC {metrics.auc(label, probability)[0]:.3f}"
+            roc.plot(*roc_points(label, probability), color=BLUE, label=area)
+            area = f"AP {metrics.average_precision(label, probability)[0]:.3f}"
+            pr.step(*pr_points(label, probability), where="pre", color=BLUE, label=area)
             roc.legend(loc="lower right")
         else:
             _nothing(roc, "undefined: one class")
@@ -129,8 +157,8 @@ def roc_pr(name: str, what: str, units: Units) -> Picture:
         roc.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle="--")
         pr.axhline(positives / max(n, 1), color=GRAY, linewidth=1, linestyle="--", label="chance")
         pr.legend(loc="lower left")
-        _labelled(roc, "1 - specificity", "sensitivity", f"ROC, n = {n}")
-        _labelled(pr, "recall (sensitivity)", "precision", f"Precision and recall, n = {n}, {positives} positive")
+        labelled(roc, "1 - specificity", "sensitivity", f"ROC, n = {n}")
+        labelled(pr, "recall (sensitivity)", "precision", f"Precision and recall, n = {n}, {positives} positive")
         for each in axes:
             each.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 
@@ -152,7 +180,7 @@ def confusion(name: str, what: str, cells: dict[str, int]) -> Picture:
         axes.set(xlim=(0, 2), ylim=(2, 0), xticks=[0.5, 1.5], yticks=[0.5, 1.5], aspect="equal")
         axes.set_xticklabels(["normal", "abnormal"])
         axes.set_yticklabels(["normal", "abnormal"], rotation=90, va="center")
-        _labelled(axes, "predicted", "true", f"Confusion at 0.5, n = {counts.sum():.0f}")
+        labelled(axes, "predicted", "true", f"Confusion at 0.5, n = {counts.sum():.0f}")
 
     return drawn(name, f"Confusion matrix, {what}", draw, width=3.2)
 
@@ -168,7 +196,7 @@ def histogram(name: str, what: str, units: Units) -> Picture:
         axes.axvline(0.5, color=GRAY, linewidth=1, linestyle="--")
         axes.legend(loc="upper center")
         axes.set(xlim=(0, 1))
-        _labelled(axes, "probability of abnormal", "count", f"Probabilities by class, n = {len(units.label)}")
+        labelled(axes, "probability of abnormal", "count", f"Probabilities by class, n = {len(units.label)}")
 
     return drawn(name, f"Histogram of probabilities by class, {what}", draw)
 
@@ -189,7 +217,7 @@ def reliability(name: str, what: str, before: Units, after: Units | None, bins: 
             )  # fmt: skip
             each.legend(loc="upper left")
             each.set(xlim=(-0.02, 1.02), ylim=(-0.05, 1.1))
-            _labelled(each, "mean probability", "share of abnormal", f"Reliability {title}, n = {len(units.label)}")
+            labelled(each, "mean probability", "share of abnormal", f"Reliability {title}, n = {len(units.label)}")
 
     return drawn(name, f"Reliability diagrams, {what}", draw, panels=len(panels))
 
@@ -215,7 +243,7 @@ def thresholds(name: str, what: str, units: Units, chosen: Sequence[tuple[str, f
             axes.text(threshold, 1.02 + 0.05 * (number % 4), ", ".join(names), fontsize=7, ha="center")
         axes.legend(loc="lower center", ncols=2)
         axes.set(xlim=(0, 1), ylim=(-0.02, 1.22), yticks=np.linspace(0, 1, 6))
-        _labelled(axes, "threshold on the probability", "score", f"Scores against threshold, n = {len(units.label)}")
+        labelled(axes, "threshold on the probability", "score", f"Scores against threshold, n = {len(units.label)}")
 
     return drawn(name, f"Scores against threshold, {what}", draw, width=5.2)
 
@@ -235,8 +263,8 @@ def training(name: str, what: str, history: pd.DataFrame) -> Picture:
             for epoch in history["epoch"][history["best"].astype(bool)].tail(1):
                 each.axvline(epoch, color=GRAY, linewidth=1, linestyle="--", label=f"chosen epoch {epoch}")
             each.legend()
-        _labelled(loss, "epoch", "loss", "Loss")
-        _labelled(auc, "epoch", "AUC", "AUC of the selecting split")
+        labelled(loss, "epoch", "loss", "Loss")
+        labelled(auc, "epoch", "AUC", "AUC of the selecting split")
 
     return drawn(name, f"Training curves, {what}", draw, panels=2)
 
@@ -251,12 +279,17 @@ def perturbation(name: str, what: str, curves: dict, sample: int) -> Picture:
             each.legend()
             each.set(xlim=(0, 1), ylim=(0, 1.02))
             share = "share of pixels made black" if kind == "deletion" else "share of pixels put back"
-            _labelled(each, share, "confidence in the prediction", f"{title}, n = {sample}")
+            labelled(each, share, "confidence in the prediction", f"{title}, n = {sample}")
 
     return drawn(name, f"Deletion and insertion, {what}", draw, panels=2)
 
 
-def _labelled(axes, x: str, y: str, title: str) -> None:
+def ink() -> str:
+    """The colour of text in the figure that is being drawn."""
+    return matplotlib.rcParams["text.color"]
+
+
+def labelled(axes, x: str, y: str, title: str) -> None:
     axes.set(xlabel=x, ylabel=y)
     axes.set_title(title)
 

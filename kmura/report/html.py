@@ -14,14 +14,16 @@ import pandas as pd
 
 import kmura
 from kmura import metrics
+from kmura.data.index import ALL
 from kmura.errors import InputError, reason
 from kmura.evaluation.calibration import Calibrator
 from kmura.evaluation.compare import Comparison, compare
-from kmura.evaluation.scoring import LEVELS, Units, units_of
+from kmura.evaluation.scoring import LEVELS, units_of
 from kmura.evaluation.table import read_evaluation, read_json
 from kmura.files import replacing
 from kmura.records.manifest import EDA
-from kmura.report import figures
+from kmura.report import figures, published
+from kmura.report.classes import parts_of, reader_of
 from kmura.training.run import RunDescription, RunFolder, read_run
 
 TEMPLATE = "page.html.jinja"
@@ -90,6 +92,7 @@ def report(
             outcomes={
                 case["outcome"] for each in chapters if each["explanation"] for case in each["explanation"]["cases"]
             },
+            published=published,
         )
     except jinja2.UndefinedError as error:
         raise InputError(
@@ -101,8 +104,9 @@ def report(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for each in chapters:
-            for picture in each["pictures"].values():
-                picture.save(folder)
+            for pictures in each["groups"].values():
+                for picture in pictures.values():
+                    picture.save(folder)
         with replacing(out) as file:
             file.write(page)
     except OSError as error:
@@ -129,33 +133,35 @@ def chapter(run: str | os.PathLike, number: int, eda: str | os.PathLike | None =
 
 def _chapter(run: str | os.PathLike, number: int, eda: str | os.PathLike | None) -> dict[str, Any]:
     folder, description = RunFolder(Path(run)), read_run(run)
-    evaluation, table = read_evaluation(run)
+    evaluation, table = read_evaluation(run, reader_of(description))
     scores = evaluation["scores"]
-    options = scores["options"]
     split = "valid" if "valid" in scores["splits"] else next(iter(scores["splits"]))
-    calibrator = Calibrator.from_json(scores["calibrator"])
-    pooling = {"pooling": options["pooling"], "top_k": options["top_k"]}
-    fitted = {"calibrator": calibrator, "calibrated_at": options["calibrate_at"]}
-    rows = table[table["split"] == split]
-    units = {level: units_of(rows, level, **pooling) for level in LEVELS}
-    calibrated = {level: units_of(rows, level, **pooling, **fitted) for level in LEVELS} if calibrator else {}
-    what = f"{description.area}, {description.phase}, {split}"
-    pictures = _pictures(f"run{number}", what, units, calibrated, scores, split, folder)
+    area = "All areas" if description.area == ALL else description.area
+    name, what = f"run{number}", f"{area}, {description.phase}"
+    parts = parts_of(table, scores, split, description, name, f"{what}, {split}")
+    groups = dict(parts.groups)
+    if parts.answers is not None:
+        groups[parts.heading] = _pictures(name, f"{what}, {split}", parts.question, parts.answers, split)
+    others = _training(name, f"{what}, {split}", folder)
     explored = _explored(description, eda)
     if explored and explored["principal"]["cumulative"]:
-        pictures["variance"] = figures.explained_variance(
-            f"run{number}-variance", f"{description.area}, thumbnails", explored["principal"]
+        others["variance"] = figures.explained_variance(
+            f"{name}-variance", f"{area}, thumbnails", explored["principal"]
         )
     explanation, stale = _explanation(folder, evaluation["model_sha256"])
     if explanation:
         for maps in explanation["maps"]:
-            name, what = f"perturbation-{maps['tap']}", f"{description.area}, {description.phase}, {maps['tap']}"
-            pictures[name] = figures.perturbation(f"run{number}-{name}", what, maps["curves"], explanation["sample"])
+            each, text = f"perturbation-{maps['tap']}", f"{what}, {maps['tap']}"
+            others[each] = figures.perturbation(f"{name}-{each}", text, maps["curves"], explanation["sample"])
+    heading = parts.heading if description.task == "binary" else "Training"
+    groups[heading] = groups.get(heading, {}) | others
     return {
-        "id": f"run{number}",
+        "id": name,
         "path": str(run),
-        "area": description.area,
+        "area": area,
         "phase": description.phase,
+        "task": description.task,
+        "classes": len(description.classes),
         "backbone": description.config.model.backbone,
         "image_size": description.config.data.image_size,
         "weights": description.config.model.weights,
@@ -164,10 +170,12 @@ def _chapter(run: str | os.PathLike, number: int, eda: str | os.PathLike | None)
         "has_patients": evaluation["has_patients"],
         "faithfulness": evaluation["localization_faithfulness"],
         "scores": scores,
+        "answers": parts.answers,
+        "kappas": parts.kappas,
         "split": split,
-        "data": data_card(table),
+        "data": data_card(parts.question),
         "explored": explored,
-        "pictures": pictures,
+        "groups": {heading: pictures for heading, pictures in groups.items() if pictures},
         "explanation": explanation,
         "stale": stale,
         "description": _facts(description),
@@ -190,26 +198,37 @@ def data_card(table: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _pictures(name, what, units: dict[str, Units], calibrated, scores, split, folder) -> dict[str, figures.Picture]:
-    study, best = units["study"], calibrated.get("study", units["study"])
+def _pictures(name: str, what: str, table: pd.DataFrame, scores, split: str) -> dict[str, figures.Picture]:
+    """The figures of a yes/no question on a split, from its predictions and its scores as `metrics.json` holds them."""
+    options = scores["options"]
+    calibrator = Calibrator(**scores["calibrator"]) if scores["calibrator"] else None
+    pooling = {"pooling": options["pooling"], "top_k": options["top_k"]}
+    fitted = {"calibrator": calibrator, "calibrated_at": options["calibrate_at"]}
+    rows = table[table["split"] == split]
+    study, image = (units_of(rows, level, **pooling) for level in ("study", "image"))
+    calibrated = units_of(rows, "study", **pooling, **fitted) if calibrator else None
     points = [(point["rule"], point["threshold"]) for point in scores["operating_points"][split]]
     found = {
         "roc_study": figures.roc_pr(f"{name}-roc-study", f"{what}, studies", study),
-        "roc_image": figures.roc_pr(f"{name}-roc-image", f"{what}, images", units["image"]),
+        "roc_image": figures.roc_pr(f"{name}-roc-image", f"{what}, images", image),
         "histogram": figures.histogram(f"{name}-histogram", f"{what}, studies", study),
-        "reliability": figures.reliability(f"{name}-reliability", f"{what}, studies", study, calibrated.get("study")),
-        "thresholds": figures.thresholds(f"{name}-thresholds", f"{what}, studies", best, points),
+        "reliability": figures.reliability(f"{name}-reliability", f"{what}, studies", study, calibrated),
+        "thresholds": figures.thresholds(f"{name}-thresholds", f"{what}, studies", calibrated or study, points),
     }
     for level in LEVELS:
         cells = scores["splits"][split][level]["confusion"]
         found[f"confusion_{level}"] = figures.confusion(f"{name}-confusion-{level}", f"{what}, {level} level", cells)
-    if folder.history.is_file():
-        try:
-            history = pd.read_csv(folder.history)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{folder.history} cannot be read ({error}); fit again to go on") from error
-        found["training"] = figures.training(f"{name}-training", what, history)
     return found
+
+
+def _training(name: str, what: str, folder: RunFolder) -> dict[str, figures.Picture]:
+    if not folder.history.is_file():
+        return {}
+    try:
+        history = pd.read_csv(folder.history)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder.history} cannot be read ({error}); fit again to go on") from error
+    return {"training": figures.training(f"{name}-training", what, history)}
 
 
 def _explanation(folder: RunFolder, model_sha256: str) -> tuple[dict[str, Any] | None, bool]:

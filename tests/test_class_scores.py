@@ -1,0 +1,143 @@
+"""Scores of predictions over several classes or labels, and the questions that one model over all areas answers."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics as reference
+from scipy.special import softmax
+
+from kmura import metrics
+from kmura.data.index import ALL
+from kmura.evaluation.multiclass import class_units_of, columns_of, joint_areas, questions_of, score_classes
+from kmura.evaluation.scoring import ScoreOptions
+
+FEW = ScoreOptions(resamples=100)
+AREAS = ("XR_ELBOW", "XR_HAND", "XR_WRIST")
+JOINT = ("Abnormal-ELBOW", "Abnormal-HAND", "Abnormal-WRIST", "Normal-ELBOW", "Normal-HAND", "Normal-WRIST")
+
+
+def class_table(classes=JOINT, task="multiclass", studies=120, seed=0, areas=AREAS, noise=1.5):
+    """Predictions of studies of 1 to 3 views, half tune and half valid; in a joint table the area fits the class."""
+    rng = np.random.default_rng(seed)
+    study = np.repeat(np.arange(studies), rng.integers(1, 4, studies))
+    several = task == "multilabel"
+    truth = rng.integers(0, 2, (studies, len(classes))) if several else rng.integers(0, len(classes), (studies, 1))
+    target = truth if several else np.arange(len(classes)) == truth
+    logit = (3 * target - 1.5 + rng.normal(0, noise, target.shape))[study] + rng.normal(
+        0, 0.5, (len(study), len(classes))
+    )
+    of_labels, of_logits, of_probabilities = columns_of(task, classes)
+    area = np.array(areas)[(truth[:, 0] if not several else np.zeros(studies, int)) % len(areas)][study]
+    keys = {
+        "split": np.where(study < studies / 2, "tune", "valid"),
+        "area": area,
+        "patient": [f"p{number // 2}" for number in study],
+        "study": [f"p{number // 2}/s{number}" for number in study],
+        "image": [f"{where}/{number}.png" for number, where in enumerate(area)],
+    }
+    return pd.concat(
+        [
+            pd.DataFrame(keys),
+            pd.DataFrame(truth[study], columns=of_labels),
+            pd.DataFrame(logit, columns=of_logits),
+            pd.DataFrame(metrics.probabilities(logit, task), columns=of_probabilities),
+        ],
+        axis=1,
+    )
+
+
+def test_all_areas_pooled_are_scored_as_one_binary_table():
+    table = class_table()
+    found = score_classes(table, ALL, "multiclass", JOINT, FEW)
+    valid = table[table["split"] == "valid"]
+    by_study = valid.groupby("study")
+    probability = by_study[[f"probability_{name}" for name in JOINT[:3]]].mean().sum(axis=1)
+    abnormal = by_study["label"].first() < 3
+    ours = found.pooled.splits["valid"]["study"]
+    assert ours.scores["kappa"].value == pytest.approx(reference.cohen_kappa_score(abnormal, probability >= 0.5))
+    assert ours.scores["auc"].value == pytest.approx(reference.roc_auc_score(abnormal, probability))
+    assert ours.scores["kappa"].low < ours.scores["kappa"].value < ours.scores["kappa"].high
+    parts = [scores.splits["valid"]["study"] for scores in found.questions.values()]
+    assert list(found.questions) == list(AREAS)
+    for cell, count in ours.confusion.items():
+        assert count == sum(part.confusion[cell] for part in parts)
+
+
+def test_an_area_is_as_probable_as_its_classes_together():
+    table = class_table()
+    found = score_classes(table, ALL, "multiclass", JOINT, FEW)
+    valid = table[table["split"] == "valid"]
+    probability = valid[[f"probability_{name}" for name in JOINT]].to_numpy()
+    predicted = (probability[:, :3] + probability[:, 3:]).argmax(1)
+    expected = reference.confusion_matrix(valid["label"] % 3, predicted)
+    ours = found.areas["valid"]["image"]
+    np.testing.assert_array_equal(ours.confusion, expected)
+    assert [each.name for each in ours.classes] == ["ELBOW", "HAND", "WRIST"]
+    assert ours.scores["accuracy"].value > found.splits["valid"]["image"].scores["accuracy"].value
+
+
+@pytest.mark.parametrize(
+    ("area", "task", "classes"),
+    [
+        ("XR_WRIST", "multiclass", JOINT),
+        (ALL, "multilabel", JOINT),
+        (ALL, "multiclass", ("no", "yes")),
+        (ALL, "multiclass", tuple("abcd")),
+    ],
+)
+def test_other_models_have_no_areas_to_take_apart(area, task, classes):
+    assert joint_areas(area, task, classes) == []
+    found = score_classes(class_table(classes, task), area, task, classes, FEW)
+    assert found.pooled is None and found.areas == {}
+
+
+def test_shares_without_error_keep_an_interval():
+    table = class_table(noise=0.0)
+    logit = np.where(np.arange(6) == table[["label"]].to_numpy(), 4.0, 0.0)
+    table[[f"probability_{name}" for name in JOINT]] = softmax(logit, axis=1)
+    found = score_classes(table, ALL, "multiclass", JOINT, FEW).splits["valid"]["study"]
+    patients = table[(table["split"] == "valid")]["patient"].nunique()
+    accuracy = found.scores["accuracy"]
+    assert (accuracy.value, accuracy.high) == (1, 1)
+    assert accuracy.low == pytest.approx(float(metrics.wilson(1.0, patients)[0]))
+    for each in found.classes:
+        assert each.scores["recall"].value == 1 and each.scores["recall"].low < accuracy.low
+        assert each.scores["precision"].low == pytest.approx(each.scores["recall"].low)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_a_split_without_known_labels_is_no_crash(task):
+    classes = JOINT if task == "multiclass" else ("a", "b")
+    table = class_table(classes, task, studies=40)
+    labels, _, _ = columns_of(task, classes)
+    table.loc[table["split"] == "valid", labels] = -1
+    found = score_classes(table, ALL if task == "multiclass" else "XR_WRIST", task, classes, FEW)
+    assert found.splits["valid"]["study"].studies == 0 and found.splits["tune"]["study"].studies == 20
+    assert np.isnan(found.splits["valid"]["study"].scores["auc"].value)
+
+
+@pytest.mark.parametrize("pooling", metrics.POOLINGS)
+def test_units_are_those_that_are_scored(pooling):
+    table = class_table()
+    units = class_units_of(table[table["split"] == "valid"], "study", "multiclass", JOINT, pooling=pooling)
+    found = score_classes(table, ALL, "multiclass", JOINT, dataclasses.replace(FEW, pooling=pooling))
+    assert found.splits["valid"]["study"].scores["accuracy"].value == pytest.approx(
+        (units.predicted & (units.target == 1)).sum() / len(units.label)
+    )
+    assert units.probability.sum(1) == pytest.approx(1) and (units.predicted.sum(1) == 1).all()
+
+
+def test_a_label_that_is_unknown_counts_for_none_of_its_scores():
+    classes = ("a", "b")
+    table = class_table(classes, "multilabel", studies=80)
+    table.loc[table.index % 5 == 0, "label_a"] = -1
+    found = score_classes(table, "XR_WRIST", "multilabel", classes, FEW).splits["valid"]["image"]
+    known = table[(table["split"] == "valid") & (table["label_a"] >= 0)]
+    assert found.classes[0].units == (known["label_a"] == 1).sum()
+    assert found.classes[0].scores["precision"].value == pytest.approx(
+        reference.precision_score(known["label_a"], known["probability_a"] >= 0.5)
+    )
+    questions = questions_of(table, "XR_WRIST", "multilabel", classes)
+    assert list(questions) == ["a", "b"] and (questions["a"]["label"] == table["label_a"]).all()

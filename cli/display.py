@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import os
 import sys
 import time
 
@@ -352,81 +351,3 @@ def records_table(manifest) -> Table:
             size = sum(shard.bytes for shard in counts.shards) / 1e6
             table.add_row(area, split, *map(str, numbers), str(len(counts.shards)), f"{size:.1f}")
     return table
-
-
-def show_export(found) -> None:
-    """What an `Export` is, on stdout."""
-    out, contract = console(), found.contract
-    out.print(f"{found.folder}: version {found.version}, written and read back")
-    out.print(f"calibration: {contract.calibration}; threshold {contract.threshold:.4g} (rule {contract.rule})")
-    if found.parity:
-        parity = found.parity
-        out.print(
-            f"against the model, in a fresh process: logit {parity.logit:.1g}, probability {parity.probability:.1g}; "
-            f"encoded images {parity.image_bytes:.1g}, study {parity.study:.1g}; {parity.warmup} warm-up requests"
-        )
-    for note in found.notes:
-        out.print(note)
-
-
-def show_check(found) -> None:
-    """What a `Check` of an export found, on stdout."""
-    out = console()
-    for name, largest in found.differences.items():
-        out.print(f"{name}: {'equal' if largest == 0 else f'within {largest:.1g}'}")
-    if not found.problems:
-        out.print(f"{found.folder}: all files are as exported, all answers as they were")
-
-
-def show_predictions(found) -> None:
-    """`Predictions` on stdout: images, and studies where there are any."""
-    out, contract = console(), found.contract
-    calibrated = "" if contract.calibrator is None else "calibrated "
-    heading = f"{calibrated}probability of {contract.classes[1]}; threshold {contract.threshold:.4g} ({contract.rule})"
-    table = Table(title=heading, title_justify="left")
-    grouped = not found.studies.empty
-    for name in ("image", *(("study",) if grouped else ()), "logit", "probability", "decision"):
-        table.add_column(name, justify="right" if name in ("logit", "probability") else "left", overflow="fold")
-    above = os.path.commonpath([os.path.dirname(name) for name in found.images["image"]] or [""])
-    if above not in ("", os.sep):
-        table.caption, table.caption_justify = f"images in {_one_line(above)}", "left"
-    for row in found.images.itertuples():
-        name = os.path.relpath(row.image, above) if above else row.image
-        numbers = (f"{row.logit:+.3f}", f"{row.probability:.3f}", row.decision)
-        table.add_row(_one_line(name), *((_one_line(row.study),) if grouped else ()), *numbers)
-    out.print(table)
-    if grouped:
-        k = f" of the {contract.top_k} largest" if contract.pooling == "top-k" else ""
-        table = Table(title=f"studies: {contract.pooling}{k}", title_justify="left")
-        for name in ("study", "images", "skipped", "probability", "decision"):
-            table.add_column(name, justify="left" if name in ("study", "decision") else "right", overflow="fold")
-        for row in found.studies.itertuples():
-            lost = str(row.skipped) if row.skipped else ""
-            table.add_row(_one_line(row.study), str(row.images), lost, f"{row.probability:.3f}", row.decision)
-        out.print(table)
-
-
-def _one_line(name: str) -> str:
-    """A file's name as a terminal can show it: control characters become escapes."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
-
-
-def skipped_lines(found) -> list[str]:
-    """A line for each file of `Predictions` that was skipped."""
-    return [f"skipped {_one_line(item.file)}: {item.reason}" for item in found.skipped]
-
-
-def write_rows(found, format: str, out=None) -> None:
-    """The rows of `Predictions` as `csv` or `jsonl`, into the file `out` or on stdout."""
-    from kmura.files import replacing
-
-    table = found.table()
-    if format == "csv":
-        text = table.to_csv(index=False, float_format="%.7g")
-    else:
-        text = table.to_json(orient="records", lines=True, force_ascii=False, double_precision=10)
-    if out is None:
-        sys.stdout.write(text)
-        return
-    with replacing(out) as file:
-        file.write(text)

@@ -4,19 +4,21 @@ import sys
 
 import click
 
+_THRESHOLD = "Of a binary run: a rule that it was evaluated at; default: 0.5, or the first of them."
+
 
 @click.command()
 @click.argument("run", type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="Folder of the versions: OUT/1, OUT/2, ...")
 @click.option("--records", type=click.Path(), help="Folder of the records, if they have moved since the run.")
-@click.option("--threshold", metavar="RULE", help="One of those the run was evaluated at; default: 0.5, or the first.")
+@click.option("--threshold", metavar="RULE", help=_THRESHOLD)
 @click.option("--format", type=click.Choice(["savedmodel", "onnx", "litert"]), default="savedmodel", show_default=True)
 @click.option(
     "--warmup/--no-warmup", default=True, show_default=True, help="Write warm-up requests for TensorFlow Serving."
 )
 def export(run, out, **options):
     """Export the best model of an evaluated RUN (runs/AREA/PHASE) for TensorFlow Serving, with all it needs inside."""
-    from kmura.cli.display import show_export
+    from kmura.cli.predictions import show_export
     from kmura.export.bundle import export
 
     show_export(export(run, out, **options))
@@ -32,7 +34,7 @@ def export(run, out, **options):
     show_default=True,
     help="Which images are one study: a CSV's column study and MURA's patient/study, each folder, or none.",
 )
-@click.option("--threshold", metavar="RULE", help="One of those the run was evaluated at; default: 0.5, or the first.")
+@click.option("--threshold", metavar="RULE", help=_THRESHOLD)
 @click.option("--format", type=click.Choice(["table", "csv", "jsonl"]), help="Default: table; csv with --out.")
 @click.option("--out", type=click.Path(), help="Write the rows here; .jsonl makes them JSON lines.")
 @click.option("--cam", type=click.Path(), metavar="DIR", help="Draw where the model looks, a PNG an image.")
@@ -56,7 +58,8 @@ def predict(model, images, check, format, out, **options):
     if out and format == "table":
         raise click.UsageError("--out takes rows, --format csv or jsonl")
 
-    from kmura.cli.display import counting, show_predictions, skipped_lines, write_rows
+    from kmura.cli.display import counting
+    from kmura.cli.predictions import show_predictions, skipped_lines, write_rows
     from kmura.errors import InputError
     from kmura.export.predict import predict
 
@@ -76,7 +79,7 @@ def predict(model, images, check, format, out, **options):
 
 
 def _check(model) -> None:
-    from kmura.cli.display import show_check
+    from kmura.cli.predictions import show_check
     from kmura.errors import InputError
     from kmura.export.golden import check_export
 

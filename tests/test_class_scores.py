@@ -80,7 +80,12 @@ def test_an_area_is_as_probable_as_its_classes_together():
 
 @pytest.mark.parametrize(
     ("area", "task", "classes"),
-    [("XR_WRIST", "multiclass", tuple("abcd")), (ALL, "multilabel", tuple("abcd")), (ALL, "multiclass", ("no", "yes"))],
+    [
+        ("XR_WRIST", "multiclass", JOINT),
+        (ALL, "multilabel", JOINT),
+        (ALL, "multiclass", ("no", "yes")),
+        (ALL, "multiclass", tuple("abcd")),
+    ],
 )
 def test_other_models_have_no_areas_to_take_apart(area, task, classes):
     assert joint_areas(area, task, classes) == []

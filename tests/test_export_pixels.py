@@ -10,10 +10,10 @@ from test_images import declares
 
 from kmura import metrics
 from kmura.evaluation.calibration import Calibrator
+from kmura.export.answers import calibrated, pooled
 from kmura.export.contract import Contract
 from kmura.export.pixels import decoded, model_pixels
 from kmura.export.prepare import prepared
-from kmura.export.serving import _calibrated, pooled
 from kmura.records.images import decode_image
 
 RNG = np.random.default_rng(0)
@@ -154,7 +154,7 @@ def test_resizing_with_taps_known_in_the_graph_changes_no_bit():
 def test_calibration_in_the_graph_is_that_of_the_evaluation(calibrator):
     logit = np.r_[-1.0, 0.0, 0.5, 2.0, RNG.normal(0, 3, 50)]
     right = calibrator(logit) if calibrator else 1 / (1 + np.exp(-logit))
-    assert _calibrated(calibrator, tf.constant(logit)).numpy() == pytest.approx(right, abs=1e-12)
+    assert calibrated(calibrator, tf.constant(logit)).numpy() == pytest.approx(right, abs=1e-12)
 
 
 @pytest.mark.parametrize("how", metrics.POOLINGS)

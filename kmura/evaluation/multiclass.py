@@ -10,6 +10,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ import pandas as pd
 from kmura import metrics
 from kmura.data.index import ALL
 from kmura.evaluation.scoring import LEVELS, ScoreOptions, Scores, score_table, with_ends
-from kmura.evaluation.table import read_predictions, read_table, refuse_rows
+from kmura.evaluation.table import read_evaluation, read_predictions, read_table, refuse_rows
 from kmura.training.run import RunDescription, RunFolder, read_run
 
 
@@ -133,6 +134,20 @@ def read_class_predictions(path: str | os.PathLike, task: str, classes: Sequence
     return table.astype(dict.fromkeys(labels, int))
 
 
+def read_any_evaluation(
+    run: str | os.PathLike, description: RunDescription | None = None
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """What `metrics.json` of a run of any task says, and its predictions.
+
+    Raises:
+        InputError: see `kmura.evaluation.table.read_evaluation`.
+    """
+    description = description or read_run(run)
+    if description.task == "binary":
+        return read_evaluation(run)
+    return read_evaluation(run, lambda path: read_class_predictions(path, description.task, description.classes))
+
+
 def binary_tables(run: str | os.PathLike, description: RunDescription | None = None) -> dict[str, pd.DataFrame]:
     """Binary predictions of a run by area (of several labels by label), one that answers no such question has none.
 
@@ -171,9 +186,12 @@ def questions_of(table: pd.DataFrame, area: str, task: str, classes: Sequence[st
 
 def joint_areas(area: str, task: str, classes: Sequence[str]) -> list[str]:
     """The areas of one model over all areas, as its classes name them (`ELBOW` of `Abnormal-ELBOW`); else none."""
-    if area != ALL or task != "multiclass" or len(classes) < 4:
+    half = len(classes) // 2
+    if area != ALL or task != "multiclass" or half < 2 or len(classes) % 2:
         return []
-    return [name.partition("-")[2] for name in classes[: len(classes) // 2]]
+    # Abnormal-ELBOW and Normal-ELBOW end alike; the classes of other records over all areas need not
+    ends = (os.path.commonprefix([one[::-1], other[::-1]]) for one, other in zip(classes, classes[half:], strict=False))
+    return [name.partition("-")[2] for name in classes[:half]] if all("-" in end for end in ends) else []
 
 
 def abnormality_of(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

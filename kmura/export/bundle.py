@@ -11,14 +11,15 @@ from typing import Any
 
 import kmura
 from kmura.errors import InputError, check_choice, reason
+from kmura.evaluation.multiclass import read_any_evaluation
 from kmura.evaluation.predictions import load_model
-from kmura.evaluation.table import read_evaluation
 from kmura.export import exchange
+from kmura.export.answers import answers_of
 from kmura.export.card import model_card
 from kmura.export.contract import EXPORT_VERSION, SIGNATURE, Contract, contract_of_run
 from kmura.export.golden import golden_requests, versions, write_golden
 from kmura.export.parity import Parity, parity_in_fresh_process
-from kmura.export.serving import ANSWERS, SIGNATURES, ServedModel, check_warmup_possible, write_warmup
+from kmura.export.serving import SIGNATURES, ServedModel, check_warmup_possible, write_warmup
 from kmura.files import locked, sha256_of, write_json
 from kmura.training.run import RunDescription, RunFolder, read_run
 
@@ -64,8 +65,9 @@ def export(
         run: folder of an evaluated run.
         out: folder of the versions.
         records: where the run's records are now, see `contract_of_run`.
-        threshold: a rule that the run was evaluated at; None takes 0.5, or the first where that is not among them.
-        format: `savedmodel`; `onnx` and `litert` hold the bare network, from pixels to logit.
+        threshold: of a binary run a rule that it was evaluated at; None takes 0.5, or the first where that is not
+            among them.
+        format: `savedmodel`; `onnx` and `litert` hold the bare network, from pixels to logits.
         warmup: write warm-up requests for TensorFlow Serving (needs tensorflow-serving-api).
 
     Raises:
@@ -74,7 +76,7 @@ def export(
     """
     check_choice("format", format, FORMATS)
     folder, out, description = RunFolder(Path(run)), Path(out), read_run(run)
-    evaluation, _ = read_evaluation(run)
+    evaluation, _ = read_any_evaluation(run, description)
     contract = contract_of_run(run, records=records, threshold=threshold)
     if format != "savedmodel":
         exchange.check_possible(format)
@@ -132,22 +134,13 @@ def _signature(description: RunDescription, evaluation, contract: Contract, form
             "image_bytes": "string [B], PNG or JPEG files",
             "image": f"float32 [B, {size[0]}, {size[1]}, {size[2]}]",
         }
+        answers = answers_of(contract)
+        words = {"each": answers.each, "study": answers.study, "explained": answers.explained}
         found["signatures"] = {
-            name: {"input": {given: inputs[given]}, "gives": gives} for name, (given, gives) in SIGNATURES.items()
+            name: {"input": {given: inputs[given]}, "gives": gives.format(**words)}
+            for name, (given, gives) in SIGNATURES.items()
         }
-        found["answers"] = dict(
-            zip(
-                ANSWERS,
-                (
-                    "float32, the network's output",
-                    "float32, calibrated; of an image: as a study of this one view",
-                    "float32, of the probability of studies",
-                    f"string, {contract.classes[1]} where probability >= threshold, else {contract.classes[0]}",
-                    "string, which calibration the probability has gone through",
-                ),
-                strict=True,
-            )
-        )
+        found["answers"] = answers.described
     return found
 
 

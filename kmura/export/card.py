@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from kmura.data.index import ALL
+from kmura.data.labels import labelling
 from kmura.errors import InputError
-from kmura.export.contract import Contract
+from kmura.export.contract import NO_LABEL, Contract
 from kmura.metrics import Interval
-from kmura.records.manifest import read_manifest
+from kmura.records.manifest import Manifest, read_manifest
 from kmura.training.run import RunDescription
 
 _SHOWN = ("auc", "ap", "accuracy", "recall", "specificity", "f1", "kappa", "brier", "log_loss")
@@ -23,8 +25,9 @@ def model_card(
         records: where the records are; their counts are left out where they are gone.
     """
     scores, config = evaluation["scores"], description.config
+    binary = contract.task == "binary"
     parts = [
-        f"# {description.area}, {description.phase}: a classifier of radiographs",
+        f"# {_area(description)}, {description.phase}: a classifier of radiographs",
         f"{made}. Network: {config.model.words}, {contract.image_size} x {contract.image_size} pixels.",
         "## Use",
         _use(description, contract),
@@ -34,37 +37,68 @@ def model_card(
         f"Trained for {config.train.epochs} epochs with seed {config.train.seed}; the best epoch was chosen on "
         f"{evaluation['select_on']} by {evaluation['selected_epoch_by']}."
         + (" Its scores on valid are therefore optimistic." if evaluation["select_on"] == "valid" else ""),
-        "## Calibration and threshold",
-        _calibration(scores, contract),
+        *(
+            ("## Calibration and threshold", _calibration(scores, contract))
+            if binary
+            else ("## Probabilities and decision", _class_decision(contract))
+        ),
         "## Scores",
         "95 % intervals from a bootstrap that resamples "
         + ("patients." if evaluation["has_patients"] else "images: the records know no patients."),
     ]
-    for split, levels in scores["splits"].items():
-        for level, found in levels.items():
-            calibrated = scores["calibrated"].get(split, {}).get(level)
-            parts.append(_scores(split, level, calibrated or found, bool(calibrated), scores["options"]["fit_on"]))
-    parts += [_points(split, points, contract) for split, points in scores["operating_points"].items() if points]
+    parts += _binary_scores(scores, contract) if binary else _class_scores(scores, contract)
     if scores["notes"]:
         parts += ["## Notes of the evaluation", "\n".join(f"- {_text(note)}" for note in scores["notes"])]
     return "\n\n".join(parts) + "\n"
 
 
+def _binary_scores(scores: dict[str, Any], contract: Contract) -> list[str]:
+    parts = []
+    for split, levels in scores["splits"].items():
+        for level, found in levels.items():
+            calibrated = scores["calibrated"].get(split, {}).get(level)
+            parts.append(_scores(split, level, calibrated or found, bool(calibrated), scores["options"]["fit_on"]))
+    return parts + [_points(split, points, contract) for split, points in scores["operating_points"].items() if points]
+
+
+def _class_scores(scores: dict[str, Any], contract: Contract) -> list[str]:
+    parts = []
+    for split, levels in scores["splits"].items():
+        parts += [_class_level(split, level, found, contract) for level, found in levels.items()]
+        parts.append(_classes(split, levels["study"]))
+        parts += _questions(split, scores, contract)
+    return parts
+
+
+def _area(description: RunDescription) -> str:
+    return "all areas" if description.area == ALL else description.area
+
+
 def _use(description: RunDescription, contract: Contract) -> str:
     return (
-        f"Meant for research on radiographs of {description.area} like those it was trained on: it says "
-        f"{contract.classes[0]} or {contract.classes[1]} for an image or for the views of one study. It is no medical "
+        f"Meant for research on radiographs of {_area(description)} like those it was trained on: it says "
+        f"{_answers(contract)} for an image or for the views of one study. It is no medical "
         "device and replaces no reader.\n\n"
         "Limits: it answers for any picture, also for one that is no radiograph or of another area; nothing in it "
         "notices that. Scores hold for the source of the data, its machines, patients and prevalence; elsewhere they "
-        "must be measured again, and calibration and threshold with them. A map shows what moved the answer, "
-        "not where a lesion is."
+        f"must be measured again{', and calibration and threshold with them' if contract.task == 'binary' else ''}. "
+        "A map shows what moved the answer, not where a lesion is."
     )
+
+
+def _answers(contract: Contract) -> str:
+    if contract.task == "binary":
+        return f"{contract.classes[0]} or {contract.classes[1]}"
+    names = ", ".join(map(_text, contract.classes))
+    return f"{'one' if contract.task == 'multiclass' else 'any or none'} of {names}"
 
 
 def _data(description: RunDescription, records: str) -> str:
     try:
-        splits = read_manifest(records).areas[description.area]
+        manifest = read_manifest(records)
+        if description.task != "binary":
+            return _class_data(description, manifest)
+        splits = manifest.areas[description.area]
     except (InputError, KeyError):
         return "The records are not at hand any more; counts of the training data are not known."
     rows = [f"| split | images | studies | patients | {' | '.join(map(_text, description.classes))} (images) |"]
@@ -73,6 +107,22 @@ def _data(description: RunDescription, records: str) -> str:
         numbers = (counts.images, counts.studies, counts.patients, *counts.per_class)
         rows.append(f"| {name} | {' | '.join(map(str, numbers))} |")
     return "\n".join(rows)
+
+
+def _class_data(description: RunDescription, manifest: Manifest) -> str:
+    """A column a split that all areas have, since classes may be many."""
+    labels = labelling(manifest, description.area, description.task)
+    areas = list(manifest.areas.values()) if description.area == ALL else [manifest.areas[description.area]]
+    splits = [split for split in areas[0] if all(split in area for area in areas)]
+    rows = [
+        [name, *(sum(getattr(area[split], name) for area in areas) for split in splits)]
+        for name in ("images", "studies", "patients")
+    ]
+    counts = [labels.counts(manifest, description.area, split) for split in splits]
+    names = labels.classes if labels.areas else manifest.classes
+    rows += [[f"images of {_text(name)}", *each] for name, *each in zip(names, *counts, strict=True)]
+    counted = "\n\nA patient counts in each area anew." if len(areas) > 1 else ""
+    return _table(["", *splits], rows) + counted
 
 
 def _calibration(scores: dict[str, Any], contract: Contract) -> str:
@@ -86,12 +136,69 @@ def _calibration(scores: dict[str, Any], contract: Contract) -> str:
             "platt": f"Platt: temperature {calibrator.temperature:.4g}, bias {calibrator.bias:+.4g} on the logit",
         }[calibrator.method]
         text = f"Probabilities are calibrated on {options['fit_on']} at {contract.calibrated_at} level ({by})."
-    k = f" (k = {contract.top_k})" if contract.pooling == "top-k" else ""
     return (
-        f"{text} A study's probability is the {contract.pooling}{k} of its images'. The probability of a single image "
+        f"{text} A study's probability is the {_pooling(contract)} of its images'. The probability of a single image "
         f"is that of a study of this one view.\n\nThreshold: {contract.threshold:.6g} (rule `{contract.rule}`, at "
         f"study level); {_text(contract.classes[1])} is a probability of at least that."
     )
+
+
+def _pooling(contract: Contract) -> str:
+    return contract.pooling + (f" (k = {contract.top_k})" if contract.pooling == "top-k" else "")
+
+
+def _class_decision(contract: Contract) -> str:
+    softmax = contract.task == "multiclass"
+    ways = {
+        "multiclass": "The decision is the most probable class.",
+        "multilabel": f"The decision is all labels of a probability of 0.5 or more, `{NO_LABEL}` without any.",
+    }
+    abnormal = " `abnormal_probability` is the sum over the abnormal classes." if contract.abnormal else ""
+    return (
+        f"Probabilities are the model's own ({'softmax' if softmax else 'the logistic function'} of the logits), not "
+        f"calibrated. A study's are the {_pooling(contract)} of its images', class by class"
+        f"{', brought to the sum 1' if softmax else ''}. {ways[contract.task]}{abnormal}"
+    )
+
+
+def _class_level(split: str, level: str, found: dict[str, Any], contract: Contract) -> str:
+    means = "of the most probable class" if contract.task == "multiclass" else "at 0.5, means over the labels"
+    rows = "\n".join(_row(name, score) for name, score in found["scores"].items())
+    return (
+        f"### {split}, {level} level\n\n{found['images']} images, {found['studies']} studies; scores of decisions are "
+        f"{means}.\n\n| score | value | 95 % interval |\n| --- | --- | --- |\n{rows}"
+    )
+
+
+def _classes(split: str, found: dict[str, Any]) -> str:
+    names = list(found["classes"][0]["scores"])
+    rows = [
+        [_text(each["name"]), each["units"], *(_interval(each["scores"][name]) for name in names)]
+        for each in found["classes"]
+    ]
+    return f"### Classes on {split}, study level\n\n{_table(['class', 'studies', *names], rows)}"
+
+
+def _questions(split: str, scores: dict[str, Any], contract: Contract) -> list[str]:
+    rows = []
+    for name, answered in (
+        scores["questions"] | ({"all areas": scores["pooled"]} if contract.abnormal else {})
+    ).items():
+        if split in answered["splits"]:
+            found = answered["splits"][split]["study"]
+            values = (_interval(found["scores"][key]) for key in ("auc", "kappa"))
+            rows.append([_text(name), found["studies"], found["positives"], *values])
+    if not rows:
+        return []
+    what = "Each by its own probability."
+    if contract.abnormal:
+        accuracy = _interval(scores["areas"][split]["study"]["scores"]["accuracy"])
+        what = (
+            "Abnormal or normal: the abnormal probability of each image, pooled like the classes'. Which area it is, "
+            f"by the sums over the classes of each: accuracy {accuracy}."
+        )
+    table = _table(["question", "studies", "positive", "auc", "kappa at 0.5"], rows)
+    return [f"### Yes or no on {split}, study level\n\n{what}\n\n{table}"]
 
 
 def _scores(split: str, level: str, found: dict[str, Any], calibrated: bool, fitted_on: str) -> str:
@@ -125,6 +232,11 @@ def _row(name: str, score: dict[str, Any]) -> str:
 
 def _interval(score: dict[str, Any]) -> str:
     return str(Interval.from_json(score))
+
+
+def _table(heads: list[str], rows: list[list]) -> str:
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    return "\n".join(lines + [f"| {' | '.join(map(str, row))} |" for row in rows])
 
 
 def _text(name: str) -> str:

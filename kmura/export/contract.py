@@ -12,35 +12,40 @@ from kmura import metrics
 from kmura.config import DataConfig, RecordsConfig
 from kmura.errors import InputError
 from kmura.evaluation.calibration import Calibrator, logits_of
-from kmura.evaluation.table import read_evaluation
+from kmura.evaluation.multiclass import joint_areas, read_any_evaluation
 from kmura.files import reading_json
 from kmura.records.manifest import read_manifest
 from kmura.training.run import RunDescription, RunFolder, read_run
 
 SIGNATURE = "signature.json"  # of an export
 EXPORT_VERSION = 1
+NO_LABEL = "none"  # the decision of several labels, none of which is there
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Contract:
-    """How an image becomes the model's input, and its logit an answer.
+    """How an image becomes the model's input, and its logit (of several classes: logits) an answer.
 
     The probability of an image is that of a study of this one view: with a calibrator fitted at study level, the
     calibrated value of its own. The threshold is of the probabilities of studies, and serves images as such studies.
 
     Attributes:
-        classes: normal, abnormal: what a decision is called.
+        classes: what a decision is called: normal, abnormal, or the names of the logits in their order.
         image_size, resize, channels: of the model's input, see DataConfig.
         max_side: larger images are first reduced to this on the longest side, as the records were.
         calibrator, calibrated_at: None leaves the model's own probabilities; see `evaluation.calibrated_levels`.
-        pooling, top_k: from images to their study, see `metrics.pool_studies`.
-        rule, threshold: abnormal is probability >= threshold, which the rule chose on tune.
+        pooling, top_k: from images to their study, see `metrics.pool_studies` and `metrics.pool_classes`.
+        rule, threshold: abnormal is probability >= threshold, which the rule chose on tune; of several labels each is
+            there at 0.5 or more.
         tap: feature map whose Grad-CAM++ explains an answer.
+        task: `binary`, `multiclass` (the decision is the most probable class) or `multilabel`; see
+            `data.labels.Labelling`. Only binary ones are calibrated.
+        abnormal: how many of the classes, the first ones, are abnormal, of one model over all areas; else 0.
     """
 
-    classes: tuple[str, str]
+    classes: tuple[str, ...]
     image_size: int
     resize: str
     channels: int
@@ -52,6 +57,8 @@ class Contract:
     rule: str = "0.5"
     threshold: float = 0.5
     tap: str = "P5"
+    task: str = "binary"
+    abnormal: int = 0
 
     @property
     def calibration(self) -> str:
@@ -61,7 +68,10 @@ class Contract:
         return f"{self.calibrator.method}, fitted to {'studies' if self.calibrated_at == 'study' else 'images'}"
 
     def study_probabilities(self, study, logit) -> metrics.Studies:
-        """The probabilities of studies, calibrated, from the logits of their images; both [N]."""
+        """The probabilities of studies, calibrated, from the logits of their images; [N], of several classes [N, L]."""
+        if self.task != "binary":
+            each, softmax = metrics.probabilities(logit, self.task), self.task == "multiclass"
+            return metrics.pool_classes(study, each, self.pooling, k=self.top_k, normalize=softmax)
         logit = np.clip(np.asarray(logit, float), -60, 60)
         if self.calibrator is not None and self.calibrated_at == "image":
             return metrics.pool_studies(study, self.calibrator(logit), self.pooling, k=self.top_k)
@@ -71,27 +81,45 @@ class Contract:
         return dataclasses.replace(pooled, value=self.calibrator(logits_of(pooled.value)))
 
     def decision(self, probability) -> np.ndarray:
-        """The class names [N] that probabilities [N] come to."""
-        return np.where(np.asarray(probability) >= self.threshold, self.classes[1], self.classes[0])
+        """The class names [N] that probabilities [N] or [N, L] come to; several labels as `one, other` or `none`."""
+        probability, names = np.asarray(probability), np.array(self.classes)
+        if self.task == "multiclass":
+            return names[probability.argmax(1)]
+        above = probability >= self.threshold
+        if self.task == "multilabel":
+            return np.array([", ".join(names[row]) or NO_LABEL for row in above], dtype=str)
+        return np.where(above, self.classes[1], self.classes[0])
+
+    def undecided(self, probability, within: float) -> np.ndarray:
+        """Which decisions [N] on probabilities [N] or [N, L] are nearer than `within` to another one."""
+        probability = np.asarray(probability)
+        if self.task == "multiclass":
+            return np.ptp(np.sort(probability, axis=1)[:, -2:], axis=1) < within
+        near = np.abs(probability - self.threshold) < within
+        return near.any(axis=1) if self.task == "multilabel" else near
+
+    def abnormal_probability(self, probability) -> np.ndarray:
+        """That of any abnormal class [N], from probabilities [N, L] of one model over all areas."""
+        return np.asarray(probability)[:, : self.abnormal].sum(1)
 
 
 def contract_of_run(
     run: str | os.PathLike, *, records: str | os.PathLike | None = None, threshold: str | None = None
 ) -> Contract:
-    """The contract of a run's best model as it was evaluated; uncalibrated at 0.5 where it was not.
+    """The contract of a run's best model as it was evaluated; where it was not, uncalibrated at 0.5, studies by mean.
 
     Args:
         run: folder of a run.
         records: where its records are now, which say to what size large images are reduced. Where they are gone, the
             default of records is taken.
-        threshold: a rule among those evaluated; None takes 0.5, or the first where that is not among them.
+        threshold: of a binary run a rule among those evaluated; None takes 0.5, or the first where that is not among
+            them.
 
     Raises:
-        InputError: no run, a stale evaluation, an unknown rule, other records.
+        InputError: no run, a stale evaluation, an unknown rule, a rule for several classes, other records.
     """
     description = read_run(run)
-    if description.task != "binary":
-        raise InputError(f"{run} has {description.task} labels; export and prediction take binary ones")
+    check_threshold(run, description.task, threshold)
     contract = Contract(
         classes=description.classes,
         image_size=description.config.data.image_size,
@@ -99,24 +127,39 @@ def contract_of_run(
         channels=description.channels,
         max_side=_max_side(description, records),
         tap=description.config.cam.tap,
+        task=description.task,
+        abnormal=len(joint_areas(description.area, description.task, description.classes)),
     )
     if not RunFolder(Path(run)).metrics.exists():
         if threshold not in (None, "0.5"):
             raise InputError(f"{run} is not evaluated, so it has the threshold 0.5 alone; run kmura evaluate {run}")
-        _log.warning("%s is not evaluated: its probabilities are not calibrated; run kmura evaluate %s", run, run)
+        lacking = "its probabilities are not calibrated" if contract.task == "binary" else "studies are pooled by mean"
+        _log.warning("%s is not evaluated: %s; run kmura evaluate %s", run, lacking, run)
         return contract
-    scores = read_evaluation(run)[0]["scores"]
+    scores = read_any_evaluation(run, description)[0]["scores"]
     options = scores["options"]
+    contract = dataclasses.replace(contract, pooling=options["pooling"], top_k=options["top_k"])
+    if contract.task != "binary":
+        return contract
     rule, value = _operating_point(run, scores["operating_points"], threshold)
     return dataclasses.replace(
         contract,
         calibrator=Calibrator.from_json(scores["calibrator"]),
         calibrated_at=options["calibrate_at"],
-        pooling=options["pooling"],
-        top_k=options["top_k"],
         rule=rule,
         threshold=value,
     )
+
+
+def check_threshold(model: str | os.PathLike, task: str, threshold: str | None) -> None:
+    """Refuses a threshold (`--threshold`) for a model of several classes or labels.
+
+    Raises:
+        InputError: names the model and how it decides.
+    """
+    if task != "binary" and threshold is not None:
+        way = "the most probable class" if task == "multiclass" else "each label at 0.5"
+        raise InputError(f"{model} is a {task} model, which decides by {way}; leave --threshold {threshold} out")
 
 
 def contract_of_model(model, name: str) -> Contract:
@@ -127,7 +170,10 @@ def contract_of_model(model, name: str) -> Contract:
     """
     shape = model.input_shape
     if len(shape) != 4 or shape[1] != shape[2] or model.output_shape[1:] != (1,):
-        raise InputError(f"{name} takes {shape} and gives {model.output_shape}; a binary classifier of kmura is needed")
+        raise InputError(
+            f"{name} takes {shape} and gives {model.output_shape}; without its run, which names several classes, a "
+            "binary classifier of kmura is needed"
+        )
     _log.warning("%s lies in no run: its probabilities are not calibrated, the threshold is 0.5", name)
     return Contract(
         classes=("normal", "abnormal"),

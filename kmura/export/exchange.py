@@ -50,7 +50,7 @@ def write(folder: Path, model: keras.Model, format: str) -> tuple[str, ...]:
     if not worst <= _LIMIT:
         raise InputError(f"format {format}: logits differ by {worst:.2g}, allowed is {_LIMIT:g}; nothing was exported")
     return (
-        "the network alone: prepare images and calibrate logits by the contract in signature.json",
+        "the network alone: prepare images, and make answers of logits, by the contract in signature.json",
         f"its logit is that of Keras within {max(worst, 1e-7):.0e}",
     )
 

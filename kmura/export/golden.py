@@ -129,7 +129,7 @@ def check_export(folder: str | os.PathLike) -> Check:
         return Check(folder, {}, tuple(problems))
     try:
         signatures = load_signatures(folder)
-        differences = answer_differences(folder, signatures)
+        differences = answer_differences(folder, signatures, found["contract"])
     except InputError as error:
         return Check(folder, {}, (*problems, str(error)))
     for name, (largest, limit) in differences.items():
@@ -138,28 +138,32 @@ def check_export(folder: str | os.PathLike) -> Check:
     return Check(folder, {name: largest for name, (largest, _) in differences.items()}, tuple(problems))
 
 
-def answer_differences(folder: Path, signatures: Mapping[str, Callable]) -> dict[str, tuple[float, float]]:
+def answer_differences(
+    folder: Path, signatures: Mapping[str, Callable], contract: Contract
+) -> dict[str, tuple[float, float]]:
     """Signature -> the largest difference of an output from the golden one, and what is allowed."""
     requests, answers = read_golden(folder)
     found = {}
     for name, golden in answers.items():
         here = {key: _plain(value.numpy()) for key, value in _asked(signatures, name, requests[name]).items()}
-        each = [(difference(key, here, golden), _limit(key)) for key in golden]
+        each = [(difference(key, here, golden, contract), _limit(key)) for key in golden]
         found[name] = max(each, key=lambda pair: pair[0] / pair[1])
     return found
 
 
-def difference(output: str, here: Mapping[str, np.ndarray], there: Mapping[str, np.ndarray]) -> float:
+def difference(
+    output: str, here: Mapping[str, np.ndarray], there: Mapping[str, np.ndarray], contract: Contract
+) -> float:
     """How far an output is from that of another place; infinite if texts or shapes are not equal.
 
     Logits by the larger of 1 and their size, maps by their maximum; a decision counts where its probability is farther
-    from the threshold than rounding.
+    from that of another one than rounding.
     """
     if output not in here or here[output].shape != there[output].shape:
         return np.inf
     one, other = here[output], there[output]
     if one.dtype.kind == "U":
-        near = output == "decision" and np.abs(there["probability"] - there["threshold"]) < TOLERANCE
+        near = output == "decision" and contract.undecided(there["probability"], TOLERANCE)
         return np.inf if ((one != other) & ~np.asarray(near)).any() else 0.0
     scale = np.abs(other).max(initial=0.0)
     return float(np.abs(one - other).max(initial=0.0) / (max(scale, 1e-12) if output == "cam" else max(scale, 1.0)))
@@ -229,4 +233,4 @@ def _encoded(pixels: np.ndarray, kind: str) -> bytes:
 
 def _plain(values: np.ndarray) -> np.ndarray:
     """Strings as text; npz keeps no objects."""
-    return np.array([value.decode() for value in values], dtype=str) if values.dtype == object else values
+    return np.strings.decode(values.astype(bytes), "utf-8") if values.dtype == object else values

@@ -93,7 +93,8 @@ def parity(folder: Path, model: Path) -> Parity:
     compiled = tf.function(lambda image: network(image, training=False), autograph=False)
 
     def logits(images):
-        return compiled(tf.constant(images, tf.float32)).numpy()[:, 0].astype(float)
+        found = compiled(tf.constant(images, tf.float32)).numpy().astype(float)
+        return found[:, 0] if contract.task == "binary" else found
 
     size = (contract.image_size, contract.image_size, contract.channels)
     rng = np.random.default_rng(0)
@@ -117,7 +118,7 @@ def parity(folder: Path, model: Path) -> Parity:
     warmup = read_warmup(folder) if (folder / WARMUP).exists() else {}
     for name, value in warmup.items():
         signatures[name](**{SIGNATURES[name][0]: value})
-    differences = answer_differences(folder, signatures)
+    differences = answer_differences(folder, signatures, contract)
     for name, (largest, limit) in differences.items():
         if not largest <= limit:
             raise InputError(f"signature {name} answers {largest:.2g} away from what it did, allowed is {limit:g}")
@@ -131,7 +132,7 @@ def parity(folder: Path, model: Path) -> Parity:
 
 
 def _alone(contract, logit) -> np.ndarray:
-    """The probabilities [N] of images, each a study of its own."""
+    """The probabilities, [N] or [N, L], of images, each a study of its own."""
     return contract.study_probabilities(np.arange(len(logit)), logit).value
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kmura.errors import InputError, reason
+from kmura.evaluation.multiclass import columns_of
 from kmura.explain.overlays import overlay
 from kmura.export.contract import Contract
 from kmura.export.predictor import load_predictor
@@ -33,6 +34,9 @@ class Predictions:
         studies: a row a study of `images`: study, images, skipped (images of it that could not be read), probability,
             decision. Empty where no studies are known.
         skipped: files that could not be read, and why.
+
+    Of several classes there are logit_CLASS and probability_CLASS for each, and of one model over all areas
+    abnormal_probability, the sum over the abnormal classes.
     """
 
     contract: Contract
@@ -42,10 +46,11 @@ class Predictions:
 
     def table(self) -> pd.DataFrame:
         """One row an image with its study's answer, for files."""
-        columns = {"images": "study_images", "probability": "study_probability", "decision": "study_decision"}
-        studies = self.studies.rename(columns=columns)[["study", *columns.values()]]
-        table = self.images.merge(studies, on="study", how="left").assign(threshold=self.contract.threshold)
+        studies = self.studies.drop(columns="skipped").set_index("study").add_prefix("study_")
+        table = self.images.merge(studies, on="study", how="left")
         table["study_images"] = table["study_images"].astype("Int64")
+        if self.contract.task == "binary":
+            table["threshold"] = self.contract.threshold
         return table if self.images["map"].any() else table.drop(columns="map")
 
 
@@ -67,10 +72,12 @@ def predict(
         model: a run folder, a `.keras` file or an export, see `load_predictor`.
         images: files, folders, CSVs, see `list_images`.
         group: how images are put together to studies, see `list_images`.
-        threshold: a rule that the run was evaluated at; None takes 0.5 (an export: that which it was made with).
+        threshold: of a binary run a rule that it was evaluated at; None takes 0.5 (an export: that which it was made
+            with).
         records: where a run's records are now.
         batch_size: images a step.
-        cam: folder for a map of each image over it: Grad-CAM++ of what speaks for the decision.
+        cam: folder for a map of each image over it: Grad-CAM++ of what speaks for the decision (of several labels: for
+            the most probable one).
         workers: threads that read and decode; default: one a core.
         progress: called with (images done, images in all).
 
@@ -151,28 +158,41 @@ def _draw(file: Path, pixels: np.ndarray, heat: np.ndarray) -> None:
 
 
 def _predictions(contract: Contract, sources, rows: Iterable[tuple], skipped, files) -> Predictions:
-    places, logit, probability, decision = zip(*rows, strict=True) if rows else ((), (), (), ())
+    places, *numbers, decision = zip(*rows, strict=True) if rows else ((), (), (), ())
+    shape = -1 if contract.task == "binary" else (-1, len(contract.classes))
+    logit, probability = (np.array(values, float).reshape(shape) for values in numbers)
     images = pd.DataFrame(
         {
             "image": [sources[place].name for place in places],
             "study": [sources[place].study for place in places],
-            "logit": np.array(logit, float),
-            "probability": np.array(probability, float),
+            **_named(columns_of(contract.task, contract.classes)[1], logit),
+            **_probabilities(contract, probability),
             "decision": [str(name) for name in decision],
             "map": [shown(files[place]) if files else "" for place in places],
         }
     )
-    known = images[images["study"] != ""]
-    pooled = contract.study_probabilities(known["study"].to_numpy(), known["logit"].to_numpy())
-    names = known["study"].to_numpy()[pooled.first]
+    known = (images["study"] != "").to_numpy()
+    study = images["study"].to_numpy()[known]
+    pooled = contract.study_probabilities(study, logit[known])
+    names = study[pooled.first]
     lost = collections.Counter(sources[number].study for number, _ in skipped)
     studies = pd.DataFrame(
         {
             "study": names,
             "images": pooled.images,
             "skipped": [lost[name] for name in names],
-            "probability": pooled.value,
+            **_probabilities(contract, pooled.value),
             "decision": contract.decision(pooled.value),
         }
     )
     return Predictions(contract, images, studies, tuple(found for _, found in skipped))
+
+
+def _named(names: Sequence[str], values: np.ndarray) -> dict[str, np.ndarray]:
+    """Columns of a table, of values [N] or [N, L]."""
+    return dict(zip(names, np.atleast_2d(values.T), strict=True))
+
+
+def _probabilities(contract: Contract, probability: np.ndarray) -> dict[str, np.ndarray]:
+    found = _named(columns_of(contract.task, contract.classes)[2], probability)
+    return found | ({"abnormal_probability": contract.abnormal_probability(probability)} if contract.abnormal else {})

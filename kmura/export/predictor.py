@@ -10,7 +10,14 @@ import tensorflow as tf
 
 from kmura.errors import InputError, in_brief
 from kmura.evaluation.predictions import load_model
-from kmura.export.contract import SIGNATURE, Contract, contract_of_model, contract_of_run, read_signature
+from kmura.export.contract import (
+    SIGNATURE,
+    Contract,
+    check_threshold,
+    contract_of_model,
+    contract_of_run,
+    read_signature,
+)
 from kmura.export.golden import load_signatures, version_folder, versions
 from kmura.export.serving import ServedModel
 from kmura.training.run import RunFolder
@@ -29,7 +36,9 @@ class Predictor:
     signatures: dict[str, Callable]
 
     def answers(self, images: np.ndarray, *, explained: bool = False) -> dict[str, np.ndarray]:
-        """Logit, probability, decision [B] of images [B, S, S, C] in 0..255, explained also `cam` [B, S, S].
+        """Logit, probability, decision of images [B, S, S, C] in 0..255, explained also `cam` [B, S, S].
+
+        Each is [B], of several classes logit and probability [B, L].
 
         Raises:
             InputError: the model's output is no number.
@@ -85,6 +94,7 @@ def _of_export(folder: Path, threshold: str | None) -> Predictor:
     contract = found["contract"]
     if found["format"] != "savedmodel":
         raise InputError(f"{folder} is of the format {found['format']}; predict takes savedmodel exports, runs, .keras")
+    check_threshold(folder, contract.task, threshold)
     if threshold not in (None, contract.rule):
         raise InputError(
             f"{folder} decides at the threshold {contract.rule!r}, which is inside of it; export again with "

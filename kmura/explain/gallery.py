@@ -15,9 +15,8 @@ from kmura.config import DataConfig
 from kmura.data import pipeline
 from kmura.data.index import read_index
 from kmura.errors import InputError, reason
-from kmura.evaluation.multiclass import columns_of, read_class_predictions
+from kmura.evaluation.multiclass import columns_of, read_any_evaluation
 from kmura.evaluation.predictions import load_model
-from kmura.evaluation.table import read_evaluation, read_predictions
 from kmura.explain import boxes as truth
 from kmura.explain.faithfulness import Curves, deletion_insertion, drop, maps_of_chance, masks_of_chance
 from kmura.explain.overlays import box_of, overlay, sheet_of, shown_taps
@@ -174,9 +173,7 @@ def explain(
     if read_manifest(records).inputs != description.inputs:
         raise InputError(f"{records} are not the records that {run} was trained on; give those with --records")
     kind = description.task, description.classes
-    binary = description.task == "binary"
-    read = read_predictions if binary else lambda path: read_class_predictions(path, *kind)
-    evaluation, table = read_evaluation(run, read)
+    evaluation, table = read_any_evaluation(run, description)
     table = table[table["split"] == split].reset_index(drop=True)
     data = description.config.data
     if table["image"].tolist() != pipeline.row_keys(records, description.area, split, data.task)["image"].tolist():

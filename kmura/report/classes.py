@@ -1,8 +1,6 @@
 """What the page says of a run over several classes or labels, beyond what it says of every run."""
 
 import dataclasses
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +13,8 @@ from kmura.evaluation.multiclass import (
     columns_of,
     joint_areas,
     questions_of,
-    read_class_predictions,
 )
 from kmura.evaluation.scoring import LEVELS, units_of
-from kmura.evaluation.table import read_predictions
 from kmura.metrics import Interval
 from kmura.report import class_figures
 from kmura.report.class_figures import Curve
@@ -47,13 +43,6 @@ class Parts:
     heading: str
     groups: dict[str, dict[str, Picture]]
     kappas: list[dict[str, Any]]
-
-
-def reader_of(description: RunDescription) -> Callable[[Path], pd.DataFrame]:
-    """What reads the run's `predictions.csv`."""
-    if description.task == "binary":
-        return read_predictions
-    return lambda path: read_class_predictions(path, description.task, description.classes)
 
 
 def parts_of(

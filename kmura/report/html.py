@@ -18,12 +18,13 @@ from kmura.data.index import ALL
 from kmura.errors import InputError, reason
 from kmura.evaluation.calibration import Calibrator
 from kmura.evaluation.compare import Comparison, compare
+from kmura.evaluation.multiclass import read_any_evaluation
 from kmura.evaluation.scoring import LEVELS, units_of
-from kmura.evaluation.table import read_evaluation, read_json
+from kmura.evaluation.table import read_json
 from kmura.files import replacing
 from kmura.records.manifest import EDA
 from kmura.report import figures, published
-from kmura.report.classes import parts_of, reader_of
+from kmura.report.classes import parts_of
 from kmura.training.run import RunDescription, RunFolder, read_run
 
 TEMPLATE = "page.html.jinja"
@@ -133,7 +134,7 @@ def chapter(run: str | os.PathLike, number: int, eda: str | os.PathLike | None =
 
 def _chapter(run: str | os.PathLike, number: int, eda: str | os.PathLike | None) -> dict[str, Any]:
     folder, description = RunFolder(Path(run)), read_run(run)
-    evaluation, table = read_evaluation(run, reader_of(description))
+    evaluation, table = read_any_evaluation(run, description)
     scores = evaluation["scores"]
     split = "valid" if "valid" in scores["splits"] else next(iter(scores["splits"]))
     area = "All areas" if description.area == ALL else description.area

@@ -242,3 +242,17 @@ def test_the_task_bounds_the_settings(records, tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             kmura.fit(records, area="all", runs=tmp_path, settings=joint | more)
+
+
+def test_a_single_label_is_trained_as_the_binary_task_bit_for_bit(records, tmp_path):
+    tables = {}
+    for task in ("binary", "multilabel"):
+        settings = TINY | {"data.task": task, "train.deterministic": True}
+        run = kmura.fit(records, area="XR_WRIST", runs=tmp_path / task, settings=settings).folder
+        kmura.evaluate(run, options=FEW)
+        tables[task] = pd.read_csv(run / "predictions.csv")
+    one, other = tables["binary"], tables["multilabel"]
+    assert (
+        one["image"].tolist() == other["image"].tolist() and one["label"].tolist() == other["label_abnormal"].tolist()
+    )
+    assert one["logit"].tolist() == other["logit_abnormal"].tolist()

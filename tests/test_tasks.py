@@ -256,3 +256,12 @@ def test_a_single_label_is_trained_as_the_binary_task_bit_for_bit(records, tmp_p
         one["image"].tolist() == other["image"].tolist() and one["label"].tolist() == other["label_abnormal"].tolist()
     )
     assert one["logit"].tolist() == other["logit_abnormal"].tolist()
+
+
+def test_several_classes_are_mixed_and_erased_too(records, tmp_path):
+    settings = TINY | {"data.task": "multiclass", "train.epochs": 1, "mix.until_epoch": 1, "mix.aug_p": 1.0}
+    plain, erased = (
+        kmura.fit(records, area="all", runs=tmp_path / name, settings=settings | more).history["loss"][0]
+        for name, more in (("plain", {}), ("erased", {"cam.from_epoch": 1, "cam.erase_every": 1}))
+    )
+    assert np.isfinite([plain, erased]).all() and plain != erased

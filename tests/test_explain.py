@@ -195,6 +195,7 @@ def hybrid(explained):
     return run, kmura.explain(run, cases=1, sample=2, boxes=folder / "images" / "lesions.csv")
 
 
+@pytest.mark.slow
 def test_both_branches_of_a_hybrid_are_shown_side_by_side(hybrid):
     run, found = hybrid
     assert found.tap == "P5" and [worth.tap for worth in found.beside] == ["S4"]
@@ -220,6 +221,7 @@ def test_one_branch_of_a_hybrid_can_be_asked_for(hybrid, tmp_path):
     assert not any(case.beside for case in found.cases)
 
 
+@pytest.mark.slow
 def test_the_page_and_the_table_show_both_branches_and_read_explanations_of_one(hybrid, tmp_path, capsys):
     from kmura.cli.display import show_explanation
     from kmura.report.html import report

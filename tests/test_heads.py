@@ -38,7 +38,9 @@ def test_the_recipes_have_the_published_numbers_of_parameters(recipe, published)
     assert DENSENET + head.count_params() == published
 
 
-@pytest.mark.parametrize("recipe", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=[] if name[-1] in "156" else pytest.mark.slow) for name in EXPERIMENTS]
+)
 def test_experiments_build_train_a_step_save_and_load(recipe, tmp_path):
     config = load_config(recipe)
     model = kmura.build_model(

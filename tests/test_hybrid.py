@@ -194,7 +194,7 @@ def erasing_step(model, images, tap):
     return trainer.fit(tf.data.Dataset.from_tensors(batch), shuffle=False, verbose=0).history["loss"][0]
 
 
-@pytest.mark.parametrize("tap", ["P5", "S4"])
+@pytest.mark.parametrize("tap", ["S4", pytest.param("P5", marks=pytest.mark.slow)])
 def test_a_hybrid_can_be_erased_by_the_maps_of_either_branch(tap, images):
     model = mini()
     table = model.swin.stages[2].blocks[0].attn.relative_position_bias_table
@@ -203,6 +203,7 @@ def test_a_hybrid_can_be_erased_by_the_maps_of_either_branch(tap, images):
     assert (before != table.numpy()).any()
 
 
+@pytest.mark.slow
 def test_a_hybrid_trains_in_mixed_precision(images):
     model = mini("gated", dtype="mixed_bfloat16")
     kept = model.swin.stages[0].blocks[0].attn.qkv.kernel, model.backbone.get_layer("conv1_conv").kernel

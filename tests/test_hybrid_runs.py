@@ -138,6 +138,7 @@ def test_a_classifier_draws_only_if_told(records):
     assert [epoch for epoch in range(1, 9) if one.due(epoch)] == [3, 6]
 
 
+@pytest.mark.slow
 def test_the_sheets_of_a_hybrid_show_both_branches_at_the_late_rhythm_too(records, tmp_path, caplog):
     from kmura.explain.overlays import overlays_of
 

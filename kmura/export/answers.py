@@ -114,7 +114,12 @@ class ClassAnswers:
         if self.contract.task == "multiclass":
             total = tf.reduce_sum(probability, axis=1, keepdims=True)
             probability = tf.where(total > 0, probability / total, 1 / len(self.contract.classes))
-        return self._verdict(probability) | {"image_logit": logits, "image_probability": tf.cast(each, tf.float32)}
+        found = self._verdict(probability)
+        if self.contract.abnormal:  # pooled of its own, as the evaluation does
+            abnormal = tf.reduce_sum(each[:, : self.contract.abnormal], axis=1)
+            abnormal = pooled(abnormal, self.contract.pooling, self.contract.top_k)[None]
+            found["abnormal_probability"] = tf.cast(abnormal, tf.float32)
+        return found | {"image_logit": logits, "image_probability": tf.cast(each, tf.float32)}
 
     def target(self, logits):
         """What a map is to explain, see `cam.CamEngine`: what speaks for the most probable class or label."""

@@ -18,6 +18,7 @@ from kmura.export.predictor import load_predictor
 from kmura.export.prepare import prepared
 from kmura.export.sources import Image, list_images, map_files, shown
 from kmura.files import replacing
+from kmura.metrics import pool_studies
 from kmura.records import dicom
 from kmura.records.images import UnreadableImage
 from kmura.records.manifest import Skipped
@@ -185,6 +186,9 @@ def _predictions(contract: Contract, sources, rows: Iterable[tuple], skipped, fi
             "decision": contract.decision(pooled.value),
         }
     )
+    if contract.abnormal:  # pooled of its own, as the evaluation does
+        abnormal = images["abnormal_probability"].to_numpy()[known]
+        studies["abnormal_probability"] = pool_studies(study, abnormal, contract.pooling, k=contract.top_k).value
     return Predictions(contract, images, studies, tuple(found for _, found in skipped))
 
 

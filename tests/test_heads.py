@@ -109,6 +109,7 @@ def test_half_precision_heads_give_float32_logits():
         ({"head": "dense"}, "the head dense needs hidden layers; give model.head_widths"),
         ({"head": "linear", "head_widths": (8,)}, "the head linear has no hidden layers"),
         ({"head": "dense", "head_widths": (8, 4), "head_dropout": (0.5,)}, "1 numbers for 2 hidden layers"),
+        ({"head_l2": 0.1}, "are of hidden layers; give head_widths"),
         ({"head": "deep"}, "deep"),
     ],
 )

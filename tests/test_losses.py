@@ -7,6 +7,7 @@ import pytest
 from kmura.config import load_config
 from kmura.training.losses import (
     BinaryFocalLoss,
+    CategoricalFocalLoss,
     WeightedBinaryCrossentropy,
     WeightedCategoricalCrossentropy,
     make_loss,
@@ -80,6 +81,39 @@ def test_the_categorical_focal_loss_has_a_factor_and_class_weights():
     unweighted = make_loss("multiclass", train(loss="focal", focal_gamma=3.0, balance=False), weights)
     expected = (ONE_HOT * (1 - p) ** 3 * -np.log(p)).sum(1).mean()
     assert float(unweighted(ONE_HOT, LOGITS)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("gap", [5.0, 40.0])
+def test_the_worst_images_keep_their_gradient(gap):
+    """At a gap of 40 the probability of the true class is 4e-18; the loss is the gap, its gradient 1 a logit."""
+    import tensorflow as tf
+
+    one, two = tf.constant([[-gap]]), tf.constant([[-gap / 2, gap / 2]])
+    for loss, labels, logits in ((BinaryFocalLoss(2.0), [[1.0]], one), (CategoricalFocalLoss(), [[1.0, 0.0]], two)):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            value = loss(labels, logits)
+        assert float(value) == pytest.approx(gap, rel=0.1)
+        assert float(tape.gradient(value, logits)[0, 0]) == pytest.approx(-1, abs=0.1)
+
+
+def test_several_labels_have_a_balanced_focal_loss():
+    loss = make_loss("multilabel", train(loss="focal"), [3.0, 1.0, 1.0, 9.0])
+    p = sigmoid(LOGITS)
+    p_t, share = np.where(SEVERAL == 1, p, 1 - p), np.array([0.75, 0.5, 0.5, 0.9])
+    expected = (np.where(SEVERAL == 1, share, 1 - share) * (1 - p_t) ** 2 * -np.log(p_t)).mean()
+    assert float(loss(SEVERAL, LOGITS)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_categorical_focal_loss_is_keras_own_where_that_is_not_clipped():
+    ours = CategoricalFocalLoss([0.5, 1.0, 2.0, 4.0], 2.0, 0.1)(MIXED, LOGITS)
+    theirs = keras.losses.CategoricalFocalCrossentropy([0.5, 1.0, 2.0, 4.0], 2.0, from_logits=True, label_smoothing=0.1)
+    assert float(ours) == pytest.approx(float(theirs(MIXED, LOGITS)), rel=1e-4)
+
+
+def test_balanced_sampling_takes_the_place_of_weights():
+    even = make_loss("binary", train(sampling="balanced"), [9.0])
+    assert float(even([[1.0]], [[0.0]])) == float(even([[0.0]], [[0.0]]))
 
 
 def test_balance_gives_both_classes_of_a_focal_loss_the_same_weight_in_all():

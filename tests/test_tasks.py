@@ -223,6 +223,7 @@ def test_a_resumed_run_with_patience_ends_as_one_that_ran_through(records, tmp_p
     ("settings", "message"),
     [
         ({"train.focal_alpha": 0.25}, "focal_alpha goes with train.loss=focal"),
+        ({"train.stop_patience": 2, "train.frozen_until_epoch": 1}, "could end training before"),
         ({"train.focal_gamma": -1}, "train.focal_gamma is -1"),
         ({"train.plateau_patience": 0}, "train.plateau_patience is 0; 1 or more"),
         ({"train.plateau_patience": 2, "train.schedule": "cosine"}, "goes with schedule constant"),
@@ -237,8 +238,8 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 def test_the_task_bounds_the_settings(records, tmp_path):
     joint = TINY | {"data.task": "multiclass"}
     for more, message in (
-        ({"cam.erase": "positive"}, "cam.erase=positive is of two classes"),
-        ({"train.loss": "focal", "train.focal_alpha": 0.3}, "focal_alpha weighs two classes"),
+        ({"cam.erase": "positive"}, "cam.erase=positive goes with one logit; this model has 4"),
+        ({"train.loss": "focal", "train.focal_alpha": 0.3}, "focal_alpha goes with logits of yes or no"),
     ):
         with pytest.raises(InputError, match=message):
             kmura.fit(records, area="all", runs=tmp_path, settings=joint | more)

@@ -77,7 +77,8 @@ class TrainConfig:
         warmup_epochs: epochs over which the learning rate first rises from zero in a straight line.
         weight_decay: L2 penalty, added to the gradient as in torch's Adam (not decoupled).
         balance: weigh the classes of the loss by how rare they are in the training split: the positive one by
-            negatives / positives, of several classes each by images / (classes x its images).
+            negatives / positives, of several classes each by images / (classes x its images). Balanced sampling takes
+            its place.
         sampling: `natural` draws every image once an epoch, `balanced` the classes equally often.
         loss: `cross_entropy` or `focal` (Lin et al. 2017).
         focal_gamma: how much less well-classified images count; 0 is cross-entropy.
@@ -152,6 +153,10 @@ class TrainConfig:
         within("train.focal_gamma", self.focal_gamma, 0, 20)
         within("train.focal_factor", self.focal_factor, 1e-6, 1e6)
         within("train.focal_alpha", 0 if self.focal_alpha is None else self.focal_alpha, 0, 1)
+        if self.stop_patience is not None and self.frozen_until_epoch is not None:
+            raise InputError("train.stop_patience could end training before train.frozen_until_epoch; set one of them")
+        if self.plateau_patience is not None and self.frozen_until_epoch is not None:
+            raise InputError("train.plateau_patience goes without train.frozen_until_epoch; set one of them")
         if self.focal_alpha is not None and self.loss != "focal":
             raise InputError("train.focal_alpha goes with train.loss=focal; leave it out")
         for name in ("plateau_patience", "stop_patience"):

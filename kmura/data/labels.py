@@ -108,7 +108,9 @@ def labelling(manifest: Manifest, area: str, task: str = "auto") -> Labelling:
     if area == ALL and is_joint(manifest, task):
         areas = sorted(manifest.areas)
         negative, positive = manifest.classes
-        names = [f"{name.capitalize()}-{where.removeprefix('XR_')}" for name in (positive, negative) for where in areas]
+        short = [where.removeprefix("XR_") for where in areas]
+        short = short if len(set(short)) == len(short) else areas
+        names = [f"{name.capitalize()}-{where}" for name in (positive, negative) for where in short]
         return Labelling(task, tuple(names), tuple(areas * 2))
     if manifest.task == "binary" and task == "multilabel":
         return Labelling(task, manifest.classes[1:])

@@ -114,9 +114,17 @@ def compare(
         for area, path in areas.items():
             table = of_run[path][area]
             table = table[(table["split"] == split) & (table["label"] >= 0)].sort_values("image", ignore_index=True)
+            if table.empty and len(of_run[path]) > 1:  # one model of all areas, of which this one lacks the split
+                notes.append(f"{path}: no predictions of {split} with known labels in {area}, which is left out")
+                continue
             if table.empty:
                 raise InputError(f"{path} has no predictions of {split} with known labels; run kmura evaluate {path}")
             tables[model, area] = table
+    if not tables:
+        raise InputError(f"none of the runs has predictions of {split} with known labels; run kmura evaluate on them")
+    folders = {
+        model: {area: areas[area] for area in areas if (model, area) in tables} for model, areas in folders.items()
+    }
     _check_same_images(tables, folders)
     found = {"units": {}, "scores": {}, "calibration": {}, "best": {}, "resamples": {}, "redrawn": {}}
     differences = []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from kmura import cam
-from kmura.data.index import ALL
+from kmura.evaluation.multiclass import joint_areas
 
 OUTCOMES = ("TP", "TN", "FP", "FN")  # of the binary task at threshold 0.5
 CLASS_OUTCOMES = ("right", "wrong")  # of several classes: the most probable one; of several labels: all at 0.5
@@ -80,7 +80,7 @@ def read_images(label: np.ndarray, probability: np.ndarray, task: str, classes: 
 
 def _question(truth, task: str, classes: Sequence[str], area: str):
     """Which images are positive and what speaks for that, where the classes have such a side."""
-    if task == "multilabel" or (area != ALL and len(classes) != 2):
+    if task == "multilabel" or not (joint_areas(area, task, classes) or len(classes) == 2):
         return None, None
     half = len(classes) // 2
     sides = np.arange(len(classes)) < half if len(classes) > 2 else np.array([False, True])

@@ -33,7 +33,10 @@ def confusion_matrix(label, predicted, number: int, weights=None) -> np.ndarray:
     if weights is None:
         return np.bincount(cells, minlength=number**2).astype(float).reshape(1, number, number)
     weights = np.atleast_2d(weights)
-    return (weights @ np.eye(number**2)[cells]).reshape(len(weights), number, number)
+    used, place = np.unique(cells, return_inverse=True)  # of all pairs of classes few occur
+    found = np.zeros((len(weights), number**2))
+    found[:, used] = weights @ np.eye(len(used))[place]
+    return found.reshape(len(weights), number, number)
 
 
 def by_class(matrix) -> dict[str, np.ndarray]:

@@ -197,6 +197,11 @@ class RadiographClassifier(ImageClassifier):
             )
         if not options.widths and head not in ("linear", "attention"):
             raise InputError(f"the head {head} needs hidden layers; give model.head_widths, as [512, 256]")
+        of_hidden = (options.hidden_dropout, options.l1, options.l2, options.batch_norm)
+        if not options.widths and any(of_hidden):
+            raise InputError(
+                "head_dropout, head_l1, head_l2 and head_batch_norm are of hidden layers; give head_widths"
+            )
         if options.widths and head == "linear":
             raise InputError(
                 "the head linear has no hidden layers; leave model.head_widths out, or take model.head=dense"

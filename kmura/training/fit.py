@@ -16,7 +16,7 @@ import pandas as pd
 import tensorflow as tf
 
 import kmura
-from kmura.config import Config, differences
+from kmura.config import Config, TrainConfig, differences
 from kmura.data import pipeline
 from kmura.data.labels import ALL, is_joint, labelling
 from kmura.errors import InputError
@@ -180,14 +180,17 @@ def run_result(folder: RunFolder, history: pd.DataFrame, monitor: str) -> RunRes
 
 
 def never_reached(config: Config) -> list[str]:
-    """What a configuration asks for in epochs that it does not have, a sentence each."""
-    frozen = config.train.frozen_until_epoch
+    """What a configuration asks for in vain: in epochs that it does not have, of another loss; a sentence each."""
+    frozen, unused = config.train.frozen_until_epoch, []
+    for name in ("focal_gamma", "focal_factor"):
+        if config.train.loss != "focal" and getattr(config.train, name) != getattr(TrainConfig, name):
+            unused.append(f"train.{name} is of the focal loss, which train.loss={config.train.loss} is not")
     late = {
         "train.slow_from_epoch": config.train.slow_from_epoch,
         "cam.from_epoch": config.cam.from_epoch,
         "the end of train.frozen_until_epoch": None if frozen is None else frozen + 1,
     }
-    return [
+    return unused + [
         f"{key} is {epoch}, but training ends after epoch {config.train.epochs}; set it lower, or more epochs"
         for key, epoch in late.items()
         if epoch is not None and epoch > config.train.epochs
@@ -199,11 +202,13 @@ def check_splits(manifest: Manifest, area: str, config: Config, records) -> None
     and settings that do not fit the task."""
     labels = labelling(manifest, area, config.data.task)
     if labels.task == "multiclass" and config.train.focal_alpha is not None:
-        raise InputError("train.focal_alpha weighs two classes; of several use train.balance, and leave it out")
+        raise InputError("train.focal_alpha goes with logits of yes or no, not with classes; use train.balance instead")
     if labels.task == "multilabel" and labels.outputs > 1 and config.train.sampling == "balanced":
         raise InputError("train.sampling balanced needs one class an image; take train.balance for several labels")
     if config.cam.erase != "all" and labels.outputs > 1:
-        raise InputError(f"cam.erase={config.cam.erase} is of two classes; leave it out")
+        raise InputError(
+            f"cam.erase={config.cam.erase} goes with one logit; this model has {labels.outputs}, leave it out"
+        )
     names = labels.classes if labels.areas else manifest.classes
     for split in ("train", config.train.select_on):
         for class_name, number in zip(names, labels.counts(manifest, area, split, records), strict=True):

@@ -1,4 +1,4 @@
-"""Losses from logits by task: Keras' own, and those it lacks."""
+"""Losses from logits by task, that Keras lacks or clips."""
 
 from collections.abc import Sequence
 
@@ -71,15 +71,17 @@ class WeightedCategoricalCrossentropy(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable("kmura")
-class BinaryFocalLoss(keras.losses.BinaryFocalCrossentropy):
-    """Keras' binary focal loss (Lin et al. 2017, eq. 4 and 5) from logits, with a plain factor that Keras has not.
+class BinaryFocalLoss(keras.losses.Loss):
+    """Binary focal loss (Lin et al. 2017, eq. 4 and 5) from logits, with a plain factor.
 
-    loss = mean of factor * a_t (1 - p_t)^gamma * -log p_t over [B, C]; p_t is the probability of the true side.
+    loss = mean of factor * a_t (1 - p_t)^gamma * -log p_t over [B, C]; p_t is the probability of the true side. Keras'
+    own has no factor, and clips p at 1e-7, which leaves the worst images without a gradient.
 
     Args:
         gamma: 0 or more; 0 is cross-entropy.
         factor: of the whole loss.
-        alpha: a_t is alpha for positives and 1 - alpha for negatives; None weighs neither (a_t = 1).
+        alpha: a_t is alpha for positives and 1 - alpha for negatives, one number or one for each label [C]; None weighs
+            neither (a_t = 1).
         label_smoothing: e moves the labels to y (1 - e) + e / 2.
     """
 
@@ -87,27 +89,62 @@ class BinaryFocalLoss(keras.losses.BinaryFocalCrossentropy):
         self,
         gamma: float = 2.0,
         factor: float = 1.0,
-        alpha: float | None = None,
+        alpha: float | Sequence[float] | None = None,
         label_smoothing: float = 0.0,
         name="binary_focal",
         **kwargs,
     ):
-        super().__init__(
-            apply_class_balancing=alpha is not None,
-            alpha=0.25 if alpha is None else alpha,
-            gamma=gamma,
-            from_logits=True,
-            label_smoothing=label_smoothing,
-            name=name,
-            **kwargs,
-        )
+        super().__init__(name=name, **kwargs)
         self.focal = {"gamma": gamma, "factor": factor, "alpha": alpha, "label_smoothing": label_smoothing}
 
     def call(self, y_true, y_pred):
-        return self.focal["factor"] * super().call(tf.cast(y_true, tf.float32), tf.cast(y_pred, tf.float32))
+        y_true, y_pred = tf.cast(y_true, tf.float32), tf.cast(y_pred, tf.float32)
+        smoothing, alpha = self.focal["label_smoothing"], self.focal["alpha"]
+        y_true = y_true * (1 - smoothing) + smoothing / 2
+        wrong = y_true * tf.sigmoid(-y_pred) + (1 - y_true) * tf.sigmoid(y_pred)  # 1 - p_t
+        losses = wrong ** self.focal["gamma"] * tf.nn.sigmoid_cross_entropy_with_logits(y_true, y_pred)
+        if alpha is not None:
+            alpha = tf.constant(alpha, tf.float32)
+            losses *= y_true * alpha + (1 - y_true) * (1 - alpha)
+        return self.focal["factor"] * tf.reduce_mean(losses, axis=-1)
 
     def get_config(self):
-        return {"name": self.name, "reduction": self.reduction, "dtype": self.dtype, **self.focal}
+        return super().get_config() | self.focal
+
+
+@keras.saving.register_keras_serializable("kmura")
+class CategoricalFocalLoss(keras.losses.Loss):
+    """Focal loss of several classes from logits: labels [B, C].
+
+    loss = mean over the batch of sum_c a_c y_c (1 - p_c)^gamma * -log p_c, p the softmax. As Keras' own but for its
+    clipping, see BinaryFocalLoss.
+
+    Args:
+        alpha: a, one for each class; None for 1.
+        gamma, label_smoothing: see BinaryFocalLoss; e moves the labels to y (1 - e) + e / C.
+    """
+
+    def __init__(
+        self,
+        alpha: Sequence[float] | None = None,
+        gamma: float = 2.0,
+        label_smoothing: float = 0.0,
+        name="categorical_focal",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        self.focal = {"alpha": alpha, "gamma": gamma, "label_smoothing": label_smoothing}
+
+    def call(self, y_true, y_pred):
+        y_true = tf.cast(y_true, tf.float32)
+        classes, smoothing = y_true.shape[-1], self.focal["label_smoothing"]
+        y_true = y_true * (1 - smoothing) + smoothing / classes
+        alpha = tf.constant(self.focal["alpha"] or [1.0] * classes, tf.float32)
+        logp = tf.nn.log_softmax(tf.cast(y_pred, tf.float32))
+        return -tf.reduce_sum(alpha * y_true * (-tf.math.expm1(logp)) ** self.focal["gamma"] * logp, axis=-1)
+
+    def get_config(self):
+        return super().get_config() | self.focal
 
 
 def make_loss(task: str, train: TrainConfig, balance: Sequence[float]) -> keras.losses.Loss:
@@ -120,17 +157,18 @@ def make_loss(task: str, train: TrainConfig, balance: Sequence[float]) -> keras.
             each label [L].
     """
     smoothing = {"label_smoothing": train.label_smoothing}
+    weighs = train.balance and train.sampling == "natural"  # balanced sampling has done it
     if task == "multiclass":
-        weights = list(balance) if train.balance else None
+        weights = list(balance) if weighs else None
         if train.loss == "cross_entropy":
             return WeightedCategoricalCrossentropy(weights, **smoothing)
         alpha = [train.focal_factor * weight for weight in weights or [1.0] * len(balance)]  # multiplies its class
-        return keras.losses.CategoricalFocalCrossentropy(alpha, train.focal_gamma, from_logits=True, **smoothing)
+        return CategoricalFocalLoss(alpha, train.focal_gamma, **smoothing)
     if train.loss == "cross_entropy":
-        weights = list(balance) if train.balance else [1.0]
+        weights = list(balance) if weighs else [1.0]
         return WeightedBinaryCrossentropy(weights[0] if len(weights) == 1 else weights, **smoothing)
     alpha = train.focal_alpha
-    if alpha is None and train.balance:
+    if alpha is None and weighs:
         alpha = [weight / (1 + weight) for weight in balance]  # positives : negatives as negatives : positives
         alpha = alpha[0] if len(alpha) == 1 else alpha
     return BinaryFocalLoss(train.focal_gamma, train.focal_factor, alpha, **smoothing)

@@ -142,6 +142,7 @@ class Trainer:
         last = LastCheckpoint(folder.last, self._variables)
         epochs_done, state = (last.restore() if resume else None) or (0, {"history": []})
         if is_stopped(config.train, state["history"]):
+            log.info("%s: val_loss_img had stopped falling, nothing is left to train", folder.path)
             epochs = epochs_done
         if epochs_done == 0 and self._initial is not None:
             for variable, value in zip(self._variables, self._initial, strict=True):
@@ -179,6 +180,9 @@ class Trainer:
                     shuffle=False,  # the data set is in its order already
                     verbose=0,
                 )
+            if len(keeper.history) < epochs and is_stopped(config.train, keeper.history):
+                patience = config.train.stop_patience
+                log.info("%s: stopped, val_loss_img has not fallen for %d epochs", folder.path, patience)
         return keeper.table()
 
     def _validating(self, config: Config) -> StudyValidation:

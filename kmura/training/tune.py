@@ -37,6 +37,7 @@ from kmura.training.checkpoint import STATE
 from kmura.training.finite_loss import NonFiniteLoss
 from kmura.training.fit import RunResult, check_claim, check_splits, checked_areas, describe, run_result
 from kmura.training.oracles import is_fixed, make_oracle
+from kmura.training.patience import is_stopped
 from kmura.training.phases import phase_config, searched
 from kmura.training.run import LOSSES, RunFolder, claimed, drop_run, write_run, write_summaries
 from kmura.training.trainer import Trainer, session
@@ -255,7 +256,7 @@ class _Search(kt.Tuner):
                 worth_keeping=self._worth_keeping(trial),
                 callbacks=[listener, *self.callbacks],
             )
-            pruned = len(history) < epochs
+            pruned = len(history) < epochs and not is_stopped(config.train, history.to_dict("records"))
         score = history[self.config.train.monitor].max()
         beyond = time.monotonic() - self._since - history["seconds"][epochs_done:].sum()
         self._since = time.monotonic()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from test_hybrid import SETTINGS
 
 from kmura.errors import InputError
 from kmura.explain import boxes as truth
@@ -180,16 +181,7 @@ def hybrid(explained):
     from kmura.evaluation.scoring import ScoreOptions
 
     *_, folder = explained
-    settings = {
-        "model.architecture": "hybrid",
-        "model.backbone": "densenet_mini",
-        "model.weights": "none",
-        "model.swin": "swin_mini",
-        "model.swin_weights": "none",
-        "data.image_size": 64,
-        "train.epochs": 1,
-    }
-    config = load_config(None, settings)
+    config = load_config(None, SETTINGS)
     run = kmura.fit(folder / "records", area="XR_WRIST", runs=folder / "hybrid", config=config).folder
     kmura.evaluate(run, options=ScoreOptions(resamples=10))
     return run, kmura.explain(run, cases=1, sample=2, boxes=folder / "images" / "lesions.csv")

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from command import kmura_main
 from PIL import Image
 from test_export_pixels import FILES, saved, smooth
 from test_images import declares
@@ -249,15 +250,6 @@ def test_run_file_export_and_list_predict_the_same(exported, signatures, tmp_pat
         kmura.predict(tmp_path / "nowhere", images)
     with pytest.raises(InputError, match="lies in no run"):
         kmura.predict(tmp_path / "alone.keras", images, threshold="max_f1")
-
-
-def kmura_main(monkeypatch, capsys, *arguments):
-    from kmura.cli.main import main
-
-    monkeypatch.setattr(sys, "argv", ["kmura", "--debug", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code or 0, *capsys.readouterr()
 
 
 def test_unreadable_files_are_named_and_the_exit_code_tells(exported, loaded, monkeypatch, capsys, tmp_path):

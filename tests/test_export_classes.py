@@ -2,11 +2,11 @@
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from command import kmura_main
 from PIL import Image
 from record_files import picture
 
@@ -236,15 +236,6 @@ def test_the_folder_says_what_the_columns_are(joint, signatures):
         and "| images of Normal-ELBOW |" in card
         and "hreshold" not in card
     )
-
-
-def kmura_main(monkeypatch, capsys, *arguments):
-    from kmura.cli.main import main
-
-    monkeypatch.setattr(sys, "argv", ["kmura", "--debug", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code or 0, *capsys.readouterr()
 
 
 def test_the_command_line_writes_a_column_a_class(joint, several, monkeypatch, capsys, tmp_path):

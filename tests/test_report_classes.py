@@ -20,10 +20,10 @@ from kmura.metrics import Interval
 from kmura.report import class_figures
 from kmura.report.classes import kappa_rows
 from kmura.report.html import report
-from kmura.report.published import PUBLISHED
+from kmura.report.published import MURA_AREAS
 from kmura.training.run import RunFolder, read_run, write_run
 
-MURA = [area for area in PUBLISHED[0].kappas if area != ALL]
+MURA = list(MURA_AREAS)
 
 
 def evaluated_classes(folder, table, classes=JOINT, task="multiclass", area=ALL):
@@ -98,9 +98,9 @@ def test_kappas_stand_beside_published_ones_of_another_test_set(joint):
     scores, text = json.loads((run / "metrics.json").read_text())["scores"], words(page)
     assert "another test set, the hidden one of 207 studies (Rajpurkar et al. 2018" in text
     for area, theirs in (
-        ("XR_ELBOW", "0.850 0.710 -"),
-        ("XR_HAND", "0.927 0.851 -"),
-        ("all areas", "0.778 0.705 0.843"),
+        ("XR_ELBOW", "- -"),
+        ("XR_HAND", "- -"),
+        ("all areas", "0.778 0.843"),
     ):
         found = (scores["questions"] | {"all areas": scores["pooled"]})[area]["splits"]["valid"]["study"]
         assert f"{area} {found['studies']} {Interval.from_json(found['scores']['kappa'])} {theirs}" in text
@@ -120,8 +120,7 @@ def test_one_model_of_some_areas_stands_beside_models_of_one(tmp_path):
     assert "All areas, baseline" in text and "XR_HAND, baseline" in text
     shown = re.search(r"auc on valid, study level.*?XR_HAND (\d+) (\S+ \(\S+ to \S+\)) (\S+ \(\S+ to \S+\))", text)
     assert shown[2] == shown[3]  # the same predictions
-    assert "0.927 0.851 -" in text and "earlier system" not in text
-    assert re.search(r"all areas 60 \S+ \(\S+ to \S+\) - - - ", text)  # those published are of all of MURA's areas
+    assert "best radiologist" not in text and "earlier system" not in text  # those are of all of MURA's areas
 
 
 def test_areas_that_nobody_published_have_no_published_values_beside_them():

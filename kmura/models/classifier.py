@@ -51,7 +51,8 @@ class ImageClassifier(keras.Model):
     """Logits [B, num_classes], float32, of radiographs [B, height, width, channels], float32 in 0..255.
 
     What all classifiers share. Each is a functional model in a class: the constructor's arguments are its config. It
-    normalises the images itself, for the backbone it has.
+    normalises the images itself, for the backbone it has. A subclass gives `head_sees`, `branches` and `_finished`:
+    (images, normalised images, convolutional maps, config) -> all feature maps, logits.
 
     Attributes:
         backbone: normalised images [B, H, W, 3] -> P5; a keras-hub backbone (or one of kmura's own).
@@ -143,11 +144,6 @@ class ImageClassifier(keras.Model):
                 "or choose the backbone resnet18_small"
             )
         return int(height), int(width)
-
-    @staticmethod
-    def _finished(images, normalized, maps: dict, config: dict) -> tuple[dict, keras.KerasTensor]:
-        """All feature maps and the logits, from images, normalised images and the convolutional maps."""
-        raise NotImplementedError
 
     def get_config(self):
         return {"name": self.name, "trainable": self.trainable, **self._config}

@@ -19,7 +19,7 @@ from kmura.metrics import Interval
 from kmura.report import class_figures
 from kmura.report.class_figures import Curve
 from kmura.report.figures import Picture
-from kmura.report.published import PUBLISHED
+from kmura.report.published import MURA_AREAS, PUBLISHED
 from kmura.training.run import RunDescription
 
 PLURAL = {"image": "images", "study": "studies"}
@@ -79,7 +79,7 @@ def kappa_rows(scores: dict[str, Any], split: str) -> list[dict[str, Any]]:
     """Cohen's kappa of one model over all areas, abnormal or normal on studies, by area and of all areas, beside
     what others published; on all areas only if they are those of the others."""
     found = {name: each for name, each in scores["questions"].items() if split in each["splits"]}
-    whole = ALL if found.keys() | {ALL} == PUBLISHED[0].kappas.keys() else None
+    whole = ALL if found.keys() == set(MURA_AREAS) else None
     return [
         {
             "area": name,

@@ -9,7 +9,7 @@ from PIL import Image
 
 from kmura.config import AugmentConfig
 from kmura.records import schema
-from kmura.records.manifest import Manifest, Shard, SplitCounts, manifest_json
+from kmura.records.manifest import Manifest, Shard, SplitCounts, manifest_json, per_class
 from kmura.records.tfrecord import frame
 
 AREA = "XR_WRIST"
@@ -54,7 +54,8 @@ def write_records(folder, labels, *, task="binary", classes=("normal", "abnormal
         file = f"{area}/{split}-{part:05}-of-{shards:05}.tfrecord"
         (folder / file).write_bytes(content)
         files.append(Shard(file, len(numbers), len(content), hashlib.sha256(content).hexdigest()))
-    counts = SplitCounts(len(labels), len(labels), len(labels), (0,) * len(classes), tuple(files))
+    each = per_class(task, len(classes), [tuple(np.atleast_1d(label).tolist()) for label in labels])
+    counts = SplitCounts(len(labels), len(labels), len(labels), each, tuple(files))
     value = manifest_json(Manifest("mura", classes, task, channels, {}, "", {area: {split: counts}}))
     value["areas"] = {**areas, area: {**areas.get(area, {}), **value["areas"][area]}}
     path.write_text(json.dumps(value))

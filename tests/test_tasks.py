@@ -74,12 +74,40 @@ def test_classes_are_weighted_by_how_rare_they_are(mura_root, tmp_path):
     counts = joint.counts(manifest, "all", "train")
     by_area = {area: splits["train"].per_class for area, splits in manifest.areas.items()}
     assert counts == tuple(by_area[area][label] for label in (1, 0) for area in sorted(by_area))
-    weights = joint.balance(manifest, "all", "train")
+    weights = joint.balance(tmp_path, "all", "train")
     assert np.dot(weights, counts) == pytest.approx(sum(counts))
     assert np.ptp(np.multiply(weights, counts)) == pytest.approx(0)
     negatives, positives = by_area["XR_WRIST"]
     for task in ("binary", "multilabel"):
-        assert labelling(manifest, "XR_WRIST", task).balance(manifest, "XR_WRIST", "train") == [negatives / positives]
+        assert labelling(manifest, "XR_WRIST", task).balance(tmp_path, "XR_WRIST", "train") == [negatives / positives]
+
+
+def test_unknown_labels_count_neither_for_nor_against_a_label(tmp_path):
+    labels = [(1, 0), (0, 1), (0, -1), (0, -1), (-1, 1), (1, 0)]
+    write_records(tmp_path, labels, task="multilabel", classes=("mass", "edema"))
+    manifest = read_manifest(tmp_path)
+    assert labelling(manifest, "XR_WRIST").balance(tmp_path, "XR_WRIST", "train") == [3 / 2, 2 / 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "labels", "missing"),
+    [
+        ({}, [0, 0, -1], "of abnormal"),
+        ({"task": "multiclass", "classes": ("a", "b", "c", "d")}, [0, 2, 2], "of b or of d"),
+        ({"task": "multilabel", "classes": ("a", "b")}, [(1, 0), (1, 0), (1, -1)], "of b or without a"),
+    ],
+)
+def test_classes_that_a_split_lacks_are_all_named(tmp_path, options, labels, missing):
+    write_records(tmp_path, labels, **options)
+    with pytest.raises(InputError, match=f"XR_WRIST has no images {missing} in its train split of .*; add some$"):
+        kmura.fit(tmp_path, area="XR_WRIST", runs=tmp_path / "runs", config=load_config(None, TINY))
+
+
+def test_one_model_over_areas_names_the_areas_that_lack_a_class(two_areas):
+    write_records(two_areas, [0, 0], area="XR_HAND")
+    config = load_config(None, TINY | {"data.task": "multiclass"})
+    with pytest.raises(InputError, match="no images of Abnormal-HAND in .*; add some, or build without such an area$"):
+        kmura.fit(two_areas, area="all", runs=two_areas / "runs", config=config)
 
 
 def test_validation_of_one_label_and_of_two_classes_is_that_of_the_binary_task():
@@ -193,6 +221,7 @@ def test_a_run_is_over_when_its_loss_has_stopped_falling():
     assert not is_stopped(load_config(None).train, losses(*range(9)))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_patience_ends_as_one_that_ran_through(records, tmp_path):
     """Rate and end follow from the losses of all epochs, also of those before a break."""
     settings = TINY | {

@@ -8,7 +8,7 @@ import pandas as pd
 
 from kmura.data.index import ALL, Index, read_index
 from kmura.errors import InputError
-from kmura.records.manifest import Manifest
+from kmura.records.manifest import Manifest, read_manifest
 
 # task of the records -> tasks that models may have on them
 _POSSIBLE = {"binary": ("binary", "multiclass", "multilabel"), "multiclass": ("multiclass",)}
@@ -60,15 +60,20 @@ class Labelling:
             labels = np.where(labels >= 0, np.arange(len(self.classes)) == labels, -1)
         return labels.astype(np.float32)
 
-    def balance(self, manifest: Manifest, area: str, split: str) -> list[float]:
+    def balance(self, records: str | os.PathLike, area: str, split: str) -> list[float]:
         """Weights that balance the classes: of `multiclass` images / (classes x its images) for each; else negatives /
-        positives of each label."""
-        counts = self.counts(manifest, area, split)
+        positives of each label, of the images of which it is known."""
+        manifest = read_manifest(records)
+        counts = self.counts(manifest, area, split, records)
         if self.softmax:
             return [sum(counts) / (len(counts) * number) for number in counts]
         if manifest.task == "binary":
             return [counts[0] / counts[1]]
-        return [(manifest.split(area, split).images - positives) / positives for positives in counts]
+        return (np.array(self.negatives(records, area, split)) / counts).tolist()
+
+    def negatives(self, records: str | os.PathLike, area: str, split: str) -> list[int]:
+        """Images of a split that are known not to have each label, of multilabel records."""
+        return (read_index(records, area, split).labels == 0).sum(axis=0).tolist()
 
     def counts(self, manifest: Manifest, area: str, split: str, records="the records") -> tuple[int, ...]:
         """Images of each class of the records (of a joint model: of its own classes) in a split.

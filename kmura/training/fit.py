@@ -211,16 +211,20 @@ def check_splits(manifest: Manifest, area: str, config: Config, records) -> None
         )
     names = labels.classes if labels.areas else manifest.classes
     for split in ("train", config.train.select_on):
-        for class_name, number in zip(names, labels.counts(manifest, area, split, records), strict=True):
-            if number == 0:
-                raise InputError(
-                    f"area {area} has no {class_name} images in its {split} split of {records}; "
-                    + (
-                        "add some"
-                        if split == "train"
-                        else "build with a larger --tune-fraction or use --select-on valid"
-                    )
-                )
+        counts = {
+            f"of {name}": number
+            for name, number in zip(names, labels.counts(manifest, area, split, records), strict=True)
+        }
+        if manifest.task == "multilabel":
+            without = zip(names, labels.negatives(records, area, split), strict=True)
+            counts |= {f"without {name}": number for name, number in without}
+        missing = [name for name, number in counts.items() if number == 0]
+        if missing:
+            mend = "add some" if split == "train" else "build with a larger --tune-fraction or use --select-on valid"
+            mend += ", or build without such an area" if labels.areas else ""
+            raise InputError(
+                f"area {area} has no images {' or '.join(missing)} in its {split} split of {records}; {mend}"
+            )
 
 
 def describe(manifest: Manifest, records, area: str, phase: str, config: Config, command) -> RunDescription:

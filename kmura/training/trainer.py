@@ -93,7 +93,7 @@ class Trainer:
         )
         self.model.compile(
             optimizer=AdamL2(learning_rate(config.train, self.steps), l2=config.train.weight_decay),
-            loss=make_loss(self.labels.task, config.train, self.labels.balance(manifest, area, "train")),
+            loss=make_loss(self.labels.task, config.train, self.labels.balance(records, area, "train")),
             metrics=[keras.metrics.MeanMetricWrapper(_right_class if self.labels.softmax else _right, name="acc")],
             jit_compile=False,  # XLA is slower than oneDNN on CPU
         )

@@ -31,8 +31,10 @@ def test_of_several_labels_all_must_fit():
 
 
 def test_one_logit_keeps_its_outcomes():
-    found = read_images(np.array([[1], [0], [1], [0]]), np.array([[0.9], [0.2], [0.4], [0.6]]), "binary", "ab", "x")
-    assert found.outcome.tolist() == ["TP", "TN", "FN", "FP"] and found.caption[0] == "abnormal, p = 0.90"
+    found = read_images(
+        np.array([[1], [0], [1], [0]]), np.array([[0.9], [0.2], [0.4], [0.6]]), "binary", ("a", "b"), "x"
+    )
+    assert found.outcome.tolist() == ["TP", "TN", "FN", "FP"] and found.caption[:2] == ["b, p = 0.90", "a, p = 0.20"]
 
 
 @pytest.mark.parametrize("positive", [[True, True, False, False], [False, True]])
@@ -82,6 +84,7 @@ def attentive_run(records, tmp_path_factory):
     return run, kmura.explain(run, cases=4, sample=4)
 
 
+@pytest.mark.slow
 def test_a_run_of_several_classes_is_explained_from_end_to_end(attentive_run):
     run, found = attentive_run
     assert (run / "cam" / "epoch-00001.png").is_file()

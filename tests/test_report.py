@@ -1,5 +1,6 @@
 """The page about runs: whole, without network or script from data, for one run, several, and damaged ones."""
 
+import dataclasses
 import html.parser
 import re
 
@@ -14,15 +15,13 @@ from kmura.evaluation.scoring import score_table
 from kmura.evaluation.table import read_predictions
 from kmura.files import sha256_of, write_json
 from kmura.report.html import interval, report
-from kmura.training.run import read_run
+from kmura.training.run import RunFolder, read_run, write_run
 
 EVIL = '<script>alert("x")</script>$\\frac'
 
 
 def evaluated(folder, table, phase="baseline", options=FEW):
     """A run folder as evaluate leaves it, with a history, without a model."""
-    import dataclasses
-
     write_run_of(folder, table, phase)
     found = Evaluation(
         run=str(folder),
@@ -122,6 +121,15 @@ def test_names_that_contain_html_stay_text(tmp_path):
     assert EVIL in "".join(page.text)
 
 
+def test_classes_are_called_by_their_names(tmp_path):
+    run = evaluated(tmp_path / "run" / "x", simulated(80))
+    write_run(RunFolder(run), dataclasses.replace(read_run(run), classes=("healthy", EVIL)))
+    text = "".join(Page(report([run], tmp_path / "page.html").read_text()).text)
+    assert "abnormal" not in text.rpartition("How to read")[0]
+    for said in (f" {EVIL}, ", f"share of {EVIL}", f"probability of {EVIL}", "healthy (n = "):
+        assert said in text, said
+
+
 def test_one_class_leaves_a_stated_gap(tmp_path):
     table = simulated(60)
     table = table[(table["split"] == "tune") | (table["label"] == 1)]
@@ -140,8 +148,6 @@ def test_files_beside_the_page_are_left_alone(two):
 
 
 def test_the_comparison_pools_studies_as_the_evaluation_did(tmp_path):
-    import dataclasses
-
     pooled = dataclasses.replace(FEW, pooling="max")
     table = simulated(120)
     runs = [

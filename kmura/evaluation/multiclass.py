@@ -194,6 +194,15 @@ def joint_areas(area: str, task: str, classes: Sequence[str]) -> list[str]:
     return [name.partition("-")[2] for name in classes[:half]] if all("-" in end for end in ends) else []
 
 
+def sides_of(area: str, task: str, classes: Sequence[str]) -> tuple[str, str]:
+    """What the yes/no question of a run that has one is between, the positive side second: its two classes, a single
+    label and not that, or of one model over all areas the classes of its records."""
+    if areas := joint_areas(area, task, classes):
+        half = len(areas)
+        return tuple(classes[one].removesuffix(f"-{areas[0]}").lower() for one in (half, 0))
+    return (f"not {classes[0]}", classes[0]) if len(classes) == 1 else (classes[0], classes[1])
+
+
 def abnormality_of(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """Abnormal or normal as one model over all areas says it, all areas in one binary table."""
     half, label = len(classes) // 2, table["label"].to_numpy()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from kmura import cam
-from kmura.evaluation.multiclass import joint_areas
+from kmura.evaluation.multiclass import joint_areas, sides_of
 
 OUTCOMES = ("TP", "TN", "FP", "FN")  # of the binary task at threshold 0.5
 CLASS_OUTCOMES = ("right", "wrong")  # of several classes: the most probable one; of several labels: all at 0.5
@@ -51,10 +51,10 @@ def read_images(label: np.ndarray, probability: np.ndarray, task: str, classes: 
     if probability.shape[1] == 1:
         label, probability = label[:, 0], probability[:, 0]
         taken = probability >= 0.5
+        sides = sides_of(area, task, classes)
         outcome = np.where(taken, np.where(label == 1, "TP", "FP"), np.where(label == 1, "FN", "TN"))
         caption = [
-            f"{'abnormal' if one == 1 else 'normal' if one == 0 else 'unknown'}, p = {p:.2f}"
-            for one, p in zip(label, probability, strict=True)
+            f"{sides[one] if one >= 0 else 'unknown'}, p = {p:.2f}" for one, p in zip(label, probability, strict=True)
         ]
         towards = cam.named_target("abnormal", ("normal", "abnormal"))
         known = np.where(label < 0, "", outcome)

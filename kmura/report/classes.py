@@ -13,6 +13,7 @@ from kmura.evaluation.multiclass import (
     columns_of,
     joint_areas,
     questions_of,
+    sides_of,
 )
 from kmura.evaluation.scoring import LEVELS, units_of
 from kmura.metrics import Interval
@@ -33,6 +34,7 @@ class Parts:
         question: binary predictions, of the one yes/no question that the run answers of all its images; without one,
             all images, of label 0 or -1 (unknown).
         answers: scores of that question as `metrics.json` holds them, or None.
+        sides: names of the negative and the positive side of that question.
         heading: of its figures.
         groups: heading -> further figures.
         kappas: see `kappa_rows`.
@@ -40,6 +42,7 @@ class Parts:
 
     question: pd.DataFrame
     answers: dict[str, Any] | None
+    sides: tuple[str, str]
     heading: str
     groups: dict[str, dict[str, Picture]]
     kappas: list[dict[str, Any]]
@@ -58,21 +61,22 @@ def parts_of(
         what: whose figures, for their titles.
     """
     task, classes = description.task, description.classes
+    sides = sides_of(description.area, task, classes)
     if task == "binary":
-        return Parts(table, scores, "", {}, [])
+        return Parts(table, scores, sides, "", {}, [])
     rows = table[table["split"] == split]
     heading = "Labels" if task == "multilabel" else "Classes"
     groups = {heading: class_pictures(name, what, rows, scores, split, description)}
     if joint_areas(description.area, task, classes):
         groups["Abnormal or normal by area"] = area_pictures(name, what, rows, scores, split, description)
         heading, kappas = "Abnormal or normal, all areas pooled", kappa_rows(scores, split)
-        return Parts(abnormality_of(table, classes), scores["pooled"], heading, groups, kappas)
+        return Parts(abnormality_of(table, classes), scores["pooled"], sides, heading, groups, kappas)
     questions = list(questions_of(table, description.area, task, classes).values())
     if len(questions) == 1:
-        return Parts(questions[0], *scores["questions"].values(), "As a yes/no question", groups, [])
+        return Parts(questions[0], *scores["questions"].values(), sides, "As a yes/no question", groups, [])
     labels, _, _ = columns_of(task, classes)
     unknown = (table[labels] < 0).all(axis=1)
-    return Parts(table.assign(label=np.where(unknown, -1, 0)), None, "", groups, [])
+    return Parts(table.assign(label=np.where(unknown, -1, 0)), None, sides, "", groups, [])
 
 
 def kappa_rows(scores: dict[str, Any], split: str) -> list[dict[str, Any]]:

@@ -165,8 +165,9 @@ def roc_pr(name: str, what: str, units: Units) -> Picture:
     return drawn(name, f"ROC and precision-recall curves, {what}", draw, panels=2)
 
 
-def confusion(name: str, what: str, cells: dict[str, int]) -> Picture:
-    """A confusion matrix at threshold 0.5: counts, and shares of the true class as shade."""
+def confusion(name: str, what: str, cells: dict[str, int], sides: tuple[str, str]) -> Picture:
+    """A confusion matrix at threshold 0.5: counts, and shares of the true class as shade; sides: names of the classes,
+    the positive one second."""
     counts = np.array([[cells["tn"], cells["fp"]], [cells["fn"], cells["tp"]]], float)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
@@ -178,31 +179,34 @@ def confusion(name: str, what: str, cells: dict[str, int]) -> Picture:
                 text = f"{counts[row, column]:.0f}\n{100 * shade:.0f} %"
                 axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=11)
         axes.set(xlim=(0, 2), ylim=(2, 0), xticks=[0.5, 1.5], yticks=[0.5, 1.5], aspect="equal")
-        axes.set_xticklabels(["normal", "abnormal"])
-        axes.set_yticklabels(["normal", "abnormal"], rotation=90, va="center")
+        axes.set_xticklabels(sides)
+        axes.set_yticklabels(sides, rotation=90, va="center")
         labelled(axes, "predicted", "true", f"Confusion at 0.5, n = {counts.sum():.0f}")
 
     return drawn(name, f"Confusion matrix, {what}", draw, width=3.2)
 
 
-def histogram(name: str, what: str, units: Units) -> Picture:
-    """Probabilities by true class, 20 bins."""
+def histogram(name: str, what: str, units: Units, sides: tuple[str, str]) -> Picture:
+    """Probabilities by true class, 20 bins; sides as of `confusion`."""
 
     def draw(axes):
         edges = np.linspace(0, 1, 21)
-        for value, colour, title in ((0, NEGATIVE, "normal"), (1, POSITIVE, "abnormal")):
+        for value, colour, title in ((0, NEGATIVE, sides[0]), (1, POSITIVE, sides[1])):
             these = units.probability[units.label == value]
             axes.hist(these, edges, color=colour, alpha=0.55, label=f"{title} (n = {len(these)})")
         axes.axvline(0.5, color=GRAY, linewidth=1, linestyle="--")
         axes.legend(loc="upper center")
         axes.set(xlim=(0, 1))
-        labelled(axes, "probability of abnormal", "count", f"Probabilities by class, n = {len(units.label)}")
+        labelled(axes, f"probability of {sides[1]}", "count", f"Probabilities by class, n = {len(units.label)}")
 
     return drawn(name, f"Histogram of probabilities by class, {what}", draw)
 
 
-def reliability(name: str, what: str, before: Units, after: Units | None, bins: int = 10) -> Picture:
-    """Reliability diagrams before and after calibration: share of positives against probability, bins of equal mass."""
+def reliability(
+    name: str, what: str, before: Units, after: Units | None, sides: tuple[str, str], bins: int = 10
+) -> Picture:
+    """Reliability diagrams before and after calibration: share of positives against probability, bins of equal mass;
+    sides as of `confusion`."""
     panels = [("as the model gives them", before)] + ([("calibrated", after)] if after else [])
 
     def draw(axes):
@@ -217,7 +221,7 @@ def reliability(name: str, what: str, before: Units, after: Units | None, bins: 
             )  # fmt: skip
             each.legend(loc="upper left")
             each.set(xlim=(-0.02, 1.02), ylim=(-0.05, 1.1))
-            labelled(each, "mean probability", "share of abnormal", f"Reliability {title}, n = {len(units.label)}")
+            labelled(each, "mean probability", f"share of {sides[1]}", f"Reliability {title}, n = {len(units.label)}")
 
     return drawn(name, f"Reliability diagrams, {what}", draw, panels=len(panels))
 

@@ -24,7 +24,7 @@ from kmura.evaluation.table import read_json
 from kmura.files import replacing
 from kmura.records.manifest import EDA
 from kmura.report import figures, published
-from kmura.report.classes import parts_of
+from kmura.report.classes import Parts, parts_of
 from kmura.training.run import RunDescription, RunFolder, read_run
 
 TEMPLATE = "page.html.jinja"
@@ -142,7 +142,7 @@ def _chapter(run: str | os.PathLike, number: int, eda: str | os.PathLike | None)
     parts = parts_of(table, scores, split, description, name, f"{what}, {split}")
     groups = dict(parts.groups)
     if parts.answers is not None:
-        groups[parts.heading] = _pictures(name, f"{what}, {split}", parts.question, parts.answers, split)
+        groups[parts.heading] = _pictures(name, f"{what}, {split}", parts, split)
     others = _training(name, f"{what}, {split}", folder)
     explored = _explored(description, eda)
     if explored and explored["principal"]["cumulative"]:
@@ -172,6 +172,7 @@ def _chapter(run: str | os.PathLike, number: int, eda: str | os.PathLike | None)
         "faithfulness": evaluation["localization_faithfulness"],
         "scores": scores,
         "answers": parts.answers,
+        "positive": parts.sides[1],
         "kappas": parts.kappas,
         "split": split,
         "data": data_card(parts.question),
@@ -191,16 +192,17 @@ def data_card(table: pd.DataFrame) -> list[dict[str, Any]]:
             "images": len(rows),
             "studies": len(rows[["area", "study"]].drop_duplicates()),
             "patients": rows["patient"].nunique(),
-            "abnormal": int((rows["label"] == 1).sum()),
+            "positives": int((rows["label"] == 1).sum()),
             "unknown": int((rows["label"] < 0).sum()),
-            "abnormal_studies": len(rows[rows["label"] == 1][["area", "study"]].drop_duplicates()),
+            "positive_studies": len(rows[rows["label"] == 1][["area", "study"]].drop_duplicates()),
         }
         for split, rows in table.groupby("split", sort=False)
     ]
 
 
-def _pictures(name: str, what: str, table: pd.DataFrame, scores, split: str) -> dict[str, figures.Picture]:
-    """The figures of a yes/no question on a split, from its predictions and its scores as `metrics.json` holds them."""
+def _pictures(name: str, what: str, parts: Parts, split: str) -> dict[str, figures.Picture]:
+    """The figures of a run's yes/no question on a split."""
+    table, scores, sides = parts.question, parts.answers, parts.sides
     options = scores["options"]
     calibrator = Calibrator(**scores["calibrator"]) if scores["calibrator"] else None
     pooling = {"pooling": options["pooling"], "top_k": options["top_k"]}
@@ -212,13 +214,14 @@ def _pictures(name: str, what: str, table: pd.DataFrame, scores, split: str) -> 
     found = {
         "roc_study": figures.roc_pr(f"{name}-roc-study", f"{what}, studies", study),
         "roc_image": figures.roc_pr(f"{name}-roc-image", f"{what}, images", image),
-        "histogram": figures.histogram(f"{name}-histogram", f"{what}, studies", study),
-        "reliability": figures.reliability(f"{name}-reliability", f"{what}, studies", study, calibrated),
+        "histogram": figures.histogram(f"{name}-histogram", f"{what}, studies", study, sides),
+        "reliability": figures.reliability(f"{name}-reliability", f"{what}, studies", study, calibrated, sides),
         "thresholds": figures.thresholds(f"{name}-thresholds", f"{what}, studies", calibrated or study, points),
     }
     for level in LEVELS:
         cells = scores["splits"][split][level]["confusion"]
-        found[f"confusion_{level}"] = figures.confusion(f"{name}-confusion-{level}", f"{what}, {level} level", cells)
+        place = f"{what}, {level} level"
+        found[f"confusion_{level}"] = figures.confusion(f"{name}-confusion-{level}", place, cells, sides)
     return found
 
 

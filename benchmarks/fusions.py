@@ -1,6 +1,6 @@
 """Fusions of the hybrid against its DenseNet alone on phantoms, one table.
 
-    python benchmarks/fusions.py [--area XR_WRIST] [--seeds 3] [--epochs 12]
+    python benchmarks/fusions.py [--area XR_WRIST] [--seeds 3] [--epochs 12] [--only "gated, two levels"]
 
 `densenet_mini` alone, and beside `swin_mini` in every fusion, at 128 pixels from random weights with the settings of
 the recipe demo; both branches learn from the first step. The best epoch is chosen on tune by study AUC. For each: AUC
@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--area", default="XR_WRIST")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--only", default="", help="Ways whose name has this in it.")
     parser.add_argument("--train-studies", type=int, default=400)
     parser.add_argument("--valid-studies", type=int, default=200)
     arguments = parser.parse_args()
@@ -44,6 +45,7 @@ def main() -> None:
         for fusion in FUSIONS:
             name = f"{fusion}, {'two levels' if scales else 'last level'}"
             ways[name] = hybrid | {"model.fusion": fusion, "model.multi_scale": scales}
+    ways = {name: settings for name, settings in ways.items() if arguments.only in name}
     with tempfile.TemporaryDirectory() as folder:
         images, records = Path(folder) / "images", Path(folder) / "records"
         counts = {"train_studies": arguments.train_studies, "valid_studies": arguments.valid_studies}

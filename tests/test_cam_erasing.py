@@ -115,7 +115,7 @@ def test_knobs_do_not_trace_the_step_again():
     assert first == 1 and len(traces) == 1
 
 
-@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("precision", [pytest.param("mixed_float16", marks=pytest.mark.slow), "mixed_bfloat16"])
 def test_half_precision_learns(precision):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)

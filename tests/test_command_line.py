@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import kmura_main
 from conftest import make_mura_tree, textured
 
 KMURA = [sys.executable, "-c", "from kmura.cli.main import main; main()"]
@@ -25,6 +26,18 @@ def refused(*arguments, **options) -> str:
     assert len(lines) == 1 and lines[0].startswith("kmura"), done.stderr
     assert "Traceback" not in done.stderr
     return lines[0]
+
+
+@pytest.fixture
+def refused_here(monkeypatch, capsys):
+    """As `refused`, but in this process, which has TensorFlow already."""
+
+    def last_line(*arguments) -> str:
+        code, _, err = kmura_main(monkeypatch, capsys, *arguments)
+        assert code == 2
+        return err.splitlines()[-1]
+
+    return last_line
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -66,10 +79,10 @@ def test_a_root_without_the_layout(tmp_path):
     assert "no images of the MURA layout" in line and not (tmp_path / "out").exists()
 
 
-def test_an_unknown_area_lists_those_there_are(mura_root, records, tmp_path):
+def test_an_unknown_area_lists_those_there_are(mura_root, records, refused_here, tmp_path):
     line = refused("build-tfrecords", mura_root, "--areas", "XR_KNEE", "--out", tmp_path / "out")
     assert "XR_ELBOW, XR_WRIST" in line
-    line = refused("fit", "--area", "XR_KNEE", "--records", records, "--runs", tmp_path / "runs")
+    line = refused_here("fit", "--area", "XR_KNEE", "--records", records, "--runs", tmp_path / "runs")
     assert "XR_ELBOW, XR_WRIST" in line and not (tmp_path / "runs").exists()
 
 
@@ -127,12 +140,12 @@ def test_a_shard_cut_in_half(records, tmp_path):
     assert shard.name in line and "kmura inspect" in line
 
 
-def test_a_manifest_of_another_version(records, tmp_path):
+def test_a_manifest_of_another_version(records, refused_here, tmp_path):
     copy = shutil.copytree(records, tmp_path / "copy")
     manifest = copy / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 99'))
     for command in (("inspect", copy), ("fit", "--area", "all", "--records", copy)):
-        assert "schema version 99, this kmura reads version 1" in refused(*command)
+        assert "schema version 99, this kmura reads version 1" in refused_here(*command)
 
 
 SMALL = ("--backbone", "densenet_mini", "--weights", "none", "--image-size", 32, "--epochs", 1)
@@ -194,11 +207,11 @@ def test_a_full_disk_during_training_keeps_the_finished_epoch(records, small_dis
     assert run(*command, "--epochs", 2, "--no-evaluate").returncode == 0
 
 
-def test_a_run_folder_of_another_configuration(records, tmp_path):
+def test_a_run_folder_of_another_configuration(records, refused_here, monkeypatch, capsys, tmp_path):
     command = ("fit", "--area", "XR_WRIST", "--records", records, "--runs", tmp_path, "--no-evaluate", *SMALL)
-    assert run(*command).returncode == 0
+    assert kmura_main(monkeypatch, capsys, *command)[0] == 0
     before = contents(tmp_path)
-    line = refused(*command, "--seed", 5)
+    line = refused_here(*command, "--seed", 5)
     assert "train.seed: 0 -> 5" in line and "--fresh" in line
     assert contents(tmp_path) == before
 
@@ -219,10 +232,10 @@ def test_a_whole_run_says_nothing_but_its_own_lines(records, tmp_path):
     assert "Galleries" in (tmp_path / "page.html").read_text()
 
 
-def test_what_is_no_run_folder_is_refused(tmp_path):
+def test_what_is_no_run_folder_is_refused(refused_here, tmp_path):
     for command in ("evaluate", "explain", "report"):
-        assert "is no run folder" in refused(command, tmp_path)
-    assert "is no run folder" in refused("compare", tmp_path, tmp_path)
+        assert "is no run folder" in refused_here(command, tmp_path)
+    assert "is no run folder" in refused_here("compare", tmp_path, tmp_path)
 
 
 def test_an_option_of_evaluate_without_sense_is_refused_before_any_work(tmp_path):

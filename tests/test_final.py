@@ -75,6 +75,7 @@ def test_overlays_come_at_their_epochs_and_show_the_same_images(undisturbed):
     assert sheets[0].shape == sheets[1].shape and (sheets[0] != sheets[1]).any()
 
 
+@pytest.mark.slow
 def test_metrics_hold_the_faithfulness_of_the_maps(undisturbed, records):
     from kmura import cam
     from kmura.data import pipeline

@@ -214,7 +214,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_epoch(records
     assert final_state(tmp_path / "XR_WRIST" / "baseline")["epoch"] == 1
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("precision", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"])
 def test_training_in_half_precision_gives_finite_scores(records, tmp_path, precision):
     from kmura.training.fit import fit
 

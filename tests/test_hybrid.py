@@ -194,7 +194,8 @@ def erasing_step(model, images, tap):
     return trainer.fit(tf.data.Dataset.from_tensors(batch), shuffle=False, verbose=0).history["loss"][0]
 
 
-@pytest.mark.parametrize("tap", ["S4", pytest.param("P5", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tap", ["S4", "P5"])
 def test_a_hybrid_can_be_erased_by_the_maps_of_either_branch(tap, images):
     model = mini()
     table = model.swin.stages[2].blocks[0].attn.relative_position_bias_table

@@ -183,6 +183,7 @@ def test_trials_share_the_decoded_images(records, tmp_path, monkeypatch):
     assert sorted(splits) == ["train", "tune"]
 
 
+@pytest.mark.slow
 def test_trials_that_diverge_do_not_end_a_search(records, tmp_path):
     import keras
 
@@ -201,6 +202,7 @@ def test_trials_that_diverge_do_not_end_a_search(records, tmp_path):
     assert np.isfinite(done.best["val_auc_study"])
 
 
+@pytest.mark.slow
 def test_what_other_values_left_behind_is_not_gone_on_with(records, tmp_path):
     from kmura.files import write_json
     from kmura.training.tune import tune

@@ -184,6 +184,7 @@ def test_a_sheet_that_a_kill_took_is_drawn_on_the_way_on(undisturbed, records, t
     assert [path.name for path in (tmp_path / "cam").iterdir()] == ["epoch-00002.png"]
 
 
+@pytest.mark.slow
 def test_erasing_and_mixing_change_the_run(undisturbed, records, tmp_path):
     from kmura.training.fit import fit
 

@@ -154,6 +154,7 @@ def test_a_start_that_fails_spares_the_run_there_is_and_blocks_nothing(records, 
     assert (done.folder / "best.keras").exists()
 
 
+@pytest.mark.slow
 def test_mixing_changes_training_up_to_its_epoch(undisturbed, records, tmp_path):
     from kmura.config import MixConfig
     from kmura.training.fit import fit

@@ -157,6 +157,7 @@ def test_half_of_the_trials_worse_than_the_median_are_stopped(records, tmp_path)
         assert json.loads((done.folder / "trial_0" / "trial.json").read_text())["status"] == "COMPLETED"
 
 
+@pytest.mark.slow
 def test_a_search_in_which_nothing_can_be_trained_says_so(records, tmp_path):
     from kmura.training.tune import tune
 

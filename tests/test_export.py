@@ -1,10 +1,13 @@
 """An exported model answers as the one it was made from, wherever it is loaded; predict says the same of both."""
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -173,6 +176,29 @@ def test_a_stranger_gets_the_study_that_predict_pools(asked, predictor):
     assert found["study/threshold"].shape == (1,)
     # an image is a study of one view
     assert found["single/probability"] == pytest.approx(found["serving_default/probability"][3:4], abs=1e-6)
+
+
+def test_the_clients_of_the_readme_get_the_answers_of_predict(signatures, predictor, monkeypatch, capsys, tmp_path):
+    from serving_stand_in import served
+
+    from kmura.export.prepare import prepared
+
+    data = FILES["gray"]
+    (tmp_path / "image.png").write_bytes(data)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    blocks = re.findall("```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
+    with served("wrist", signatures) as addresses:
+        for port, address in zip(("8500", "8501"), addresses, strict=True):
+            (client,) = (block for block in blocks if f"localhost:{port}" in block)
+            exec(client.replace(f"localhost:{port}", address), {})
+    by_grpc, row, study = capsys.readouterr().out.splitlines()
+    right = predictor.answers(prepared(data, predictor.contract)[None].astype(np.float32))
+    decision, probability = predictor.contract.decision(right["probability"]), right["probability"][0]
+    assert by_grpc == f"[{decision[0].encode()}] (1, 32, 32)"
+    row = ast.literal_eval(row)
+    assert row["decision"] == decision[0] and row["probability"] == pytest.approx(probability, abs=1e-5)
+    assert ast.literal_eval(study) == pytest.approx([probability], abs=1e-5)
 
 
 def test_wrong_requests_fail_alone_and_the_model_keeps_answering(asked):

@@ -249,13 +249,14 @@ def test_explaining_again_gives_the_same(explained):
     assert kmura.explain(run, cases=2, sample=5, boxes=folder / "images" / "lesions.csv") == found
 
 
-def test_bad_calls_leave_what_is_there(explained):
+def test_bad_calls_leave_what_is_there(explained, monkeypatch):
     import kmura
 
     run, found, folder = explained
     before = (run / "explain" / "explain.json").read_bytes()
     (folder / "wrong.csv").write_text("image,x0,y0,x1,y1\n")
-    with pytest.raises(InputError, match="none of the boxes"):
+    with monkeypatch.context() as patched, pytest.raises(InputError, match="none of the boxes"):
+        patched.setattr("kmura.explain.gallery._Work.gallery", lambda *_: pytest.fail("drawn before all is read"))
         kmura.explain(run, boxes=folder / "wrong.csv")
     with pytest.raises(InputError, match="is not of"):
         kmura.explain(run, split="train")

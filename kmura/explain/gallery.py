@@ -183,6 +183,7 @@ def explain(
     work = _Work(model, records, description, split, tap, seed)
     labels, _, probabilities = columns_of(*kind)
     reading = read_images(table[labels].to_numpy(), table[probabilities].to_numpy(), *kind, description.area)
+    boxed = None if found_boxes is None else work.boxed(table, reading, found_boxes)
     chosen = gallery_rows(reading, cases)
     spread = np.linspace(0, len(table) - 1, min(sample, len(table))).round().astype(int)
     aside = folder.path / f".{folder.explained.name}.part"
@@ -190,7 +191,7 @@ def explain(
     try:
         aside.mkdir()
         gallery = work.gallery(table, reading, chosen, aside)
-        first, *beside = [work.worth(maps, table, spread, reading, found_boxes) for maps in work.maps]
+        first, *beside = [work.worth(maps, table, spread, reading, boxed) for maps in work.maps]
         found = Explanation(
             run=str(run),
             area=description.area,
@@ -314,8 +315,8 @@ class _Work:
             found |= {f"attention {number + 1}": maps[..., number] for number in range(maps.shape[-1])}
         return found
 
-    def worth(self, maps: _Maps, table, rows, reading: Reading, boxes: dict | None) -> Worth:
-        """Of maps, over a sample; against boxes if there are any."""
+    def worth(self, maps: _Maps, table, rows, reading: Reading, boxed: dict | None) -> Worth:
+        """Of maps, over a sample; against boxes, as `boxed` gives them, if there are any."""
         images = self.images(rows)
         heat = maps(images)
         chance = maps_of_chance(len(images), images.shape[1:3], maps.grain, self.seed)
@@ -333,21 +334,30 @@ class _Work:
         values["drop"] = drop(self.logits, images, masks, self.multilabel)
         values["random_drop"] = drop(self.logits, images, masks_of_chance(chance, masks), self.multilabel)
         scores = means(values, table["patient"].to_numpy()[rows], self.seed)
-        localization = None if boxes is None else self.localization(maps, table, reading, boxes)
+        localization = None if boxed is None else self.localization(maps, table, reading, boxed)
         return Worth(maps.tap, float(empty.mean()), _curves_json(found, scores), localization)
 
-    def localization(self, maps: _Maps, table, reading: Reading, boxes) -> Localization:
+    def boxed(self, table, reading: Reading, boxes: dict) -> dict[int, np.ndarray]:
+        """Rows of positive images with boxes -> these [n, 4] in pixels of the model's image.
+
+        Raises:
+            InputError: there are none, or none of the classes is the positive one.
+        """
         if reading.positive is None:
             raise InputError(f"none of the classes {', '.join(self.classes)} is the abnormal one; leave --boxes out")
         rows = [row for row, name in enumerate(table["image"]) if name in boxes and reading.positive[row]]
         if not rows:
             raise InputError(f"none of the boxes is of an abnormal image of {self.area}, {self.split}; give its boxes")
+        sides, data = read_index(self.records, self.area, self.split).sides, self.data
+        return {row: truth.placed(boxes[table["image"][row]], data.image_size, data.resize, sides[row]) for row in rows}
+
+    def localization(self, maps: _Maps, table, reading: Reading, boxed: dict[int, np.ndarray]) -> Localization:
+        rows = list(boxed)
         heat = maps(self.images(rows), reading.towards)
-        sides = read_index(self.records, self.area, self.split).sides
-        found = []
-        for row, one in zip(rows, heat, strict=True):
-            here = truth.placed(boxes[table["image"][row]], self.data.image_size, self.data.resize, sides[row])
-            found.append((truth.hit(one, here), truth.overlap(one, here), truth.covered(here, one.shape)))
+        found = [
+            (truth.hit(one, here), truth.overlap(one, here), truth.covered(here, one.shape))
+            for one, here in zip(heat, boxed.values(), strict=True)
+        ]
         hits, overlaps, chance = np.array(found, float).T
         patients = table["patient"].to_numpy()[rows]
         scores = means({"pointing": hits, "overlap": overlaps}, patients, self.seed)

@@ -216,6 +216,13 @@ def test_a_state_dict_goes_through_weights_or_through_a_preset(densenet, swin, t
     options = {"backbone": "densenet_mini", "image_size": 64, "torch_padding": True}
     assert_same_weights(build_model(weights=str(tmp_path / "preset"), **options).backbone, densenet)
     assert "torch_padding" not in caplog.text
+    of_torch = build_model(weights="none", **options)
+    of_torch.save(tmp_path / "torch.keras")
+    other = options | {"torch_padding": False}
+    build_model(weights=str(tmp_path / "preset"), **other)
+    assert "set model.torch_padding=true" in caplog.text
+    with pytest.raises(InputError, match="trained with model.torch_padding=true, the model pads otherwise"):
+        build_model(weights=str(tmp_path / "torch.keras"), **other)
     with pytest.raises(InputError, match="exists; choose another"):
         port_preset(tmp_path / "densenet.safetensors", "densenet_mini", tmp_path / "preset")
     with pytest.raises(InputError, match="no table ports torch's weights to resnet18_small"):

@@ -198,6 +198,8 @@ class RadiographClassifier(ImageClassifier):
             raise InputError(
                 "head_dropout, head_l1, head_l2 and head_batch_norm are of hidden layers; give head_widths"
             )
+        if "attention" not in head and options.attention_maps != HeadOptions.attention_maps:
+            raise InputError(f"the head {head} has no attention maps; leave model.attention_maps out")
         if options.widths and head == "linear":
             raise InputError(
                 "the head linear has no hidden layers; leave model.head_widths out, or take model.head=dense"

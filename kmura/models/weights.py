@@ -29,6 +29,7 @@ from kmura.models.swin import SWINS, build_swin
 
 CONFIG = "config.json"
 ARRAYS = "model.weights.h5"
+PORTED = "kmura.json"  # of a preset that `port_preset` wrote: whether its weights want torch's padding
 # Where Keras keeps the backbone's arrays in a classifier's file; beside it are those of the head.
 BACKBONE_GROUP = "layers/functional"
 SWIN_GROUP = "layers/swin_maps/backbone"
@@ -115,7 +116,21 @@ def _load_part(part: Part, weights: str) -> bool:
     with _config_and_arrays(source) as (config, arrays):
         if config is not None:
             _check_architecture(config, part, source)
-        return _load_arrays(arrays, part, source)
+        whole = _load_arrays(arrays, part, source)
+    if _wants_torch_padding(source) and not part.model.get_config()["torch_padding"]:
+        _warn_of_padding(source, part)
+    return whole
+
+
+def _wants_torch_padding(source: Path) -> bool:
+    """Whether a source is a preset that was ported from weights that were trained with torch's padding."""
+    file = source / PORTED
+    if not file.is_file():
+        return False
+    try:
+        return bool(json.loads(file.read_text())["torch_padding"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"weights {source}: {PORTED} is damaged ({error!r}); port them again") from error
 
 
 def _state_file(source: Path) -> Path | None:
@@ -137,12 +152,16 @@ def _load_state(state: Path, part: Part, source: Path) -> None:
         len(done.ignored),
     )
     if done.other_padding:
-        log.warning(
-            "weights %s were trained with torch's padding, backbone %s pads as TensorFlow does; "
-            "set model.torch_padding=true",
-            source,
-            part.name,
-        )
+        _warn_of_padding(source, part)
+
+
+def _warn_of_padding(source: Path, part: Part) -> None:
+    log.warning(
+        "weights %s were trained with torch's padding, backbone %s pads as TensorFlow does; "
+        "set model.torch_padding=true",
+        source,
+        part.name,
+    )
 
 
 def _downloaded(preset: str, body: keras.Model) -> Path:
@@ -236,6 +255,12 @@ def _check_architecture(config: dict, part: Part, source: Path) -> None:
     if name in CLASSIFIERS and part.key in theirs:
         if theirs[part.key] != part.name:
             raise InputError(f"weights {source}: of {part.key} {theirs[part.key]}; the model has {part.name}")
+        padding = bool(theirs.get("torch_padding"))
+        if part.key == "backbone" and padding != part.model.get_config()["torch_padding"]:
+            raise InputError(
+                f"weights {source}: trained with model.torch_padding={str(padding).lower()}, the model pads otherwise; "
+                "set it likewise"
+            )
         return
     expected = keras.saving.get_registered_name(type(part.body))
     if name != expected:
@@ -336,6 +361,7 @@ def port_preset(source: str | Path, backbone: str, out: str | Path, *, image_siz
     try:
         aside.parent.mkdir(parents=True, exist_ok=True)
         body.save_to_preset(aside)
+        (aside / PORTED).write_text(json.dumps({"torch_padding": done.other_padding}))
         aside.rename(out)
     except OSError as error:
         raise InputError(f"{out} cannot be written: {reason(error)}; choose another --out") from error

@@ -93,6 +93,22 @@ def test_other_models_have_no_areas_to_take_apart(area, task, classes):
     assert found.pooled is None and found.areas == {}
 
 
+def test_questions_are_asked_of_probabilities_as_they_are():
+    found = score_classes(class_table(), ALL, "multiclass", JOINT, FEW)
+    for scores in (*found.questions.values(), found.pooled):
+        assert scores.calibrator is None and not any(scores.calibrated.values())
+    assert not [note for note in found.notes if "calibrat" in note]
+
+
+def test_shares_of_labels_without_error_keep_an_interval():
+    names = ("a", "b")
+    table = class_table(names, "multilabel", noise=0)
+    table[["probability_a", "probability_b"]] = table[["label_a", "label_b"]]
+    scores = score_classes(table, "chest", "multilabel", names, FEW).splits["valid"]["study"].scores
+    for name in ("accuracy", "recall", "specificity", "precision"):
+        assert scores[name].value == scores[name].high == 1 and 0.8 < scores[name].low < 1, name
+
+
 def test_shares_without_error_keep_an_interval():
     table = class_table(noise=0.0)
     logit = np.where(np.arange(6) == table[["label"]].to_numpy(), 4.0, 0.0)

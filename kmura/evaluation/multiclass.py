@@ -244,9 +244,10 @@ def score_classes(
     options = options or ScoreOptions()
     options.check()
     splits, pooled, of_areas = _split_scores(table, task, classes, options), None, {}
-    questions = {name: score_table(rows, options) for name, rows in questions_of(table, area, task, classes).items()}
+    as_given = dataclasses.replace(options, calibration="none")  # a model of several classes is not calibrated
+    questions = {name: score_table(rows, as_given) for name, rows in questions_of(table, area, task, classes).items()}
     if areas := joint_areas(area, task, classes):
-        pooled = score_table(abnormality_of(table, classes), options)
+        pooled = score_table(abnormality_of(table, classes), as_given)
         of_areas = _split_scores(_areas_table(table, areas, classes), task, areas, options)
     notes = [
         f"{split}: no {'images' if level == 'image' else 'studies'} of {found.name}, which counts for no mean"
@@ -304,7 +305,15 @@ def _level_scores(table, level: str, task: str, classes: Sequence[str], options:
     intervals = {name: _columns(values[name], drawn[name]) for name in values}
     scores = metrics.intervals(score(units.label, probability), score(units.label, probability, weights))
     matrix = []
-    if not several:
+    if several:  # shares over all labels: the patients behind any of them
+        behind = {
+            "accuracy": units.target >= 0,
+            "recall": units.target == 1,
+            "specificity": units.target == 0,
+            "precision": units.predicted & (units.target >= 0),
+        }
+        scores = with_ends(scores, {name: rows.any(axis=1) for name, rows in behind.items()}, patient)
+    else:
         scores = with_ends(scores, {"accuracy": np.ones(len(patient), bool)}, patient)
         matrix = metrics.confusion_matrix(units.label, probability.argmax(1), number)[0].astype(int).tolist()
     return ClassLevelScores(

@@ -102,6 +102,9 @@ def compare(runs, levels, scores, out, **options):
     "--tap",
     help="The feature map: P5, P4, P3, or S4 of a hybrid's transformer; default: cam.tap, of a hybrid P5 and S4.",
 )
+@click.option(
+    "--towards", multiple=True, metavar="CLASS", help="Also maps towards this class, or all; may be repeated."
+)
 @click.option("--boxes", type=click.Path(), help="A CSV like lesions.csv: image, x0, y0, x1, y1 in pixels.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def explain(run, **options):

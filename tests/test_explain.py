@@ -1,6 +1,8 @@
 """What an explanation says holds of models whose right answer is known, and of a run from end to end."""
 
+import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -152,7 +154,8 @@ def explained(tmp_path_factory):
         folder / "records", area="XR_WRIST", runs=folder / "runs", config=load_config(None, settings)
     ).folder
     kmura.evaluate(run)
-    return run, kmura.explain(run, cases=2, sample=5, boxes=folder / "images" / "lesions.csv"), folder
+    boxes = folder / "images" / "lesions.csv"
+    return run, kmura.explain(run, cases=2, sample=5, boxes=boxes, towards=["normal"]), folder
 
 
 def test_a_run_is_explained_from_end_to_end(explained):
@@ -164,6 +167,13 @@ def test_a_run_is_explained_from_end_to_end(explained):
         assert (case.outcome in ("TP", "FP")) == (case.probability >= 0.5)
         assert {Image.open(run / "explain" / name).size for name in case.files.values()} == {(32, 32)}
         assert (case.box is None) == case.empty
+        (normal,) = case.beside
+        assert normal.tap == "P5 towards normal"
+        of_decision, of_normal = ((run / "explain" / file).read_bytes() for file in (case.files["cam"], normal.file))
+        if case.probability < 0.5:
+            assert of_normal == of_decision
+        elif not (case.empty and normal.empty):
+            assert of_normal != of_decision
     for outcome in ("TP", "TN", "FP", "FN"):
         sure = [abs(case.probability - 0.5) for case in found.cases if case.outcome == outcome]
         assert sure == sorted(sure, reverse=True) and len(sure) == min(2, found.counts[outcome])
@@ -246,7 +256,20 @@ def test_explaining_again_gives_the_same(explained):
     import kmura
 
     run, found, folder = explained
-    assert kmura.explain(run, cases=2, sample=5, boxes=folder / "images" / "lesions.csv") == found
+    boxes = folder / "images" / "lesions.csv"
+    assert kmura.explain(run, cases=2, sample=5, boxes=boxes, towards=["normal"]) == found
+
+
+def test_names_of_classes_may_hold_what_names_of_files_may_not(explained, tmp_path):
+    import kmura
+    from kmura.training.run import RunFolder, read_run, write_run
+
+    run = shutil.copytree(explained[0], tmp_path / "run")
+    write_run(RunFolder(run), dataclasses.replace(read_run(run), classes=("no/..", "no ..")))
+    found = kmura.explain(run, cases=1, sample=2, towards=["all"])
+    assert [look.tap for look in found.cases[0].beside] == ["P5 towards no/..", "P5 towards no .."]
+    files = {look.file for case in found.cases for look in case.beside}
+    assert len(files) == 2 * len(found.cases) and all((run / "explain" / file).is_file() for file in files)
 
 
 def test_bad_calls_leave_what_is_there(explained, monkeypatch):
@@ -260,6 +283,8 @@ def test_bad_calls_leave_what_is_there(explained, monkeypatch):
         kmura.explain(run, boxes=folder / "wrong.csv")
     with pytest.raises(InputError, match="is not of"):
         kmura.explain(run, split="train")
+    with pytest.raises(InputError, match="there is no class 'abnorml'; choose one of abnormal, normal"):
+        kmura.explain(run, towards=["abnorml"])
     with pytest.raises(InputError, match="no feature map S4 to explain; choose one of P5, P4, P3"):
         kmura.explain(run, tap="S4")
     with open(run / "predictions.csv", "a") as file:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -23,12 +25,14 @@ from kmura.explain.overlays import box_of, overlay, sheet_of, shown_taps
 from kmura.explain.reading import Reading, gallery_rows, read_images
 from kmura.explain.saliency import saliency_maps
 from kmura.files import write_json
+from kmura.models.lookup import entry
 from kmura.records.manifest import read_manifest
 from kmura.training.run import RunDescription, RunFolder, read_run
 
 PICTURES = ("image", "cam", "saliency", "smoothgrad")
 SHEET = "gallery.png"
 _BATCH = 32
+_NO_FILE_NAME = re.compile(r"[^\w.+-]+")  # names of classes may hold anything
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Case:
         empty, box: of the map of the explanation's `tap`, see Look.
         files: picture (of PICTURES) -> file name in the folder.
         beside: the maps of the explanation's other taps; of an image taken for another class the map towards its own;
-            attention maps.
+            those towards classes that were asked for; attention maps.
     """
 
     outcome: str
@@ -147,6 +151,7 @@ def explain(
     sample: int = 64,
     boxes: str | os.PathLike | None = None,
     tap: str | None = None,
+    towards: Sequence[str] = (),
     seed: int = 0,
 ) -> Explanation:
     """The explanation of a run's best model; also written to the folder `explain` in the run's folder.
@@ -163,10 +168,13 @@ def explain(
         boxes: a CSV as `lesions.csv`, see `kmura.explain.boxes.read_boxes`; its images are looked at in full.
         tap: the feature map to explain, `S4` is the transformer's of a hybrid. None takes the last one of each branch
             of a hybrid, and the run's `cam.tap` of a classifier.
+        towards: classes, or `all`, towards each of which every image of the galleries gets a map, beside the one
+            towards what the model took it for.
         seed: of SmoothGrad's noise and the maps of chance.
 
     Raises:
-        InputError: no finished run or no predictions, records other than those of the run, boxes that are none.
+        InputError: no finished run or no predictions, records other than those of the run, boxes or classes that
+            are none.
     """
     folder, description = RunFolder(Path(run)), read_run(run)
     records = records or description.records
@@ -178,9 +186,11 @@ def explain(
     data = description.config.data
     if table["image"].tolist() != pipeline.row_keys(records, description.area, split, data.task)["image"].tolist():
         raise InputError(f"{folder.predictions} is not of {records}, split {split}; run kmura evaluate {run} again")
+    numbers = {name: number for number, name in enumerate(description.classes)}
+    asked = list(numbers.values()) if "all" in towards else [entry(numbers, name, "class") for name in towards]
     found_boxes = truth.read_boxes(boxes) if boxes else None
     model = load_model(folder.best)
-    work = _Work(model, records, description, split, tap, seed)
+    work = _Work(model, records, description, split, tap, asked, seed)
     labels, _, probabilities = columns_of(*kind)
     reading = read_images(table[labels].to_numpy(), table[probabilities].to_numpy(), *kind, description.area)
     boxed = None if found_boxes is None else work.boxed(table, reading, found_boxes)
@@ -236,15 +246,17 @@ class _Maps:
 class _Work:
     """A model with the images that it is explained on."""
 
-    def __init__(self, model, records, description: RunDescription, split: str, tap: str | None, seed: int):
+    def __init__(
+        self, model, records, description: RunDescription, split: str, tap: str | None, towards: list[int], seed: int
+    ):
         self.model, self.records, self.split, self.seed = model, records, split, seed
         self.area, self.config = description.area, description.config
         self.classes, self.multilabel = description.classes, description.task == "multilabel"
         self.logits = tf.function(lambda images, training: model(images, training=training), reduce_retracing=True)
         attention = getattr(model, "attention_maps", None)
         self.attention = None if attention is None else keras.Model(model.input, attention)
-        self.own_class = tf.Variable(0, dtype=tf.int64)  # a variable: one trace serves all classes
-        self._own_class = lambda logits: tf.one_hot(self.own_class[None], logits.shape[-1])
+        self.towards = towards
+        self.one_class = tf.Variable(0, dtype=tf.int64)  # a variable: one trace serves all classes
         self.maps = [_Maps(model, each) for each in ([tap] if tap else shown_taps(model, self.config.cam.tap))]
 
     @property
@@ -280,7 +292,7 @@ class _Work:
             shown = {maps.tap: heat[number] for maps, heat in zip(self.maps, heats, strict=True)}
             looks = []
             for what, heat in (shown | self._more_maps(image, reading, row)).items():
-                file = f"{name}-cam-{what.replace(' ', '-')}.png"
+                file = f"{name}-cam-{len(looks)}-{_NO_FILE_NAME.sub('-', what)}.png"
                 overlay(image, heat).save(folder / file, format="PNG")
                 looks.append(Look(what, bool(heat.max() <= 0), box_of(heat), file))
             cases.append(
@@ -304,16 +316,24 @@ class _Work:
         return cases
 
     def _more_maps(self, image, reading: Reading, row: int) -> dict[str, np.ndarray]:
-        """Further maps [H, W] of an image: towards its own class where it was taken for another, and attention."""
+        """Further maps [H, W] of an image: towards its own class where it was taken for another, towards the classes
+        that were asked for, and attention."""
         found = {}
-        if reading.outcome[row] == "wrong" and not self.multilabel:
-            self.own_class.assign(reading.truth[row])
-            own = self.classes[reading.truth[row]]
-            found |= {f"{maps.tap} towards {own}": maps(image[None], self._own_class)[0] for maps in self.maps}
+        own = [int(reading.truth[row])] if reading.outcome[row] == "wrong" and not self.multilabel else []
+        for number in dict.fromkeys(own + self.towards):
+            self.one_class.assign(number)
+            name = self.classes[number]
+            found |= {f"{maps.tap} towards {name}": maps(image[None], self._towards_one_class)[0] for maps in self.maps}
         if self.attention is not None:
             maps = tf.image.resize(self.attention(image[None], training=False), image.shape[:2])[0].numpy()
             found |= {f"attention {number + 1}": maps[..., number] for number in range(maps.shape[-1])}
         return found
+
+    def _towards_one_class(self, logits):
+        if logits.shape[-1] > 1:
+            return tf.one_hot(self.one_class[None], logits.shape[-1])
+        positive = self.one_class == len(self.classes) - 1
+        return tf.fill(tf.shape(logits), tf.where(positive, 1.0, -1.0))
 
     def worth(self, maps: _Maps, table, rows, reading: Reading, boxed: dict | None) -> Worth:
         """Of maps, over a sample; against boxes, as `boxed` gives them, if there are any."""

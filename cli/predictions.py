@@ -33,7 +33,8 @@ def show_check(found) -> None:
     for name, largest in found.differences.items():
         out.print(f"{name}: {'equal' if largest == 0 else f'within {largest:.1g}'}")
     if not found.problems:
-        out.print(f"{found.folder}: all files are as exported, all answers as they were")
+        answers = "all answers as they were" if found.differences else "no answers were asked for: no SavedModel"
+        out.print(f"{found.folder}: all files are as exported, {answers}")
 
 
 def show_predictions(found) -> None:

@@ -1,5 +1,6 @@
 """An export becomes a version as a whole or not at all, and what cannot become one is refused."""
 
+import json
 import os
 import shutil
 import signal
@@ -62,6 +63,44 @@ def test_a_kill_at_any_moment_leaves_no_version(evaluated_run, light, tmp_path, 
         assert [path.name for path in out.iterdir() if not path.name.startswith(".")] == [], step
     assert kmura.export(run, out).version == 1
     assert {path.name for path in out.iterdir()} == {"1", ".exporting-lock"}
+
+
+def test_records_of_jpegs_set_answers_apart_from_the_evaluation(evaluated_run, tmp_path, caplog):
+    from kmura.export.contract import contract_of_run
+
+    folder, run = evaluated_run
+    assert contract_of_run(run).losses == ""
+    records = shutil.copytree(folder / "records", tmp_path / "records")
+    manifest = json.loads((records / "manifest.json").read_text())
+    manifest["options"] |= {"encoding": "jpeg", "quality": 15}
+    (records / "manifest.json").write_text(json.dumps(manifest))
+    assert "are JPEGs of quality 15" in contract_of_run(run, records=records).losses
+    assert "answers differ a little from the evaluation's" in caplog.text
+
+
+def test_a_format_that_fails_on_a_model_is_one_line(tmp_path, monkeypatch):
+    import keras
+
+    from kmura.export import exchange
+
+    def fails(*_):
+        raise NotImplementedError("Operator Erfc\nis not there")
+
+    monkeypatch.setitem(exchange._CHECKS, "onnx", fails)
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
+    monkeypatch.setattr(model, "export", lambda *_, **__: print("chatter"))
+    with pytest.raises(InputError, match=r"onnx does not work .* \(NotImplementedError: Operator Erfc is not there\)"):
+        exchange.write(tmp_path, model, "onnx")
+
+
+def test_a_check_does_not_speak_of_answers_that_it_did_not_ask_for(tmp_path, capsys):
+    from kmura.cli.predictions import show_check
+    from kmura.export.golden import Check
+
+    show_check(Check(tmp_path, {}, ()))
+    show_check(Check(tmp_path, {"tensor": 0.0}, ()))
+    without, _, asked = capsys.readouterr().out.replace("\n", " ").partition("tensor: equal")
+    assert "no answers were asked for" in without and "all answers as they were" in asked
 
 
 def test_what_cannot_be_exported_is_refused_before_any_work(evaluated_run, light, tmp_path, monkeypatch):

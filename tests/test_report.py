@@ -15,7 +15,7 @@ from kmura.evaluation.scoring import score_table
 from kmura.evaluation.table import read_predictions
 from kmura.files import sha256_of, write_json
 from kmura.report.html import interval, report
-from kmura.training.run import RunFolder, read_run, write_run
+from kmura.training.run import RunFolder, epochs_trained, read_run, write_run
 
 EVIL = '<script>alert("x")</script>$\\frac'
 
@@ -119,6 +119,17 @@ def test_names_that_contain_html_stay_text(tmp_path):
     page = Page(out.read_text())
     assert page.open == [] and not [tag for tag, _ in page.tags if tag == "script"]
     assert EVIL in "".join(page.text)
+
+
+def test_only_epochs_that_were_trained_are_counted(tmp_path):
+    run = evaluated(tmp_path / "run" / "x", simulated(60))
+    most = read_run(run).config.train.epochs
+    assert epochs_trained(RunFolder(run), read_run(run).config) == f"2 of at most {most} epochs"
+    assert f"2 of at most {most} epochs, batches of" in report([run], tmp_path / "page.html").read_text()
+    (run / "history.csv").write_text("epoch,loss\n" + "".join(f"{epoch + 1},0.5\n" for epoch in range(most)))
+    assert epochs_trained(RunFolder(run), read_run(run).config) == f"{most} epochs"
+    (run / "history.csv").unlink()
+    assert epochs_trained(RunFolder(run), read_run(run).config) == f"at most {most} epochs"
 
 
 def test_classes_are_called_by_their_names(tmp_path):

@@ -21,7 +21,7 @@ from kmura.export.golden import golden_requests, versions, write_golden
 from kmura.export.parity import Parity, parity_in_fresh_process
 from kmura.export.serving import SIGNATURES, ServedModel, check_warmup_possible, write_warmup
 from kmura.files import locked, sha256_of, write_json
-from kmura.training.run import RunDescription, RunFolder, read_run
+from kmura.training.run import RunDescription, RunFolder, epochs_trained, read_run
 
 CARD = "model_card.md"
 FORMATS = ("savedmodel", *exchange.FORMATS)
@@ -89,7 +89,12 @@ def export(
             f"Exported on {signature['exported']} with kmura {kmura.__version__}, trained with {_versions(description)}"
         )
         card = model_card(
-            description, evaluation, contract, made=made, records=os.fspath(records or description.records)
+            description,
+            evaluation,
+            contract,
+            trained=epochs_trained(folder, description.config),
+            made=made,
+            records=os.fspath(records or description.records),
         )
         (aside / CARD).write_text(card, encoding="utf-8")
         if format == "savedmodel":

@@ -14,27 +14,34 @@ _SHOWN = ("auc", "ap", "accuracy", "recall", "specificity", "f1", "kappa", "brie
 
 
 def model_card(
-    description: RunDescription, evaluation: dict[str, Any], contract: Contract, *, made: str, records: str
+    description: RunDescription,
+    evaluation: dict[str, Any],
+    contract: Contract,
+    *,
+    trained: str,
+    made: str,
+    records: str,
 ) -> str:
     """The card as Markdown.
 
     Args:
         description, evaluation: of the run, its `run.json` and `metrics.json`.
         contract: of the export.
+        trained: how many epochs, see `kmura.training.run.epochs_trained`.
         made: date and versions, a line.
         records: where the records are; their counts are left out where they are gone.
     """
     scores, config = evaluation["scores"], description.config
     binary = contract.task == "binary"
     parts = [
-        f"# {_area(description)}, {description.phase}: a classifier of radiographs",
+        f"# {_area(description)}, {description.phase}: a classifier of {_kind(contract)}",
         f"{made}. Network: {config.model.words}, {contract.image_size} x {contract.image_size} pixels.",
         "## Use",
         _use(description, contract),
         "## Data",
         _data(description, records),
         "## How it was chosen",
-        f"Trained for {config.train.epochs} epochs with seed {config.train.seed}; the best epoch was chosen on "
+        f"Trained for {trained} with seed {config.train.seed}; the best epoch was chosen on "
         f"{evaluation['select_on']} by {evaluation['selected_epoch_by']}."
         + (" Its scores on valid are therefore optimistic." if evaluation["select_on"] == "valid" else ""),
         *(
@@ -76,14 +83,20 @@ def _area(description: RunDescription) -> str:
 
 def _use(description: RunDescription, contract: Contract) -> str:
     return (
-        f"Meant for research on radiographs of {_area(description)} like those it was trained on: it says "
+        f"Meant for research on {_kind(contract)} of {_area(description)} like those it was trained on: it says "
         f"{_answers(contract)} for an image or for the views of one study. It is no medical "
         "device and replaces no reader.\n\n"
-        "Limits: it answers for any picture, also for one that is no radiograph or of another area; nothing in it "
-        "notices that. Scores hold for the source of the data, its machines, patients and prevalence; elsewhere they "
-        f"must be measured again{', and calibration and threshold with them' if contract.task == 'binary' else ''}. "
+        f"Limits: it answers for any picture, also for one that is none of these {_kind(contract)} or of another area; "
+        "nothing in it notices that. Scores hold for the source of the data, its machines, patients and prevalence; "
+        "elsewhere they must be measured again"
+        f"{', and calibration and threshold with them' if contract.task == 'binary' else ''}. "
         "A map shows what moved the answer, not where a lesion is."
+        + (f" Note: {contract.losses}." if contract.losses else "")
     )
+
+
+def _kind(contract: Contract) -> str:
+    return "radiographs" if contract.channels == 1 else "colour images"
 
 
 def _answers(contract: Contract) -> str:

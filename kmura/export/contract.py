@@ -43,6 +43,7 @@ class Contract:
         task: `binary`, `multiclass` (the decision is the most probable class) or `multilabel`; see
             `data.labels.Labelling`. Only binary ones are calibrated.
         abnormal: how many of the classes, the first ones, are abnormal, of one model over all areas; else 0.
+        jpeg_quality: that of the records, whose losses image files do not go through; None of lossless ones.
     """
 
     classes: tuple[str, ...]
@@ -59,6 +60,17 @@ class Contract:
     tap: str = "P5"
     task: str = "binary"
     abnormal: int = 0
+    jpeg_quality: int | None = None
+
+    @property
+    def losses(self) -> str:
+        """What sets the answers apart from those of the evaluation, for people; empty if nothing does."""
+        if self.jpeg_quality is None:
+            return ""
+        return (
+            f"the records that it was evaluated on are JPEGs of quality {self.jpeg_quality}; files do not go through "
+            "that loss here, so answers differ a little from the evaluation's"
+        )
 
     @property
     def calibration(self) -> str:
@@ -120,16 +132,20 @@ def contract_of_run(
     """
     description = read_run(run)
     check_threshold(run, description.task, threshold)
+    options = _record_options(description, records)
     contract = Contract(
         classes=description.classes,
         image_size=description.config.data.image_size,
         resize=description.config.data.resize,
         channels=description.channels,
-        max_side=_max_side(description, records),
+        max_side=options.get("max_side", RecordsConfig.max_side),
         tap=description.config.cam.tap,
         task=description.task,
         abnormal=len(joint_areas(description.area, description.task, description.classes)),
+        jpeg_quality=options["quality"] if options.get("encoding") == "jpeg" else None,
     )
+    if contract.losses:
+        _log.warning("%s: %s", run, contract.losses)
     if not RunFolder(Path(run)).metrics.exists():
         if threshold not in (None, "0.5"):
             raise InputError(f"{run} is not evaluated, so it has the threshold 0.5 alone; run kmura evaluate {run}")
@@ -202,22 +218,22 @@ def read_signature(folder: Path) -> dict[str, Any]:
         return found | {"contract": Contract(**raw | read)}
 
 
-def _max_side(description: RunDescription, records) -> int:
+def _record_options(description: RunDescription, records) -> dict[str, Any]:
+    """The options that the run's records were built with; none where they are gone."""
     folder = records or description.records
     try:
         manifest = read_manifest(folder)
     except InputError:
         if records:
             raise
-        default = RecordsConfig.max_side
         text = "records %s are gone: larger images are reduced to %d pixels, the default of records; --records tells"
-        _log.warning(text, folder, default)
-        return default
+        _log.warning(text, folder, RecordsConfig.max_side)
+        return {}
     if manifest.inputs != description.inputs:
         if records:
             raise InputError(f"{records} are not the records that the run was trained on; give those with --records")
         _log.warning("records %s are not those of the run any more; their max_side is taken all the same", folder)
-    return manifest.options.get("max_side", RecordsConfig.max_side)
+    return dict(manifest.options)
 
 
 def _operating_point(run, points: dict[str, list[dict]], wanted: str | None) -> tuple[str, float]:

@@ -3,8 +3,9 @@
 import contextlib
 import importlib.util
 import io
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -39,13 +40,12 @@ def write(folder: Path, model: keras.Model, format: str) -> tuple[str, ...]:
     image = np.random.default_rng(0).uniform(0, 255, (1, *model.input_shape[1:])).astype(np.float32)
     right = np.asarray(model(image, training=False))  # Keras exports only a model that was called
     try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             model.export(str(path), format=format, verbose=False)
-    except Exception as error:  # whatever the exporters meet
+            found = _CHECKS[format](path, image)
+    except Exception as error:  # whatever the exporters meet, or the runtime in what they made
         what = f"{type(error).__name__}: {in_brief(error)}"
         raise InputError(f"format {format} does not work for this model here ({what}); take savedmodel") from error
-    found = _CHECKS[format](path, image)
     worst = float(np.max(np.abs(found - right) / np.maximum(1, np.abs(right))))
     if not worst <= _LIMIT:
         raise InputError(f"format {format}: logits differ by {worst:.2g}, allowed is {_LIMIT:g}; nothing was exported")
@@ -53,6 +53,20 @@ def write(folder: Path, model: keras.Model, format: str) -> tuple[str, ...]:
         "the network alone: prepare images, and make answers of logits, by the contract in signature.json",
         f"its logit is that of Keras within {max(worst, 1e-7):.0e}",
     )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """A block in which the exporters say nothing; what goes wrong they raise."""
+    logger = logging.getLogger("tf2onnx")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 def _onnx_logits(path: Path, image: np.ndarray) -> np.ndarray:
@@ -70,9 +84,7 @@ def _litert_logits(path: Path, image: np.ndarray) -> np.ndarray:
         import tensorflow as tf
 
         Interpreter = tf.lite.Interpreter
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorFlow's own copy announces that it will go
-        network = Interpreter(str(path))
+    network = Interpreter(str(path))
     network.allocate_tensors()
     network.set_tensor(network.get_input_details()[0]["index"], image)
     network.invoke()

@@ -25,7 +25,7 @@ from kmura.files import replacing
 from kmura.records.manifest import EDA
 from kmura.report import figures, published
 from kmura.report.classes import Parts, parts_of
-from kmura.training.run import RunDescription, RunFolder, read_run
+from kmura.training.run import RunDescription, RunFolder, epochs_trained, read_run
 
 TEMPLATE = "page.html.jinja"
 WORTH = ("tap", "empty_share", "curves", "localization")  # of an explanation, for each of its feature maps
@@ -180,7 +180,7 @@ def _chapter(run: str | os.PathLike, number: int, eda: str | os.PathLike | None)
         "groups": {heading: pictures for heading, pictures in groups.items() if pictures},
         "explanation": explanation,
         "stale": stale,
-        "description": _facts(description),
+        "description": _facts(description, folder),
     }
 
 
@@ -281,11 +281,11 @@ def _embedded(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def _facts(description: RunDescription) -> dict[str, str]:
+def _facts(description: RunDescription, folder: RunFolder) -> dict[str, str]:
     config = description.config
     return {
         "network": f"{config.model.words}, {config.data.image_size} pixels, {config.data.resize}",
-        "training": f"{config.train.epochs} epochs, batches of {config.train.batch_size}, Adam at "
+        "training": f"{epochs_trained(folder, config)}, batches of {config.train.batch_size}, Adam at "
         f"{config.train.learning_rate:g}, {config.train.precision}, seed {config.train.seed}",
         "records": description.records,
         "command": description.command,

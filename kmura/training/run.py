@@ -112,6 +112,16 @@ def read_run(path: str | os.PathLike) -> RunDescription:
         return RunDescription(**raw | {"config": config, "classes": tuple(raw["classes"])})
 
 
+def epochs_trained(folder: RunFolder, config: Config) -> str:
+    """How many epochs a run has behind it, in words: `12 epochs`, `7 of at most 12 epochs` if it ended before."""
+    most = config.train.epochs
+    try:
+        done = int(pd.read_csv(folder.history)["epoch"].max())
+    except (OSError, ValueError, KeyError):  # pandas' own are ValueErrors
+        return f"at most {most} epochs"
+    return f"{done} of at most {most} epochs" if done < most else f"{done} epochs"
+
+
 def write_summaries(runs: str | os.PathLike, monitor: str) -> None:
     """`summary.csv` (best epoch of every run, best score first) and `history.csv` (all epochs) over a runs folder."""
     runs = Path(runs)

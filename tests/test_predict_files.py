@@ -169,6 +169,16 @@ def test_dicom_is_stretched_rescaled_windowed_and_inverted():
     assert sigmoid[0, 16] in (127, 128) and 0 < sigmoid[0, 4] < window[0, 12]
 
 
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_of_a_dicom_is_black_and_stretches_nothing(kind):
+    padded = np.pad(RAMP, ((0, 0), (3, 2)), constant_values=((0, 0), (60_000, 65_000)))
+    found = shades(dicom(padded, kind, PixelPaddingValue=65_000, PixelPaddingRangeLimit=60_000))
+    assert (found[:, 3:-2] == shades(dicom(kind=kind))).all()
+    assert (found[:, :3] == 0).all() and (found[:, -2:] == 0).all()
+    assert (shades(dicom(PixelPaddingValue=64)) == np.where(RAMP == 64, 0, shades(dicom()))).all()
+    assert (shades(dicom(np.full_like(RAMP, 7), PixelPaddingValue=7)) == 0).all()
+
+
 def test_signed_and_coloured_dicom():
     signed = shades(dicom((RAMP.astype(np.int16) - 2048), WindowCenter=-1023.5, WindowWidth=1025))
     assert (signed == shades(dicom(WindowCenter=1024.5, WindowWidth=1025))).all()

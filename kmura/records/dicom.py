@@ -22,8 +22,8 @@ def decode_dicom(data: bytes, channels: int = 1) -> Image.Image:
     """The picture in a DICOM file's bytes: 8 bits, mode L (1 channel) or RGB (3 channels).
 
     Gray values are rescaled (slope and intercept, or the modality's table), then put through the VOI table or the first
-    window, or, without either, stretched from minimum to maximum; MONOCHROME1 is inverted. One frame alone is taken:
-    several are refused, for nobody says which is the radiograph.
+    window, or, without either, stretched from minimum to maximum; MONOCHROME1 is inverted. Padding is black.
+    One frame alone is taken: several are refused, for nobody says which is the radiograph.
 
     Raises:
         UnreadableImage: pydicom is missing, no DICOM, no pixels, several frames, a transfer syntax that pydicom cannot
@@ -54,7 +54,8 @@ def decode_dicom(data: bytes, channels: int = 1) -> Image.Image:
         if not kind.startswith("MONOCHROME"):
             raise UnreadableImage(f"DICOM of {kind}; MONOCHROME1, MONOCHROME2 and RGB are read")
         values = np.asarray(apply_modality_lut(pixels, dataset), float)
-        share = _window(values, dataset, apply_voi)
+        outside = _padding(pixels, dataset)
+        share = _window(values, outside, dataset, apply_voi)
     except UnreadableImage:
         raise
     except Exception as error:  # whatever a damaged file makes pydicom raise
@@ -62,18 +63,31 @@ def decode_dicom(data: bytes, channels: int = 1) -> Image.Image:
         raise UnreadableImage(f"DICOM that cannot be decoded ({text})") from error
     if kind == "MONOCHROME1":
         share = 1 - share
+    share = np.where(outside, 0, share)
     image = Image.fromarray(np.round(255 * share).astype(np.uint8))
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def _window(values: np.ndarray, dataset, apply_voi) -> np.ndarray:
-    """Gray values [H, W] in 0..1 (PS3.3, section C.11.2.1): table, first window, or from minimum to maximum."""
+def _padding(pixels: np.ndarray, dataset) -> np.ndarray:
+    """Which pixels [H, W] are no part of the picture (PS3.3, section C.7.5.1.1.2); all of one that is padding alone
+    count as picture."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(pixels.shape, bool)
+    other = dataset.get("PixelPaddingRangeLimit", value)
+    outside = (pixels >= min(value, other)) & (pixels <= max(value, other))
+    return outside & ~outside.all()
+
+
+def _window(values: np.ndarray, outside: np.ndarray, dataset, apply_voi) -> np.ndarray:
+    """Gray values [H, W] in 0..1 (PS3.3, section C.11.2.1): table, first window, or from minimum to maximum of those
+    that are no padding."""
     if dataset.get("VOILUTSequence"):
         bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
         return np.clip(apply_voi(np.round(values).astype(np.int64), dataset) / (2**bits - 1), 0, 1)
     if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
-        low, high = values.min(), values.max()
-        return (values - low) / (high - low) if high > low else np.zeros_like(values)
+        low, high = values[~outside].min(), values[~outside].max()
+        return np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros_like(values)
     centre, width = (_first(dataset[name].value) for name in ("WindowCenter", "WindowWidth"))
     function = dataset.get("VOILUTFunction") or "LINEAR"
     if function == "SIGMOID":

@@ -93,6 +93,7 @@ def test_the_same_call_on_a_finished_run_changes_nothing(undisturbed, records):
     assert again.best == undisturbed.best
 
 
+@pytest.mark.slow
 def test_epochs_can_be_added_and_end_as_a_longer_run(undisturbed, records, tmp_path):
     from kmura.training.fit import fit
 

@@ -326,6 +326,7 @@ for cache in ("memory", "off"):
 """
 
 
+@pytest.mark.slow
 def test_a_data_set_that_is_let_go_half_way_does_not_lock_up(records):
     command = [sys.executable, "-c", DROP, str(records), AREA]
     subprocess.run(command, check=True, timeout=120, stderr=subprocess.DEVNULL)

@@ -124,6 +124,7 @@ def assert_answers_are_those_of(signatures, run, contract):
     return answers
 
 
+@pytest.mark.slow
 def test_an_export_answers_as_keras_does(joint, signatures):
     _, run, found = joint
     assert max(found.parity.logit, found.parity.probability) <= 1e-5 and found.parity.warmup == len(signatures) == 5
@@ -155,6 +156,7 @@ def test_an_export_of_several_labels_answers_as_its_run(several, tmp_path):
     assert "### Classes on valid, study level" in card and "`none` without any" in card and "### Yes or no" in card
 
 
+@pytest.mark.slow
 def test_a_map_is_of_the_decision(joint, signatures):
     from kmura import cam
     from kmura.evaluation.predictions import load_model
@@ -168,6 +170,7 @@ def test_a_map_is_of_the_decision(joint, signatures):
         assert np.abs(answers["cam"][place] - right[0]).max() <= 1e-2 * max(right.numpy().max(), 1e-12)
 
 
+@pytest.mark.slow
 def test_a_joint_model_gives_the_studies_of_its_evaluation(joint, signatures):
     import kmura
 
@@ -213,6 +216,7 @@ def test_labels_are_those_of_the_evaluation(several, tmp_path):
     assert len(list((tmp_path / "maps").glob("*.png"))) == len(found.images) == 12
 
 
+@pytest.mark.slow
 def test_the_folder_says_what_the_columns_are(joint, signatures):
     _, run, found = joint
     signature = json.loads((found.folder / "signature.json").read_text())
@@ -238,6 +242,7 @@ def test_the_folder_says_what_the_columns_are(joint, signatures):
     )
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_a_column_a_class(joint, several, monkeypatch, capsys, tmp_path):
     folder, _, found = joint
     code, *_ = kmura_main(monkeypatch, capsys, "predict", found.folder, folder / "valid", "--out", tmp_path / "a.csv")
@@ -258,6 +263,7 @@ def test_the_command_line_writes_a_column_a_class(joint, several, monkeypatch, c
     assert code == 0 and "all answers as they were" in out
 
 
+@pytest.mark.slow
 def test_thresholds_and_models_without_names_are_refused(joint, several, monkeypatch, capsys, tmp_path):
     import kmura
 

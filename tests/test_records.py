@@ -172,6 +172,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_build_killed_at_ten_random_moments_ends_with_the_same_bytes(tmp_path):
     root = make_mura_tree(tmp_path / "tree", areas=("XR_HAND", "XR_WRIST"), train_patients=60)
     script = tmp_path / "build.py"

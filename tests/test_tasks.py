@@ -163,6 +163,7 @@ def test_studies_of_the_same_name_in_two_areas_stay_apart(joint_run):
     assert found.scores.splits["valid"]["study"].studies == sum(by_area)
 
 
+@pytest.mark.slow
 def test_one_model_is_compared_with_those_of_the_areas(joint_run, records, tmp_path):
     run, found = joint_run
     own = kmura.fit(records, area="XR_WRIST", runs=tmp_path, settings=TINY)

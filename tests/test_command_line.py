@@ -224,7 +224,10 @@ def test_a_whole_run_says_nothing_but_its_own_lines(records, tmp_path):
     assert epoch.startswith("epoch 1/1  loss ") and best.startswith(str(tmp_path / "runs" / "XR_WRIST" / "baseline"))
     assert "valid, 95 % intervals" in done.stdout and "auc" in done.stdout
     folder = tmp_path / "runs" / "XR_WRIST" / "baseline"
-    for command in (("evaluate", folder, "--pooling", "max"), ("explain", folder, "--sample", 4, "--cases", 1)):
+    for command in (
+        ("evaluate", folder, "--pooling", "max"),
+        ("explain", folder, "--sample", 4, "--cases", 2, "--towards", "all"),
+    ):
         done = run(*command)
         assert (done.returncode, done.stderr) == (0, ""), command
     done = run("report", folder, "--out", tmp_path / "page.html")

@@ -149,7 +149,8 @@ class _Work:
         attention = getattr(model, "attention_maps", None)
         self.attention = None if attention is None else keras.Model(model.input, attention)
         self.towards = towards
-        self.one_class = tf.Variable(0, dtype=tf.int64)  # a variable: one trace serves all classes
+        self.one_class = tf.Variable(0, dtype=tf.int64)  # a variable and one function: one trace serves all classes
+        self.towards_one_class = self._towards_one_class
         self.maps = [_Maps(model, each) for each in ([tap] if tap else shown_taps(model, self.config.cam.tap))]
 
     @property
@@ -216,7 +217,7 @@ class _Work:
         for number in dict.fromkeys(own + self.towards):
             self.one_class.assign(number)
             name = self.classes[number]
-            found |= {f"{maps.tap} towards {name}": maps(image[None], self._towards_one_class)[0] for maps in self.maps}
+            found |= {f"{maps.tap} towards {name}": maps(image[None], self.towards_one_class)[0] for maps in self.maps}
         if self.attention is not None:
             maps = tf.image.resize(self.attention(image[None], training=False), image.shape[:2])[0].numpy()
             found |= {f"attention {number + 1}": maps[..., number] for number in range(maps.shape[-1])}

@@ -150,7 +150,14 @@ class _Work:
         self.attention = None if attention is None else keras.Model(model.input, attention)
         self.towards = towards
         self.one_class = tf.Variable(0, dtype=tf.int64)  # a variable and one function: one trace serves all classes
-        self.towards_one_class = self._towards_one_class
+
+        def towards_one_class(logits):
+            if logits.shape[-1] > 1:
+                return tf.one_hot(self.one_class[None], logits.shape[-1])
+            positive = self.one_class == len(self.classes) - 1
+            return tf.fill(tf.shape(logits), tf.where(positive, 1.0, -1.0))
+
+        self.towards_one_class = towards_one_class
         self.maps = [_Maps(model, each) for each in ([tap] if tap else shown_taps(model, self.config.cam.tap))]
 
     @property
@@ -222,12 +229,6 @@ class _Work:
             maps = tf.image.resize(self.attention(image[None], training=False), image.shape[:2])[0].numpy()
             found |= {f"attention {number + 1}": maps[..., number] for number in range(maps.shape[-1])}
         return found
-
-    def _towards_one_class(self, logits):
-        if logits.shape[-1] > 1:
-            return tf.one_hot(self.one_class[None], logits.shape[-1])
-        positive = self.one_class == len(self.classes) - 1
-        return tf.fill(tf.shape(logits), tf.where(positive, 1.0, -1.0))
 
     def worth(self, maps: _Maps, table, rows, reading: Reading, boxed: dict | None) -> Worth:
         """Of maps, over a sample; against boxes, as `boxed` gives them, if there are any."""

@@ -34,7 +34,7 @@ lint: .venv/installed
 # two areas of phantoms: images -> records -> training (small network, random start) -> scores at image and study level
 demo: .venv/installed
 	rm -rf $(DEMO)/images $(DEMO)/tfrecords $(DEMO)/runs
-	$(BIN)/kmura demo-data $(DEMO)/images --areas XR_SHOULDER,XR_WRIST --train-studies 400 --valid-studies 100 --side 256
+	$(BIN)/kmura demo-data $(DEMO)/images --areas XR_SHOULDER,XR_WRIST --train-studies 400 --test-studies 100 --side 256
 	$(BIN)/kmura build-tfrecords $(DEMO)/images --out $(DEMO)/tfrecords
 	$(BIN)/kmura inspect $(DEMO)/tfrecords
 	$(BIN)/kmura fit --area all --recipe demo --records $(DEMO)/tfrecords --runs $(DEMO)/runs

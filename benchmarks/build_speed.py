@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image
 
 from kmura.config import RecordsConfig
-from kmura.records.phantom import write_phantoms
+from kmura.phantoms.radiographs import write_phantoms
 from kmura.records.writer import build_records
 
 
@@ -61,7 +61,7 @@ def main() -> None:
     try:
         studies = arguments.images // 5
         write_phantoms(
-            folder / "images", areas=("XR_WRIST",), train_studies=studies, valid_studies=studies // 5, workers=2
+            folder / "images", areas=("XR_WRIST",), train_studies=studies, test_studies=studies // 5, workers=2
         )
         files = sorted(map(str, (folder / "images").rglob("*.png")))
         rates = {"bare Pillow, default PNG": [], "bare Pillow, compress_level=1": [], "kmura build": []}

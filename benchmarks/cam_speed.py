@@ -30,7 +30,7 @@ def main() -> None:
 
     from kmura import cam
     from kmura.explain.saliency import saliency_maps
-    from kmura.models.classifier import build_model
+    from kmura.models.build import build_model
 
     keras.utils.set_random_seed(0)
     size = arguments.image_size

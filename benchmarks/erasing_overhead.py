@@ -31,10 +31,10 @@ def main() -> None:
     import numpy as np
     import tensorflow as tf
 
+    from kmura.classification.cam_erasing import CamErasingModel
+    from kmura.classification.losses import WeightedBinaryCrossentropy
     from kmura.config import CamConfig
-    from kmura.models.classifier import build_model
-    from kmura.training.cam_erasing import CamErasingModel
-    from kmura.training.losses import WeightedBinaryCrossentropy
+    from kmura.models.build import build_model
     from kmura.training.optimizers import AdamL2
 
     keras.utils.set_random_seed(0)

@@ -28,7 +28,7 @@ def simulated(area: str, images: int, studies: int, seed: int) -> pd.DataFrame:
     """Predictions of both splits of one area: every study has an image, the rest are dealt at random."""
     rng = np.random.default_rng(seed)
     tables = []
-    for split in ("tune", "valid"):
+    for split in ("val", "test"):
         study = np.sort(np.r_[np.arange(studies), rng.integers(0, studies, images - studies)])
         truth = rng.normal(0, 2, studies)
         label = (rng.random(studies) < 1 / (1 + np.exp(-truth))).astype(int)

@@ -19,7 +19,7 @@ import os, sys, time
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 started, records, runs, precision = float(sys.argv[1]), *sys.argv[2:]
 from kmura.config import load_config
-from kmura.training.fit import fit
+from kmura.classification.fit import fit
 import keras
 
 class FirstStep(keras.callbacks.Callback):
@@ -40,10 +40,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        from kmura.records.phantom import write_phantoms
+        from kmura.phantoms.radiographs import write_phantoms
         from kmura.records.writer import build_records
 
-        write_phantoms(Path(folder) / "images", areas=("XR_WRIST",), train_studies=60, valid_studies=10, side=256)
+        write_phantoms(Path(folder) / "images", areas=("XR_WRIST",), train_studies=60, test_studies=10, side=256)
         build_records(Path(folder) / "images", Path(folder) / "records", workers=1)
         seconds = []
         for number in range(arguments.rounds):

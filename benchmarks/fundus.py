@@ -5,7 +5,7 @@
 Real fundus photographs cannot be shipped, so discs stand in: a textured, reddish disc with vessels and a bright optic
 disc on black; `disease` adds a few small yellow or dark-red spots of varied contrast. 40 % of the images are of
 disease, in folders `disease` and `normal` as published (training 400, held out 200 by default), read by
-`--layout folders --positive-class disease --channels 3`; the `tune` part, a fifth of the training images, chooses the
+`--layout folders --positive-class disease --channels 3`; the `val` part, a fifth of the training images, chooses the
 epoch and the threshold of sensitivity >= 0.9. The network learns from random weights: the recipe's ImageNet weights
 need a network connection. For each loss and seed: AUC of the held-out images, and recall and precision of disease at
 0.5 and at that threshold, of the probabilities as the model gives them (calibration would hide what the losses do to
@@ -36,17 +36,17 @@ def main() -> None:
     parser.add_argument("--keep", help="make the folders here and keep them")
     arguments = parser.parse_args()
 
+    from kmura.classification.fit import fit
     from kmura.config import RecordsConfig, load_config, parse_setting
     from kmura.evaluation.classification import evaluate
     from kmura.evaluation.scoring import ScoreOptions
     from kmura.records.writer import build_records
-    from kmura.training.fit import fit
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(arguments.keep or folder)
         for split, count in (("train", arguments.train), ("test", arguments.test)):
             write_discs(root / "eyes" / split, count, seed=split == "test")
-        options = RecordsConfig(channels=3, tune_fraction=0.2)
+        options = RecordsConfig(channels=3, val_fraction=0.2)
         build_records(root / "eyes", root / "records", layout="folders", positive_class="disease", options=options)
         print(f"{arguments.backbone}, {arguments.image_size} pixels, {arguments.epochs} epochs, {platform.platform()}")
         print("loss | seed | AUC | recall, precision at 0.5 | threshold | recall, precision there | s")
@@ -64,8 +64,8 @@ def main() -> None:
                 config = load_config("fundus", settings | dict(map(parse_setting, arguments.set)))
                 run = fit(root / "records", area="eyes", runs=root / f"{loss}-{seed}", config=config)
                 found = evaluate(run.folder, options=ScoreOptions(calibration="none", rules=(RULE,), resamples=500))
-                scores = found.scores.splits["valid"]["image"].scores
-                point = found.scores.operating_points["valid"][0]
+                scores = found.scores.splits["test"]["image"].scores
+                point = found.scores.operating_points["test"][0]
                 print(
                     f"{loss} | {seed} | {scores['auc']} | {scores['recall']}, {scores['precision']} | "
                     f"{point.threshold:.3f} | {point.scores['recall']}, {point.scores['precision']} | "

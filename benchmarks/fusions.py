@@ -3,7 +3,7 @@
     python benchmarks/fusions.py [--area XR_WRIST] [--seeds 3] [--epochs 12] [--only "gated, two levels"]
 
 `densenet_mini` alone, and beside `swin_mini` in every fusion, at 128 pixels from random weights with the settings of
-the recipe demo; both branches learn from the first step. The best epoch is chosen on tune by study AUC. For each: AUC
+the recipe demo; both branches learn from the first step. The best epoch is chosen on val by study AUC. For each: AUC
 of the held-out studies, mean and standard deviation over the seeds, and parameters.
 """
 
@@ -26,18 +26,18 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--only", default="", help="Ways whose name has this in it.")
     parser.add_argument("--train-studies", type=int, default=400)
-    parser.add_argument("--valid-studies", type=int, default=200)
+    parser.add_argument("--test-studies", type=int, default=200)
     arguments = parser.parse_args()
 
     import numpy as np
 
+    from kmura.classification.fit import fit
     from kmura.config import load_config
     from kmura.evaluation.classification import evaluate
-    from kmura.evaluation.predictions import load_model
+    from kmura.evaluation.inference import load_model
     from kmura.models.fusion import FUSIONS
-    from kmura.records.phantom import write_phantoms
+    from kmura.phantoms.radiographs import write_phantoms
     from kmura.records.writer import build_records
-    from kmura.training.fit import fit
 
     hybrid = {"model.architecture": "hybrid", "model.swin": "swin_mini", "model.swin_weights": "none"}
     ways = {"densenet_mini alone": {}}
@@ -48,7 +48,7 @@ def main() -> None:
     ways = {name: settings for name, settings in ways.items() if arguments.only in name}
     with tempfile.TemporaryDirectory() as folder:
         images, records = Path(folder) / "images", Path(folder) / "records"
-        counts = {"train_studies": arguments.train_studies, "valid_studies": arguments.valid_studies}
+        counts = {"train_studies": arguments.train_studies, "test_studies": arguments.test_studies}
         write_phantoms(images, areas=(arguments.area,), side=256, **counts)
         build_records(images, records)
         print(f"{arguments.area}, {arguments.seeds} seeds, {arguments.epochs} epochs, {platform.platform()}")
@@ -59,7 +59,7 @@ def main() -> None:
                 common = {"data.image_size": SIZE, "train.epochs": arguments.epochs, "train.seed": seed}
                 config = load_config("demo", common | settings)
                 run = fit(records, area=arguments.area, runs=Path(folder) / f"{number}-{seed}", config=config)
-                found.append(evaluate(run.folder).scores.splits["valid"]["study"].scores["auc"].value)
+                found.append(evaluate(run.folder).scores.splits["test"]["study"].scores["auc"].value)
             spread = np.std(found, ddof=1) if len(found) > 1 else 0.0
             each = " ".join(f"{auc:.3f}" for auc in found)
             size = load_model(run.folder / "best.keras").count_params()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from kmura.records.phantom import AREAS, write_phantoms
+from kmura.phantoms.radiographs import AREAS, write_phantoms
 
 WIDTH, HEIGHT = 150, 190  # of one picture, pixels
 ORANGE = (230, 159, 0)
@@ -19,7 +19,7 @@ ORANGE = (230, 159, 0)
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "phantoms"
-        write_phantoms(root, train_studies=8, valid_studies=1, side=380, seed=3, workers=1)
+        write_phantoms(root, train_studies=8, test_studies=1, side=380, seed=3, workers=1)
         with open(root / "lesions.csv", newline="") as file:
             lesions = {
                 row["image"]: [int(row[key]) for key in ("x0", "y0", "x1", "y1")] for row in csv.DictReader(file)

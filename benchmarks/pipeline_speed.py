@@ -217,20 +217,20 @@ def make_images(work: Path, count: int) -> None:
     from PIL import Image
 
     from kmura.config import RecordsConfig
-    from kmura.records.phantom import render_view
+    from kmura.phantoms.radiographs import render_view
     from kmura.records.writer import build_records
 
     for number in range(count):
         pixels = render_view(AREA, study=number).pixels
         rows, columns = (512 - side for side in pixels.shape)
         pixels = np.pad(pixels, ((0, rows), (0, columns)), "symmetric")
-        split = "train" if number else "valid"
+        split = "train" if number else "test"
         study = "study1_positive" if number % 2 else "study1_negative"
         folder = work / FILES / split / AREA / f"patient{number:05}" / study
         folder.mkdir(parents=True)
         Image.fromarray(pixels).convert("RGB").save(folder / "image1.png")
-    build_records(work / FILES, work / PNG, options=RecordsConfig(tune_fraction=0))
-    jpeg = RecordsConfig(tune_fraction=0, encoding="jpeg", quality=95, max_side=320)
+    build_records(work / FILES, work / PNG, options=RecordsConfig(val_fraction=0))
+    jpeg = RecordsConfig(val_fraction=0, encoding="jpeg", quality=95, max_side=320)
     build_records(work / FILES, work / JPEG, options=jpeg)
 
 

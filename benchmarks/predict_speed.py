@@ -30,10 +30,10 @@ def main() -> None:
     import tensorflow as tf
     from PIL import Image
 
-    from kmura.export import predict as room
-    from kmura.export.predictor import load_predictor
-    from kmura.models.classifier import build_model
-    from kmura.records.phantom import AREAS, render_view
+    from kmura.models.build import build_model
+    from kmura.phantoms.radiographs import AREAS, render_view
+    from kmura.prediction import predict as room
+    from kmura.prediction.predictor import load_predictor
 
     size, batch = arguments.image_size, arguments.batch_size
     with tempfile.TemporaryDirectory() as folder:

@@ -2,7 +2,7 @@
 
     python benchmarks/shortcut.py [--area XR_WRIST] [--seeds 3] [--shortcut 0.9] [--set cam.erase=positive ...]
 
-With probability --shortcut an abnormal TRAINING image (so also those of `tune`) carries a marker of one fixed look; no
+With probability --shortcut an abnormal TRAINING image (so also those of `val`) carries a marker of one fixed look; no
 held-out image does. `densenet_mini` is trained at 96 pixels with and without erasing, with and without mixing. Judged
 is the model at the end of training: tune carries the shortcut too, so it cannot choose an epoch (what it would have
 chosen stands in the last column). For each way and seed:
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shortcut", type=float, default=0.9)
     parser.add_argument("--train-studies", type=int, default=400)
-    parser.add_argument("--valid-studies", type=int, default=200)
+    parser.add_argument("--test-studies", type=int, default=200)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="for all ways, over their own")
     arguments = parser.parse_args()
@@ -48,13 +48,13 @@ def main() -> None:
     import keras
     import numpy as np
 
+    from kmura.classification.fit import fit
     from kmura.config import load_config, parse_setting
     from kmura.evaluation.classification import evaluate
-    from kmura.evaluation.predictions import predict_split
+    from kmura.evaluation.inference import predict_split
     from kmura.evaluation.scoring import ScoreOptions, level_scores
-    from kmura.records.phantom import write_phantoms
+    from kmura.phantoms.radiographs import write_phantoms
     from kmura.records.writer import build_records
-    from kmura.training.fit import fit
 
     class KeepEnd(keras.callbacks.Callback):
         def on_train_end(self, logs=None):
@@ -67,7 +67,7 @@ def main() -> None:
             images,
             areas=(arguments.area,),
             train_studies=arguments.train_studies,
-            valid_studies=arguments.valid_studies,
+            test_studies=arguments.test_studies,
             shortcut=arguments.shortcut,
             side=256,
         )
@@ -85,8 +85,8 @@ def main() -> None:
                 runs, end = Path(folder) / way / str(seed), KeepEnd()
                 run = fit(records, area=arguments.area, runs=runs, config=config, callbacks=[end])
                 chosen = evaluate(run.folder, options=ScoreOptions(resamples=10))
-                chosen = chosen.scores.splits["valid"]["study"].scores["auc"].value
-                table = predict_split(end.classifier, records, arguments.area, "valid", config.data)
+                chosen = chosen.scores.splits["test"]["study"].scores["auc"].value
+                table = predict_split(end.classifier, records, arguments.area, "test", config.data)
                 auc = level_scores(table, "study", resamples=10).scores["auc"].value
                 found.append((auc, *looked_at(end.classifier, images, records, arguments.area, config), chosen))
             aucs, lesion, by_chance, marker, marker_chance, *erased, chosen = np.array(found).T
@@ -122,7 +122,7 @@ def looked_at(classifier, images: Path, records: Path, area: str, config) -> tup
     lesions, markers = pd.read_csv(images / "lesions.csv"), pd.read_csv(images / "markers.csv")
     lesions, markers = boxes_of(lesions), boxes_of(markers[markers["kind"] == "shortcut"])
     pointing, erased, holes = [], [], {"marker": [], "normal": []}
-    for split, boxes in (("valid", lesions), ("train", markers)):
+    for split, boxes in (("test", lesions), ("train", markers)):
         found = []
         paths = iter(pipeline.row_keys(records, area, split)["image"])
         for batch in pipeline.eval_dataset(records, area, split, data=config.data):
@@ -155,7 +155,7 @@ def logit_in_holes(classifier, records: Path, area: str, config, masks) -> float
     from kmura.data import pipeline
 
     masks, logits = itertools.cycle(masks or [0.0]), []
-    for batch in pipeline.eval_dataset(records, area, "valid", data=config.data):
+    for batch in pipeline.eval_dataset(records, area, "test", data=config.data):
         normal = batch["image"].numpy()[batch["label"].numpy()[:, 0] == 0]
         kept = np.array([image * (1 - np.asarray(next(masks))[..., None]) for image in normal])
         logits += classifier(kept, training=False).numpy()[:, 0].tolist() if len(kept) else []

@@ -126,7 +126,7 @@ def run_keras(arguments: argparse.Namespace, precision: str, clock: Clock) -> st
     size, batch = arguments.image_size, arguments.batch_size
     of_kmura = arguments.contender.startswith("kmura")
     if of_kmura:
-        from kmura.models.classifier import build_model
+        from kmura.models.build import build_model
         from kmura.training.optimizers import AdamL2
 
         model = build_model(backbone="densenet121", weights="none", image_size=size)

@@ -3,9 +3,9 @@
     python benchmarks/two_phases.py [--areas XR_SHOULDER XR_WRIST] [--seeds 3]
 
 Both train `densenet_mini` at 96 pixels for 20 epochs from random weights with the settings of the recipe demo; the best
-epoch is chosen on tune by study AUC. Baseline: the learning rate follows a cosine. Final: it is constant, from epoch 14
+epoch is chosen on val by study AUC. Baseline: the learning rate follows a cosine. Final: it is constant, from epoch 14
 a tenth; MixUp and CutMix of 30 % of the batches before that, none after; CAM-erasing of the top 5 % of the map (P4)
-every 8 steps from epoch 3, with a share of 0.3 in the loss. These values were chosen on tune, on the shoulder, among
+every 8 steps from epoch 3, with a share of 0.3 in the loss. These values were chosen on val, on the shoulder, among
 seven tried. For each area: AUC of the held-out studies, mean and standard deviation over the seeds.
 """
 
@@ -39,20 +39,20 @@ def main() -> None:
     parser.add_argument("--areas", nargs="+", default=["XR_SHOULDER", "XR_WRIST"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--train-studies", type=int, default=400)
-    parser.add_argument("--valid-studies", type=int, default=200)
+    parser.add_argument("--test-studies", type=int, default=200)
     arguments = parser.parse_args()
 
     import numpy as np
 
+    from kmura.classification.fit import fit
     from kmura.config import load_config
     from kmura.evaluation.classification import evaluate
-    from kmura.records.phantom import write_phantoms
+    from kmura.phantoms.radiographs import write_phantoms
     from kmura.records.writer import build_records
-    from kmura.training.fit import fit
 
     with tempfile.TemporaryDirectory() as folder:
         images, records = Path(folder) / "images", Path(folder) / "records"
-        counts = {"train_studies": arguments.train_studies, "valid_studies": arguments.valid_studies}
+        counts = {"train_studies": arguments.train_studies, "test_studies": arguments.test_studies}
         write_phantoms(images, areas=tuple(arguments.areas), side=256, **counts)
         build_records(images, records)
         print(f"{arguments.seeds} seeds, {platform.platform()}")
@@ -63,7 +63,7 @@ def main() -> None:
                 for seed in range(arguments.seeds):
                     config = load_config("demo", EPOCHS | settings | {"train.seed": seed})
                     run = fit(records, area=area, phase=phase, runs=Path(folder) / str(seed), config=config)
-                    found.append(evaluate(run.folder).scores.splits["valid"]["study"].scores["auc"].value)
+                    found.append(evaluate(run.folder).scores.splits["test"]["study"].scores["auc"].value)
                 spread = np.std(found, ddof=1) if len(found) > 1 else 0.0
                 each = " ".join(f"{auc:.3f}" for auc in found)
                 seconds = (time.time() - started) / arguments.seeds

@@ -110,8 +110,8 @@ def show_evaluation(found) -> None:
         out.print(f"localization faithfulness on {split}: {value:.3f} (mean drop of p without the hottest part)")
     for note in scores.notes:
         out.print(note)
-    if found.select_on == "valid":
-        out.print("the best epoch was chosen on valid: its scores there are optimistic")
+    if found.select_on == "test":
+        out.print("the best epoch was chosen on test: its scores there are optimistic")
     if not found.has_patients:
         out.print("these records know no patients: intervals resample images, leakage could not be checked")
 

@@ -8,7 +8,11 @@ import traceback
 import click
 
 import kmura
-from kmura.cli import evaluation, export, records, training, weights
+from kmura.cli import evaluation_commands as evaluation
+from kmura.cli import export_commands as export
+from kmura.cli import fit_command as training
+from kmura.cli import record_commands as records
+from kmura.cli import weight_commands as weights
 from kmura.errors import InputError
 
 

@@ -14,14 +14,14 @@ _HOMES = {
     "build_records": "kmura.records.writer",
     "train_dataset": "kmura.data.pipeline",
     "eval_dataset": "kmura.data.pipeline",
-    "build_model": "kmura.models.classifier",
-    "fit": "kmura.training.fit",
-    "tune": "kmura.training.tune",
+    "build_model": "kmura.models.build",
+    "fit": "kmura.classification.fit",
+    "tune": "kmura.classification.search",
     "evaluate": "kmura.evaluation.classification",
     "compare": "kmura.evaluation.compare",
     "explain": "kmura.explain.gallery",
     "export": "kmura.export.bundle",
-    "predict": "kmura.export.predict",
+    "predict": "kmura.prediction.predict",
 }
 
 __all__ = [

@@ -19,11 +19,11 @@ def textured(seed, size=(40, 32)) -> Image.Image:
     return Image.fromarray(rng.integers(0, 256, size[::-1]).astype(np.uint8))
 
 
-def make_mura_tree(root: Path, areas=("XR_ELBOW", "XR_WRIST"), train_patients=20, valid_patients=6, views=2) -> Path:
+def make_mura_tree(root: Path, areas=("XR_ELBOW", "XR_WRIST"), train_patients=20, test_patients=6, views=2) -> Path:
     """A MURA-shaped tree; every third patient has a second study; labels alternate."""
     seed = 0
     for area_number, area in enumerate(areas):
-        for split, patients, first in (("train", train_patients, 0), ("valid", valid_patients, 10_000)):
+        for split, patients, first in (("train", train_patients, 0), ("valid", test_patients, 10_000)):
             for patient in range(patients):
                 for study in range(1, 3 if patient % 3 == 0 else 2):
                     outcome = "positive" if (patient + study) % 2 else "negative"
@@ -46,7 +46,7 @@ def write_mura_csv(root: Path, prefix="MURA-v1.1/") -> None:
         (root / f"{split}_labeled_studies.csv").write_text("".join(lines))
 
 
-SMALL_SHARDS = RecordsConfig(records_per_shard=8, tune_fraction=0.25)
+SMALL_SHARDS = RecordsConfig(records_per_shard=8, val_fraction=0.25)
 
 
 @pytest.fixture(scope="session")
@@ -87,12 +87,12 @@ def evaluated_run(tmp_path_factory):
     import kmura
     from kmura.config import load_config
     from kmura.evaluation.scoring import ScoreOptions
-    from kmura.records.phantom import write_phantoms
-    from kmura.training.run import RunDescription, RunFolder, write_run
+    from kmura.phantoms.radiographs import write_phantoms
+    from kmura.runs.run import RunDescription, RunFolder, write_run
 
     folder = tmp_path_factory.mktemp("evaluated")
-    write_phantoms(folder / "images", areas=("XR_WRIST",), train_studies=24, valid_studies=12, side=64, workers=1)
-    options = RecordsConfig(tune_fraction=0.3, max_side=56)
+    write_phantoms(folder / "images", areas=("XR_WRIST",), train_studies=24, test_studies=12, side=64, workers=1)
+    options = RecordsConfig(val_fraction=0.3, max_side=56)
     manifest = kmura.build_records(folder / "images", folder / "records", options=options, workers=1)
     settings = {"model.backbone": "densenet_mini", "model.weights": "none", "data.image_size": 32}
     run = folder / "runs" / "XR_WRIST" / "baseline"

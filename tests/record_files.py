@@ -56,7 +56,7 @@ def write_records(folder, labels, *, task="binary", classes=("normal", "abnormal
         files.append(Shard(file, len(numbers), len(content), hashlib.sha256(content).hexdigest()))
     each = per_class(task, len(classes), [tuple(np.atleast_1d(label).tolist()) for label in labels])
     counts = SplitCounts(len(labels), len(labels), len(labels), each, tuple(files))
-    value = manifest_json(Manifest("mura", classes, task, channels, {}, "", {area: {split: counts}}))
+    value = manifest_json(Manifest("mura", classes, task, channels, {}, "", {area: {split: counts}}, True))
     value["areas"] = {**areas, area: {**areas.get(area, {}), **value["areas"][area]}}
     path.write_text(json.dumps(value))
     return folder

@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score, recall_score
 
 from kmura import metrics
 from kmura.errors import InputError
-from kmura.evaluation.calibration import (
+from kmura.evaluation.calibrators import (
     METHODS,
     calibrated_levels,
     fit_calibrator,

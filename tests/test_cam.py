@@ -76,7 +76,7 @@ def test_a_zero_gradient_gives_an_empty_map_and_no_nan():
 
 @pytest.fixture(scope="module")
 def model():
-    from kmura.models.classifier import build_model
+    from kmura.models.build import build_model
 
     model = build_model(backbone="densenet_mini", weights="none", image_size=64, seed=1)
     model.get_layer("logits").bias.assign([0.1])

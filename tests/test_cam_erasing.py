@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 
 from kmura import cam
+from kmura.classification.cam_erasing import CamErasingModel
+from kmura.classification.losses import WeightedBinaryCrossentropy
 from kmura.config import CamConfig, load_config
 from kmura.errors import InputError
-from kmura.models.classifier import build_model
-from kmura.training.cam_erasing import CamErasingModel
-from kmura.training.losses import WeightedBinaryCrossentropy
+from kmura.models.build import build_model
 from kmura.training.optimizers import AdamL2
 
 SIZE = 64

@@ -10,7 +10,7 @@ from scipy.special import softmax
 
 from kmura import metrics
 from kmura.data.index import ALL
-from kmura.evaluation.multiclass import class_units_of, columns_of, joint_areas, questions_of, score_classes
+from kmura.evaluation.class_scores import class_units_of, columns_of, joint_areas, questions_of, score_classes
 from kmura.evaluation.scoring import ScoreOptions
 
 FEW = ScoreOptions(resamples=100)
@@ -19,7 +19,7 @@ JOINT = ("Abnormal-ELBOW", "Abnormal-HAND", "Abnormal-WRIST", "Normal-ELBOW", "N
 
 
 def class_table(classes=JOINT, task="multiclass", studies=120, seed=0, areas=AREAS, noise=1.5):
-    """Predictions of studies of 1 to 3 views, half tune and half valid; in a joint table the area fits the class."""
+    """Predictions of studies of 1 to 3 views, half val and half test; in a joint table the area fits the class."""
     rng = np.random.default_rng(seed)
     study = np.repeat(np.arange(studies), rng.integers(1, 4, studies))
     several = task == "multilabel"
@@ -31,7 +31,7 @@ def class_table(classes=JOINT, task="multiclass", studies=120, seed=0, areas=ARE
     of_labels, of_logits, of_probabilities = columns_of(task, classes)
     area = np.array(areas)[(truth[:, 0] if not several else np.zeros(studies, int)) % len(areas)][study]
     keys = {
-        "split": np.where(study < studies / 2, "tune", "valid"),
+        "split": np.where(study < studies / 2, "val", "test"),
         "area": area,
         "patient": [f"p{number // 2}" for number in study],
         "study": [f"p{number // 2}/s{number}" for number in study],
@@ -51,15 +51,15 @@ def class_table(classes=JOINT, task="multiclass", studies=120, seed=0, areas=ARE
 def test_all_areas_pooled_are_scored_as_one_binary_table():
     table = class_table()
     found = score_classes(table, ALL, "multiclass", JOINT, FEW)
-    valid = table[table["split"] == "valid"]
-    by_study = valid.groupby("study")
+    held_out = table[table["split"] == "test"]
+    by_study = held_out.groupby("study")
     probability = by_study[[f"probability_{name}" for name in JOINT[:3]]].mean().sum(axis=1)
     abnormal = by_study["label"].first() < 3
-    ours = found.pooled.splits["valid"]["study"]
+    ours = found.pooled.splits["test"]["study"]
     assert ours.scores["kappa"].value == pytest.approx(reference.cohen_kappa_score(abnormal, probability >= 0.5))
     assert ours.scores["auc"].value == pytest.approx(reference.roc_auc_score(abnormal, probability))
     assert ours.scores["kappa"].low < ours.scores["kappa"].value < ours.scores["kappa"].high
-    parts = [scores.splits["valid"]["study"] for scores in found.questions.values()]
+    parts = [scores.splits["test"]["study"] for scores in found.questions.values()]
     assert list(found.questions) == list(AREAS)
     for cell, count in ours.confusion.items():
         assert count == sum(part.confusion[cell] for part in parts)
@@ -68,14 +68,14 @@ def test_all_areas_pooled_are_scored_as_one_binary_table():
 def test_an_area_is_as_probable_as_its_classes_together():
     table = class_table()
     found = score_classes(table, ALL, "multiclass", JOINT, FEW)
-    valid = table[table["split"] == "valid"]
-    probability = valid[[f"probability_{name}" for name in JOINT]].to_numpy()
+    held_out = table[table["split"] == "test"]
+    probability = held_out[[f"probability_{name}" for name in JOINT]].to_numpy()
     predicted = (probability[:, :3] + probability[:, 3:]).argmax(1)
-    expected = reference.confusion_matrix(valid["label"] % 3, predicted)
-    ours = found.areas["valid"]["image"]
+    expected = reference.confusion_matrix(held_out["label"] % 3, predicted)
+    ours = found.areas["test"]["image"]
     np.testing.assert_array_equal(ours.confusion, expected)
     assert [each.name for each in ours.classes] == ["ELBOW", "HAND", "WRIST"]
-    assert ours.scores["accuracy"].value > found.splits["valid"]["image"].scores["accuracy"].value
+    assert ours.scores["accuracy"].value > found.splits["test"]["image"].scores["accuracy"].value
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_shares_of_labels_without_error_keep_an_interval():
     names = ("a", "b")
     table = class_table(names, "multilabel", noise=0)
     table[["probability_a", "probability_b"]] = table[["label_a", "label_b"]]
-    scores = score_classes(table, "chest", "multilabel", names, FEW).splits["valid"]["study"].scores
+    scores = score_classes(table, "chest", "multilabel", names, FEW).splits["test"]["study"].scores
     for name in ("accuracy", "recall", "specificity", "precision"):
         assert scores[name].value == scores[name].high == 1 and 0.8 < scores[name].low < 1, name
 
@@ -113,8 +113,8 @@ def test_shares_without_error_keep_an_interval():
     table = class_table(noise=0.0)
     logit = np.where(np.arange(6) == table[["label"]].to_numpy(), 4.0, 0.0)
     table[[f"probability_{name}" for name in JOINT]] = softmax(logit, axis=1)
-    found = score_classes(table, ALL, "multiclass", JOINT, FEW).splits["valid"]["study"]
-    patients = table[(table["split"] == "valid")]["patient"].nunique()
+    found = score_classes(table, ALL, "multiclass", JOINT, FEW).splits["test"]["study"]
+    patients = table[(table["split"] == "test")]["patient"].nunique()
     accuracy = found.scores["accuracy"]
     assert (accuracy.value, accuracy.high) == (1, 1)
     assert accuracy.low == pytest.approx(float(metrics.wilson(1.0, patients)[0]))
@@ -128,18 +128,18 @@ def test_a_split_without_known_labels_is_no_crash(task):
     classes = JOINT if task == "multiclass" else ("a", "b")
     table = class_table(classes, task, studies=40)
     labels, _, _ = columns_of(task, classes)
-    table.loc[table["split"] == "valid", labels] = -1
+    table.loc[table["split"] == "test", labels] = -1
     found = score_classes(table, ALL if task == "multiclass" else "XR_WRIST", task, classes, FEW)
-    assert found.splits["valid"]["study"].studies == 0 and found.splits["tune"]["study"].studies == 20
-    assert np.isnan(found.splits["valid"]["study"].scores["auc"].value)
+    assert found.splits["test"]["study"].studies == 0 and found.splits["val"]["study"].studies == 20
+    assert np.isnan(found.splits["test"]["study"].scores["auc"].value)
 
 
 @pytest.mark.parametrize("pooling", metrics.POOLINGS)
 def test_units_are_those_that_are_scored(pooling):
     table = class_table()
-    units = class_units_of(table[table["split"] == "valid"], "study", "multiclass", JOINT, pooling=pooling)
+    units = class_units_of(table[table["split"] == "test"], "study", "multiclass", JOINT, pooling=pooling)
     found = score_classes(table, ALL, "multiclass", JOINT, dataclasses.replace(FEW, pooling=pooling))
-    assert found.splits["valid"]["study"].scores["accuracy"].value == pytest.approx(
+    assert found.splits["test"]["study"].scores["accuracy"].value == pytest.approx(
         (units.predicted & (units.target == 1)).sum() / len(units.label)
     )
     assert units.probability.sum(1) == pytest.approx(1) and (units.predicted.sum(1) == 1).all()
@@ -149,8 +149,8 @@ def test_a_label_that_is_unknown_counts_for_none_of_its_scores():
     classes = ("a", "b")
     table = class_table(classes, "multilabel", studies=80)
     table.loc[table.index % 5 == 0, "label_a"] = -1
-    found = score_classes(table, "XR_WRIST", "multilabel", classes, FEW).splits["valid"]["image"]
-    known = table[(table["split"] == "valid") & (table["label_a"] >= 0)]
+    found = score_classes(table, "XR_WRIST", "multilabel", classes, FEW).splits["test"]["image"]
+    known = table[(table["split"] == "test") & (table["label_a"] >= 0)]
     assert found.classes[0].units == (known["label_a"] == 1).sum()
     assert found.classes[0].scores["precision"].value == pytest.approx(
         reference.precision_score(known["label_a"], known["probability_a"] >= 0.5)

@@ -161,7 +161,7 @@ def test_an_output_that_cannot_be_written(mura_root, tmp_path, command):
     (tmp_path / "file").write_text("keep me")
     out = tmp_path / "file" / "out"
     arguments = (
-        (out, "--train-studies", 2, "--valid-studies", 2) if command == "demo-data" else (mura_root, "--out", out)
+        (out, "--train-studies", 2, "--test-studies", 2) if command == "demo-data" else (mura_root, "--out", out)
     )
     assert str(tmp_path / "file") in refused(command, *arguments)
     assert (tmp_path / "file").read_text() == "keep me"
@@ -222,7 +222,7 @@ def test_a_whole_run_says_nothing_but_its_own_lines(records, tmp_path):
     assert done.returncode == 0, done.stderr
     epoch, best = done.stderr.splitlines()
     assert epoch.startswith("epoch 1/1  loss ") and best.startswith(str(tmp_path / "runs" / "XR_WRIST" / "baseline"))
-    assert "valid, 95 % intervals" in done.stdout and "auc" in done.stdout
+    assert "test, 95 % intervals" in done.stdout and "auc" in done.stdout
     folder = tmp_path / "runs" / "XR_WRIST" / "baseline"
     for command in (
         ("evaluate", folder, "--pooling", "max"),

@@ -13,10 +13,10 @@ from kmura import metrics
 from kmura.config import Config
 from kmura.errors import InputError
 from kmura.evaluation.compare import compare, write_comparison
-from kmura.training.run import RunDescription, RunFolder, write_run
+from kmura.runs.run import RunDescription, RunFolder, write_run
 
 
-def write_run_of(folder, table, phase, select_on="tune"):
+def write_run_of(folder, table, phase, select_on="val"):
     """A run folder as evaluate leaves it, without a model."""
     area = table["area"].iloc[0]
     config = Config()
@@ -93,7 +93,7 @@ def test_averages_and_the_pool_are_different_and_right(found, runs):
 
     tables = [pd.read_csv(run / "predictions.csv") for run in runs if run.name == "baseline"]
     studies = [
-        table[table["split"] == "valid"].groupby("study").agg({"label": "first", "probability": "mean"})
+        table[table["split"] == "test"].groupby("study").agg({"label": "first", "probability": "mean"})
         for table in tables
     ]
     aucs = [roc_auc_score(each["label"], each["probability"]) for each in studies]
@@ -123,17 +123,17 @@ def test_one_area_gives_the_intervals_of_its_evaluation(runs):
 
     from kmura.evaluation.scoring import level_scores
 
-    table = pd.read_csv(runs[0] / "predictions.csv").query("split == 'valid'")
+    table = pd.read_csv(runs[0] / "predictions.csv").query("split == 'test'")
     alone = level_scores(table, "study", resamples=100).scores
     assert compare(runs[:2], resamples=100).scores["study"]["XR_WRIST"]["baseline"] == alone
 
 
 def test_two_runs_of_a_phase_are_named_by_their_folders(runs, tmp_path):
     table = simulated(300, 0, "XR_WRIST")
-    other = write_run_of(tmp_path / "second" / "XR_WRIST" / "baseline", table, "baseline", select_on="valid")
+    other = write_run_of(tmp_path / "second" / "XR_WRIST" / "baseline", table, "baseline", select_on="test")
     found = compare([runs[0], other], resamples=50)
     assert set(found.runs) == {f"{runs[0].parents[1].name}/baseline", "second/baseline"}
-    assert any("chosen on valid" in note and "optimistic" in note for note in found.notes)
+    assert any("chosen on test" in note and "optimistic" in note for note in found.notes)
 
 
 def test_what_cannot_be_compared_is_refused(runs, tmp_path):
@@ -147,7 +147,7 @@ def test_what_cannot_be_compared_is_refused(runs, tmp_path):
         with pytest.raises(InputError, match=message):
             compare(several)
     only_tune = write_run_of(tmp_path / "y" / "XR_WRIST" / "final", simulated(split_shares=(1, 0)), "final")
-    with pytest.raises(InputError, match="no predictions of valid"):
+    with pytest.raises(InputError, match="no predictions of test"):
         compare([runs[0], only_tune])
 
 
@@ -159,4 +159,4 @@ def test_one_class_is_said_and_does_not_stop(tmp_path):
     assert "cannot be compared" in difference(found, "XR_WRIST", "baseline", "final").sentence
     assert "auc" not in found.best["study"]["XR_WRIST"]
     write_comparison(found, tmp_path / "compare.json")
-    assert json.loads((tmp_path / "compare.json").read_text())["split"] == "valid"
+    assert json.loads((tmp_path / "compare.json").read_text())["split"] == "test"

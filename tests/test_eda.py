@@ -14,10 +14,10 @@ from kmura.evaluation import eda
 @pytest.fixture(scope="module")
 def explored(tmp_path_factory):
     import kmura
-    from kmura.records.phantom import write_phantoms
+    from kmura.phantoms.radiographs import write_phantoms
 
     folder = tmp_path_factory.mktemp("eda")
-    write_phantoms(folder / "images", areas=("XR_WRIST",), train_studies=30, valid_studies=10, side=96, workers=1)
+    write_phantoms(folder / "images", areas=("XR_WRIST",), train_studies=30, test_studies=10, side=96, workers=1)
     train = sorted((folder / "images" / "train").rglob("*.png"))
     held_out = sorted((folder / "images" / "valid").rglob("*.png"))
     with Image.open(train[0]) as image:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import kmura
+from kmura.classification.fit import fit_areas
 from kmura.evaluation.scoring import ScoreOptions
-from kmura.training.fit import fit_areas
 
 SMALL = {
     "model.backbone": "densenet_mini",
@@ -19,12 +19,12 @@ SMALL = {
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(1, 7))
 def test_an_experiment_trains_and_is_evaluated_explained_and_exported(number, records, tmp_path):
-    from kmura.export.predict import predict
+    from kmura.prediction.predict import predict
 
     recipe = f"multiclass-exp{number}"
     run = next(iter(fit_areas(records, area="all", runs=tmp_path / "runs", recipe=recipe, settings=SMALL))).folder
     found = kmura.evaluate(run, options=ScoreOptions(resamples=10))
-    assert np.isfinite(found.scores.splits["valid"]["image"].scores["log_loss"].value)
+    assert np.isfinite(found.scores.splits["test"]["image"].scores["log_loss"].value)
     shown = kmura.explain(run, cases=1, sample=2)
     attention = {look.tap for case in shown.cases for look in case.beside if look.tap.startswith("attention")}
     assert len(attention) == (3 if number >= 5 else 0)

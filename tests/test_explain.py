@@ -144,11 +144,11 @@ def test_boxes_of_a_turned_photograph_and_a_spreadsheet(tmp_path):
 def explained(tmp_path_factory):
     import kmura
     from kmura.config import RecordsConfig, load_config
-    from kmura.records.phantom import write_phantoms
+    from kmura.phantoms.radiographs import write_phantoms
 
     folder = tmp_path_factory.mktemp("explained")
-    write_phantoms(folder / "images", areas=("XR_WRIST",), train_studies=24, valid_studies=12, side=64, workers=1)
-    kmura.build_records(folder / "images", folder / "records", options=RecordsConfig(tune_fraction=0.3), workers=1)
+    write_phantoms(folder / "images", areas=("XR_WRIST",), train_studies=24, test_studies=12, side=64, workers=1)
+    kmura.build_records(folder / "images", folder / "records", options=RecordsConfig(val_fraction=0.3), workers=1)
     settings = {"model.backbone": "densenet_mini", "model.weights": "none", "data.image_size": 32, "train.epochs": 1}
     run = kmura.fit(
         folder / "records", area="XR_WRIST", runs=folder / "runs", config=load_config(None, settings)
@@ -262,7 +262,7 @@ def test_explaining_again_gives_the_same(explained):
 
 def test_names_of_classes_may_hold_what_names_of_files_may_not(explained, tmp_path):
     import kmura
-    from kmura.training.run import RunFolder, read_run, write_run
+    from kmura.runs.run import RunFolder, read_run, write_run
 
     run = shutil.copytree(explained[0], tmp_path / "run")
     write_run(RunFolder(run), dataclasses.replace(read_run(run), classes=("no/..", "no ..")))

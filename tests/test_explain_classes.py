@@ -68,9 +68,9 @@ def test_confidence_is_that_of_the_predicted_class():
 @pytest.fixture(scope="module")
 def attentive_run(records, tmp_path_factory):
     import kmura
+    from kmura.classification.fit import fit_areas
     from kmura.evaluation.scoring import ScoreOptions
     from kmura.explain.overlays import overlays_of
-    from kmura.training.fit import fit_areas
 
     runs = tmp_path_factory.mktemp("attentive")
     settings = {"model.backbone": "densenet_mini", "model.weights": "none", "data.image_size": 32, "train.epochs": 1}

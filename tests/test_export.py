@@ -38,7 +38,7 @@ def signatures(exported):
 
 @pytest.fixture(scope="module")
 def predictor(exported):
-    from kmura.export.predictor import load_predictor
+    from kmura.prediction.predictor import load_predictor
 
     return load_predictor(exported[1], threshold="max_f1")
 
@@ -46,7 +46,7 @@ def predictor(exported):
 @pytest.fixture
 def loaded(predictor, monkeypatch):
     """`predict` takes the run's model without loading it again."""
-    monkeypatch.setattr("kmura.export.predict.load_predictor", lambda *_, **__: predictor)
+    monkeypatch.setattr("kmura.prediction.predict.load_predictor", lambda *_, **__: predictor)
 
 
 def mixed_files() -> list[bytes]:
@@ -123,7 +123,7 @@ np.savez(out, **found)
 @pytest.fixture(scope="module")
 def asked(exported, predictor, tmp_path_factory):
     """What a process that knows TensorFlow alone gets from the export, for 50 files and wrong requests."""
-    from kmura.export.prepare import prepared
+    from kmura.serving.prepare import prepared
 
     folder = tmp_path_factory.mktemp("asked")
     files, wrong = mixed_files(), [data for data, _ in WRONG.values()]
@@ -181,7 +181,7 @@ def test_a_stranger_gets_the_study_that_predict_pools(asked, predictor):
 def test_the_clients_of_the_readme_get_the_answers_of_predict(signatures, predictor, monkeypatch, capsys, tmp_path):
     from serving_stand_in import served
 
-    from kmura.export.prepare import prepared
+    from kmura.serving.prepare import prepared
 
     data = FILES["gray"]
     (tmp_path / "image.png").write_bytes(data)
@@ -211,7 +211,7 @@ def test_wrong_requests_fail_alone_and_the_model_keeps_answering(asked):
 
 
 def test_the_folder_holds_all_that_is_needed(exported):
-    from kmura.export.serving import SIGNATURES, read_warmup
+    from kmura.serving.signatures import SIGNATURES, read_warmup
 
     _, run, found = exported
     assert (found.folder.name, found.version) == ("1", 1)
@@ -223,7 +223,7 @@ def test_the_folder_holds_all_that_is_needed(exported):
     assert signature["calibration"] == "platt, fitted to studies" and signature["contract"]["rule"] == "max_f1"
     assert found.parity.logit <= 1e-5 and found.parity.image_bytes <= 1e-3 and found.parity.warmup == len(SIGNATURES)
     scores = json.loads((run / "metrics.json").read_text())["scores"]
-    auc = scores["calibrated"]["valid"]["study"]["scores"]["auc"]
+    auc = scores["calibrated"]["test"]["study"]["scores"]["auc"]
     card = (found.folder / "model_card.md").read_text()
     assert f"| auc | {auc['value']:.3f} | {auc['low']:.3f} to {auc['high']:.3f} |" in card
     assert "no medical device" in card and "rule `max_f1`" in card and str(exported[0]) not in card
@@ -231,11 +231,11 @@ def test_the_folder_holds_all_that_is_needed(exported):
 
 def test_pooling_and_calibration_are_those_of_the_evaluation(exported, predictor, loaded):
     import kmura
-    from kmura.evaluation.calibration import calibrated_levels
+    from kmura.evaluation.calibrators import calibrated_levels
 
     folder, run, _ = exported
     table = pd.read_csv(run / "predictions.csv")
-    table = table[table["split"] == "valid"].reset_index(drop=True)
+    table = table[table["split"] == "test"].reset_index(drop=True)
     images, studies = calibrated_levels(table, predictor.contract.calibrator, "study", "max")
     found = kmura.predict(run, folder / "images" / "valid")
     of_images = found.images.assign(image=[os.path.relpath(name, folder / "images") for name in found.images["image"]])
@@ -246,7 +246,7 @@ def test_pooling_and_calibration_are_those_of_the_evaluation(exported, predictor
     assert len(found.studies) == len(names) == 12
     assert of_studies["probability"].to_numpy() == pytest.approx(studies.value, abs=1e-4)
     assert of_studies["images"].tolist() == studies.images.tolist()
-    point = json.loads((run / "metrics.json").read_text())["scores"]["operating_points"]["valid"][1]
+    point = json.loads((run / "metrics.json").read_text())["scores"]["operating_points"]["test"][1]
     assert point["rule"] == "max_f1"
     positive = table["label"].to_numpy()[studies.first] == 1
     abnormal = (of_studies["decision"] == "abnormal").to_numpy()
@@ -256,7 +256,7 @@ def test_pooling_and_calibration_are_those_of_the_evaluation(exported, predictor
 def test_run_file_export_and_list_predict_the_same(exported, signatures, tmp_path, monkeypatch):
     import kmura
 
-    monkeypatch.setattr("kmura.export.predictor.load_signatures", {exported[2].folder: signatures}.get)
+    monkeypatch.setattr("kmura.prediction.predictor.load_signatures", {exported[2].folder: signatures}.get)
 
     folder, run, found = exported
     images = sorted((folder / "images" / "valid").rglob("*.png"))[:3]
@@ -316,7 +316,7 @@ def test_maps_are_drawn_over_the_images(exported, loaded, tmp_path):
 
 
 def test_a_model_other_than_the_export_is_noticed(exported, tmp_path):
-    from kmura.evaluation.predictions import load_model
+    from kmura.evaluation.inference import load_model
     from kmura.export.parity import parity, refused_unless_equal
 
     model = load_model(exported[1] / "best.keras")

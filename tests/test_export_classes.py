@@ -12,8 +12,8 @@ from record_files import picture
 
 from kmura import metrics
 from kmura.errors import InputError
-from kmura.export.contract import Contract
 from kmura.export.golden import difference, load_signatures
+from kmura.serving.contract import Contract
 
 LABELS = ("edema", "mass", "nodule")
 NAMES = [f"probability_{name}" for name in LABELS]
@@ -26,7 +26,7 @@ def made_run(folder, manifest, area, task, settings, pooling):
     from kmura.config import load_config
     from kmura.data.labels import labelling
     from kmura.evaluation.scoring import ScoreOptions
-    from kmura.training.run import RunDescription, RunFolder, write_run
+    from kmura.runs.run import RunDescription, RunFolder, write_run
 
     settings = settings | {"model.backbone": "densenet_mini", "model.weights": "none", "data.image_size": 32}
     config = load_config(None, settings | {"data.task": task})
@@ -52,12 +52,12 @@ def joint(tmp_path_factory):
     """(folder of images, run, export) of one model over two areas with the head se_attention; studies by maximum."""
     import kmura
     from kmura.config import RecordsConfig
-    from kmura.records.phantom import write_phantoms
+    from kmura.phantoms.radiographs import write_phantoms
 
     folder = tmp_path_factory.mktemp("joint")
     areas = ("XR_ELBOW", "XR_WRIST")
-    write_phantoms(folder / "images", areas=areas, train_studies=10, valid_studies=6, side=64, workers=1)
-    options = RecordsConfig(tune_fraction=0.3, max_side=56)
+    write_phantoms(folder / "images", areas=areas, train_studies=10, test_studies=6, side=64, workers=1)
+    options = RecordsConfig(val_fraction=0.3, max_side=56)
     manifest = kmura.build_records(folder / "images", folder / "records", options=options, workers=1)
     run = made_run(folder, manifest, "all", "multiclass", SE, "max")
     return folder / "images", run, kmura.export(run, folder / "served")
@@ -103,7 +103,7 @@ def text(values):
 
 def assert_answers_are_those_of(signatures, run, contract):
     """At batches of 1 and 7, within 1e-5 of the model in the run folder."""
-    from kmura.evaluation.predictions import load_model
+    from kmura.evaluation.inference import load_model
 
     model, number = load_model(run / "best.keras"), len(contract.classes)
     for batch in (1, 7):
@@ -133,7 +133,7 @@ def test_an_export_answers_as_keras_does(joint, signatures):
 
 
 def test_a_run_of_several_labels_answers_as_keras_does(several):
-    from kmura.export.predictor import load_predictor
+    from kmura.prediction.predictor import load_predictor
 
     _, run = several
     predictor = load_predictor(run)
@@ -153,13 +153,13 @@ def test_an_export_of_several_labels_answers_as_its_run(several, tmp_path):
     signature = json.loads((found.folder / "signature.json").read_text())
     assert "of what speaks for the most probable label" in signature["signatures"]["explain"]["gives"]
     card = (found.folder / "model_card.md").read_text()
-    assert "### Classes on valid, study level" in card and "`none` without any" in card and "### Yes or no" in card
+    assert "### Classes on test, study level" in card and "`none` without any" in card and "### Yes or no" in card
 
 
 @pytest.mark.slow
 def test_a_map_is_of_the_decision(joint, signatures):
     from kmura import cam
-    from kmura.evaluation.predictions import load_model
+    from kmura.evaluation.inference import load_model
 
     _, run, found = joint
     images = np.random.default_rng(2).uniform(0, 255, (6, 32, 32, 1)).astype(np.float32)
@@ -179,7 +179,7 @@ def test_a_joint_model_gives_the_studies_of_its_evaluation(joint, signatures):
     assert contract.classes == ("Abnormal-ELBOW", "Abnormal-WRIST", "Normal-ELBOW", "Normal-WRIST")
     names = [f"probability_{name}" for name in contract.classes]
     table = pd.read_csv(run / "predictions.csv")
-    table = table[table["split"] == "valid"].reset_index(drop=True)
+    table = table[table["split"] == "test"].reset_index(drop=True)
     study = (table["area"] + "/" + table["study"]).to_numpy()
     pooled = metrics.pool_classes(study, table[names], "max")
     answers = kmura.predict(run, folder / "valid")
@@ -207,7 +207,7 @@ def test_labels_are_those_of_the_evaluation(several, tmp_path):
     folder, run = several
     found = kmura.predict(run / "best.keras", folder, group="folder", cam=tmp_path / "maps")
     table = pd.read_csv(run / "predictions.csv")
-    table = table[table["split"] == "valid"].sort_values("image")
+    table = table[table["split"] == "test"].sort_values("image")
     assert found.images[NAMES].to_numpy() == pytest.approx(table[NAMES].to_numpy(), abs=1e-5)
     for row in found.images.to_dict("records"):
         assert row["decision"] == (", ".join(name for name in LABELS if row[f"probability_{name}"] >= 0.5) or "none")
@@ -225,18 +225,18 @@ def test_the_folder_says_what_the_columns_are(joint, signatures):
     assert set(signature["answers"]) == set(asked(signatures["tensor"], image=np.zeros((1, 32, 32, 1), np.float32)))
     scores = json.loads((run / "metrics.json").read_text())["scores"]
     card = (found.folder / "model_card.md").read_text()
-    valid = scores["splits"]["valid"]["study"]
-    auc = valid["scores"]["auc"]
+    held_out = scores["splits"]["test"]["study"]
+    auc = held_out["scores"]["auc"]
     assert f"| auc | {auc['value']:.3f} | {auc['low']:.3f} to {auc['high']:.3f} |" in card
-    of_classes = card.partition("### Classes on valid, study level")[2].partition("###")[0]
-    for each in valid["classes"]:
+    of_classes = card.partition("### Classes on test, study level")[2].partition("###")[0]
+    for each in held_out["classes"]:
         (line,) = [line for line in of_classes.splitlines() if line.startswith(f"| {each['name']} | {each['units']} |")]
         assert f"| {each['scores']['auc']['value']:.3f} (" in line
-    asked_of = scores["questions"]["XR_WRIST"]["splits"]["valid"]["study"]
+    asked_of = scores["questions"]["XR_WRIST"]["splits"]["test"]["study"]
     right = f"| {asked_of['studies']} | {asked_of['positives']} | {asked_of['scores']['auc']['value']:.3f} ("
-    assert f"| XR\\_WRIST {right}" in card.partition("### Yes or no on valid")[2]
+    assert f"| XR\\_WRIST {right}" in card.partition("### Yes or no on test")[2]
     assert (
-        f"| all areas | {len(valid['classes']) * 3} |" in card
+        f"| all areas | {len(held_out['classes']) * 3} |" in card
         and "| images of Normal-ELBOW |" in card
         and "hreshold" not in card
     )
@@ -290,7 +290,7 @@ def test_a_check_finds_another_decision_and_forgives_a_near_one():
 def test_studies_in_the_graph_are_those_of_the_evaluation(how, task):
     import tensorflow as tf
 
-    from kmura.export.answers import answers_of
+    from kmura.serving.answers import answers_of
 
     logit = np.random.default_rng(0).normal(0, 3, (5, 4)).astype(np.float32)
     logit[0] = [80, -80, 0, 0]

@@ -9,12 +9,12 @@ from PIL import Image
 from test_images import declares
 
 from kmura import metrics
-from kmura.evaluation.calibration import Calibrator
-from kmura.export.answers import calibrated, pooled
-from kmura.export.contract import Contract
-from kmura.export.pixels import decoded, model_pixels
-from kmura.export.prepare import prepared
+from kmura.evaluation.calibrators import Calibrator
 from kmura.records.images import decode_image
+from kmura.serving.answers import calibrated, pooled
+from kmura.serving.contract import Contract
+from kmura.serving.pixels import decoded, model_pixels
+from kmura.serving.prepare import prepared
 
 RNG = np.random.default_rng(0)
 GRAY = Image.fromarray(RNG.integers(0, 256, (40, 50)).astype(np.uint8))

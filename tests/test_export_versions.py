@@ -66,7 +66,7 @@ def test_a_kill_at_any_moment_leaves_no_version(evaluated_run, light, tmp_path, 
 
 
 def test_records_of_jpegs_set_answers_apart_from_the_evaluation(evaluated_run, tmp_path, caplog):
-    from kmura.export.contract import contract_of_run
+    from kmura.serving.contract import contract_of_run
 
     folder, run = evaluated_run
     assert contract_of_run(run).losses == ""
@@ -96,7 +96,7 @@ def test_a_format_that_fails_on_a_model_is_one_line(tmp_path, monkeypatch):
 
 
 def test_a_check_does_not_speak_of_answers_that_it_did_not_ask_for(tmp_path, capsys):
-    from kmura.cli.predictions import show_check
+    from kmura.cli.prediction_tables import show_check
     from kmura.export.golden import Check
 
     show_check(Check(tmp_path, {}, ()))

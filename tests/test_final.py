@@ -36,9 +36,9 @@ TINY = load_config("final", SETTINGS)
 
 @pytest.fixture(scope="module")
 def undisturbed(records, tmp_path_factory):
+    from kmura.classification.cam_erasing import CamErasingModel
+    from kmura.classification.fit import fit
     from kmura.explain.overlays import CamOverlays
-    from kmura.training.cam_erasing import CamErasingModel
-    from kmura.training.fit import fit
 
     runs = tmp_path_factory.mktemp("final")
     seen = {"traces": 0, "knobs": []}
@@ -80,17 +80,17 @@ def test_metrics_hold_the_faithfulness_of_the_maps(undisturbed, records):
     from kmura import cam
     from kmura.data import pipeline
     from kmura.evaluation.classification import evaluate
-    from kmura.evaluation.predictions import load_model
+    from kmura.evaluation.inference import load_model
     from kmura.evaluation.scoring import ScoreOptions
 
     folder = undisturbed[0].folder
     evaluate(folder, options=ScoreOptions(resamples=10))
     found = json.loads((folder / "metrics.json").read_text())["localization_faithfulness"]
-    assert set(found) == {"tune", "valid"}
+    assert set(found) == {"val", "test"}
     # the same, an image at a time, in numpy
     model = load_model(folder / "best.keras")
     engine, drops = cam.CamEngine(model), []
-    for batch in pipeline.eval_dataset(records, AREA, "valid", data=TINY.data, batch_size=1):
+    for batch in pipeline.eval_dataset(records, AREA, "test", data=TINY.data, batch_size=1):
         image = batch["image"].numpy()
         sign = 1 if model(image).numpy()[0, 0] >= 0 else -1
         maps = [
@@ -102,13 +102,13 @@ def test_metrics_hold_the_faithfulness_of_the_maps(undisturbed, records):
         erased.reshape(-1)[order] = 0
         p, q = (1 / (1 + np.exp(-model(x).numpy()[0, 0])) for x in (image, erased))
         drops.append(max(0, p - q))
-    assert found["valid"] == pytest.approx(np.mean(drops), abs=1e-4)
+    assert found["test"] == pytest.approx(np.mean(drops), abs=1e-4)
 
 
 FIT = """
 import json, sys
 from kmura.config import config_from_tables
-from kmura.training.fit import fit
+from kmura.classification.fit import fit
 fit(sys.argv[1], area="XR_WRIST", phase="final", runs=sys.argv[2], config=config_from_tables(json.loads(sys.argv[3])))
 """
 
@@ -136,7 +136,7 @@ def test_a_final_run_killed_five_times_ends_with_the_same_bits(undisturbed, reco
 
 
 def test_a_run_that_goes_on_keeps_the_values_it_began_with(undisturbed, tmp_path):
-    from kmura.training.phases import phase_config
+    from kmura.classification.phases import phase_config
 
     runs = undisturbed[0].folder.parents[1]
     for fresh, rate in ((False, 1e-3), (True, 6.267355e-05)):
@@ -145,7 +145,7 @@ def test_a_run_that_goes_on_keeps_the_values_it_began_with(undisturbed, tmp_path
 
 
 def test_epochs_that_do_not_come_are_said():
-    from kmura.training.fit import never_reached
+    from kmura.classification.fit import never_reached
 
     assert never_reached(TINY) == []
     short = load_config("final", {"train.epochs": 2})
@@ -153,7 +153,7 @@ def test_epochs_that_do_not_come_are_said():
 
 
 def test_a_final_that_neither_mixes_nor_erases_is_said(records, tmp_path, caplog):
-    from kmura.training.fit import fit
+    from kmura.classification.fit import fit
 
     plain = dataclasses.replace(
         TINY,
@@ -186,7 +186,7 @@ def test_a_sheet_that_a_kill_took_is_drawn_on_the_way_on(undisturbed, records, t
 
 @pytest.mark.slow
 def test_erasing_and_mixing_change_the_run(undisturbed, records, tmp_path):
-    from kmura.training.fit import fit
+    from kmura.classification.fit import fit
 
     plain = dataclasses.replace(TINY, cam=dataclasses.replace(TINY.cam, from_epoch=None))
     history = fit(records, area=AREA, phase="final", runs=tmp_path, config=plain).history

@@ -47,13 +47,13 @@ def assert_same_bits(one: dict, other: dict) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(records, tmp_path_factory):
-    from kmura.training.fit import fit
+    from kmura.classification.fit import fit
 
     return fit(records, area="XR_WRIST", runs=tmp_path_factory.mktemp("undisturbed"), config=TINY)
 
 
 def test_a_run_leaves_its_files(undisturbed, records):
-    from kmura.training.run import read_run
+    from kmura.runs.run import read_run
 
     names = {path.name for path in undisturbed.folder.iterdir()}
     assert names == {"run.json", "history.csv", "best.keras", "last"}
@@ -76,16 +76,16 @@ def test_best_keras_is_the_plain_classifier_of_the_best_epoch(undisturbed, recor
         "assert type(model).__name__ == 'RadiographClassifier' and not model.compiled\n"
     )
     subprocess.run([sys.executable, "-c", code, undisturbed.folder / "best.keras"], check=True)
-    from kmura.evaluation.predictions import load_model, predict_split
+    from kmura.evaluation.inference import load_model, predict_split
     from kmura.evaluation.scoring import level_scores
 
-    table = predict_split(load_model(undisturbed.folder / "best.keras"), records, "XR_WRIST", "tune", TINY.data)
+    table = predict_split(load_model(undisturbed.folder / "best.keras"), records, "XR_WRIST", "val", TINY.data)
     score = level_scores(table, "image", resamples=10).scores["auc"].value
     assert score == pytest.approx(undisturbed.best["val_auc_img"], abs=1e-9)
 
 
 def test_the_same_call_on_a_finished_run_changes_nothing(undisturbed, records):
-    from kmura.training.fit import fit
+    from kmura.classification.fit import fit
 
     before = final_state(undisturbed.folder)
     again = fit(records, area="XR_WRIST", runs=undisturbed.folder.parents[1], config=TINY)
@@ -95,7 +95,7 @@ def test_the_same_call_on_a_finished_run_changes_nothing(undisturbed, records):
 
 @pytest.mark.slow
 def test_epochs_can_be_added_and_end_as_a_longer_run(undisturbed, records, tmp_path):
-    from kmura.training.fit import fit
+    from kmura.classification.fit import fit
 
     short = fit(records, area="XR_WRIST", runs=tmp_path, config=changed(epochs=1))
     assert_same_bits(
@@ -107,7 +107,7 @@ def test_epochs_can_be_added_and_end_as_a_longer_run(undisturbed, records, tmp_p
 FIT = """
 import json, sys
 from kmura.config import config_from_tables
-from kmura.training.fit import fit
+from kmura.classification.fit import fit
 fit(sys.argv[1], area="XR_WRIST", runs=sys.argv[2], config=config_from_tables(json.loads(sys.argv[3])))
 """
 
@@ -135,14 +135,14 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(undisturbed, rec
 
 
 def test_another_seed_ends_elsewhere(undisturbed, records, tmp_path):
-    from kmura.training.fit import fit
+    from kmura.classification.fit import fit
 
     other = fit(records, area="XR_WRIST", runs=tmp_path, config=changed(seed=1))
     assert not np.array_equal(final_state(other.folder)["00000"], final_state(undisturbed.folder)["00000"])
 
 
 def test_a_start_that_fails_spares_the_run_there_is_and_blocks_nothing(records, tmp_path):
-    from kmura.training.fit import fit
+    from kmura.classification.fit import fit
 
     wrong = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, weights=str(tmp_path / "nowhere")))
     with pytest.raises(InputError):
@@ -157,8 +157,8 @@ def test_a_start_that_fails_spares_the_run_there_is_and_blocks_nothing(records, 
 
 @pytest.mark.slow
 def test_mixing_changes_training_up_to_its_epoch(undisturbed, records, tmp_path):
+    from kmura.classification.fit import fit
     from kmura.config import MixConfig
-    from kmura.training.fit import fit
 
     mixed = dataclasses.replace(TINY, mix=MixConfig(aug_p=1.0, until_epoch=2))
     history = fit(records, area="XR_WRIST", runs=tmp_path, config=mixed).history
@@ -166,7 +166,7 @@ def test_mixing_changes_training_up_to_its_epoch(undisturbed, records, tmp_path)
 
 
 def test_fresh_begins_anew_and_spares_what_is_no_run(undisturbed, records, tmp_path):
-    from kmura.training.fit import fit
+    from kmura.classification.fit import fit
 
     fit(records, area="XR_WRIST", runs=tmp_path, config=changed(epochs=1))
     again = fit(records, area="XR_WRIST", runs=tmp_path, config=changed(epochs=1, seed=3), fresh=True)
@@ -180,8 +180,8 @@ def test_fresh_begins_anew_and_spares_what_is_no_run(undisturbed, records, tmp_p
 
 
 def test_two_processes_do_not_train_the_same_run(records, tmp_path):
-    from kmura.training.fit import fit
-    from kmura.training.run import claimed
+    from kmura.classification.fit import fit
+    from kmura.runs.run import claimed
 
     with claimed(tmp_path / "XR_WRIST" / "baseline"):
         with pytest.raises(InputError, match="another process is training"):
@@ -191,8 +191,8 @@ def test_two_processes_do_not_train_the_same_run(records, tmp_path):
 def test_other_records_are_refused(records, mura_root, tmp_path):
     from conftest import SMALL_SHARDS
 
+    from kmura.classification.fit import fit
     from kmura.records.writer import build_records
-    from kmura.training.fit import fit
 
     fit(records, area="XR_WRIST", runs=tmp_path / "runs", config=changed(epochs=1))
     other = tmp_path / "other"
@@ -204,7 +204,7 @@ def test_other_records_are_refused(records, mura_root, tmp_path):
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_epoch(records, tmp_path):
     import keras
 
-    from kmura.training.fit import fit
+    from kmura.classification.fit import fit
 
     class Poison(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
@@ -218,7 +218,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_epoch(records
 
 @pytest.mark.parametrize("precision", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"])
 def test_training_in_half_precision_gives_finite_scores(records, tmp_path, precision):
-    from kmura.training.fit import fit
+    from kmura.classification.fit import fit
 
     done = fit(
         records, area="XR_WRIST", runs=tmp_path, config=changed(epochs=1, precision=precision, deterministic=False)
@@ -227,7 +227,7 @@ def test_training_in_half_precision_gives_finite_scores(records, tmp_path, preci
 
 
 def test_the_weighted_loss_is_that_of_its_formula():
-    from kmura.training.losses import WeightedBinaryCrossentropy
+    from kmura.classification.losses import WeightedBinaryCrossentropy
 
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(7, 3)) * 4, rng.integers(0, 2, (7, 3)).astype(float)
@@ -255,15 +255,15 @@ def test_evaluation_equals_scikit_learn_on_the_predictions(undisturbed, records)
     found = evaluate(undisturbed.folder, options=ScoreOptions(resamples=200))
     table = pd.read_csv(undisturbed.folder / "predictions.csv")
     assert table.columns.tolist() == "split area patient study image label logit probability".split()
-    valid = table[table["split"] == "valid"]
-    studies = valid.groupby("study").agg({"label": "first", "probability": "mean"})
-    scores = found.scores.splits["valid"]["study"]
+    held_out = table[table["split"] == "test"]
+    studies = held_out.groupby("study").agg({"label": "first", "probability": "mean"})
+    scores = found.scores.splits["test"]["study"]
     assert scores.scores["auc"].value == pytest.approx(roc_auc_score(studies["label"], studies["probability"]))
     assert scores.studies == len(studies) and scores.positives == studies["label"].sum()
     assert sum(scores.confusion.values()) == len(studies)
     assert scores.scores["auc"].low <= scores.scores["auc"].value <= scores.scores["auc"].high
     saved = json.loads((undisturbed.folder / "metrics.json").read_text())
-    assert saved["scores"]["splits"]["valid"]["study"]["scores"]["auc"]["value"] == scores.scores["auc"].value
+    assert saved["scores"]["splits"]["test"]["study"]["scores"]["auc"]["value"] == scores.scores["auc"].value
 
 
 def test_nothing_half_written_is_left(undisturbed):

@@ -6,11 +6,11 @@ import pytest
 import tensorflow as tf
 
 import kmura
+from kmura.classification.cam_erasing import CamErasingModel
+from kmura.classification.losses import make_loss
 from kmura.config import load_config
 from kmura.errors import InputError
 from kmura.models.heads import HEADS, HeadOptions
-from kmura.training.cam_erasing import CamErasingModel
-from kmura.training.losses import make_loss
 from kmura.training.optimizers import AdamL2
 
 DENSENET = 7_037_504  # parameters of DenseNet-121 without its top (a test of the backbones counts them)

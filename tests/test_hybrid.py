@@ -11,7 +11,8 @@ from layer_contract import check_layer
 from kmura import cam
 from kmura.config import CamConfig, load_config
 from kmura.errors import InputError
-from kmura.models.classifier import RadiographClassifier, build_model
+from kmura.models.build import build_model
+from kmura.models.classifier import RadiographClassifier
 from kmura.models.freezing import set_trainable
 from kmura.models.fusion import FUSIONS
 from kmura.models.hybrid import HybridClassifier
@@ -182,8 +183,8 @@ def test_the_width_of_a_fusion_is_configured():
 
 def erasing_step(model, images, tap):
     """The loss of one step with erasing."""
-    from kmura.training.cam_erasing import CamErasingModel
-    from kmura.training.losses import WeightedBinaryCrossentropy
+    from kmura.classification.cam_erasing import CamErasingModel
+    from kmura.classification.losses import WeightedBinaryCrossentropy
     from kmura.training.optimizers import AdamL2
 
     trainer = CamErasingModel(model, tap=tap)

@@ -14,7 +14,7 @@ from test_hybrid import AREA, SETTINGS, mini
 from kmura.config import load_config
 from kmura.errors import InputError
 from kmura.explain.overlays import GAP, SEAM
-from kmura.models.classifier import build_model
+from kmura.models.build import build_model
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from kmura.models.classifier import build_model
     ],
 )
 def test_a_hybrid_that_cannot_be_is_refused_before_a_word_of_training(records, tmp_path, caplog, setting, message):
-    from kmura.training.fit import fit, fit_areas
+    from kmura.classification.fit import fit, fit_areas
 
     options = {"phase": "hybrid", "runs": tmp_path / "runs", "settings": SETTINGS | setting}
     with caplog.at_level(logging.INFO, logger="kmura"):
@@ -41,8 +41,8 @@ def test_a_hybrid_that_cannot_be_is_refused_before_a_word_of_training(records, t
 @pytest.fixture(scope="module")
 def trained(records, tmp_path_factory):
     """An undisturbed run, the backbone's weights after each epoch, and how often a step was traced."""
-    from kmura.training.cam_erasing import CamErasingModel
-    from kmura.training.fit import fit
+    from kmura.classification.cam_erasing import CamErasingModel
+    from kmura.classification.fit import fit
 
     seen, traces, step = [], [], CamErasingModel.train_step
 
@@ -76,7 +76,7 @@ def test_phase_2_changes_the_last_block_of_densenet_and_nothing_before_it(traine
 
 @pytest.mark.slow
 def test_a_run_stopped_at_the_border_of_its_phases_goes_on_to_the_same_bits(trained, records, tmp_path):
-    from kmura.training.fit import fit
+    from kmura.classification.fit import fit
 
     class Stop(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -93,8 +93,8 @@ def test_a_run_stopped_at_the_border_of_its_phases_goes_on_to_the_same_bits(trai
 
 @pytest.mark.slow
 def test_a_search_of_the_hybrid_has_a_space_and_a_folder_of_its_own(records, tmp_path):
-    from kmura.training.phases import HYBRID_KEYS, phase_config
-    from kmura.training.tune import tune
+    from kmura.classification.phases import HYBRID_KEYS, phase_config
+    from kmura.classification.search import tune
 
     with pytest.raises(InputError, match="slow_factor is searched but never used in the 1 epochs"):
         tune(records, area=AREA, runs=tmp_path, config=load_config("tune_hybrid", SETTINGS | {"train.epochs": 1}))
@@ -180,7 +180,7 @@ def test_settings_out_of_range_are_refused(setting, message):
 
 
 def test_phases_refuse_the_other_architecture(tmp_path):
-    from kmura.training.phases import phase_config
+    from kmura.classification.phases import phase_config
 
     for phase, architecture in (("hybrid", "classifier"), ("final", "hybrid")):
         with pytest.raises(InputError, match=f"phase {phase} takes its values from a search of another architecture"):
@@ -191,10 +191,10 @@ def test_phases_refuse_the_other_architecture(tmp_path):
 def test_densenet121_with_swin_tiny_trains_resumes_is_evaluated_and_explained_at_224_pixels(tmp_path):
     import kmura
     from kmura.config import RecordsConfig
-    from kmura.records.phantom import write_phantoms
+    from kmura.phantoms.radiographs import write_phantoms
 
-    write_phantoms(tmp_path / "images", areas=(AREA,), train_studies=16, valid_studies=6, side=224, workers=1)
-    kmura.build_records(tmp_path / "images", tmp_path / "records", options=RecordsConfig(tune_fraction=0.3), workers=1)
+    write_phantoms(tmp_path / "images", areas=(AREA,), train_studies=16, test_studies=6, side=224, workers=1)
+    kmura.build_records(tmp_path / "images", tmp_path / "records", options=RecordsConfig(val_fraction=0.3), workers=1)
     settings = {
         "model.weights": "none",
         "model.swin": "swin_tiny",
@@ -214,7 +214,7 @@ def test_densenet121_with_swin_tiny_trains_resumes_is_evaluated_and_explained_at
         kmura.fit(tmp_path / "records", config=config, callbacks=[Stop()], **options)
     run = kmura.fit(tmp_path / "records", config=config, **options)
     assert run.history["epoch"].tolist() == [1, 2] and np.isfinite(run.history["loss"]).all()
-    scores = kmura.evaluate(run.folder).scores.splits["valid"]
+    scores = kmura.evaluate(run.folder).scores.splits["test"]
     assert scores["study"].studies == 6
     found = kmura.explain(run.folder, cases=1, sample=2, boxes=tmp_path / "images" / "lesions.csv")
     assert found.localization.images > 0 and found.cases
@@ -222,7 +222,7 @@ def test_densenet121_with_swin_tiny_trains_resumes_is_evaluated_and_explained_at
 
 @pytest.mark.slow
 def test_densenet121_with_swin_base_trains_a_few_steps_at_224_pixels():
-    from kmura.training.cam_erasing import CamErasingModel
+    from kmura.classification.cam_erasing import CamErasingModel
 
     model = build_model(architecture="hybrid", weights="none", swin_weights="none")
     trainer = CamErasingModel(model, can_erase=False)

@@ -7,15 +7,15 @@ import pytest
 from conftest import make_mura_tree, textured, write_mura_csv
 
 from kmura.errors import InputError
-from kmura.records.folders import list_folders
-from kmura.records.medmnist import list_medmnist
-from kmura.records.mura import list_mura
+from kmura.records.layouts.folders import list_folders
+from kmura.records.layouts.medmnist import list_medmnist
+from kmura.records.layouts.mura import list_mura
 from kmura.records.writer import build_records
 
 
 @pytest.fixture
 def tree(tmp_path):
-    return make_mura_tree(tmp_path / "MURA-v1.1", train_patients=6, valid_patients=3)
+    return make_mura_tree(tmp_path / "MURA-v1.1", train_patients=6, test_patients=3)
 
 
 def test_labels_and_studies_come_from_the_folders(tree):
@@ -23,7 +23,8 @@ def test_labels_and_studies_come_from_the_folders(tree):
     assert listing.classes == ("normal", "abnormal") and listing.task == "binary"
     assert len(listing.sources) == len(list(tree.rglob("*.png")))
     for source in listing.sources:
-        assert source.path == f"{source.split}/{source.area}/{source.study}/{source.path.rpartition('/')[2]}"
+        folder = {"train": "train", "test": "valid"}[source.split]
+        assert source.path == f"{folder}/{source.area}/{source.study}/{source.path.rpartition('/')[2]}"
         assert source.label == (int("positive" in source.study),)
         assert source.study.startswith(f"{source.patient}/")
         assert source.bytes == (tree / source.path).stat().st_size
@@ -98,7 +99,7 @@ def test_the_positive_class_is_the_one_named_wherever_it_stands_in_the_alphabet(
         listing = list_folders(classes, name="EYES", positive_class=positive)
         assert listing.classes == (negative, positive)
         assert all((source.label == (1,)) == (f"/{positive}/" in source.path) for source in listing.sources)
-        assert {source.split for source in listing.sources} == {"train", "valid"}
+        assert {source.split for source in listing.sources} == {"train", "test"}
 
 
 def test_the_order_of_classes_is_never_guessed(classes):
@@ -124,8 +125,8 @@ def test_a_source_with_val_and_test_tunes_on_one_and_holds_out_the_other(classes
     listing = list_folders(classes, name="EYES", positive_class="disease")
     assert {source.path.split("/")[0]: source.split for source in listing.sources} == {
         "train": "train",
-        "val": "tune",
-        "test": "valid",
+        "val": "val",
+        "test": "test",
     }
 
 
@@ -142,7 +143,7 @@ def test_folders_without_splits_are_all_training(classes):
 
 def test_medmnist_splits_map_to_ours(medmnist_file):
     listing = list_medmnist(medmnist_file, name="noise")
-    assert [sum(source.split == split for source in listing.sources) for split in ("train", "tune", "valid")] == [
+    assert [sum(source.split == split for source in listing.sources) for split in ("train", "val", "test")] == [
         30,
         10,
         10,

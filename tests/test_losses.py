@@ -4,14 +4,14 @@ import keras
 import numpy as np
 import pytest
 
-from kmura.config import load_config
-from kmura.training.losses import (
+from kmura.classification.losses import (
     BinaryFocalLoss,
     CategoricalFocalLoss,
     WeightedBinaryCrossentropy,
     WeightedCategoricalCrossentropy,
     make_loss,
 )
+from kmura.config import load_config
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(0, 3, (7, 4)).astype("float32")

@@ -12,8 +12,10 @@ from layer_contract import check_layer
 
 from kmura.errors import InputError
 from kmura.models.backbones import BACKBONES
+from kmura.models.base import NormalizedChannels
 from kmura.models.batch_norm import FusedBatchNormalization
-from kmura.models.classifier import NormalizedChannels, RadiographClassifier, build_model
+from kmura.models.build import build_model
+from kmura.models.classifier import RadiographClassifier
 
 RNG = np.random.default_rng(5)
 IMAGES = RNG.uniform(0, 255, (3, 32, 48, 1)).astype(np.float32)

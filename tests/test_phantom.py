@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from kmura.errors import InputError
-from kmura.records import phantom
-from kmura.records.phantom import AREAS, KINDS, render_view, study_views, write_phantoms
+from kmura.phantoms import radiographs as phantom
+from kmura.phantoms.radiographs import AREAS, KINDS, render_view, study_views, write_phantoms
 
-SMALL = {"areas": ("XR_ELBOW", "XR_WRIST"), "train_studies": 10, "valid_studies": 4, "side": 96, "workers": 1}
+SMALL = {"areas": ("XR_ELBOW", "XR_WRIST"), "train_studies": 10, "test_studies": 4, "side": 96, "workers": 1}
 
 
 def digests(root):
@@ -43,7 +43,7 @@ def made(tmp_path_factory):
 def many(tmp_path_factory):
     """A tree of many small images of two areas, half of the studies abnormal; tests must not change it."""
     root = tmp_path_factory.mktemp("phantoms") / "many"
-    write_phantoms(root, areas=("XR_SHOULDER", "XR_HAND"), train_studies=90, valid_studies=6, side=32, workers=1)
+    write_phantoms(root, areas=("XR_SHOULDER", "XR_HAND"), train_studies=90, test_studies=6, side=32, workers=1)
     return root
 
 
@@ -120,7 +120,7 @@ def test_two_workers_write_the_same_bytes_as_one(made, tmp_path):
 
 
 def test_another_seed_gives_other_images(tmp_path):
-    few = {**SMALL, "areas": ("XR_FINGER",), "train_studies": 2, "valid_studies": 1}
+    few = {**SMALL, "areas": ("XR_FINGER",), "train_studies": 2, "test_studies": 1}
     write_phantoms(tmp_path / "a", seed=1, **few)
     write_phantoms(tmp_path / "b", seed=2, **few)
     a, b = (
@@ -131,7 +131,7 @@ def test_another_seed_gives_other_images(tmp_path):
 
 def test_progress_counts_every_study_to_the_end(tmp_path):
     seen = []
-    few = {**SMALL, "areas": ("XR_FINGER",), "train_studies": 3, "valid_studies": 2}
+    few = {**SMALL, "areas": ("XR_FINGER",), "train_studies": 3, "test_studies": 2}
     write_phantoms(tmp_path / "tree", progress=lambda done, total: seen.append((done, total)), **few)
     assert seen == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
 
@@ -205,7 +205,7 @@ def test_the_shortcut_marker_looks_the_same_wherever_it_stands(made):
 
 def test_the_shortcut_marker_is_as_frequent_as_asked(tmp_path):
     write_phantoms(
-        tmp_path / "tree", areas=("XR_FINGER",), train_studies=50, valid_studies=1, side=32, shortcut=0.4, workers=1
+        tmp_path / "tree", areas=("XR_FINGER",), train_studies=50, test_studies=1, side=32, shortcut=0.4, workers=1
     )
     marked = sum(row["kind"] == "shortcut" for row in rows(tmp_path / "tree" / "markers.csv"))
     abnormal = len(list((tmp_path / "tree" / "train").rglob("*_positive/*.png")))
@@ -245,7 +245,7 @@ def test_thumbnails_do_not_give_the_label_away(area, many):
         ({"rgb_fraction": float("nan")}, "rgb_fraction is nan"),
         ({"side": 31}, "side is 31.*32"),
         ({"train_studies": 0}, "train_studies is 0"),
-        ({"valid_studies": 0}, "valid_studies is 0"),
+        ({"test_studies": 0}, "test_studies is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"workers": 0}, "workers is 0"),
     ],
@@ -267,7 +267,7 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path):
 def test_an_empty_folder_is_filled(tmp_path):
     out = tmp_path / "tree"
     out.mkdir()
-    write_phantoms(out, **{**SMALL, "train_studies": 1, "valid_studies": 1})
+    write_phantoms(out, **{**SMALL, "train_studies": 1, "test_studies": 1})
     assert (out / "lesions.csv").exists() and [path.name for path in tmp_path.iterdir()] == ["tree"]
 
 

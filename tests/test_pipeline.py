@@ -102,11 +102,11 @@ def test_multilabel_labels_are_vectors_with_a_column_a_class(tmp_path):
 def test_all_areas_together(tmp_path):
     write_records(tmp_path, [0, 1, 1], area="XR_ELBOW")
     write_records(tmp_path, [1, 0], area="XR_WRIST")
-    write_records(tmp_path, [1, 1], area="XR_WRIST", split="valid")
+    write_records(tmp_path, [1, 1], area="XR_WRIST", split="test")
     assert row_keys(tmp_path, "all", "train").area.tolist() == ["XR_ELBOW"] * 3 + ["XR_WRIST"] * 2
     (batch,) = batches(train_dataset(tmp_path, "all", data=SMALL))
     assert batch["label"].sum() == 3 and len(batch["image"]) == 5
-    assert len(batches(eval_dataset(tmp_path, "all", "valid", data=SMALL))[0]["image"]) == 2
+    assert len(batches(eval_dataset(tmp_path, "all", "test", data=SMALL))[0]["image"]) == 2
 
 
 @pytest.mark.parametrize("form", ["png", "jpeg"])
@@ -252,10 +252,10 @@ def test_nothing_to_train_on(tmp_path):
     with pytest.raises(InputError, match="known label"):
         train_dataset(tmp_path, AREA, data=SMALL)
     assert batches(eval_dataset(tmp_path, AREA, "train", data=SMALL))[0]["label"].tolist() == [[-1], [-1]]
-    with pytest.raises(InputError, match="no valid split"):
-        eval_dataset(tmp_path, AREA, "valid", data=SMALL)
-    with pytest.raises(InputError, match="no valid split"):
-        eval_dataset(tmp_path, "all", "valid", data=SMALL)
+    with pytest.raises(InputError, match="no test split"):
+        eval_dataset(tmp_path, AREA, "test", data=SMALL)
+    with pytest.raises(InputError, match="no test split"):
+        eval_dataset(tmp_path, "all", "test", data=SMALL)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from kmura.errors import InputError
 from kmura.models.backbones import BACKBONES
-from kmura.models.classifier import build_model
+from kmura.models.build import build_model
 from kmura.models.porting import port, read_state
 from kmura.models.swin import build_swin
 from kmura.models.torch_padding import set_torch_padding

@@ -8,7 +8,7 @@ import pytest
 from conftest import textured
 
 from kmura.errors import InputError
-from kmura.export.sources import list_images, map_files
+from kmura.prediction.sources import list_images, map_files
 from kmura.records.dicom import decode_dicom, is_dicom
 from kmura.records.images import UnreadableImage
 

@@ -17,7 +17,7 @@ from conftest import SMALL_SHARDS, make_mura_tree, textured
 from kmura.config import RecordsConfig
 from kmura.errors import InputError
 from kmura.records import schema, splits, tfrecord
-from kmura.records.listing import Source
+from kmura.records.layouts.base import Source
 from kmura.records.manifest import read_manifest
 from kmura.records.verify import inspect_records
 from kmura.records.writer import STAGE, build_records
@@ -33,7 +33,7 @@ def read_all(folder) -> list[schema.Record]:
 
 def test_every_image_becomes_one_record(mura_root, records):
     found = read_all(records)
-    assert sorted(record.path for record in found if record.split != "valid") == sorted(
+    assert sorted(record.path for record in found if record.split != "test") == sorted(
         path.relative_to(mura_root).as_posix() for path in (mura_root / "train").rglob("*.png")
     )
     for record in found:
@@ -76,20 +76,20 @@ def test_no_patient_stands_in_two_splits_in_any_area(records):
     assert all(len(kinds) == 1 for kinds in where.values())
 
 
-def test_the_tune_split_takes_its_share_of_each_kind_of_patient():
+def test_the_val_split_takes_its_share_of_each_kind_of_patient():
     sources = [
         Source(f"{area}/{patient}", area, f"p{patient}", f"p{patient}/1", (patient % 4 == 0,), "train", 1)
         for patient in range(400)
         for area in (("A", "B") if patient % 5 == 0 else ("A",))
     ]
-    carved = splits.carve(sources, 0.1, seed=7, target="tune")
-    moved = {source.patient for source in carved if source.split == "tune"}
+    carved = splits.carve(sources, 0.1, seed=7, target="val")
+    moved = {source.patient for source in carved if source.split == "val"}
     assert len(moved) == 40
     for area in "AB":
         for label in (True, False):
             group = {source.patient for source in sources if source.area == area and source.label == (label,)}
             assert abs(len(group & moved) - 0.1 * len(group)) <= 2
-    assert {s.patient for s in splits.carve(sources, 0.1, seed=8, target="tune") if s.split == "tune"} != moved
+    assert {s.patient for s in splits.carve(sources, 0.1, seed=8, target="val") if s.split == "val"} != moved
 
 
 def test_the_same_command_leaves_a_finished_build_alone(mura_root, records):
@@ -147,8 +147,8 @@ def test_medmnist_goes_to_records(medmnist_file, tmp_path):
     assert manifest.classes == ("normal", "ill") and not manifest.has_patients
     assert {split: counts.images for split, counts in manifest.areas["noisemnist"].items()} == {
         "train": 30,
-        "tune": 10,
-        "valid": 10,
+        "val": 10,
+        "test": 10,
     }
 
 
@@ -159,7 +159,7 @@ def test_folders_without_splits_get_all_three(tmp_path):
         textured(index).save(path)
     manifest = build_records(tmp_path / "set", tmp_path / "out", layout="folders", positive_class="ill", workers=1)
     images = {split: counts.images for split, counts in manifest.areas["set"].items()}
-    assert images == {"train": 29, "tune": 3, "valid": 8}
+    assert images == {"train": 29, "val": 3, "test": 8}
 
 
 BUILD = """
@@ -168,7 +168,7 @@ from pathlib import Path
 from kmura.config import RecordsConfig
 from kmura.records.writer import build_records
 if __name__ == "__main__":
-    build_records(sys.argv[1], sys.argv[2], options=RecordsConfig(records_per_shard=2, tune_fraction=0.25), workers=2)
+    build_records(sys.argv[1], sys.argv[2], options=RecordsConfig(records_per_shard=2, val_fraction=0.25), workers=2)
 """
 
 
@@ -274,7 +274,7 @@ def test_a_flipped_bit_is_named_with_the_record(copy):
 
 
 def test_a_missing_shard_is_named(copy):
-    path = next(copy.glob("XR_WRIST/tune-*"))
+    path = next(copy.glob("XR_WRIST/val-*"))
     path.unlink()
     assert errors(copy) == [f"XR_WRIST/{path.name} is missing; build the records again"]
 
@@ -300,8 +300,8 @@ def test_a_study_with_two_labels_is_named(copy):
 
 def test_a_patient_in_two_splits_is_named(copy):
     train = next(record for record in read_all(copy) if record.split == "train")
-    rewrite(copy, lambda r: dataclasses.replace(r, patient=train.patient) if r.split == "valid" else r)
-    assert any(text.startswith(f"{train.patient} stands in the splits train, valid") for text in errors(copy))
+    rewrite(copy, lambda r: dataclasses.replace(r, patient=train.patient) if r.split == "test" else r)
+    assert any(text.startswith(f"{train.patient} stands in the splits train, test") for text in errors(copy))
 
 
 def test_counts_that_disagree_are_errors(copy):
@@ -313,18 +313,18 @@ def test_counts_that_disagree_are_errors(copy):
 
 def test_identical_images_are_counted_across_and_inside_splits(tmp_path):
     root = make_mura_tree(tmp_path / "tree", areas=("XR_HAND",))
-    train, valid = sorted((root / "train").rglob("*.png")), sorted((root / "valid").rglob("*.png"))
-    shutil.copy(train[0], valid[0])
-    shutil.copy(valid[5], valid[4])  # the two views of one study
+    train, held_out = sorted((root / "train").rglob("*.png")), sorted((root / "valid").rglob("*.png"))
+    shutil.copy(train[0], held_out[0])
+    shutil.copy(held_out[5], held_out[4])  # the two views of one study
     from PIL import Image
 
     Image.open(train[1]).save(train[4], compress_level=1)  # the same pixels in another file
-    build_records(root, tmp_path / "out", options=RecordsConfig(tune_fraction=0), workers=1)
+    build_records(root, tmp_path / "out", options=RecordsConfig(val_fraction=0), workers=1)
     texts = [finding.text for finding in inspect_records(tmp_path / "out").findings if finding.severity == "warning"]
     assert len(texts) == 3
-    assert texts[0].startswith("1 group of identical images across train and valid")
+    assert texts[0].startswith("1 group of identical images across train and test")
     assert texts[1].startswith("1 group of identical images inside train")
-    assert texts[2].startswith("1 group of identical images inside valid")
+    assert texts[2].startswith("1 group of identical images inside test")
 
 
 @pytest.mark.real
@@ -336,5 +336,5 @@ def test_pneumoniamnist_shows_its_known_doubles(tmp_path):
     texts = [finding.text for finding in inspect_records(tmp_path / "out").findings]
     assert any(text.startswith("8 groups of identical images across train and tune") for text in texts)
     assert any(text.startswith("16 groups of identical images inside train") for text in texts)
-    assert any(text.startswith("3 groups of identical images inside valid") for text in texts)
+    assert any(text.startswith("3 groups of identical images inside test") for text in texts)
     assert not any("different labels" in text for text in texts)

@@ -12,10 +12,10 @@ from test_scoring import FEW, simulated
 from kmura.errors import InputError
 from kmura.evaluation.classification import Evaluation
 from kmura.evaluation.scoring import score_table
-from kmura.evaluation.table import read_predictions
 from kmura.files import sha256_of, write_json
 from kmura.report.html import interval, report
-from kmura.training.run import RunFolder, epochs_trained, read_run, write_run
+from kmura.runs.predictions import read_predictions
+from kmura.runs.run import RunFolder, epochs_trained, read_run, write_run
 
 EVIL = '<script>alert("x")</script>$\\frac'
 
@@ -27,7 +27,7 @@ def evaluated(folder, table, phase="baseline", options=FEW):
         run=str(folder),
         area=table["area"].iloc[0],
         phase=phase,
-        select_on="tune",
+        select_on="val",
         selected_epoch_by="val_auc_study",
         has_patients=True,
         model_sha256="of no model",
@@ -96,11 +96,11 @@ def test_the_page_is_whole_and_alone(two):
 def test_it_says_what_was_found(two):
     runs, _, page = two
     text = " ".join(" ".join(page.text).split())
-    found = score_table(read_predictions(runs[1] / "predictions.csv"), FEW).splits["valid"]["study"]
+    found = score_table(read_predictions(runs[1] / "predictions.csv"), FEW).splits["test"]["study"]
     auc = found.scores["auc"]
     assert f"study AUC {auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f}) on 60 held-out studies" in text
     assert "final is better than baseline by" in text
-    assert "chosen on tune" in text and "not corrected for" in text
+    assert "chosen on val" in text and "not corrected for" in text
     assert sum(tag == "svg" for tag, _ in page.tags) == 16  # eight figures a run
     assert {path.suffix for path in (runs[0].parents[1] / "page-figures").iterdir()} == {".svg", ".png"}
 
@@ -143,7 +143,7 @@ def test_classes_are_called_by_their_names(tmp_path):
 
 def test_one_class_leaves_a_stated_gap(tmp_path):
     table = simulated(60)
-    table = table[(table["split"] == "tune") | (table["label"] == 1)]
+    table = table[(table["split"] == "val") | (table["label"] == 1)]
     text = report([evaluated(tmp_path / "x" / "baseline", table)], tmp_path / "page.html").read_text()
     assert "AUC undefined, all labels are of one class" in text and "undefined: one class" in text
     assert not re.search(r"\bnan\b", " ".join(Page(text).text).lower())
@@ -165,7 +165,7 @@ def test_the_comparison_pools_studies_as_the_evaluation_did(tmp_path):
         evaluated(tmp_path / "XR_WRIST" / phase, blurred(table, noise), phase, pooled)
         for phase, noise in (("baseline", 3.0), ("final", 0.0))
     ]
-    value = score_table(table, pooled).splits["valid"]["study"].scores["auc"].value
+    value = score_table(table, pooled).splits["test"]["study"].scores["auc"].value
     text = report(runs, tmp_path / "page.html", resamples=20).read_text()
     assert text.count(f"{value:.3f} (") >= 3  # headline, comparison, scores
     other = evaluated(tmp_path / "b" / "XR_WRIST" / "other", table, "tune")
@@ -174,7 +174,7 @@ def test_the_comparison_pools_studies_as_the_evaluation_did(tmp_path):
 
 def test_no_known_label_is_a_stated_gap(tmp_path):
     table = simulated(40)
-    table.loc[table["split"] == "valid", "label"] = -1
+    table.loc[table["split"] == "test", "label"] = -1
     text = report([evaluated(tmp_path / "x" / "baseline", table)], tmp_path / "page.html").read_text()
     assert "AUC undefined" in text and not re.search(r"\bnan\b", " ".join(Page(text).text).lower())
 
@@ -202,7 +202,7 @@ def test_metrics_of_another_version_are_one_clear_error(tmp_path, damage):
     run = evaluated(tmp_path / "x" / "baseline", simulated(60))
     found = json.loads((run / "metrics.json").read_text())
     if damage == "brier_parts":
-        del found["scores"]["splits"]["valid"]["study"]["brier_parts"]
+        del found["scores"]["splits"]["test"]["study"]["brier_parts"]
     elif damage == "scores.splits":
         found["scores"]["splits"] = {}
     elif damage == "scores.options":
@@ -250,7 +250,7 @@ def test_scores_predictions_and_galleries_of_different_models_are_not_mixed(tmp_
     write_json(run / "explain" / "explain.json", {"model_sha256": "of an earlier model"})
     assert "Galleries left out: they are of an earlier model" in report([run], out).read_text()
     predictions = (run / "predictions.csv").read_text()
-    (run / "predictions.csv").write_text(predictions.replace("tune", "TUNE"))
+    (run / "predictions.csv").write_text(predictions.replace("val", "VAL"))
     with pytest.raises(InputError, match="predictions.csv has changed since .* kmura evaluate"):
         report([run], out)
     (run / "predictions.csv").write_text(predictions)

@@ -13,15 +13,15 @@ from test_report import EVIL, Page, evaluated
 
 from kmura.data.index import ALL
 from kmura.errors import InputError
+from kmura.evaluation.class_scores import questions_of, read_class_predictions, score_classes
 from kmura.evaluation.classification import Evaluation
-from kmura.evaluation.multiclass import questions_of, read_class_predictions, score_classes
 from kmura.files import sha256_of, write_json
 from kmura.metrics import Interval
 from kmura.report import class_figures
-from kmura.report.classes import kappa_rows
+from kmura.report.class_chapter import kappa_rows
 from kmura.report.html import report
 from kmura.report.published import MURA_AREAS
-from kmura.training.run import RunFolder, read_run, write_run
+from kmura.runs.run import RunFolder, read_run, write_run
 
 MURA = list(MURA_AREAS)
 
@@ -36,7 +36,7 @@ def evaluated_classes(folder, table, classes=JOINT, task="multiclass", area=ALL)
         run=str(folder),
         area=area,
         phase="baseline",
-        select_on="tune",
+        select_on="val",
         selected_epoch_by="val_auc_study",
         has_patients=True,
         model_sha256="of no model",
@@ -79,17 +79,17 @@ def test_scores_are_those_of_the_evaluation(joint):
     run, _, page = joint
     scores, text = json.loads((run / "metrics.json").read_text())["scores"], words(page)
     for level in ("study", "image"):
-        found = scores["splits"]["valid"][level]
+        found = scores["splits"]["test"][level]
         for each in found["classes"]:
             row = " ".join(str(Interval.from_json(score)) for score in each["scores"].values())
             assert f"{each['name']} {each['units']} {row}" in text
         for name, each in [*scores["questions"].items(), ("all areas", scores["pooled"])]:
-            of = each["splits"]["valid"][level]
+            of = each["splits"]["test"][level]
             row = " ".join(str(Interval.from_json(of["scores"][score])) for score in ("auc", "ap", "f1", "kappa"))
             assert f"{name} {of['images' if level == 'image' else 'studies']} {of['positives']} {row}" in text
             cells = " ".join(str(of["confusion"][cell]) for cell in ("tp", "fn", "fp", "tn"))
             assert f"{name} {cells} {Interval.from_json(of['scores']['recall'])}" in text
-    area = Interval.from_json(scores["areas"]["valid"]["study"]["scores"]["accuracy"])
+    area = Interval.from_json(scores["areas"]["test"]["study"]["scores"]["accuracy"])
     assert re.search(rf"accuracy of the area alone [^a-z]+\(\S+ to \S+\) {re.escape(str(area))}", text)
 
 
@@ -102,7 +102,7 @@ def test_kappas_stand_beside_published_ones_of_another_test_set(joint):
         ("XR_HAND", "- -"),
         ("all areas", "0.778 0.843"),
     ):
-        found = (scores["questions"] | {"all areas": scores["pooled"]})[area]["splits"]["valid"]["study"]
+        found = (scores["questions"] | {"all areas": scores["pooled"]})[area]["splits"]["test"]["study"]
         assert f"{area} {found['studies']} {Interval.from_json(found['scores']['kappa'])} {theirs}" in text
     assert "had 0.612" in text
 
@@ -118,7 +118,7 @@ def test_one_model_of_some_areas_stands_beside_models_of_one(tmp_path):
     assert page.open == [] and len(page.ids) == len(set(page.ids))
     assert "Not compared" not in text and "baseline of all areas" in text
     assert "All areas, baseline" in text and "XR_HAND, baseline" in text
-    shown = re.search(r"auc on valid, study level.*?XR_HAND (\d+) (\S+ \(\S+ to \S+\)) (\S+ \(\S+ to \S+\))", text)
+    shown = re.search(r"auc on test, study level.*?XR_HAND (\d+) (\S+ \(\S+ to \S+\)) (\S+ \(\S+ to \S+\))", text)
     assert shown[2] == shown[3]  # the same predictions
     assert "best radiologist" not in text and "earlier system" not in text  # those are of all of MURA's areas
 
@@ -127,7 +127,7 @@ def test_areas_that_nobody_published_have_no_published_values_beside_them():
     table = class_table()
     table["area"] = table["area"].str.replace("XR_", "DX_")
     scores = dataclasses.asdict(score_classes(table, ALL, "multiclass", JOINT, FEW))
-    rows = kappa_rows(scores, "valid")
+    rows = kappa_rows(scores, "test")
     assert [row["area"] for row in rows] == ["DX_ELBOW", "DX_HAND", "DX_WRIST", "all areas"]
     assert not any(value is not None for row in rows for value in row["published"])
 
@@ -163,11 +163,11 @@ def test_names_that_contain_html_stay_text(tmp_path):
 
 def test_a_class_that_never_occurs_and_unknown_labels_are_stated_gaps(tmp_path):
     table = class_table(("a", "b", "c"), areas=AREAS[:1])
-    table = table[(table["split"] == "tune") | (table["label"] != 2)]
-    table.loc[table["split"] == "tune", "label"] = -1
+    table = table[(table["split"] == "val") | (table["label"] != 2)]
+    table.loc[table["split"] == "val", "label"] = -1
     run = evaluated_classes(tmp_path / "x" / "baseline", table, ("a", "b", "c"), area="XR_ELBOW")
     text = words(Page(report([run], tmp_path / "page.html").read_text()))
-    assert "valid: no studies of c, which counts for no mean" in text
+    assert "test: no studies of c, which counts for no mean" in text
     assert "undefined" in text and not re.search(r"\bnan\b", text.lower())
 
 

@@ -10,7 +10,7 @@ from scipy.special import expit
 from kmura import metrics
 from kmura.errors import InputError
 from kmura.evaluation.scoring import ScoreOptions, score_table
-from kmura.evaluation.table import COLUMNS, read_predictions
+from kmura.runs.predictions import COLUMNS, read_predictions
 
 FEW = ScoreOptions(resamples=200)
 
@@ -23,7 +23,7 @@ def simulated(studies=300, seed=0, area="XR_WRIST", shift=0.0, split_shares=(0.5
     truth = rng.normal(0, 2, studies)
     label = (rng.random(studies) < expit(truth)).astype(int)
     logit = truth[study] + rng.normal(0, 0.5, len(study)) + shift
-    split = np.where(np.arange(studies) < split_shares[0] * studies, "tune", "valid")[study]
+    split = np.where(np.arange(studies) < split_shares[0] * studies, "val", "test")[study]
     return pd.DataFrame(
         {
             "split": split,
@@ -38,9 +38,9 @@ def simulated(studies=300, seed=0, area="XR_WRIST", shift=0.0, split_shares=(0.5
     )[list(COLUMNS)]
 
 
-def test_calibration_is_fitted_on_tune_and_repairs_a_shift_on_valid():
+def test_calibration_is_fitted_on_val_and_repairs_a_shift_on_test():
     found = score_table(simulated(4000, shift=1.5), dataclasses.replace(FEW, resamples=20))
-    before, after = (levels["valid"]["study"] for levels in (found.splits, found.calibrated))
+    before, after = (levels["test"]["study"] for levels in (found.splits, found.calibrated))
     assert before.calibration["ece"].value > 2 * before.calibration["ece"].high
     assert after.calibration["ece"].value < 1.5 * after.calibration["ece"].high
     assert after.scores["log_loss"].value < before.scores["log_loss"].value
@@ -57,50 +57,50 @@ def test_every_method_works_at_both_levels(method, level):
         assert set(levels) == ({"study"} if level == "study" else {"image", "study"}), split
 
 
-def test_thresholds_chosen_on_tune_are_tried_on_valid_with_intervals():
+def test_thresholds_chosen_on_val_are_tried_on_test_with_intervals():
     rules = ("0.5", "sensitivity>=0.95")
     found = score_table(simulated(1000), dataclasses.replace(FEW, rules=rules))
-    on_tune, on_valid = (found.operating_points[split][1] for split in ("tune", "valid"))
-    assert on_tune.threshold == on_valid.threshold and on_tune.scores["recall"].value >= 0.95
-    reached = on_valid.scores["recall"]
+    on_val, on_test = (found.operating_points[split][1] for split in ("val", "test"))
+    assert on_val.threshold == on_test.threshold and on_val.scores["recall"].value >= 0.95
+    reached = on_test.scores["recall"]
     assert reached.low < reached.value < reached.high and reached.value == pytest.approx(0.95, abs=0.05)
-    assert found.operating_points["valid"][0].scores == {
+    assert found.operating_points["test"][0].scores == {
         name: score
-        for name, score in found.calibrated["valid"]["study"].scores.items()
-        if name in found.operating_points["valid"][0].scores
+        for name, score in found.calibrated["test"]["study"].scores.items()
+        if name in found.operating_points["test"][0].scores
     }
 
 
 def test_a_split_of_one_class_is_scored_as_far_as_it_goes_and_said():
     table = simulated()
-    one_class = table[(table["split"] == "tune") | (table["label"] == 1)]
+    one_class = table[(table["split"] == "val") | (table["label"] == 1)]
     found = score_table(one_class, FEW)
-    assert "valid, study level: AUC undefined, all labels are of one class" in found.notes
-    assert np.isnan(found.splits["valid"]["study"].scores["auc"].value)
-    assert found.splits["valid"]["study"].scores["recall"].value > 0
+    assert "test, study level: AUC undefined, all labels are of one class" in found.notes
+    assert np.isnan(found.splits["test"]["study"].scores["auc"].value)
+    assert found.splits["test"]["study"].scores["recall"].value > 0
 
 
 def test_a_split_without_known_labels_is_no_crash():
     table = simulated(60)
-    table.loc[table["split"] == "valid", "label"] = -1
+    table.loc[table["split"] == "test", "label"] = -1
     found = score_table(table, FEW)
-    assert found.splits["valid"]["study"].studies == 0 and found.splits["tune"]["study"].studies == 30
-    assert any("valid, study level: AUC undefined" in note for note in found.notes)
+    assert found.splits["test"]["study"].studies == 0 and found.splits["val"]["study"].studies == 30
+    assert any("test, study level: AUC undefined" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("tune", ["absent", "one class"])
 def test_without_a_split_to_fit_on_nothing_is_calibrated_and_said(tune):
     table = simulated()
     keep = (table["label"] == 1) if tune == "one class" else False
-    found = score_table(table[(table["split"] == "valid") | keep], FEW)
+    found = score_table(table[(table["split"] == "test") | keep], FEW)
     assert found.calibrator is None and found.calibrated == {}
-    assert [point.rule for point in found.operating_points["valid"]] == ["0.5"]
+    assert [point.rule for point in found.operating_points["test"]] == ["0.5"]
     assert len(found.notes) >= 2
 
 
 def test_another_prevalence_is_said():
     table = simulated(600)
-    rare = table[(table["split"] == "tune") | (table["label"] == 0) | (table.index % 4 == 0)]
+    rare = table[(table["split"] == "val") | (table["label"] == 0) | (table.index % 4 == 0)]
     assert any("carry the former's prevalence" in note for note in score_table(rare, FEW).notes)
     assert not score_table(table, FEW).notes
 
@@ -108,7 +108,7 @@ def test_another_prevalence_is_said():
 def test_unknown_labels_are_left_out():
     table = simulated()
     table.loc[table["study"] == table["study"].iloc[-1], "label"] = -1
-    assert score_table(table, FEW).splits["valid"]["study"].studies == 149
+    assert score_table(table, FEW).splits["test"]["study"].studies == 149
 
 
 @pytest.mark.parametrize(
@@ -178,22 +178,22 @@ def test_a_share_of_one_keeps_an_interval():
     table["logit"] = np.where(table["label"] == 1, 3.0, -3.0)  # without error
     table["probability"] = expit(table["logit"])
     found = score_table(table, FEW)
-    level = found.splits["valid"]["study"]
-    patients = table[(table["split"] == "valid") & (table["label"] == 1)]["patient"].nunique()
+    level = found.splits["test"]["study"]
+    patients = table[(table["split"] == "test") & (table["label"] == 1)]["patient"].nunique()
     recall = level.scores["recall"]
     assert (recall.value, recall.high) == (1, 1)
     assert recall.low == pytest.approx(float(metrics.wilson(1.0, patients)[0])) and recall.low < 0.97
-    assert found.operating_points["valid"][0].scores["specificity"].low < 0.97
+    assert found.operating_points["test"][0].scores["specificity"].low < 0.97
     assert level.scores["auc"].low == 1  # no share of cases
 
 
 def test_calibration_that_harms_is_said():
     table = simulated(400)
-    tune = table["split"] == "tune"
+    tune = table["split"] == "val"
     table.loc[tune, "logit"] = -table.loc[tune, "logit"] / 4 + 1  # tune is of another kind
     table["probability"] = expit(table["logit"])
     notes = " ".join(score_table(table, FEW).notes)
-    assert "valid, study level: calibration made the log loss worse" in notes
+    assert "test, study level: calibration made the log loss worse" in notes
     assert "worse" not in " ".join(score_table(simulated(400), FEW).notes)
 
 

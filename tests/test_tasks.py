@@ -10,19 +10,19 @@ from record_files import write_records
 
 import kmura
 from kmura import metrics
+from kmura.classification.fit import fit_areas
+from kmura.classification.validation import validation_scores
 from kmura.config import DataConfig, load_config
 from kmura.data import pipeline
 from kmura.data.index import read_index
 from kmura.data.labels import labelling, row_keys
 from kmura.errors import InputError
+from kmura.evaluation.class_scores import columns_of, questions_of
 from kmura.evaluation.compare import compare
-from kmura.evaluation.multiclass import columns_of, questions_of
 from kmura.evaluation.scoring import ScoreOptions
 from kmura.records.manifest import read_manifest
-from kmura.training.fit import fit_areas
-from kmura.training.patience import is_stopped
-from kmura.training.run import read_run
-from kmura.training.validation import validation_scores
+from kmura.runs.run import read_run
+from kmura.training.callbacks import is_stopped
 
 TINY = {"model.backbone": "densenet_mini", "model.weights": "none", "data.image_size": 32, "train.epochs": 2}
 FEW = ScoreOptions(resamples=20)
@@ -144,23 +144,23 @@ def test_a_model_of_all_areas_is_one_run_that_is_evaluated_by_class_and_by_area(
     table = pd.read_csv(run.folder / "predictions.csv")
     assert table[columns_of("multiclass", description.classes)[2]].sum(axis=1).to_numpy() == pytest.approx(1)
     assert set(found.scores.questions) == {"XR_ELBOW", "XR_WRIST"}
-    valid = table[table["split"] == "valid"]
-    of_wrist = valid[valid["area"] == "XR_WRIST"]
+    held_out = table[table["split"] == "test"]
+    of_wrist = held_out[held_out["area"] == "XR_WRIST"]
     probability = of_wrist["probability_Abnormal-ELBOW"] + of_wrist["probability_Abnormal-WRIST"]
     abnormal = (of_wrist["label"] < 2).astype(int)
     expected = float(metrics.auc(abnormal, probability)[0])
-    assert found.scores.questions["XR_WRIST"].splits["valid"]["image"].scores["auc"].value == pytest.approx(expected)
-    image = found.scores.splits["valid"]["image"]
-    predicted = table.loc[valid.index, columns_of("multiclass", description.classes)[2]].to_numpy().argmax(axis=1)
-    assert image.scores["accuracy"].value == pytest.approx((predicted == valid["label"]).mean())
-    assert np.sum(image.confusion) == image.images == len(valid)
+    assert found.scores.questions["XR_WRIST"].splits["test"]["image"].scores["auc"].value == pytest.approx(expected)
+    image = found.scores.splits["test"]["image"]
+    predicted = table.loc[held_out.index, columns_of("multiclass", description.classes)[2]].to_numpy().argmax(axis=1)
+    assert image.scores["accuracy"].value == pytest.approx((predicted == held_out["label"]).mean())
+    assert np.sum(image.confusion) == image.images == len(held_out)
     assert json.loads((run.folder / "metrics.json").read_text())["classes"] == list(description.classes)
 
 
 def test_studies_of_the_same_name_in_two_areas_stay_apart(joint_run):
     _, found = joint_run
-    by_area = [scores.splits["valid"]["study"].studies for scores in found.scores.questions.values()]
-    assert found.scores.splits["valid"]["study"].studies == sum(by_area)
+    by_area = [scores.splits["test"]["study"].studies for scores in found.scores.questions.values()]
+    assert found.scores.splits["test"]["study"].studies == sum(by_area)
 
 
 @pytest.mark.slow
@@ -171,13 +171,13 @@ def test_one_model_is_compared_with_those_of_the_areas(joint_run, records, tmp_p
     result = compare([run.folder, own.folder], resamples=20)
     scores = result.scores["study"]["XR_WRIST"]
     assert set(scores) == {"baseline of all areas", "baseline"}
-    expected = found.scores.questions["XR_WRIST"].splits["valid"]["study"].scores["auc"].value
+    expected = found.scores.questions["XR_WRIST"].splits["test"]["study"].scores["auc"].value
     assert scores["baseline of all areas"]["auc"].value == pytest.approx(expected)
 
 
 def test_questions_of_several_labels_are_the_labels():
     table = pd.DataFrame(
-        {"split": "valid", "area": "chest", "patient": ["a", "b"], "study": ["a", "b"], "image": ["1", "2"]}
+        {"split": "test", "area": "chest", "patient": ["a", "b"], "study": ["a", "b"], "image": ["1", "2"]}
         | {"label_mass": [1, 0], "label_edema": [-1, 1]}
         | {f"{kind}_{name}": [0.2, 0.8] for kind in ("logit", "probability") for name in ("mass", "edema")}
     )
@@ -199,11 +199,11 @@ def test_the_place_of_the_positive_class_in_the_alphabet_changes_no_metric(tmp_p
                     rng = np.random.default_rng([number, level, split == "test"])
                     keras.utils.save_img(path, rng.normal(level + rng.normal(0, 6), 20, (32, 32, 1)), scale=False)
         kmura.build_records(root, records, layout="folders", name="x", positive_class=positive, workers=1)
-        settings = TINY | {"train.select_on": "valid", "train.epochs": 1 if found else 6, "train.learning_rate": 0.01}
+        settings = TINY | {"train.select_on": "test", "train.epochs": 1 if found else 6, "train.learning_rate": 0.01}
         run = kmura.fit(records, area="x", runs=tmp_path / f"{positive}-runs", settings=settings).folder
         if found:  # the same model for both: records of other names have another order, and train another one
             (run / "best.keras").write_bytes(found[0][0])
-        scores = kmura.evaluate(run, splits=("valid",), options=FEW).scores.splits["valid"]["image"]
+        scores = kmura.evaluate(run, splits=("test",), options=FEW).scores.splits["test"]["image"]
         found.append(((run / "best.keras").read_bytes(), scores))
     (_, first), (_, last) = found
     assert first.scores["auc"].value > 0.7 and first.confusion == last.confusion

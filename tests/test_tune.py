@@ -37,8 +37,8 @@ def changed(**search):
 
 @pytest.fixture(scope="module")
 def undisturbed(records, tmp_path_factory):
-    from kmura.training.cam_erasing import CamErasingModel
-    from kmura.training.tune import tune
+    from kmura.classification.cam_erasing import CamErasingModel
+    from kmura.classification.search import tune
 
     traces = []
     step = CamErasingModel.train_step
@@ -58,9 +58,9 @@ def test_a_search_traces_its_step_once(undisturbed):
 
 
 def test_a_search_leaves_the_best_trial_as_a_run(undisturbed, records):
+    from kmura.classification.phases import TUNED_KEYS, read_best
     from kmura.evaluation.classification import evaluate
     from kmura.evaluation.scoring import ScoreOptions
-    from kmura.training.phases import TUNED_KEYS, read_best
 
     done, _ = undisturbed
     summary = pd.read_csv(done.folder / "tuner_summary.csv", dtype={"trial": str})
@@ -71,7 +71,7 @@ def test_a_search_leaves_the_best_trial_as_a_run(undisturbed, records):
     assert list(best) == list(TUNED_KEYS)
     assert best == pytest.approx(summary.iloc[0][list(TUNED_KEYS)].to_dict())
     assert done.best["val_auc_study"] == pytest.approx(summary["score"][0])
-    scores = evaluate(done.folder, options=ScoreOptions(resamples=10)).scores.splits["tune"]["study"].scores
+    scores = evaluate(done.folder, options=ScoreOptions(resamples=10)).scores.splits["val"]["study"].scores
     assert scores["auc"].value == pytest.approx(summary["score"][0])
     assert (pd.read_csv(done.folder.parents[1] / "tuner_summary.csv")["area"] == AREA).all()
     models = [path.relative_to(done.folder).as_posix() for path in done.folder.rglob("*") if path.suffix == ".keras"]
@@ -80,8 +80,8 @@ def test_a_search_leaves_the_best_trial_as_a_run(undisturbed, records):
 
 def test_a_trial_trains_as_a_run_of_its_values_alone(undisturbed, records, tmp_path):
     """Reset weights, moments, random states and knobs: the last trial equals a fresh model's run."""
-    from kmura.training.fit import fit
-    from kmura.training.tune import with_values
+    from kmura.classification.fit import fit
+    from kmura.classification.search import with_values
 
     done, _ = undisturbed
     trial = json.loads((done.folder / "trial_4" / "result.json").read_text())
@@ -93,7 +93,7 @@ def test_a_trial_trains_as_a_run_of_its_values_alone(undisturbed, records, tmp_p
 TUNE = """
 import json, sys
 from kmura.config import config_from_tables
-from kmura.training.tune import tune
+from kmura.classification.search import tune
 tune(sys.argv[1], area="XR_WRIST", runs=sys.argv[2], config=config_from_tables(json.loads(sys.argv[3])))
 """
 
@@ -125,7 +125,7 @@ def test_a_search_killed_at_random_moments_ends_with_the_same_trials(undisturbed
 
 @pytest.mark.slow
 def test_the_same_call_again_changes_nothing_and_more_trials_go_on(records, tmp_path):
-    from kmura.training.tune import tune
+    from kmura.classification.search import tune
 
     first = tune(records, area=AREA, runs=tmp_path, config=changed(trials=1))
     before = (first.folder / "best.keras").stat().st_mtime_ns
@@ -140,8 +140,8 @@ def test_the_same_call_again_changes_nothing_and_more_trials_go_on(records, tmp_
 @pytest.mark.slow
 def test_half_of_the_trials_worse_than_the_median_are_stopped(records, tmp_path):
     """Curves of other trials are files: below two that began with 2.0 none can go on, above -1.0 all do."""
+    from kmura.classification.search import tune
     from kmura.files import write_json
-    from kmura.training.tune import tune
 
     for score, status in ((2.0, "pruned"), (-1.0, "completed")):
         folder = tmp_path / str(score) / AREA / "tune"
@@ -159,7 +159,7 @@ def test_half_of_the_trials_worse_than_the_median_are_stopped(records, tmp_path)
 
 @pytest.mark.slow
 def test_a_search_in_which_nothing_can_be_trained_says_so(records, tmp_path):
-    from kmura.training.tune import tune
+    from kmura.classification.search import tune
 
     hopeless = dataclasses.replace(changed(learning_rate=(1.0, 1.0)), train=TINY.train)
     import keras
@@ -175,20 +175,20 @@ def test_a_search_in_which_nothing_can_be_trained_says_so(records, tmp_path):
 
 @pytest.mark.slow
 def test_trials_share_the_decoded_images(records, tmp_path, monkeypatch):
+    from kmura.classification.search import tune
     from kmura.data import decoded
-    from kmura.training.tune import tune
 
     splits, decode = [], decoded._in_memory
     monkeypatch.setattr(decoded, "_in_memory", lambda index, *rest: splits.append(index.split) or decode(index, *rest))
     tune(records, area=AREA, runs=tmp_path, config=changed(trials=3))
-    assert sorted(splits) == ["train", "tune"]
+    assert sorted(splits) == ["train", "val"]
 
 
 @pytest.mark.slow
 def test_trials_that_diverge_do_not_end_a_search(records, tmp_path):
     import keras
 
-    from kmura.training.tune import tune
+    from kmura.classification.search import tune
 
     class Poison(keras.callbacks.Callback):
         trial = None
@@ -205,8 +205,8 @@ def test_trials_that_diverge_do_not_end_a_search(records, tmp_path):
 
 @pytest.mark.slow
 def test_what_other_values_left_behind_is_not_gone_on_with(records, tmp_path):
+    from kmura.classification.search import tune
     from kmura.files import write_json
-    from kmura.training.tune import tune
 
     stale = tmp_path / AREA / "tune" / "trial_0"
     write_json(stale / "result.json", {"trial": "0", "status": "completed", "score": 2.0, "values": {}})
@@ -217,7 +217,7 @@ def test_what_other_values_left_behind_is_not_gone_on_with(records, tmp_path):
 
 
 def test_settings_for_a_shared_search_must_be_complete(records, tmp_path, monkeypatch):
-    from kmura.training.tune import tune
+    from kmura.classification.search import tune
 
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "one")
     with pytest.raises(InputError, match="KERASTUNER_ORACLE_IP is not set"):
@@ -225,7 +225,7 @@ def test_settings_for_a_shared_search_must_be_complete(records, tmp_path, monkey
 
 
 def test_a_search_of_what_is_never_used_is_refused(records, tmp_path):
-    from kmura.training.tune import tune
+    from kmura.classification.search import tune
 
     for setting, message in (
         ({"cam.from_epoch": 3}, "cam.erase_q is searched but never used in the 2 epochs of a trial"),
@@ -238,7 +238,7 @@ def test_a_search_of_what_is_never_used_is_refused(records, tmp_path):
 
 @pytest.mark.slow
 def test_hyperband_goes_on_with_the_trials_it_promotes(records, tmp_path):
-    from kmura.training.tune import tune
+    from kmura.classification.search import tune
 
     config = changed(tuner="hyperband", trials=25)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=3))
@@ -277,9 +277,9 @@ def test_a_chief_and_two_workers_share_a_search(records, tmp_path):
 
 
 def test_every_suggestion_lies_in_the_space():
-    from kmura.training.oracles import search_space
-    from kmura.training.phases import TUNED_KEYS
-    from kmura.training.tune import with_values
+    from kmura.classification.oracles import search_space
+    from kmura.classification.phases import TUNED_KEYS
+    from kmura.classification.search import with_values
 
     tune = TuneConfig(aug_p=(0.4, 0.4))
     space = search_space(Config(tune=tune))
@@ -295,7 +295,7 @@ def test_every_suggestion_lies_in_the_space():
 
 
 def test_final_takes_tuned_values_then_published_ones_then_settings(tmp_path):
-    from kmura.training.phases import phase_config
+    from kmura.classification.phases import phase_config
 
     published, source = phase_config("final", "XR_HAND", tmp_path)
     assert "published" in source and published.train.learning_rate == 5.9050e-05 and published.cam.erase_every == 11

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from kmura.errors import InputError
-from kmura.models.classifier import build_model
+from kmura.models.build import build_model
 from kmura.models.weights import load_weights
 
 IMAGES = np.random.default_rng(2).uniform(0, 255, (2, 32, 32, 1)).astype(np.float32)

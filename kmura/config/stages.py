@@ -17,8 +17,8 @@ class RecordsConfig:
         quality: of JPEG, 1 to 100.
         max_side: longer images are reduced to this many pixels on the longest side.
         channels: 1 (gray) or 3 (RGB).
-        tune_fraction: share of the training patients that become the `tune` split.
-        valid_fraction: share of the patients that become `valid` where the source has no such split.
+        val_fraction: share of the training patients that become the `val` split.
+        test_fraction: share of the patients that become `test` where the source has no such split.
         seed: of the splits and of the order of the records.
         records_per_shard: images of one shard, the unit of parallel work.
     """
@@ -27,16 +27,16 @@ class RecordsConfig:
     quality: int = 95
     max_side: int = 512
     channels: Literal[1, 3] = 1
-    tune_fraction: float = 0.1
-    valid_fraction: float = 0.2
+    val_fraction: float = 0.1
+    test_fraction: float = 0.2
     seed: int = 0
     records_per_shard: int = 256
 
     def __post_init__(self):
         within("quality", self.quality, 1, 100)
         at_least("max_side", self.max_side, 16)
-        within("tune_fraction", self.tune_fraction, 0, 0.9)
-        within("valid_fraction", self.valid_fraction, 0, 0.9)
+        within("val_fraction", self.val_fraction, 0, 0.9)
+        within("test_fraction", self.test_fraction, 0, 0.9)
         within("seed", self.seed, 0, 2**31 - 1)
         at_least("records_per_shard", self.records_per_shard, 1)
 

@@ -90,7 +90,7 @@ class TrainConfig:
             `plateau_factor`, though not below `plateau_min_rate` (Keras' ReduceLROnPlateau); None for never.
         stop_patience: epochs without a smaller `val_loss_img` after which training ends (Keras' EarlyStopping); None
             for never.
-        select_on: the split whose scores choose the best epoch (`tune`; `valid` is the literature's optimistic way).
+        select_on: the split whose scores choose the best epoch (`val`; `test` is the literature's optimistic way).
         monitor: the score that chooses it, a column of `history.csv`; larger is better, but for `val_loss_img`. Of
             several classes AUC is the mean over the classes against the rest, F1 weighted by their sizes.
         precision: Keras dtype policy.
@@ -119,7 +119,7 @@ class TrainConfig:
     plateau_factor: float = 0.2
     plateau_min_rate: float = 1e-6
     stop_patience: int | None = None
-    select_on: Literal["tune", "valid"] = "tune"
+    select_on: Literal["val", "test"] = "val"
     monitor: Literal["val_auc_img", "val_auc_study", "val_acc_img", "val_acc_study", "val_f1_study", "val_loss_img"] = (
         "val_auc_study"
     )

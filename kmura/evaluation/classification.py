@@ -8,14 +8,14 @@ import pandas as pd
 
 from kmura.data.index import ALL
 from kmura.errors import InputError
+from kmura.evaluation.class_scores import MultiScores, read_class_predictions, score_classes
+from kmura.evaluation.inference import load_model, predict_split
 from kmura.evaluation.localization import localization_faithfulness
-from kmura.evaluation.multiclass import MultiScores, read_class_predictions, score_classes
-from kmura.evaluation.predictions import load_model, predict_split
 from kmura.evaluation.scoring import ScoreOptions, Scores, score_table
-from kmura.evaluation.table import read_predictions
 from kmura.files import replacing, sha256_of, write_json
 from kmura.records.manifest import read_manifest
-from kmura.training.run import RunDescription, RunFolder, read_run
+from kmura.runs.predictions import read_predictions
+from kmura.runs.run import RunDescription, RunFolder, read_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ def evaluate(
     run: str | os.PathLike,
     *,
     records: str | os.PathLike | None = None,
-    splits: tuple[str, ...] = ("tune", "valid"),
+    splits: tuple[str, ...] = ("val", "test"),
     options: ScoreOptions | None = None,
 ) -> Evaluation:
     """The scores of a run's best model; also written to `predictions.csv` and `metrics.json` in its folder.

@@ -11,10 +11,10 @@ import numpy as np
 from kmura import metrics
 from kmura.data.index import ALL
 from kmura.errors import InputError, check_choice
-from kmura.evaluation.multiclass import binary_tables
+from kmura.evaluation.class_scores import binary_tables
 from kmura.evaluation.scoring import LEVELS, Units, units_of
 from kmura.files import write_json
-from kmura.training.run import read_run
+from kmura.runs.run import read_run
 
 OVERALL = ("macro", "weighted", "pooled")  # means over areas, plain and by size; and all units in one pot
 
@@ -79,7 +79,7 @@ class Comparison:
 def compare(
     runs: Sequence[str | os.PathLike],
     *,
-    split: str = "valid",
+    split: str = "test",
     pooling: str = "mean",
     top_k: int = 2,
     resamples: int = 2000,

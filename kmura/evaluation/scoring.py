@@ -8,7 +8,7 @@ import pandas as pd
 
 from kmura import metrics
 from kmura.errors import check_choice
-from kmura.evaluation.calibration import (
+from kmura.evaluation.calibrators import (
     METHODS,
     Calibrator,
     calibrated_levels,
@@ -39,7 +39,7 @@ class ScoreOptions:
     top_k: int = 2
     calibration: str = "platt"
     calibrate_at: str = "study"
-    fit_on: str = "tune"
+    fit_on: str = "val"
     rules: tuple[str, ...] = RULES
     resamples: int = 2000
     seed: int = 0

@@ -17,8 +17,8 @@ from kmura.config import DataConfig
 from kmura.data import pipeline
 from kmura.data.index import read_index
 from kmura.errors import InputError, reason
-from kmura.evaluation.multiclass import columns_of, read_any_evaluation
-from kmura.evaluation.predictions import load_model
+from kmura.evaluation.class_scores import columns_of, read_any_evaluation
+from kmura.evaluation.inference import load_model
 from kmura.explain import boxes as truth
 from kmura.explain.explanation import PICTURES, Case, Explanation, Localization, Look, Worth
 from kmura.explain.faithfulness import Curves, deletion_insertion, drop, maps_of_chance, masks_of_chance
@@ -28,7 +28,7 @@ from kmura.explain.saliency import saliency_maps
 from kmura.files import write_json
 from kmura.models.lookup import entry
 from kmura.records.manifest import read_manifest
-from kmura.training.run import RunDescription, RunFolder, read_run
+from kmura.runs.run import RunDescription, RunFolder, read_run
 
 SHEET = "gallery.png"
 _BATCH = 32
@@ -39,7 +39,7 @@ def explain(
     run: str | os.PathLike,
     *,
     records: str | os.PathLike | None = None,
-    split: str = "valid",
+    split: str = "test",
     cases: int = 8,
     sample: int = 64,
     boxes: str | os.PathLike | None = None,

@@ -95,7 +95,7 @@ class CamOverlays(keras.callbacks.Callback):
         late: tuple[int, int] | None = None,
         data: DataConfig,
         tap: str = "P5",
-        split: str = "valid",
+        split: str = "test",
         images: int = 8,
     ):
         """
@@ -163,7 +163,7 @@ class CamOverlays(keras.callbacks.Callback):
 def overlays_of(
     records: str | os.PathLike, area: str, run: str | os.PathLike, config: Config, *, every: int | None = None
 ) -> list[CamOverlays]:
-    """The overlays that a run draws; for `callbacks_for` of `kmura.training.fit.fit_areas`.
+    """The overlays that a run draws; for `callbacks_for` of `kmura.classification.fit.fit_areas`.
 
     Args:
         records, area, run: see CamOverlays.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from kmura import cam
-from kmura.evaluation.multiclass import joint_areas, sides_of
+from kmura.evaluation.class_scores import joint_areas, sides_of
 
 OUTCOMES = ("TP", "TN", "FP", "FN")  # of the binary task at threshold 0.5
 CLASS_OUTCOMES = ("right", "wrong")  # of several classes: the most probable one; of several labels: all at 0.5

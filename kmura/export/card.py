@@ -5,10 +5,10 @@ from typing import Any
 from kmura.data.index import ALL
 from kmura.data.labels import labelling
 from kmura.errors import InputError
-from kmura.export.contract import NO_LABEL, Contract
 from kmura.metrics import Interval
 from kmura.records.manifest import Manifest, read_manifest
-from kmura.training.run import RunDescription
+from kmura.runs.run import RunDescription
+from kmura.serving.contract import NO_LABEL, Contract
 
 _SHOWN = ("auc", "ap", "accuracy", "recall", "specificity", "f1", "kappa", "brier", "log_loss")
 
@@ -27,7 +27,7 @@ def model_card(
     Args:
         description, evaluation: of the run, its `run.json` and `metrics.json`.
         contract: of the export.
-        trained: how many epochs, see `kmura.training.run.epochs_trained`.
+        trained: how many epochs, see `kmura.runs.run.epochs_trained`.
         made: date and versions, a line.
         records: where the records are; their counts are left out where they are gone.
     """
@@ -43,7 +43,7 @@ def model_card(
         "## How it was chosen",
         f"Trained for {trained} with seed {config.train.seed}; the best epoch was chosen on "
         f"{evaluation['select_on']} by {evaluation['selected_epoch_by']}."
-        + (" Its scores on valid are therefore optimistic." if evaluation["select_on"] == "valid" else ""),
+        + (" Its scores on test are therefore optimistic." if evaluation["select_on"] == "test" else ""),
         *(
             ("## Calibration and threshold", _calibration(scores, contract))
             if binary

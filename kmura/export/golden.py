@@ -11,11 +11,11 @@ import tensorflow as tf
 from PIL import Image
 
 from kmura.errors import InputError, in_brief
-from kmura.export.contract import SIGNATURE, Contract, read_signature
-from kmura.export.prepare import prepared
-from kmura.export.serving import SIGNATURES
 from kmura.files import sha256_of
-from kmura.records.phantom import AREAS, render_view
+from kmura.phantoms.radiographs import AREAS, render_view
+from kmura.serving.contract import SIGNATURE, Contract, read_signature
+from kmura.serving.prepare import prepared
+from kmura.serving.signatures import SIGNATURES
 
 GOLDEN = "golden.npz"
 TOLERANCE = 1e-4  # what other processors and versions of TensorFlow may differ by, on the scale of `difference`

@@ -17,7 +17,7 @@ from kmura.metrics.binary import (
     pool_studies,
     scores,
 )
-from kmura.metrics.calibration import (
+from kmura.metrics.calibration_error import (
     Bins,
     CalibrationError,
     bin_edges,

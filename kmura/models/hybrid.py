@@ -4,7 +4,7 @@ import keras
 
 from kmura.errors import InputError
 from kmura.models.backbones import BACKBONES
-from kmura.models.classifier import ImageClassifier, NormalizedChannels
+from kmura.models.base import ImageClassifier, NormalizedChannels
 from kmura.models.fusion import ATTENTION_HEADS, BRANCHES, FUSIONS
 from kmura.models.heads import logits_of
 from kmura.models.lookup import entry

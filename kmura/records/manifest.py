@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kmura.errors import InputError
-from kmura.records.schema import SCHEMA_VERSION, SPLITS
+from kmura.records.schema import SCHEMA_VERSION, SPLITS, VERSION_1_SPLITS
 
 MANIFEST = "manifest.json"
 EDA = "eda.json"  # what `kmura eda` writes beside it
@@ -51,6 +51,8 @@ class Manifest:
         inputs: fingerprint of the contents: classes and the SHA-256 of every shard.
         source: fingerprint of the source files and options, by which a build knows whether it is finished.
         areas: area -> split -> counts.
+        has_patients: whether the source knows patients; without them each image is its own study and patient.
+        schema_version: of the shards; those of version 1 are read with today's names of splits.
     """
 
     layout: str
@@ -60,14 +62,10 @@ class Manifest:
     options: dict
     inputs: str
     areas: dict[str, dict[str, SplitCounts]]
+    has_patients: bool
     skipped: tuple[Skipped, ...] = ()
     source: str = ""
     schema_version: int = SCHEMA_VERSION
-
-    @property
-    def has_patients(self) -> bool:
-        """Whether the layout knows patients; without them each image stands as its own study and patient."""
-        return self.layout == "mura"
 
     def shards(self) -> list[Shard]:
         """Every shard of every area and split."""
@@ -93,7 +91,7 @@ class Manifest:
         if split not in splits:
             raise InputError(
                 f"area {area} has no {split} split in {folder}; there are: {', '.join(splits)}"
-                + ("; build again with --tune-fraction above 0, or use --select-on valid" if split == "tune" else "")
+                + ("; build again with --val-fraction above 0, or use --select-on test" if split == "val" else "")
             )
         return splits[split]
 
@@ -127,12 +125,14 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); build the records again with --overwrite") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
+    if version not in (1, SCHEMA_VERSION):
         raise InputError(
-            f"{path} has schema version {version}, this kmura reads version {SCHEMA_VERSION}; "
+            f"{path} has schema version {version}, this kmura reads versions 1 and {SCHEMA_VERSION}; "
             "build the records again with --overwrite or use the kmura that made them"
         )
     try:
+        if version == 1:
+            raw = _from_version_1(raw)
         return Manifest(
             layout=raw["layout"],
             classes=tuple(raw["classes"]),
@@ -145,6 +145,8 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
                 area: {name: _split_counts(counts) for name, counts in splits.items()}
                 for area, splits in raw["areas"].items()
             },
+            has_patients=raw["has_patients"],
+            schema_version=version,
             skipped=tuple(Skipped(**item) for item in raw["skipped"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -154,7 +156,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
 
 
 def manifest_json(manifest: Manifest) -> dict:
-    """The manifest as it stands in the file, splits in the order train, tune, valid."""
+    """The manifest as it stands in the file, splits in the order train, val, test."""
     value = {"schema_version": manifest.schema_version, **dataclasses.asdict(manifest)}
     value["areas"] = {
         area: {split: value["areas"][area][split] for split in SPLITS if split in value["areas"][area]}
@@ -182,6 +184,19 @@ def shard_paths(folder: str | os.PathLike, counts: SplitCounts) -> list[Path]:
             )
         paths.append(path)
     return paths
+
+
+def _from_version_1(raw: dict) -> dict:
+    """A manifest of version 1 with the names of version 2: splits `tune` and `valid`, and their fractions."""
+    names = {"tune_fraction": "val_fraction", "valid_fraction": "test_fraction"}
+    return raw | {
+        "has_patients": raw["layout"] == "mura",
+        "options": {names.get(key, key): value for key, value in raw["options"].items()},
+        "areas": {
+            area: {VERSION_1_SPLITS[split]: counts for split, counts in splits.items()}
+            for area, splits in raw["areas"].items()
+        },
+    }
 
 
 def _split_counts(raw: dict) -> SplitCounts:

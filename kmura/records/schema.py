@@ -1,4 +1,4 @@
-"""Schema version 1 of a record: the only place that knows the feature names.
+"""Schema version 2 of a record: the only place that knows the feature names.
 
 One record is one image, a `tf.train.Example` that any TensorFlow program can parse. It is written and read here
 with protobuf alone: TensorFlow takes seconds to import in every writer process, and its generated `Example` does
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # name -> (kind, what it holds); tfrecords/README.md shows this table and a test keeps the two equal
 FEATURES: Mapping[str, tuple[str, str]] = {
@@ -25,10 +25,11 @@ FEATURES: Mapping[str, tuple[str, str]] = {
     "patient": ("bytes", "patient id, unique within the data set"),
     "study": ("bytes", "study id, `patient/study`"),
     "label": ("int64 list", "class id (binary, multiclass) or a 0/1 vector (multilabel); -1 is unknown"),
-    "split": ("bytes", "`train`, `tune` or `valid`"),
+    "split": ("bytes", "`train`, `val` or `test`"),
 }
 
-SPLITS = ("train", "tune", "valid")
+SPLITS = ("train", "val", "test")
+VERSION_1_SPLITS = {"train": "train", "tune": "val", "valid": "test"}  # what version 1 calls them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +126,7 @@ def decode(serialised: bytes) -> Record:
         if len(value) != 1:
             raise ValueError(f"feature {name!r} holds {len(value)} values of kind {kind}, not one")
         values[name] = value[0] if name == "image" or kind == "int64" else value[0].decode()
+    values["split"] = VERSION_1_SPLITS.get(values["split"], values["split"])
     return Record(**values)
 
 

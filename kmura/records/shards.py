@@ -15,9 +15,10 @@ from pathlib import Path
 from kmura.config import RecordsConfig
 from kmura.errors import InputError, reason
 from kmura.files import replacing, sha256_of, write_json
-from kmura.records import medmnist, schema, tfrecord
+from kmura.records import schema, tfrecord
 from kmura.records.images import UnreadableImage, decode_image, encode_image, image_from_array
-from kmura.records.listing import Source
+from kmura.records.layouts import medmnist
+from kmura.records.layouts.base import Source
 from kmura.records.manifest import Shard, Skipped
 
 

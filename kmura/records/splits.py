@@ -6,7 +6,10 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 
-from kmura.records.listing import Source
+from kmura.records.layouts.base import Source
+
+# the keys of the hashes that choose patients: those of schema version 1, so that a seed still chooses the same ones
+_PURPOSES = {"val": "tune", "test": "valid"}
 
 
 def carve(sources: Iterable[Source], fraction: float, seed: int, *, origin: str = "train", target: str) -> list[Source]:
@@ -17,13 +20,14 @@ def carve(sources: Iterable[Source], fraction: float, seed: int, *, origin: str 
     systematically along that order, so each kind of patient is moved in proportion (to within one patient).
     """
     sources = list(sources)
+    purpose = _PURPOSES.get(target, target)
     if fraction <= 0:
         return sources
     kinds: dict[str, set] = defaultdict(set)
     for source in sources:
         if source.split == origin:
             kinds[source.patient].add((source.area, source.label))
-    order = sorted(kinds, key=lambda patient: (sorted(kinds[patient]), _keyed_hash(seed, target, patient)))
+    order = sorted(kinds, key=lambda patient: (sorted(kinds[patient]), _keyed_hash(seed, purpose, patient)))
     offset = 0.5  # the first patient of every 1 / fraction is taken from the middle of its run
     moved = {
         patient

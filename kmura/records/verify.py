@@ -179,7 +179,10 @@ def _patient_findings(manifest: Manifest, rows: list[_Row]) -> list[Finding]:
         splits[row.patient].add(row.split)
     leaks = sorted(patient for patient, kinds in splits.items() if len(kinds) > 1)
     return [
-        Finding("error", f"{patient} stands in the splits {', '.join(sorted(splits[patient]))}; correct the source")
+        Finding(
+            "error",
+            f"{patient} stands in the splits {', '.join(sorted(splits[patient], key=schema.SPLITS.index))}; correct the source",
+        )
         for patient in leaks
     ]
 
@@ -197,7 +200,10 @@ def _double_findings(rows: list[_Row]) -> list[Finding]:
     kinds: dict[tuple[str, ...], list[list[_Row]]] = collections.defaultdict(list)
     for group in doubles:
         kinds[tuple(sorted({row.split for row in group}, key=schema.SPLITS.index))].append(group)
-    for splits, found in sorted(kinds.items(), key=lambda item: (-len(item[0]), item[0])):
+    by_place = sorted(
+        kinds.items(), key=lambda item: (-len(item[0]), [schema.SPLITS.index(split) for split in item[0]])
+    )
+    for splits, found in by_place:
         example = " = ".join(f"{row.split}: {row.path}" for row in found[0])
         many = "group" if len(found) == 1 else "groups"
         where = f"across {' and '.join(splits)}" if len(splits) > 1 else f"inside {splits[0]}"

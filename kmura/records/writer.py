@@ -13,8 +13,9 @@ from pathlib import Path
 from kmura.config import RecordsConfig
 from kmura.errors import InputError, check_choice, reason
 from kmura.files import locked, replacing, sha256_of, write_json
-from kmura.records import folders, medmnist, mura, schema, splits
-from kmura.records.listing import Listing, Source
+from kmura.records import schema, splits
+from kmura.records.layouts import folders, medmnist, mura
+from kmura.records.layouts.base import Listing, Source
 from kmura.records.manifest import MANIFEST, Manifest, SplitCounts, manifest_json, per_class, read_manifest
 from kmura.records.shards import ShardPlan, ShardResult, is_whole, strict_error, write_shards
 
@@ -68,10 +69,10 @@ def build_records(
     listing = _listing(root, layout, name, tuple(areas), positive_class, tuple(classes), from_csv)
     sources = list(listing.sources)
     _check_classes(root, listing, sources, "")
-    for split, fraction in (("valid", options.valid_fraction), ("tune", options.tune_fraction)):
+    for split, fraction in (("test", options.test_fraction), ("val", options.val_fraction)):
         if split not in listing.splits_given:
             sources = splits.carve(sources, fraction, options.seed, target=split)
-    _check_classes(root, listing, sources, " left after carving; lower --tune-fraction or --valid-fraction")
+    _check_classes(root, listing, sources, " left after carving; lower --val-fraction or --test-fraction")
     source = _fingerprint(root, listing, sources, options)
     if (out / MANIFEST).exists() and not overwrite:
         finished = read_manifest(out)
@@ -225,6 +226,7 @@ def _manifest(listing: Listing, options: RecordsConfig, source: str, plans, resu
         inputs=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
         source=source,
         areas=dict(areas),
+        has_patients=listing.has_patients,
         skipped=tuple(skipped),
     )
 

@@ -16,16 +16,16 @@ import kmura
 from kmura import metrics
 from kmura.data.index import ALL
 from kmura.errors import InputError, reason
-from kmura.evaluation.calibration import Calibrator
+from kmura.evaluation.calibrators import Calibrator
+from kmura.evaluation.class_scores import read_any_evaluation
 from kmura.evaluation.compare import Comparison, compare
-from kmura.evaluation.multiclass import read_any_evaluation
 from kmura.evaluation.scoring import LEVELS, units_of
-from kmura.evaluation.table import read_json
 from kmura.files import replacing
 from kmura.records.manifest import EDA
 from kmura.report import figures, published
-from kmura.report.classes import Parts, parts_of
-from kmura.training.run import RunDescription, RunFolder, epochs_trained, read_run
+from kmura.report.class_chapter import Parts, parts_of
+from kmura.runs.predictions import read_json
+from kmura.runs.run import RunDescription, RunFolder, epochs_trained, read_run
 
 TEMPLATE = "page.html.jinja"
 WORTH = ("tap", "empty_share", "curves", "localization")  # of an explanation, for each of its feature maps
@@ -136,7 +136,7 @@ def _chapter(run: str | os.PathLike, number: int, eda: str | os.PathLike | None)
     folder, description = RunFolder(Path(run)), read_run(run)
     evaluation, table = read_any_evaluation(run, description)
     scores = evaluation["scores"]
-    split = "valid" if "valid" in scores["splits"] else next(iter(scores["splits"]))
+    split = "test" if "test" in scores["splits"] else next(iter(scores["splits"]))
     area = "All areas" if description.area == ALL else description.area
     name, what = f"run{number}", f"{area}, {description.phase}"
     parts = parts_of(table, scores, split, description, name, f"{what}, {split}")

@@ -1,0 +1,100 @@
+"""What chooses the values of a trial: the space of a search, and KerasTuner's oracles, made resumable."""
+
+import warnings
+from pathlib import Path
+
+import keras_tuner as kt
+import numpy as np
+
+from kmura.classification.phases import searched
+from kmura.config import Config, TuneConfig
+from kmura.files import reading_json, write_json
+
+LOGARITHMIC = ("train.learning_rate", "train.weight_decay", "train.slow_factor")
+
+
+def search_space(config: Config) -> kt.HyperParameters:
+    """The space of a search in KerasTuner's words, a parameter for each key that is searched."""
+    space = kt.HyperParameters()
+    for key in searched(config)[0]:
+        low, high = _range(config.tune, key)
+        if is_fixed(config.tune, key):
+            space.Fixed(key, low)
+        elif key == "cam.erase_every":
+            space.Int(key, low, high)
+        else:
+            space.Float(key, low, high, sampling="log" if key in LOGARITHMIC else "linear")
+    return space
+
+
+def is_fixed(tune: TuneConfig, key: str) -> bool:
+    """Whether the range of a `stage.key` leaves nothing to search."""
+    low, high = _range(tune, key)
+    return low == high
+
+
+def _range(tune: TuneConfig, key: str) -> tuple[float, float]:
+    return getattr(tune, key.partition(".")[2])
+
+
+class _ResumableOracle:
+    """What KerasTuner's oracles lack to survive a kill at any moment, as a mixin.
+
+    All state, that of the trials included, is one file that is replaced as a whole; an interrupted trial is tried
+    again, one that had ended is not. The random numbers behind a suggestion depend on seed and trial alone.
+    """
+
+    def populate_space(self, trial_id):
+        self._random_state = np.random.RandomState([self.seed, int(trial_id)])  # of the Bayesian oracle
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the Gaussian process on how well its own parameters converged
+            return super().populate_space(trial_id)
+
+    def get_state(self):
+        trials = {name: trial.get_state() for name, trial in self.trials.items()}
+        return super().get_state() | {"trial_states": trials}
+
+    def set_state(self, state):
+        from_state = kt.engine.trial.Trial.from_state
+        self.trials = {name: from_state(trial) for name, trial in state["trial_states"].items()}
+        super().set_state(state)
+        interrupted = [trial.trial_id for trial in self.ongoing_trials.values() if trial.status == "RUNNING"]
+        self._retry_queue += [name for name in interrupted if name not in self._retry_queue]
+        self.ongoing_trials = {}
+
+    def save(self):
+        write_json(Path(self._get_oracle_fname()), self.get_state())
+
+    def reload(self):
+        with reading_json(Path(self._get_oracle_fname()), mend="tune with --fresh") as state:
+            self.set_state(state)
+
+    def _save_trial(self, trial):
+        write_json(Path(self._get_trial_dir(trial.trial_id)) / "trial.json", trial.get_state())
+
+
+class _Bayesian(_ResumableOracle, kt.oracles.BayesianOptimizationOracle):
+    pass
+
+
+class _Random(_ResumableOracle, kt.oracles.RandomSearchOracle):
+    pass
+
+
+class _Hyperband(_ResumableOracle, kt.oracles.HyperbandOracle):
+    pass
+
+
+def make_oracle(config: Config) -> kt.Oracle:
+    """The oracle that `tune.tuner` names, over the `search_space` of a configuration."""
+    common = {
+        "objective": kt.Objective(config.train.monitor, "max"),
+        "hyperparameters": search_space(config),
+        "seed": config.train.seed + 1,  # 0 would be no seed
+        "max_consecutive_failed_trials": 10**9,  # KerasTuner would throw away what has gone well before
+    }
+    if config.tune.tuner == "bayesian":
+        return _Bayesian(max_trials=config.tune.trials, num_initial_points=config.tune.startup_trials, **common)
+    if config.tune.tuner == "random":
+        return _Random(max_trials=config.tune.trials, **common)
+    return _Hyperband(max_epochs=config.train.epochs, factor=3, **common)

@@ -1,0 +1,363 @@
+"""Scores of predictions over several classes or labels, and the yes/no questions that they answer too.
+
+A question is a table of binary predictions drawn from the same probabilities, scored like those of a binary model: of
+one model over all areas, abnormal or normal in each area (its probability is the sum over the abnormal classes); of two
+classes, the second; of several labels, each. A model over all areas answers two more: abnormal or normal, all areas in
+one pot; and which area it is.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kmura import metrics
+from kmura.data.index import ALL
+from kmura.evaluation.scoring import LEVELS, ScoreOptions, Scores, score_table, with_ends
+from kmura.runs.predictions import read_evaluation, read_predictions, read_table, refuse_rows
+from kmura.runs.run import RunDescription, RunFolder, read_run
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassScores:
+    """One class against all others.
+
+    Attributes:
+        name: of the class.
+        units: how many images or studies are of it.
+        scores: precision, recall, f1 (of the most probable class; of several labels at 0.5), auc, ap.
+    """
+
+    name: str
+    units: int
+    scores: dict[str, metrics.Interval]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassLevelScores:
+    """Scores of one split at one level.
+
+    Attributes:
+        level: `image` or `study`.
+        images, studies, patients: counts.
+        scores: name -> value with its 95 % patient-bootstrap interval; see `metrics.multiclass_scores` and, of several
+            labels, `metrics.multilabel_scores`.
+        classes: each class.
+        confusion: how often each class (row) was taken for each (column); empty of several labels.
+    """
+
+    level: str
+    images: int
+    studies: int
+    patients: int
+    scores: dict[str, metrics.Interval]
+    classes: list[ClassScores]
+    confusion: list[list[int]]
+
+    @property
+    def units(self) -> int:
+        """Images or studies, after the level."""
+        return self.images if self.level == "image" else self.studies
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiScores:
+    """All scores of a table of predictions over several classes or labels.
+
+    Attributes:
+        options: how they were made.
+        splits: split -> level -> scores.
+        questions: area or class -> scores of the binary table, see `questions_of`.
+        pooled: of one model over all areas, scores of abnormal or normal over the images and studies of all areas in
+            one pot; else None.
+        areas: of one model over all areas, split -> level -> scores of which area it is; else empty. The probability
+            of an area is the sum over its classes.
+        notes: what must be known to read them.
+    """
+
+    options: ScoreOptions
+    splits: dict[str, dict[str, ClassLevelScores]]
+    questions: dict[str, Scores]
+    pooled: Scores | None
+    areas: dict[str, dict[str, ClassLevelScores]]
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassUnits:
+    """The units of one split at one level, row by row.
+
+    Attributes:
+        label: class ids [N], of several labels 0, 1 and -1 (unknown) [N, L].
+        target: 0 and 1 a class, -1 unknown, [N, L].
+        probability: [N, L].
+        predicted: which classes are predicted, the most probable one, of several labels those of 0.5 or more; bool
+            [N, L].
+        patient: [N].
+    """
+
+    label: np.ndarray
+    target: np.ndarray
+    probability: np.ndarray
+    predicted: np.ndarray
+    patient: np.ndarray
+
+
+def columns_of(task: str, classes: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """Names of the columns of labels, logits and probabilities in `predictions.csv`."""
+    labels = [f"label_{name}" for name in classes] if task == "multilabel" else ["label"]
+    if task == "binary":
+        return labels, ["logit"], ["probability"]
+    return labels, [f"logit_{name}" for name in classes], [f"probability_{name}" for name in classes]
+
+
+def read_class_predictions(path: str | os.PathLike, task: str, classes: Sequence[str]) -> pd.DataFrame:
+    """The table in a `predictions.csv` of a multiclass or multilabel run, one row an image.
+
+    Raises:
+        InputError: missing, damaged, without a column of `columns_of`, or with a value out of range; names the row.
+    """
+    labels, logits, probabilities = columns_of(task, classes)
+    table = read_table(path, (*labels, *logits, *probabilities))
+    highest = 1 if task == "multilabel" else len(classes) - 1
+    values = table[labels].to_numpy()
+    wrong = {
+        "a probability that is no number in 0 to 1": ~table[probabilities].apply(lambda p: p.between(0, 1)).all(axis=1),
+        "a logit that is no finite number": ~np.isfinite(table[logits]).all(axis=1),
+        f"a label other than -1 to {highest}": ~np.isin(values, range(-1, highest + 1)).all(axis=1),
+    }
+    refuse_rows(path, table, wrong)
+    return table.astype(dict.fromkeys(labels, int))
+
+
+def read_any_evaluation(
+    run: str | os.PathLike, description: RunDescription | None = None
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """What `metrics.json` of a run of any task says, and its predictions.
+
+    Raises:
+        InputError: see `kmura.runs.predictions.read_evaluation`.
+    """
+    description = description or read_run(run)
+    if description.task == "binary":
+        return read_evaluation(run)
+    return read_evaluation(run, lambda path: read_class_predictions(path, description.task, description.classes))
+
+
+def binary_tables(run: str | os.PathLike, description: RunDescription | None = None) -> dict[str, pd.DataFrame]:
+    """Binary predictions of a run by area (of several labels by label), one that answers no such question has none.
+
+    Raises:
+        InputError: not evaluated, or damaged.
+    """
+    description = description or read_run(run)
+    path = RunFolder(Path(run)).predictions
+    if description.task == "binary":
+        return {description.area: read_predictions(path)}
+    table = read_class_predictions(path, description.task, description.classes)
+    return questions_of(table, description.area, description.task, description.classes)
+
+
+def questions_of(table: pd.DataFrame, area: str, task: str, classes: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The yes/no questions that a table of class predictions answers: area (of several labels: label) -> a table with
+    the columns of `kmura.runs.predictions.COLUMNS`.
+
+    Args:
+        table: as `read_class_predictions` gives it.
+        area: of the run.
+        task, classes: of the run.
+    """
+    _, _, names = columns_of(task, classes)
+    probability = table[names].to_numpy(float)
+    if task == "multilabel":
+        single = len(classes) == 1
+        return {
+            area if single else name: _question(table, table[f"label_{name}"].to_numpy(), probability[:, number])
+            for number, name in enumerate(classes)
+        }
+    if joint_areas(area, task, classes):
+        return {name: rows.reset_index(drop=True) for name, rows in abnormality_of(table, classes).groupby("area")}
+    return {area: _question(table, table["label"].to_numpy(), probability[:, 1])} if len(classes) == 2 else {}
+
+
+def joint_areas(area: str, task: str, classes: Sequence[str]) -> list[str]:
+    """The areas of one model over all areas, as its classes name them (`ELBOW` of `Abnormal-ELBOW`); else none."""
+    half = len(classes) // 2
+    if area != ALL or task != "multiclass" or half < 2 or len(classes) % 2:
+        return []
+    # Abnormal-ELBOW and Normal-ELBOW end alike; the classes of other records over all areas need not
+    ends = (os.path.commonprefix([one[::-1], other[::-1]]) for one, other in zip(classes, classes[half:], strict=False))
+    return [name.partition("-")[2] for name in classes[:half]] if all("-" in end for end in ends) else []
+
+
+def sides_of(area: str, task: str, classes: Sequence[str]) -> tuple[str, str]:
+    """What the yes/no question of a run that has one is between, the positive side second: its two classes, a single
+    label and not that, or of one model over all areas the classes of its records."""
+    if areas := joint_areas(area, task, classes):
+        half = len(areas)
+        return tuple(classes[one].removesuffix(f"-{areas[0]}").lower() for one in (half, 0))
+    return (f"not {classes[0]}", classes[0]) if len(classes) == 1 else (classes[0], classes[1])
+
+
+def abnormality_of(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Abnormal or normal as one model over all areas says it, all areas in one binary table."""
+    half, label = len(classes) // 2, table["label"].to_numpy()
+    _, _, names = columns_of("multiclass", classes)
+    abnormal = np.where(label < 0, -1, label < half)
+    return _question(table, abnormal, table[names[:half]].to_numpy(float).sum(1))
+
+
+def _areas_table(table: pd.DataFrame, areas: Sequence[str], classes: Sequence[str]) -> pd.DataFrame:
+    """The table of class predictions whose classes are the areas of one model over all areas."""
+    label = table["label"].to_numpy()
+    (_, _, of_classes), (_, _, of_areas) = (columns_of("multiclass", names) for names in (classes, areas))
+    probability = table[of_classes].to_numpy(float).reshape(len(table), 2, len(areas)).sum(1)
+    return pd.concat(
+        [
+            table[["split", "area", "patient", "study", "image"]],
+            pd.DataFrame(probability, table.index, of_areas).assign(label=np.where(label < 0, -1, label % len(areas))),
+        ],
+        axis=1,
+    )
+
+
+def _question(table: pd.DataFrame, label, probability) -> pd.DataFrame:
+    probability = np.clip(probability, 0, 1)
+    inside = np.clip(probability, 1e-15, 1 - 1e-15)
+    logit = np.log(inside) - np.log1p(-inside)
+    keys = table[["split", "area", "patient", "study", "image"]]
+    return keys.assign(label=np.asarray(label, int), logit=logit, probability=probability)
+
+
+def score_classes(
+    table: pd.DataFrame, area: str, task: str, classes: Sequence[str], options: ScoreOptions | None = None
+) -> MultiScores:
+    """Scores of every split of a table of class predictions.
+
+    Raises:
+        InputError: see `ScoreOptions.check`.
+    """
+    options = options or ScoreOptions()
+    options.check()
+    splits, pooled, of_areas = _split_scores(table, task, classes, options), None, {}
+    as_given = dataclasses.replace(options, calibration="none")  # a model of several classes is not calibrated
+    questions = {name: score_table(rows, as_given) for name, rows in questions_of(table, area, task, classes).items()}
+    if areas := joint_areas(area, task, classes):
+        pooled = score_table(abnormality_of(table, classes), as_given)
+        of_areas = _split_scores(_areas_table(table, areas, classes), task, areas, options)
+    notes = [
+        f"{split}: no {'images' if level == 'image' else 'studies'} of {found.name}, which counts for no mean"
+        for split, levels in splits.items()
+        for level, scores in levels.items()
+        for found in scores.classes
+        if not found.units
+    ]
+    for name, scores in (questions | ({"all areas": pooled} if pooled else {})).items():
+        notes += [f"{name}: {note}" for note in scores.notes]
+    return MultiScores(options, splits, questions, pooled, of_areas, tuple(notes))
+
+
+def _split_scores(table: pd.DataFrame, task: str, classes: Sequence[str], options: ScoreOptions):
+    return {
+        split: {level: _level_scores(rows, level, task, classes, options) for level in LEVELS}
+        for split, rows in table.groupby("split", sort=False)
+    }
+
+
+def class_units_of(
+    table: pd.DataFrame, level: str, task: str, classes: Sequence[str], *, pooling: str = "mean", top_k: int = 2
+) -> ClassUnits:
+    """The images or studies of a table of one split. Images of unknown label (of several: all unknown) are left out."""
+    labels, _, names = columns_of(task, classes)
+    table = _known(table, labels)
+    label, probability, patient = table[labels].to_numpy(), table[names].to_numpy(float), table["patient"].to_numpy()
+    if level == "study":
+        study = (table["area"] + "/" + table["study"]).to_numpy()
+        pooled = metrics.pool_classes(study, probability, pooling, k=top_k, normalize=task == "multiclass")
+        label, patient, probability = label[pooled.first], patient[pooled.first], pooled.value
+    if task == "multilabel":
+        return ClassUnits(label, label, probability, probability >= 0.5, patient)
+    each = np.arange(len(classes))
+    target, predicted = each == label, each == probability.argmax(1)[:, None]
+    return ClassUnits(label[:, 0], target.astype(int), probability, predicted, patient)
+
+
+def _known(table: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    return table[(table[labels] >= 0).any(axis=1)]
+
+
+def _level_scores(table, level: str, task: str, classes: Sequence[str], options: ScoreOptions) -> ClassLevelScores:
+    known = _known(table, columns_of(task, classes)[0])
+    units = class_units_of(table, level, task, classes, pooling=options.pooling, top_k=options.top_k)
+    patient, probability = units.patient, units.probability
+    weights = np.empty((0, len(patient)))
+    if len(np.unique(patient)) > 1:
+        # whole patients, whatever their classes: a class that a resample lacks counts for none of its means
+        rng = np.random.default_rng(options.seed)
+        weights = metrics.cluster_weights(patient, resamples=options.resamples, rng=rng)
+    several, number = task == "multilabel", len(classes)
+    score = metrics.multilabel_scores if several else metrics.multiclass_scores
+    values, drawn = (_by_class(units, several, part) for part in (None, weights))
+    intervals = {name: _columns(values[name], drawn[name]) for name in values}
+    scores = metrics.intervals(score(units.label, probability), score(units.label, probability, weights))
+    matrix = []
+    if several:  # shares over all labels: the patients behind any of them
+        behind = {
+            "accuracy": units.target >= 0,
+            "recall": units.target == 1,
+            "specificity": units.target == 0,
+            "precision": units.predicted & (units.target >= 0),
+        }
+        scores = with_ends(scores, {name: rows.any(axis=1) for name, rows in behind.items()}, patient)
+    else:
+        scores = with_ends(scores, {"accuracy": np.ones(len(patient), bool)}, patient)
+        matrix = metrics.confusion_matrix(units.label, probability.argmax(1), number)[0].astype(int).tolist()
+    return ClassLevelScores(
+        level=level,
+        images=len(known),
+        studies=len(known[["area", "study"]].drop_duplicates()),
+        patients=known["patient"].nunique(),
+        scores=scores,
+        classes=[
+            ClassScores(
+                name,
+                int((units.target[:, place] == 1).sum()),
+                with_ends(
+                    {each: intervals[each][place] for each in intervals},
+                    {
+                        "precision": units.predicted[:, place] & (units.target[:, place] >= 0),
+                        "recall": units.target[:, place] == 1,
+                    },
+                    patient,
+                ),
+            )
+            for place, name in enumerate(classes)
+        ],
+        confusion=matrix,
+    )
+
+
+def _by_class(units: ClassUnits, several: bool, weights) -> dict[str, np.ndarray]:
+    """Scores of each class, [R, L] each."""
+    probability = units.probability
+    ranked = metrics.one_vs_rest(units.target, probability, weights)
+    if not several:
+        matrix = metrics.confusion_matrix(units.label, probability.argmax(1), probability.shape[1], weights)
+        found = metrics.by_class(matrix)
+        return {name: found[name] for name in ("precision", "recall", "f1")} | ranked
+    each = []
+    for label, value in zip(units.label.T, probability.T, strict=True):
+        known = label >= 0
+        part = None if weights is None else weights[:, known]
+        each.append(metrics.scores(label[known], value[known], weights=part))
+    return {name: np.stack([one[name] for one in each], axis=1) for name in ("precision", "recall", "f1")} | ranked
+
+
+def _columns(value: np.ndarray, drawn: np.ndarray) -> list[metrics.Interval]:
+    """An interval for each class, from [1, L] and [R, L]."""
+    found = metrics.intervals(dict(enumerate(value.T)), dict(enumerate(drawn.T)))
+    return [found[place] for place in range(value.shape[1])]

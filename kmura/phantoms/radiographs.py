@@ -1,0 +1,258 @@
+"""Phantoms: a MURA-shaped tree of synthetic radiographs, made from seeds.
+
+Each image is a projection of a posed skeleton (`phantom_anatomy`) with soft tissue, exposure, noise, collimation
+and an L/R marker. The views of a study share the patient and the lesion. An abnormal study carries one lesion: a
+displaced fracture, a plate with screws, or a lytic hole with a sclerotic rim; now and then only one of its views
+shows it, and the others are clean. Everything follows from (seed, area, split, study, view), whoever computes it.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import functools
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+
+from kmura.errors import InputError, check_choice, reason
+from kmura.phantoms.film import Box, View, draw_view
+from kmura.phantoms.plan import AREAS, KINDS, SECOND_STUDY, SPLITS, StudyKey, plan_lesion, plan_shots, view_count
+from kmura.records.images import encode_png
+
+
+@dataclasses.dataclass(frozen=True)
+class PhantomSummary:
+    """How much was written, over both splits and all areas."""
+
+    images: int
+    studies: int
+    patients: int
+
+
+def render_view(
+    area: str,
+    *,
+    seed: int = 0,
+    split: str = "train",
+    study: int = 0,
+    view: int = 0,
+    lesion: bool | str = False,
+    side: int = 512,
+    shortcut: bool = False,
+    patient: int | None = None,
+) -> View:
+    """One synthetic radiograph: uint8 pixels [H, W] (longest side `side`), lesion boxes, marker boxes.
+
+    A pure function of its arguments. `lesion` True puts the lesion of the study into the views that show it (none
+    of the others), one of `KINDS` does so with that kind, False gives the same image without. `patient` is the
+    index of the first study of the same patient. `view` counts from 0; `study_views` says how many there are.
+
+    Raises:
+        InputError: an unknown area, split or kind, or a view that the study does not have.
+    """
+    check_choice("area", area, AREAS)
+    check_choice("split", split, SPLITS)
+    if not isinstance(lesion, bool):
+        check_choice("lesion", lesion, KINDS)
+    key = StudyKey(seed, area, split, study, study if patient is None else patient)
+    shots = plan_shots(key, side)
+    if not 0 <= view < len(shots):
+        raise InputError(f"view {view}: study {study} of {area} has {len(shots)} views; choose 0 to {len(shots) - 1}")
+    found = plan_lesion(key, shots, None if isinstance(lesion, bool) else lesion) if lesion else None
+    return draw_view(key, shots, view, found, shortcut)
+
+
+def study_views(area: str, *, seed: int = 0, split: str = "train", study: int = 0) -> int:
+    """The number of views of a study, 1 to 4."""
+    return view_count(StudyKey(seed, area, split, study, study))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """One study to write."""
+
+    key: StudyKey
+    folder: str  # relative to the root of the tree, posix
+    positive: bool
+    shortcut: float
+    side: int
+    rgb_fraction: float
+
+
+def _write_study(root: str, task: _Task) -> tuple[int, list[tuple], list[tuple]]:
+    """Writes the images of a study; gives their number, the rows of lesions.csv and of markers.csv."""
+    shots = plan_shots(task.key, task.side)
+    lesion = plan_lesion(task.key, shots, None) if task.positive else None
+    folder = Path(root, task.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lesions, markers = [], []
+    for view in range(len(shots)):
+        chance = task.key.rng("tree", view)
+        marked = bool(chance.random() < task.shortcut) and task.positive and task.key.split == "train"
+        drawn = draw_view(task.key, shots, view, lesion, marked)
+        channels = 3 if chance.random() < task.rgb_fraction else 1
+        name = f"image{view + 1}.png"
+        pixels = drawn.pixels if channels == 1 else np.repeat(drawn.pixels[:, :, None], channels, axis=2)
+        (folder / name).write_bytes(encode_png(pixels, level=1))
+        lesions += [(f"{task.folder}/{name}", *box) for box in drawn.lesions]
+        markers += [(f"{task.folder}/{name}", *box) for box in drawn.markers]
+    return len(shots), lesions, markers
+
+
+def _tasks(areas: Sequence[str], studies: dict[str, int], seed: int, positive_fraction: float, **form) -> list[_Task]:
+    """Every study of the tree. Patients are numbered through, so no patient stands in two splits or areas."""
+    tasks, number = [], 0
+    for split, count in studies.items():
+        for area in areas:
+            place = (seed, AREAS.index(area), SPLITS.index(split))
+            rng = np.random.default_rng(place)
+            positives = round(count * positive_fraction)
+            if 0 < positive_fraction < 1 < count:
+                positives = min(max(positives, 1), count - 1)
+            labels = rng.permutation(count) < positives
+            second = rng.random(count) < SECOND_STUDY
+            first, visit = 0, 1
+            for study in range(count):
+                if study and second[study] and visit == 1:
+                    visit = 2
+                else:
+                    first, visit, number = study, 1, number + 1
+                verdict = "positive" if labels[study] else "negative"
+                folder = f"{split}/{area}/patient{number:05d}/study{visit}_{verdict}"
+                tasks.append(_Task(StudyKey(seed, area, split, study, first), folder, bool(labels[study]), **form))
+    return tasks
+
+
+def write_phantoms(
+    out: str | os.PathLike,
+    *,
+    areas: Iterable[str] = AREAS,
+    train_studies: int = 200,
+    test_studies: int = 60,
+    seed: int = 0,
+    side: int = 512,
+    positive_fraction: float = 0.5,
+    shortcut: float = 0.0,
+    rgb_fraction: float = 0.0,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> PhantomSummary:
+    """Counts of what was written: a MURA-shaped tree of synthetic radiographs at `out`.
+
+    Beside the images and the four lists of MURA stand `lesions.csv` (where the lesion is) and `markers.csv` (where
+    the L/R letter and the shortcut marker are), of columns image, kind, x0, y0, x1, y1. The tree appears whole or
+    not at all, and its bytes do not depend on the number of workers.
+
+    `train_studies` and `test_studies` count per area. `side` is the longest side in pixels. `rgb_fraction` of the
+    images are stored as RGB, as many of MURA are. `progress` is called with studies done and studies in all.
+
+    `shortcut` is for measuring shortcut learning: with this probability an image of an abnormal TRAINING study
+    carries a marker of one fixed look near a corner. No normal and no validation image carries it, so a model that
+    leans on it looks good in training and falls behind on the held-out one; `markers.csv` says where it stands.
+
+    `workers` processes draw (default: one a processor, fewer for small trees; 1 stays in this process). A script
+    that asks for more needs the usual `if __name__ == "__main__":` guard.
+
+    Raises:
+        InputError: `out` exists and is not empty or cannot be written; an argument is outside its range.
+    """
+    out, areas = Path(os.path.abspath(out)), tuple(areas)
+    if not areas:
+        raise InputError(f"areas is empty; choose from {', '.join(AREAS)}")
+    for area in areas:
+        check_choice("area", area, AREAS)
+    if len(set(areas)) < len(areas):
+        raise InputError(f"areas {', '.join(areas)}: an area is named twice; name each once")
+    for name, value in (("train_studies", train_studies), ("test_studies", test_studies)):
+        _at_least(name, value, 1)
+    _at_least("seed", seed, 0)
+    _at_least("side", side, 32)
+    if workers is not None:
+        _at_least("workers", workers, 1)
+    fractions = {"positive_fraction": positive_fraction, "shortcut": shortcut, "rgb_fraction": rgb_fraction}
+    for name, value in fractions.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"{name} is {value}; give a fraction from 0 to 1")
+    studies = {"train": train_studies, "valid": test_studies}
+    tasks = _tasks(areas, studies, seed, positive_fraction, shortcut=shortcut, side=side, rgb_fraction=rgb_fraction)
+    if workers is None:
+        workers = max(1, min(os.cpu_count() or 1, len(tasks) // 24))
+    try:
+        if out.is_dir() and any(out.iterdir()):
+            raise InputError(f"{out} exists and is not empty; choose a new folder or empty it first")
+        if out.exists() and not out.is_dir():
+            raise InputError(f"{out} is a file; choose a new folder")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        aside = out.with_name(f".{out.name}.{os.getpid()}.part")
+        try:
+            shutil.rmtree(aside, ignore_errors=True)  # of a dead process that had our number
+            aside.mkdir()
+            results = _write_studies(aside, tasks, workers, progress)
+            _write_lists(aside, tasks, results)
+            if out.is_dir():
+                out.rmdir()  # empty; some systems do not rename onto a folder
+            aside.rename(out)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"cannot write {out}: a drawing process died (out of memory, or the script that called lacks "
+            "`if __name__ == '__main__':`); use workers=1"
+        ) from error
+    except OSError as error:
+        place = error.filename if error.filename in map(str, out.parents) else out
+        raise InputError(f"cannot write {place}: {reason(error)}; free space or choose another folder") from error
+    patients = sum(task.key.patient == task.key.study for task in tasks)
+    return PhantomSummary(sum(result[0] for result in results), len(tasks), patients)
+
+
+def _write_studies(root: Path, tasks: Sequence[_Task], workers: int, progress) -> list:
+    """What `_write_study` gives for each task, in the order of the tasks."""
+    work = functools.partial(_write_study, str(root))
+    results = []
+    with contextlib.ExitStack() as stack:
+        if workers > 1:
+            # spawned, not forked: the caller may have started TensorFlow's threads
+            pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+            stack.callback(pool.shutdown, cancel_futures=True)
+            done = pool.map(work, tasks, chunksize=8)
+        else:
+            done = map(work, tasks)
+        for result in done:
+            results.append(result)
+            if progress:
+                progress(len(results), len(tasks))
+    return results
+
+
+def _write_lists(root: Path, tasks: Sequence[_Task], results: Sequence) -> None:
+    """The four lists of MURA and the two lists of boxes."""
+    for split in SPLITS:
+        here = [(task, result) for task, result in zip(tasks, results, strict=True) if task.key.split == split]
+        _write_rows(
+            root / f"{split}_image_paths.csv",
+            ((f"MURA-v1.1/{task.folder}/image{view + 1}.png",) for task, result in here for view in range(result[0])),
+        )
+        _write_rows(
+            root / f"{split}_labeled_studies.csv",
+            ((f"MURA-v1.1/{task.folder}/", int(task.positive)) for task, _ in here),
+        )
+    header = ("image", *Box._fields)
+    _write_rows(root / "lesions.csv", [header, *(row for _, lesions, _ in results for row in lesions)])
+    _write_rows(root / "markers.csv", [header, *(row for _, _, markers in results for row in markers)])
+
+
+def _write_rows(path: Path, rows: Iterable[tuple]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise InputError(f"{name} is {value}; give {least} or more")

@@ -1,0 +1,130 @@
+"""The layout of MURA: `ROOT/{train,valid}/XR_AREA/patientNNNNN/studyK_{positive|negative}/imageJ.png`."""
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from kmura.errors import InputError, reason
+from kmura.records.images import SUFFIXES
+from kmura.records.layouts.base import Listing, Source, size_and_change, visible_files
+from kmura.records.manifest import Skipped
+
+CLASSES = ("normal", "abnormal")
+# folder -> split: papers report on the shipped `valid` (MURA's test set is hidden); `val` is carved from `train`
+SPLIT_OF = {"train": "train", "valid": "test"}
+_IMAGE = re.compile(
+    r"(?:^|.*/)(?P<split>train|valid)/(?P<area>XR_\w+)/(?P<patient>patient[^/]+)/"
+    r"(?P<study>study[^/]*_(?P<outcome>positive|negative))/(?P<file>[^/]+)$"
+)
+_STUDY = re.compile(r"(?:^|.*/)(?P<study>(?:train|valid)/XR_\w+/patient[^/]+/study[^/]+?)/?$")
+
+
+def list_mura(root: Path, *, areas: tuple[str, ...] = (), from_csv: bool = False) -> Listing:
+    """The images of a MURA folder, by walking it or from its `*_image_paths.csv`.
+
+    Labels come from the study folders' names; where `*_labeled_studies.csv` stands, both must agree.
+
+    Raises:
+        InputError: no MURA layout, unknown area, an area or split without images, contradicting labels.
+    """
+    found = list(_listed(root) if from_csv else _walked(root))
+    sources, skipped = [], []
+    seen = set()
+    for path in found:
+        match = _IMAGE.match(path)
+        if not match:
+            skipped.append(Skipped(path, "not .../{train,valid}/XR_AREA/patient/study_{positive,negative}/image"))
+            continue
+        part = match.groupdict()
+        relative = f"{part['split']}/{part['area']}/{part['patient']}/{part['study']}/{part['file']}"
+        if relative in seen:
+            skipped.append(Skipped(path, "listed twice"))
+            continue
+        seen.add(relative)
+        size, changed = size_and_change(root / relative)
+        sources.append(
+            Source(
+                path=relative,
+                area=part["area"],
+                patient=part["patient"],
+                study=f"{part['patient']}/{part['study']}",
+                label=(int(part["outcome"] == "positive"),),
+                split=SPLIT_OF[part["split"]],
+                bytes=size,
+                changed=changed,
+            )
+        )
+    if not sources:
+        nested = root / "MURA-v1.1"
+        hint = (
+            f"give {nested}" if nested.is_dir() else "give the folder that holds train/ and valid/, or another --layout"
+        )
+        raise InputError(
+            f"{root} has no images of the MURA layout (train|valid/XR_AREA/patient/study_positive); {hint}"
+        )
+    _check_areas(root, sources, areas)
+    _check_labels(root, sources)
+    if areas:
+        sources = [source for source in sources if source.area in areas]
+    for folder, split in SPLIT_OF.items():
+        for area in sorted({source.area for source in sources}):
+            if not any(source.area == area and source.split == split for source in sources):
+                raise InputError(
+                    f"area {area} has no images in {root / folder}; add them, or leave it out with --areas"
+                )
+    return Listing("mura", CLASSES, "binary", tuple(sources), tuple(SPLIT_OF.values()), True, tuple(skipped))
+
+
+def _walked(root: Path) -> Iterator[str]:
+    """Posix paths of the image files below `train` and `valid`, sorted; hidden (`._*`) and other files left out."""
+    for folder in SPLIT_OF:
+        if (root / folder).is_dir():
+            for file in visible_files(root / folder):
+                if file.suffix.lower() in SUFFIXES:
+                    yield file.relative_to(root).as_posix()
+
+
+def _listed(root: Path) -> Iterator[str]:
+    for folder in SPLIT_OF:
+        path = root / f"{folder}_image_paths.csv"
+        for row in _rows(path):
+            line = row[0].strip().replace("\\", "/")
+            if not line.rpartition("/")[2].startswith("."):
+                yield line
+
+
+def _rows(path: Path) -> list[list[str]]:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            return [row for row in csv.reader(file) if row and row[0].strip()]
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing; leave out --from-csv to walk the folders instead") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = reason(error) if isinstance(error, OSError) else error
+        raise InputError(f"{path} cannot be read: {text}; leave out --from-csv to walk the folders instead") from error
+
+
+def _check_areas(root: Path, sources: list[Source], areas: tuple[str, ...]) -> None:
+    there = sorted({source.area for source in sources})
+    for area in areas:
+        if area not in there:
+            raise InputError(f"area {area} is not in {root}; there are: {', '.join(there)}")
+
+
+def _check_labels(root: Path, sources: list[Source]) -> None:
+    folder_labels = {source.path.rpartition("/")[0]: source.label[0] for source in sources}
+    for folder in SPLIT_OF:
+        path = root / f"{folder}_labeled_studies.csv"
+        if not path.is_file():
+            continue
+        for row in _rows(path):
+            match = _STUDY.match(row[0].strip().replace("\\", "/"))
+            if not match or len(row) < 2:
+                raise InputError(f"{path} has the line {','.join(row)!r}; expected: study path/,0 or 1")
+            study = match["study"]
+            if study in folder_labels and row[1].strip() != str(folder_labels[study]):
+                raise InputError(
+                    f"study {study} is {CLASSES[folder_labels[study]]} by its folder's name but has label "
+                    f"{row[1].strip()} in {path.name}; correct one of them"
+                )

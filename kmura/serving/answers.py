@@ -1,0 +1,202 @@
+"""What logits come to, as TensorFlow graphs: the same as `Contract` says of arrays, for one logit and for several."""
+
+from collections.abc import Callable, Mapping
+
+import tensorflow as tf
+
+from kmura import cam
+from kmura.evaluation.calibrators import TINY, Calibrator
+from kmura.serving.contract import NO_LABEL, Contract
+
+
+class BinaryAnswers:
+    """Answers of one logit: calibrated, decided at a threshold.
+
+    Attributes:
+        described: name -> what it is, of the answers to images.
+        each, study: the names and shapes of the answers to images and to a study, for people.
+        explained: what a map speaks for, for people.
+    """
+
+    explained = "the decision"
+    each = "logit, probability, threshold, decision, [B] each"
+    study = "probability, threshold, decision [1]; image_logit, image_probability [N]"
+
+    def __init__(self, contract: Contract):
+        self.contract = contract
+        self.described = {
+            "logit": "float32, the network's output",
+            "probability": "float32, calibrated; of an image: as a study of this one view",
+            "threshold": "float32, of the probability of studies",
+            "decision": f"string, {contract.classes[1]} where probability >= threshold, else {contract.classes[0]}",
+            "calibration": "string, which calibration the probability has gone through",
+        }
+
+    def of_images(self, logits) -> dict[str, tf.Tensor]:
+        """The answer to each image, from logits [B, 1]."""
+        logit = logits[:, 0]
+        return {"logit": logit} | self._verdict(self._probability(logit))
+
+    def of_study(self, logits) -> dict[str, tf.Tensor]:
+        """The answer to a study, from the logits [N, 1] of its images."""
+        contract, logit = self.contract, logits[:, 0]
+        at_image = contract.calibrator if contract.calibrated_at == "image" else None
+        probability = pooled(calibrated(at_image, _wide(logit)), contract.pooling, contract.top_k)
+        if contract.calibrator is not None and contract.calibrated_at == "study":
+            probability = calibrated(contract.calibrator, _logits_of(probability))
+        return self._verdict(probability[None]) | {
+            "image_logit": logit,
+            "image_probability": tf.cast(self._probability(logit), tf.float32),
+        }
+
+    def target(self, logits):
+        """What a map is to explain, see `cam.CamEngine`: what speaks for the decision."""
+        return tf.where(self._positive(self._probability(logits[:, 0]))[:, None], 1.0, -1.0)
+
+    def _probability(self, logit):
+        """Of an image, as a study of this one view: float64 [B]."""
+        contract, wide = self.contract, _wide(logit)
+        if contract.calibrator is not None and contract.calibrated_at == "study":
+            wide = _logits_of(tf.sigmoid(wide))
+        return calibrated(contract.calibrator, wide)
+
+    def _positive(self, probability):
+        return probability >= tf.constant(self.contract.threshold, tf.float64)
+
+    def _verdict(self, probability):
+        def repeated(value):
+            return tf.fill(tf.shape(probability), value)
+
+        contract = self.contract
+        decision = tf.gather(tf.constant(contract.classes), tf.cast(self._positive(probability), tf.int32))
+        return {
+            "probability": tf.cast(probability, tf.float32),
+            "threshold": repeated(tf.constant(contract.threshold, tf.float32)),
+            "decision": decision,
+            "calibration": repeated(tf.constant(contract.calibration)),
+        }
+
+
+class ClassAnswers:
+    """Answers of several logits, of classes (softmax) or of labels (the logistic function of each); not calibrated.
+
+    Attributes: as `BinaryAnswers`.
+    """
+
+    def __init__(self, contract: Contract):
+        self.contract = contract
+        softmax = contract.task == "multiclass"
+        self.explained = "the decision" if softmax else "the most probable label"
+        self.described = {
+            "logit": "float32 [B, L], the network's output",
+            "probability": f"float32 [B, L], {'the softmax' if softmax else 'the logistic function'} of logit",
+            "class_names": "string [B, L], what the columns of logit and probability are of",
+            "decision": "string [B], the most probable class"
+            if softmax
+            else f"string [B], the labels of probability >= 0.5, as one, other; {NO_LABEL} without any",
+            "calibration": "string [B], which calibration the probability has gone through",
+        }
+        if contract.abnormal:
+            names = ", ".join(contract.classes[: contract.abnormal])
+            self.described["abnormal_probability"] = f"float32 [B], the sum of the probabilities of {names}"
+        more = [name for name in self.described if name not in ("logit", "probability", "class_names")]
+        self.each = f"logit, probability, class_names, [B, L] each, {', '.join(more)}, [B] each"
+        self.study = f"probability, class_names [1, L]; {', '.join(more)} [1]; image_logit, image_probability [N, L]"
+
+    def of_images(self, logits) -> dict[str, tf.Tensor]:
+        """The answer to each image, from logits [B, L]."""
+        return {"logit": logits} | self._verdict(self._probability(logits))
+
+    def of_study(self, logits) -> dict[str, tf.Tensor]:
+        """The answer to a study, from the logits [N, L] of its images."""
+        each = self._probability(logits)
+        probability = pooled(each, self.contract.pooling, self.contract.top_k)[None]
+        if self.contract.task == "multiclass":
+            total = tf.reduce_sum(probability, axis=1, keepdims=True)
+            probability = tf.where(total > 0, probability / total, 1 / len(self.contract.classes))
+        found = self._verdict(probability)
+        if self.contract.abnormal:  # pooled of its own, as the evaluation does
+            abnormal = tf.reduce_sum(each[:, : self.contract.abnormal], axis=1)
+            abnormal = pooled(abnormal, self.contract.pooling, self.contract.top_k)[None]
+            found["abnormal_probability"] = tf.cast(abnormal, tf.float32)
+        return found | {"image_logit": logits, "image_probability": tf.cast(each, tf.float32)}
+
+    def target(self, logits):
+        """What a map is to explain, see `cam.CamEngine`: what speaks for the most probable class or label."""
+        return cam.predicted_sign(logits)
+
+    def _probability(self, logits):
+        """Float64 [B, L]."""
+        if self.contract.task == "multiclass":
+            return tf.nn.softmax(tf.cast(logits, tf.float64))
+        return tf.sigmoid(_wide(logits))
+
+    def _verdict(self, probability):
+        contract, count = self.contract, tf.shape(probability)[0]
+        found = {
+            "probability": tf.cast(probability, tf.float32),
+            "class_names": tf.tile(tf.constant([contract.classes]), [count, 1]),
+            "decision": self._decision(probability),
+            "calibration": tf.fill([count], contract.calibration),
+        }
+        if contract.abnormal:
+            abnormal = tf.reduce_sum(probability[:, : contract.abnormal], axis=1)
+            found["abnormal_probability"] = tf.cast(abnormal, tf.float32)
+        return found
+
+    def _decision(self, probability):
+        contract = self.contract
+        if contract.task == "multiclass":
+            return tf.gather(tf.constant(contract.classes), tf.argmax(probability, axis=1))
+        above = probability >= tf.constant(contract.threshold, tf.float64)
+        parts = tf.where(above, tf.constant([f", {name}" for name in contract.classes]), "")
+        text = tf.strings.regex_replace(tf.strings.reduce_join(parts, axis=1), "^, ", "")
+        return tf.where(tf.reduce_any(above, axis=1), text, NO_LABEL)
+
+
+# task -> its answers
+ANSWERS: Mapping[str, Callable[[Contract], BinaryAnswers | ClassAnswers]] = {
+    "binary": BinaryAnswers,
+    "multiclass": ClassAnswers,
+    "multilabel": ClassAnswers,
+}
+
+
+def answers_of(contract: Contract) -> BinaryAnswers | ClassAnswers:
+    """What logits come to under a contract."""
+    return ANSWERS[contract.task](contract)
+
+
+def pooled(probability: tf.Tensor, how: str, k: int) -> tf.Tensor:
+    """The probability [] or [L] of a study from those of its images, [N] or [N, L], as `metrics.pool_studies`."""
+    if how == "max":
+        return tf.reduce_max(probability, axis=0)
+    if how == "noisy-or":
+        return 1 - tf.reduce_prod(1 - probability, axis=0)
+    if how == "top-k":
+        probability = tf.sort(probability, axis=0, direction="DESCENDING")[:k]
+    return tf.reduce_mean(probability, axis=0)
+
+
+def calibrated(calibrator: Calibrator | None, logit):
+    """Probabilities [...] of logits [...], float64."""
+    if calibrator is None:
+        return tf.sigmoid(logit)
+    if calibrator.method != "isotonic":
+        return tf.sigmoid(logit / calibrator.temperature + calibrator.bias)
+    at, value = (tf.constant(column, tf.float64) for column in zip(*calibrator.knots, strict=True))
+    if len(calibrator.knots) == 1:
+        return tf.zeros_like(logit) + value[0]
+    right = tf.searchsorted(at, tf.reshape(logit, [-1]), side="right")
+    right = tf.reshape(tf.clip_by_value(right, 1, len(calibrator.knots) - 1), tf.shape(logit))
+    (x0, x1), (y0, y1) = ((tf.gather(column, right - 1), tf.gather(column, right)) for column in (at, value))
+    return y0 + (y1 - y0) * tf.clip_by_value((logit - x0) / (x1 - x0), 0, 1)
+
+
+def _wide(logit):
+    return tf.clip_by_value(tf.cast(logit, tf.float64), -60, 60)
+
+
+def _logits_of(probability):
+    probability = tf.clip_by_value(probability, TINY, 1 - TINY)
+    return tf.math.log(probability) - tf.math.log1p(-probability)

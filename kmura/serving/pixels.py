@@ -1,0 +1,205 @@
+"""Encoded images to the model's pixels by TensorFlow's operations alone: the same as records and evaluation make.
+
+Decoding, Exif orientation, transparency on black, the scaling of 16 bits, the reduction to the records' longest side
+and the model's size: each follows what `kmura.records.images` does with Pillow, to the bit (see `reduced` for
+the one exception).
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from kmura.data.resize import axis_weights, resized
+from kmura.records.images import MAX_PIXELS, MIN_SIDE, REDUCING_GAP
+from kmura.serving import headers
+
+_LANCZOS = 3.0  # half width of the filter, pixels
+_BITS = 22  # behind the point of its weights, as Pillow computes with pictures of 8 bits
+_AT_A_TIME = 4  # images of a request, which bounds the memory that large ones take
+_GRAY = (19595, 38470, 7471)  # of 65536: Pillow's luma of red, green, blue (ITU-R 601-2)
+
+
+def model_pixels(encoded: tf.Tensor, *, size: int, how: str, max_side: int | None, channels: int) -> tf.Tensor:
+    """Images as the model takes them, float32 [B, S, S, C] in 0..255.
+
+    Reads PNG (1 to 16 bits; gray, RGB, palette, alpha) and JPEG (gray, RGB, CMYK) of any size from MIN_SIDE a side to
+    MAX_PIXELS. Whatever else makes the operation fail with InvalidArgumentError, which names the reason and the place
+    in the request; a larger picture is refused by its header, before it is decoded.
+
+    Args:
+        encoded: the bytes of image files, string [B].
+        size: S.
+        how: `squash` or `pad`, see `axis_weights`.
+        max_side: longer images are first reduced to this, as the records were; None does not.
+        channels: C, 1 or 3.
+    """
+
+    def one(inputs):
+        image = decoded(*inputs, channels)
+        if max_side:
+            image = reduced(image, max_side)
+        places, weights = axis_weights(tf.shape(image, tf.int64)[None, :2], size, how)
+        return tf.ensure_shape(resized(image, places[0], weights[0]), [size, size, channels])
+
+    spec = tf.TensorSpec([size, size, channels], tf.uint8)
+    inputs = (encoded, tf.range(tf.size(encoded)))
+    with tf.device("CPU"):
+        return tf.cast(tf.map_fn(one, inputs, fn_output_signature=spec, parallel_iterations=_AT_A_TIME), tf.float32)
+
+
+def decoded(data: tf.Tensor, number: tf.Tensor, channels: int) -> tf.Tensor:
+    """The picture in the bytes of one image file, upright: uint8 [h, w, C].
+
+    Args:
+        data: string [].
+        number: place of the image in its request, for errors.
+        channels: C, 1 or 3.
+    """
+    data = _demanding(data, tf.strings.length(data) > 0, "empty, no image", number)
+    data = _demanding(data, tf.strings.length(data) >= headers.SHORTEST, "neither a PNG nor a JPEG image", number)
+    known = headers.is_png(data) | headers.is_jpeg(data)
+    data = _demanding(data, known, "neither a PNG nor a JPEG image", number)
+    size = headers.declared_size(data)
+    small = (size[0] > 0) & (size[1] > 0) & (size[0] <= MAX_PIXELS // tf.maximum(size[1], 1))
+    data = _demanding(data, small, f"declares more than {MAX_PIXELS:,} pixels", number)
+    data = _demanding(data, tf.reduce_min(size) >= MIN_SIDE, f"smaller than {MIN_SIDE} pixels on a side", number)
+    return tf.cond(headers.is_png(data), lambda: _from_png(data, channels), lambda: _from_jpeg(data, channels))
+
+
+def _demanding(data: tf.Tensor, condition: tf.Tensor, reason: str, number: tf.Tensor) -> tf.Tensor:
+    """The data, to be had only if the condition holds: what works on them cannot start before."""
+    text = tf.constant(f"image_bytes: {reason}; its place in the request, counted from 0, is")
+    with tf.control_dependencies([tf.debugging.Assert(condition, [text, number])]):
+        return tf.identity(data)
+
+
+def _from_png(data: tf.Tensor, channels: int) -> tf.Tensor:
+    depth, colour = headers.png_depth_and_colour(data)
+    transparent, exif = headers.png_extras(data)
+
+    def deep():
+        pixels = tf.cast(tf.io.decode_png(data, 1, tf.uint16), tf.int32)
+        most = tf.reduce_max(pixels)
+        used = tf.reduce_sum(tf.cast(most >= 2 ** tf.range(8, 16), tf.int32))  # bits beyond 8
+        return _with_channels(tf.bitwise.right_shift(pixels, used), channels)
+
+    def gray():
+        return _with_channels(tf.io.decode_png(data, 1), channels)
+
+    def colours():
+        return _with_channels(tf.io.decode_png(data, 3), channels)
+
+    def translucent():
+        return _with_channels(_on_black(tf.io.decode_png(data, 4)), channels)
+
+    transparent &= (colour != 0) | (depth > 1)  # Pillow, too, takes one bit as black and white
+    has_alpha = transparent | (colour == 4) | (colour == 6)
+    image = tf.case(
+        [((colour == 0) & (depth == 16), deep), (has_alpha, translucent), (colour == 0, gray)], default=colours
+    )
+    return headers.upright(image, headers.orientation(exif))
+
+
+def _from_jpeg(data: tf.Tensor, channels: int) -> tf.Tensor:
+    accurate = {"dct_method": "INTEGER_ACCURATE"}  # what Pillow takes; TensorFlow's own default is 15 levels off
+    gray = tf.image.extract_jpeg_shape(data)[2] == 1
+    image = tf.cond(
+        gray,
+        lambda: _with_channels(tf.io.decode_jpeg(data, 1, **accurate), channels),
+        lambda: _with_channels(tf.io.decode_jpeg(data, 3, **accurate), channels),
+    )
+    return headers.upright(image, headers.orientation(headers.jpeg_exif(data)))
+
+
+def _with_channels(pixels: tf.Tensor, channels: int) -> tf.Tensor:
+    """uint8 [h, w, channels] of pixels [h, w, 1 or 3] in 0..255."""
+    if pixels.shape[-1] == 3 and channels == 1:
+        red, green, blue = tf.unstack(tf.cast(pixels, tf.int32), axis=-1)
+        luma = red * _GRAY[0] + green * _GRAY[1] + blue * _GRAY[2] + 0x8000
+        pixels = tf.bitwise.right_shift(luma, 16)[..., None]
+    elif pixels.shape[-1] == 1 and channels == 3:
+        pixels = tf.repeat(pixels, 3, axis=-1)
+    return tf.cast(pixels, tf.uint8)
+
+
+def _on_black(pixels: tf.Tensor) -> tf.Tensor:
+    """RGB [h, w, 3] of RGBA uint8 [h, w, 4] over black, with the rounding of Pillow's alpha_composite."""
+    pixels = tf.cast(pixels, tf.int32)
+    product = (pixels[..., :3] * pixels[..., 3:] + 0x80) * 128
+    return tf.bitwise.right_shift(tf.bitwise.right_shift(product, 8) + product, 15)
+
+
+def reduced(image: tf.Tensor, max_side: int) -> tf.Tensor:
+    """The image uint8 [h, w, C] with at most `max_side` pixels on the longest side, as `records.images.reduced`.
+
+    Pillow's LANCZOS with a reducing gap: where the picture shrinks by more than twice the gap, means over blocks of
+    whole pixels come first. Which of rows and columns Pillow then takes first depends on its own estimate of the work;
+    of pictures little more than twice as high as wide it may be the other one here, and pixels one level off.
+    """
+    sides = tf.shape(image, tf.int64)[:2]
+    longest = tf.reduce_max(sides)
+
+    def smaller():
+        scale = max_side / tf.cast(longest, tf.float64)
+        target = tf.maximum(tf.cast(tf.round(tf.cast(sides, tf.float64) * scale), tf.int64), 1)
+        ratio = tf.cast(sides, tf.float64) / tf.cast(target, tf.float64)
+        factor = tf.maximum(tf.cast(ratio / REDUCING_GAP, tf.int64), 1)
+        blocks = tf.cond(tf.reduce_any(factor > 1), lambda: _block_means(image, factor), lambda: image)
+        length = tf.cast(sides, tf.float64) / tf.cast(factor, tf.float64)  # of the picture, in blocks
+        there = tf.shape(blocks, tf.int64)
+        rows, columns = (_lanczos(length[axis], there[axis], target[axis]) for axis in (0, 1))
+        pixels = tf.cast(blocks, tf.float64)
+        low = tf.cond(  # Pillow begins with the columns but for tall pictures, and rounds in between
+            there[0] > 2 * there[1],
+            lambda: _along(1, columns, _along(0, rows, pixels)),
+            lambda: _along(0, rows, _along(1, columns, pixels)),
+        )
+        return tf.ensure_shape(tf.cast(low, tf.uint8), [None, None, image.shape[-1]])
+
+    return tf.cond(longest > max_side, smaller, lambda: image)
+
+
+def _along(axis: int, weights: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
+    """Pixels [h, w, C] with the rows (axis 0) or columns (1) weighed by `weights` [new, old], rounded to 0..255.
+
+    Weights and pixels are whole numbers, so the sums are exact in float64.
+    """
+    turned = tf.transpose(pixels, [1, 0, 2]) if axis else pixels
+    shape = tf.shape(turned)
+    sums = tf.matmul(weights, tf.reshape(turned, [shape[0], shape[1] * shape[2]]))
+    sums = tf.clip_by_value(tf.floor(sums / 2**_BITS + 0.5), 0, 255)
+    result = tf.reshape(sums, [tf.shape(weights)[0], shape[1], shape[2]])
+    return tf.transpose(result, [1, 0, 2]) if axis else result
+
+
+def _lanczos(length: tf.Tensor, pixels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Weights [size, pixels] of the old pixels in each new one, whole numbers that sum up to about 2^_BITS, float64.
+
+    The picture covers `length` old pixels.
+    """
+    scale = length / tf.cast(size, tf.float64)
+    centre = (tf.range(tf.cast(size, tf.float64), dtype=tf.float64) + 0.5) * scale
+    away = (tf.range(tf.cast(pixels, tf.float64), dtype=tf.float64) + 0.5 - centre[:, None]) / tf.maximum(scale, 1.0)
+    weights = tf.where(tf.abs(away) < _LANCZOS, _sinc(away) * _sinc(away / _LANCZOS), 0.0)
+    weights *= 2**_BITS / tf.reduce_sum(weights, axis=1, keepdims=True)
+    return tf.sign(weights) * tf.floor(tf.abs(weights) + 0.5)
+
+
+def _sinc(x: tf.Tensor) -> tf.Tensor:
+    turn = np.pi * x
+    return tf.where(x == 0, tf.ones_like(x), tf.sin(turn) / tf.where(x == 0, tf.ones_like(x), turn))
+
+
+def _block_means(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Means over blocks of factor[0] x factor[1] pixels, rounded, uint8; blocks at the far edges may be smaller."""
+    sides, channels = tf.shape(image, tf.int64)[:2], image.shape[-1]
+    blocks = -(-sides // factor)
+    missing = blocks * factor - sides
+    padded = tf.pad(image, [[0, missing[0]], [0, missing[1]], [0, 0]])
+    parts = tf.reshape(tf.cast(padded, tf.int32), [blocks[0], factor[0], blocks[1], factor[1], channels])
+    whole = [tf.fill([blocks[axis] - 1], factor[axis]) for axis in (0, 1)]
+    rows, columns = (tf.concat([whole[axis], [factor[axis] - missing[axis]]], 0) for axis in (0, 1))
+    count = rows[:, None, None] * columns[None, :, None]
+    # Pillow divides by multiplying with 2^24 / count, cut to a whole number
+    share = tf.cast(2.0**32 / tf.cast(256 * count, tf.float32), tf.int64)
+    sums = tf.cast(tf.reduce_sum(parts, axis=(1, 3)), tf.int64) + count // 2
+    return tf.cast(tf.bitwise.right_shift(sums * share, tf.constant(24, tf.int64)), tf.uint8)

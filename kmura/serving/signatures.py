@@ -1,0 +1,146 @@
+"""The signatures of an exported model, as TensorFlow graphs that hold all of its contract; requests to warm it up."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+
+from kmura import cam
+from kmura.errors import InputError
+from kmura.records.tfrecord import CorruptShard, frame, read_frames
+from kmura.serving.answers import answers_of
+from kmura.serving.contract import Contract
+from kmura.serving.pixels import model_pixels
+
+WARMUP = Path("assets.extra", "tf_serving_warmup_requests")  # where TensorFlow Serving looks
+
+# signature -> its input and what comes out, in words of the answers of a contract; signature.json shows it
+SIGNATURES: Mapping[str, tuple[str, str]] = {
+    "serving_default": ("image_bytes", "an answer for each image: {each}"),
+    "tensor": ("image", "the same from pixels as the model takes them, float32 in 0..255"),
+    "explain": (
+        "image_bytes",
+        "the same, and cam [B, H, W]: Grad-CAM++ of what speaks for {explained}, 0 or more, not scaled",
+    ),
+    "explain_tensor": ("image", "the same from pixels"),
+    "study": ("image_bytes", "of the images of ONE study: {study}"),
+}
+
+
+class ServedModel:
+    """A classifier with its contract.
+
+    Attributes:
+        signatures: name of SIGNATURES -> a `tf.function` of its one input, which gives a dictionary of tensors.
+    """
+
+    def __init__(self, model: keras.Model, contract: Contract):
+        """
+        Args:
+            model: gives logits [B, L] (binary: L = 1) for images [B, S, S, C] in 0..255; `feature_maps` as
+                RadiographClassifier.
+            contract: what stands around it.
+        """
+        size = contract.image_size
+        self.model, self.contract = model, contract
+        self._answers = answers_of(contract)
+        self._engine = cam.CamEngine(model, tap=contract.tap, fallback=cam.FALLBACKS[contract.tap])
+        pixels = tf.TensorSpec([None, size, size, contract.channels], tf.float32, name="image")
+        encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
+        # graphs that the signatures share
+        self._logits = _graph(lambda image: tf.cast(model(image, training=False), tf.float32), pixels)
+        self._maps = _graph(lambda image: self._engine(image, self._answers.target), pixels)
+        how = {"how": contract.resize, "max_side": contract.max_side, "channels": contract.channels}
+        self._pixels = _graph(lambda image_bytes: model_pixels(image_bytes, size=size, **how), encoded)
+        functions = {
+            "serving_default": lambda image_bytes: self._answered(self._pixels(image_bytes)),
+            "tensor": lambda image: self._answered(image),
+            "explain": lambda image_bytes: self._explained(self._pixels(image_bytes)),
+            "explain_tensor": lambda image: self._explained(image),
+            "study": lambda image_bytes: self._pooled(self._pixels(image_bytes)),
+        }
+        specs = {"image_bytes": encoded, "image": pixels}
+        self.signatures = {name: _graph(function, specs[SIGNATURES[name][0]]) for name, function in functions.items()}
+
+    def save(self, folder: str | Path) -> None:
+        """Writes a SavedModel with all signatures."""
+        module = tf.Module()
+        module.weights = [variable.value for variable in self.model.variables]
+        module.functions = list(self.signatures.values())
+        signatures = {name: function.get_concrete_function() for name, function in self.signatures.items()}
+        tf.saved_model.save(module, str(folder), signatures=signatures)
+
+    def _answered(self, image):
+        return self._answers.of_images(_finite(self._logits(_checked(image))))
+
+    def _explained(self, image):
+        maps, logits = self._maps(_checked(image))
+        return self._answers.of_images(_finite(logits)) | {"cam": maps}
+
+    def _pooled(self, image):
+        some = tf.debugging.Assert(tf.shape(image)[0] > 0, ["a study has one image or more; the request has none"])
+        with tf.control_dependencies([some]):
+            return self._answers.of_study(_finite(self._logits(_checked(image))))
+
+
+def _graph(function, spec: tf.TensorSpec) -> tf.types.experimental.PolymorphicFunction:
+    return tf.function(function, input_signature=[spec], autograph=False)
+
+
+def _checked(image):
+    """The pixels, to be had only if they are on the scale of the model."""
+    right = tf.reduce_all((image >= 0) & (image <= 255))  # also refuses what is no number
+    with tf.control_dependencies([tf.debugging.Assert(right, ["image: holds values outside 0 to 255"])]):
+        return tf.identity(image)
+
+
+def _finite(logits):
+    return tf.debugging.check_numerics(logits, "the model's output is not a number")
+
+
+def check_warmup_possible() -> None:
+    """Raises InputError if the package that knows the warm-up file's messages is missing."""
+    try:
+        import tensorflow_serving.apis.prediction_log_pb2  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "the warm-up requests for TensorFlow Serving need tensorflow-serving-api; pip install 'kmura[serving]', or "
+            "leave them out with --no-warmup"
+        ) from error
+
+
+def write_warmup(folder: Path, requests: Mapping[str, np.ndarray]) -> None:
+    """Writes the warm-up requests of an export: a request for each signature, its input by signature name."""
+    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+    path = folder / WARMUP
+    path.parent.mkdir(exist_ok=True)
+    with open(path, "wb") as file:
+        for name, value in requests.items():
+            request = predict_pb2.PredictRequest()
+            request.model_spec.signature_name = name
+            request.inputs[SIGNATURES[name][0]].CopyFrom(tf.make_tensor_proto(value))
+            log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+            file.write(frame(log.SerializeToString()))
+
+
+def read_warmup(folder: Path) -> dict[str, tf.Tensor]:
+    """The warm-up requests of an export: signature -> its input.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    found = {}
+    try:
+        for data in read_frames(folder / WARMUP):
+            request = prediction_log_pb2.PredictionLog.FromString(data).predict_log.request
+            name = request.model_spec.signature_name
+            found[name] = tf.constant(tf.make_ndarray(request.inputs[SIGNATURES[name][0]]))
+    except (OSError, CorruptShard, DecodeError, KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{folder / WARMUP} is damaged ({error}); export the run again") from error
+    return found

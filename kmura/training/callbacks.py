@@ -1,0 +1,95 @@
+"""Keras callbacks of the fit loop: stop on a non-finite loss, reduce the rate or stop on a plateau."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+
+from kmura.config import TrainConfig
+from kmura.errors import InputError
+
+MONITOR = {"monitor": "val_loss_img", "mode": "min"}
+
+
+class NonFiniteLoss(InputError):
+    """The loss of a step is no number."""
+
+
+class StopOnNonFiniteLoss(keras.callbacks.Callback):
+    """Ends training with a NonFiniteLoss that names the epoch, the batch and the last good checkpoint."""
+
+    def __init__(self, last: Path):
+        """
+        Args:
+            last: folder of the run's last checkpoint, which holds the end of the epoch before.
+        """
+        super().__init__()
+        self.last = last
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            what = f"the loss is {logs['loss']} in epoch {self.epoch + 1}, batch {batch + 1}"
+            raise non_finite_loss(what, self.last, self.epoch)
+
+
+def non_finite_loss(what: str, last: Path, epochs: int) -> NonFiniteLoss:
+    """The error for a loss that is no number, after so many whole epochs, the last of which `last` holds."""
+    kept = f"{last} holds the end of epoch {epochs}" if epochs else "no epoch was finished before"
+    return NonFiniteLoss(
+        f"{what}; {kept}; "
+        "lower train.learning_rate, or train in float32 if precision is mixed_float16, and begin with --fresh"
+    )
+
+
+def patient_callbacks(train: TrainConfig, history: Sequence[Mapping[str, Any]]) -> list[keras.callbacks.Callback]:
+    """ReduceLROnPlateau and EarlyStopping as configured, brought to where the epochs in `history` leave them.
+
+    They follow from the validation losses alone, so they are shown those of the epochs behind a resumed run instead of
+    being stored. To stand behind all that sets the learning rate when training begins.
+    """
+    found = []
+    if train.plateau_patience:
+        floor = min(train.plateau_min_rate, train.learning_rate)
+        found.append(
+            keras.callbacks.ReduceLROnPlateau(
+                factor=train.plateau_factor, patience=train.plateau_patience, min_lr=floor, **MONITOR
+            )
+        )
+    if train.stop_patience:
+        found.append(_early_stopping(train))
+    return [*found, _Replay(found, history)] if found else []
+
+
+def is_stopped(train: TrainConfig, history: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether early stopping has ended a run with this history."""
+    if not train.stop_patience:
+        return False
+    stopping, model = _early_stopping(train), SimpleNamespace(stop_training=False)
+    stopping.set_model(model)
+    stopping.on_train_begin()
+    for epoch, row in enumerate(history):
+        stopping.on_epoch_end(epoch, dict(row))
+    return model.stop_training
+
+
+def _early_stopping(train: TrainConfig) -> keras.callbacks.EarlyStopping:
+    return keras.callbacks.EarlyStopping(patience=train.stop_patience, **MONITOR)
+
+
+class _Replay(keras.callbacks.Callback):
+    """Shows callbacks the logs of earlier epochs when training begins."""
+
+    def __init__(self, callbacks, history):
+        super().__init__()
+        self.others, self.history = callbacks, list(history)
+
+    def on_train_begin(self, logs=None):
+        for epoch, row in enumerate(self.history):
+            for callback in self.others:
+                callback.on_epoch_end(epoch, dict(row))

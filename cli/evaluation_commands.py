@@ -51,7 +51,7 @@ def evaluate(run, records, rules, **options):
     options.check()  # before the wait for TensorFlow
 
     from kmura.cli.display import show_evaluation
-    from kmura.evaluation.classification import evaluate
+    from kmura.evaluation.evaluate import evaluate
 
     show_evaluation(evaluate(run, records=records, options=options))
 

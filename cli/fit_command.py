@@ -97,7 +97,7 @@ def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, cam
     from kmura.classification.fit import fit_areas
     from kmura.classification.search import tune_areas
     from kmura.cli.display import show_evaluation, training_progress
-    from kmura.evaluation.classification import evaluate
+    from kmura.evaluation.evaluate import evaluate
     from kmura.explain.overlays import overlays_of
     from kmura.runs.run import read_run
 
@@ -106,7 +106,7 @@ def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, cam
         if phase == "tune":
             finished = tune_areas(records, area=area, **options)
         else:
-            overlays = functools.partial(overlays_of, records, every=cam_every)
+            overlays = functools.partial(overlays_of, every=cam_every)
             finished = fit_areas(records, area=area, phase=phase, callbacks_for=overlays, **options)
         for run in finished:
             if run is None:

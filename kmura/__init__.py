@@ -12,12 +12,11 @@ __version__ = "0.1.0"
 # public name -> the module that holds it
 _HOMES = {
     "build_records": "kmura.records.writer",
-    "train_dataset": "kmura.data.pipeline",
-    "eval_dataset": "kmura.data.pipeline",
+    "Dataset": "kmura.data.dataset",
     "build_model": "kmura.models.build",
     "fit": "kmura.classification.fit",
     "tune": "kmura.classification.search",
-    "evaluate": "kmura.evaluation.classification",
+    "evaluate": "kmura.evaluation.evaluate",
     "compare": "kmura.evaluation.compare",
     "explain": "kmura.explain.gallery",
     "export": "kmura.export.bundle",
@@ -25,16 +24,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "Dataset",
     "build_model",
     "build_records",
     "compare",
-    "eval_dataset",
     "evaluate",
     "explain",
     "export",
     "fit",
     "predict",
-    "train_dataset",
     "tune",
 ]
 

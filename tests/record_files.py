@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from kmura.config import AugmentConfig
+from kmura.data.dataset import Dataset
 from kmura.records import schema
 from kmura.records.manifest import Manifest, Shard, SplitCounts, manifest_json, per_class
 from kmura.records.tfrecord import frame
@@ -60,6 +61,14 @@ def write_records(folder, labels, *, task="binary", classes=("normal", "abnormal
     value["areas"] = {**areas, area: {**areas.get(area, {}), **value["areas"][area]}}
     path.write_text(json.dumps(value))
     return folder
+
+
+def train_dataset(records, area, *, data=None, **options):
+    return Dataset(records, area, data).train(**options)
+
+
+def eval_dataset(records, area, split, *, data=None, **options):
+    return Dataset(records, area, data).eval(split, **options)
 
 
 def batches(dataset):

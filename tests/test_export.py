@@ -316,8 +316,8 @@ def test_maps_are_drawn_over_the_images(exported, loaded, tmp_path):
 
 
 def test_a_model_other_than_the_export_is_noticed(exported, tmp_path):
-    from kmura.evaluation.inference import load_model
     from kmura.export.parity import parity, refused_unless_equal
+    from kmura.runs.run import load_model
 
     model = load_model(exported[1] / "best.keras")
     bias = model.get_layer("logits").bias

@@ -59,7 +59,7 @@ def test_a_search_traces_its_step_once(undisturbed):
 
 def test_a_search_leaves_the_best_trial_as_a_run(undisturbed, records):
     from kmura.classification.phases import TUNED_KEYS, read_best
-    from kmura.evaluation.classification import evaluate
+    from kmura.evaluation.evaluate import evaluate
     from kmura.evaluation.scoring import ScoreOptions
 
     done, _ = undisturbed

@@ -18,3 +18,5 @@ from kmura.config.reading import (
 )
 from kmura.config.stages import AugmentConfig, Config, DataConfig, ModelConfig, RecordsConfig
 from kmura.config.training import CamConfig, MixConfig, TrainConfig, TuneConfig
+
+ClassificationConfig = Config

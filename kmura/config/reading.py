@@ -64,13 +64,13 @@ def parse_setting(text: str) -> tuple[str, Any]:
         return key.strip(), value.strip()
 
 
-def config_from_tables(tables: Mapping[str, Mapping[str, Any]], source: str = "config") -> Config:
+def config_from_tables(tables: Mapping[str, Mapping[str, Any]], source: str = "config", bundle: type = Config) -> Any:
     """The configuration that nested tables describe, as `config_json` or TOML give them.
 
     Raises:
         InputError: unknown stage or key, or a value of the wrong type; names `source`.
     """
-    return _build(Config, tables, "", source)
+    return _build(bundle, tables, "", source)
 
 
 def config_json(config: Config) -> dict:

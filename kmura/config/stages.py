@@ -50,7 +50,7 @@ class DataConfig:
         resize: `squash` (both sides to image_size) or `pad` (keep the aspect, black borders).
         cache: where decoded images wait: `memory`, `disk`, `off`, or `auto` (memory where they fit).
         task: what the model tells: `binary`, `multiclass`, `multilabel`, or `auto`, as the records; see
-            `kmura.data.labels.labelling`.
+            `kmura.tasks.model_task`.
     """
 
     image_size: int = 224

@@ -9,10 +9,10 @@ import numpy as np
 from sklearn.decomposition import PCA, IncrementalPCA
 
 from kmura.config import DataConfig
-from kmura.data import pipeline
-from kmura.data.index import Index, read_index
+from kmura.data.dataset import Dataset
 from kmura.files import write_json
-from kmura.records.manifest import EDA, read_manifest
+from kmura.records.manifest import EDA
+from kmura.tasks import ALL
 
 SIDE = 64  # pixels of the thumbnails that everything but sizes is computed from
 OUTLYING = 3.5  # modified z-score, Iglewicz & Hoaglin (1993)
@@ -115,22 +115,22 @@ def explore(
     Raises:
         InputError: no such records or area, damage, `out` not writable.
     """
-    manifest = read_manifest(records)
-    names = list(manifest.areas) if area == "all" else [area]
-    found = Eda(str(records), manifest.inputs, {name: _area(records, name, manifest, seed) for name in names})
+    dataset = Dataset(records, area, DataConfig(image_size=SIDE, resize="squash"))
+    names = list(dataset.manifest.areas) if area == ALL else [area]
+    found = Eda(str(records), dataset.manifest.inputs, {name: _area(dataset.of_area(name), seed) for name in names})
     write_json(out or Path(records) / EDA, dataclasses.asdict(found))
     return found
 
 
-def _area(records, area: str, manifest, seed: int) -> AreaData:
-    parts = [(split, read_index(records, area, split)) for split in manifest.area(area, records)]
+def _area(dataset: Dataset, seed: int) -> AreaData:
+    parts = [(split, dataset.index(split)) for split in dataset.splits]
     splits = np.repeat([split for split, _ in parts], [len(index) for _, index in parts])
     images = np.concatenate([index.keys["image"].to_numpy() for _, index in parts])
     sides = np.concatenate([index.sides for _, index in parts])
-    thumbnails = np.concatenate([_thumbnails(records, area, split, index) for split, index in parts])
+    thumbnails = np.concatenate([_thumbnails(dataset, split) for split in dataset.splits])
     means = thumbnails.mean((1, 2))
     return AreaData(
-        classes=dict(_by_class(parts, manifest, thumbnails)),
+        classes=dict(_by_class(parts, dataset, thumbnails)),
         height=_spread(sides[:, 0]),
         width=_spread(sides[:, 1]),
         outliers=outliers(images, splits, means),
@@ -139,18 +139,17 @@ def _area(records, area: str, manifest, seed: int) -> AreaData:
     )
 
 
-def _thumbnails(records, area: str, split: str, index: Index) -> np.ndarray:
+def _thumbnails(dataset: Dataset, split: str) -> np.ndarray:
     """Gray thumbnails [n, SIDE, SIDE] float32 in 0..255."""
-    data = DataConfig(image_size=SIDE, resize="squash")
-    images = pipeline.images_at(records, area, split, np.arange(len(index)), data=data)
-    return images.mean(-1)
+    return dataset.images(split, np.arange(len(dataset.index(split)))).mean(-1)
 
 
-def _by_class(parts, manifest, thumbnails) -> Iterator[tuple[str, Intensity]]:
+def _by_class(parts, dataset: Dataset, thumbnails) -> Iterator[tuple[str, Intensity]]:
     labels = np.concatenate([index.labels for _, index in parts])
     studies = np.concatenate([index.keys["study"].to_numpy() for _, index in parts])
-    for number, name in enumerate(manifest.classes):
-        chosen = labels[:, number] == 1 if manifest.task == "multilabel" else labels[:, 0] == number
+    task = dataset.records_task
+    for number, name in enumerate(task.classes):
+        chosen = labels[:, number] == 1 if task.by_label else labels[:, 0] == number
         pixels = thumbnails[chosen]
         if len(pixels):
             means = pixels.mean((1, 2))

@@ -29,8 +29,8 @@ class Case:
     """One image of the galleries.
 
     Attributes:
-        outcome: of `kmura.explain.reading.OUTCOMES` or CLASS_OUTCOMES.
-        label, probability, caption: `truth`, `probability` and `caption` of `kmura.explain.reading.Reading`.
+        outcome: of `kmura.explain.outcomes.OUTCOMES` or CLASS_OUTCOMES.
+        label, probability, caption: `truth`, `probability` and `caption` of `kmura.explain.outcomes.Reading`.
         empty, box: of the map of the explanation's `tap`, see Look.
         files: picture (of PICTURES) -> file name in the folder.
         beside: the maps of the explanation's other taps; of an image taken for another class the map towards its own;

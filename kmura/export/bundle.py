@@ -12,13 +12,12 @@ from typing import Any
 import kmura
 from kmura.errors import InputError, check_choice, reason
 from kmura.evaluation.class_scores import read_any_evaluation
-from kmura.evaluation.inference import load_model
 from kmura.export import exchange
 from kmura.export.card import model_card
 from kmura.export.golden import golden_requests, versions, write_golden
 from kmura.export.parity import Parity, parity_in_fresh_process
 from kmura.files import locked, sha256_of, write_json
-from kmura.runs.run import RunDescription, RunFolder, epochs_trained, read_run
+from kmura.runs.run import RunDescription, RunFolder, epochs_trained, load_model, read_run
 from kmura.serving.answers import answers_of
 from kmura.serving.contract import EXPORT_VERSION, SIGNATURE, Contract, contract_of_run
 from kmura.serving.signatures import SIGNATURES, ServedModel, check_warmup_possible, write_warmup

@@ -2,11 +2,10 @@
 
 from typing import Any
 
+from kmura.data.dataset import Dataset
 from kmura.data.index import ALL
-from kmura.data.labels import labelling
 from kmura.errors import InputError
 from kmura.metrics import Interval
-from kmura.records.manifest import Manifest, read_manifest
 from kmura.runs.run import RunDescription
 from kmura.serving.contract import NO_LABEL, Contract
 
@@ -108,11 +107,11 @@ def _answers(contract: Contract) -> str:
 
 def _data(description: RunDescription, records: str) -> str:
     try:
-        manifest = read_manifest(records)
+        dataset = Dataset(records, description.area, description.config.data)
         if description.task != "binary":
-            return _class_data(description, manifest)
-        splits = manifest.areas[description.area]
-    except (InputError, KeyError):
+            return _class_data(dataset)
+        splits = dataset.manifest.areas[description.area]
+    except InputError:
         return "The records are not at hand any more; counts of the training data are not known."
     rows = [f"| split | images | studies | patients | {' | '.join(map(_text, description.classes))} (images) |"]
     rows.append("| --- " * (4 + len(description.classes)) + "|")
@@ -122,17 +121,17 @@ def _data(description: RunDescription, records: str) -> str:
     return "\n".join(rows)
 
 
-def _class_data(description: RunDescription, manifest: Manifest) -> str:
-    """A column a split that all areas have, since classes may be many."""
-    labels = labelling(manifest, description.area, description.task)
-    areas = list(manifest.areas.values()) if description.area == ALL else [manifest.areas[description.area]]
+def _class_data(dataset: Dataset) -> str:
+    """A column for each split that all areas have, since classes may be many."""
+    manifest = dataset.manifest
+    areas = list(manifest.areas.values()) if dataset.area == ALL else [manifest.areas[dataset.area]]
     splits = [split for split in areas[0] if all(split in area for area in areas)]
     rows = [
         [name, *(sum(getattr(area[split], name) for area in areas) for split in splits)]
         for name in ("images", "studies", "patients")
     ]
-    counts = [labels.counts(manifest, description.area, split) for split in splits]
-    names = labels.classes if labels.areas else manifest.classes
+    counts = [dataset.counts(split) for split in splits]
+    names = dataset.count_names()
     rows += [[f"images of {_text(name)}", *each] for name, *each in zip(names, *counts, strict=True)]
     counted = "\n\nA patient counts in each area anew." if len(areas) > 1 else ""
     return _table(["", *splits], rows) + counted

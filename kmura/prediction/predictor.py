@@ -9,9 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from kmura.errors import InputError, in_brief
-from kmura.evaluation.inference import load_model
 from kmura.export.golden import load_signatures, version_folder, versions
-from kmura.runs.run import RunFolder
+from kmura.runs.run import RunFolder, load_model
 from kmura.serving.contract import (
     SIGNATURE,
     Contract,

@@ -82,7 +82,8 @@ class Contract:
     def study_probabilities(self, study, logit) -> metrics.Studies:
         """The probabilities of studies, calibrated, from the logits of their images; [N], of several classes [N, L]."""
         if self.task != "binary":
-            each, softmax = metrics.probabilities(logit, self.task), self.task == "multiclass"
+            softmax = self.task == "multiclass"
+            each = metrics.probabilities(logit, softmax=softmax)
             return metrics.pool_classes(study, each, self.pooling, k=self.top_k, normalize=softmax)
         logit = np.clip(np.asarray(logit, float), -60, 60)
         if self.calibrator is not None and self.calibrated_at == "image":

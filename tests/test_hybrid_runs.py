@@ -163,10 +163,10 @@ def test_the_sheets_of_a_hybrid_show_both_branches_at_the_late_rhythm_too(record
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"model.fusion": "gated"}, "model.fusion goes with model.architecture=hybrid"),
-        ({"model.fusion_width": 64}, "model.fusion_width goes with model.architecture=hybrid"),
-        ({"model.architecture": "hybrid", "model.fusion_width": 64}, "goes with fusion gated or attention"),
-        ({"model.architecture": "hybrid", "model.head": "other"}, "model.head goes with model.architecture=classifier"),
+        ({"model.fusion": "gated"}, "model.fusion requires model.architecture=hybrid"),
+        ({"model.fusion_width": 64}, "model.fusion_width requires model.architecture=hybrid"),
+        ({"model.architecture": "hybrid", "model.fusion_width": 64}, "requires fusion gated or attention"),
+        ({"model.architecture": "hybrid", "model.head": "other"}, "model.head requires model.architecture=classifier"),
         ({"cam.tap": "S4"}, "cam.tap S4 is of a hybrid"),
         ({"train.unfreeze": "half"}, "train.unfreeze is 'half'; choose all, none, last_block or last_N_conv"),
         ({"train.unfreeze": "none", "train.frozen_until_epoch": 2}, "has no meaning"),

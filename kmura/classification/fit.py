@@ -18,7 +18,7 @@ import tensorflow as tf
 import kmura
 from kmura.classification.learner import Trainer, session
 from kmura.classification.phases import check_phase, phase_config
-from kmura.config import Config, TrainConfig, differences
+from kmura.config import ClassificationConfig, TrainConfig, differences
 from kmura.data import pipeline
 from kmura.data.labels import ALL, is_joint, labelling
 from kmura.errors import InputError
@@ -43,7 +43,9 @@ def fit_areas(
     records: str | os.PathLike,
     *,
     area: str | Sequence[str] = "all",
-    callbacks_for: Callable[[str, Path, Config], Sequence[keras.callbacks.Callback]] = lambda area, run, config: (),
+    callbacks_for: Callable[
+        [str, Path, ClassificationConfig], Sequence[keras.callbacks.Callback]
+    ] = lambda area, run, config: (),
     **options,
 ) -> Iterator[RunResult]:
     """One run after another for several areas; all areas are checked before the first one trains.
@@ -87,7 +89,7 @@ def checked_areas(records: str | os.PathLike, area: str | Sequence[str], options
     return names
 
 
-def _settled(area: str, options: Mapping[str, Any]) -> tuple[Config, str]:
+def _settled(area: str, options: Mapping[str, Any]) -> tuple[ClassificationConfig, str]:
     """The configuration that these options of `fit` mean for an area, and where its tuned values come from, or ""."""
     if options.get("config"):
         return options["config"], ""
@@ -103,7 +105,7 @@ def fit(
     runs: str | os.PathLike = "runs",
     recipe: str | None = None,
     settings: Mapping[str, Any] | Iterable[str] = (),
-    config: Config | None = None,
+    config: ClassificationConfig | None = None,
     fresh: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     command: str | None = None,
@@ -179,7 +181,7 @@ def run_result(folder: RunFolder, history: pd.DataFrame, monitor: str) -> RunRes
     return RunResult(folder.path, history, history[history["best"]].iloc[-1].to_dict())
 
 
-def never_reached(config: Config) -> list[str]:
+def never_reached(config: ClassificationConfig) -> list[str]:
     """What a configuration asks for in vain: in epochs that it does not have, of another loss; a sentence each."""
     frozen, unused = config.train.frozen_until_epoch, []
     for name in ("focal_gamma", "focal_factor"):
@@ -197,7 +199,7 @@ def never_reached(config: Config) -> list[str]:
     ]
 
 
-def check_splits(manifest: Manifest, area: str, config: Config, records) -> None:
+def check_splits(manifest: Manifest, area: str, config: ClassificationConfig, records) -> None:
     """Refuses a task that the records do not serve, an area without one of the classes in a split that training needs,
     and settings that do not fit the task."""
     labels = labelling(manifest, area, config.data.task)
@@ -227,7 +229,9 @@ def check_splits(manifest: Manifest, area: str, config: Config, records) -> None
             )
 
 
-def describe(manifest: Manifest, records, area: str, phase: str, config: Config, command) -> RunDescription:
+def describe(
+    manifest: Manifest, records, area: str, phase: str, config: ClassificationConfig, command
+) -> RunDescription:
     """What `run.json` is to say of a run that begins here and now."""
     versions = {
         "kmura": kmura.__version__,

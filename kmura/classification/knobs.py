@@ -2,7 +2,7 @@
 
 import keras
 
-from kmura.config import Config
+from kmura.config import ClassificationConfig
 from kmura.training.optimizers import inner_optimizer, set_learning_rate
 
 
@@ -14,7 +14,7 @@ class EpochKnobs(keras.callbacks.Callback):
     set (`kmura.data.pipeline.train_dataset`).
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: ClassificationConfig):
         super().__init__()
         self.config = config
 

@@ -17,7 +17,7 @@ from kmura.classification.cam_erasing import CamErasingModel
 from kmura.classification.knobs import EpochKnobs
 from kmura.classification.losses import make_loss
 from kmura.classification.validation import StudyValidation
-from kmura.config import Config
+from kmura.config import ClassificationConfig
 from kmura.data import pipeline
 from kmura.data.labels import labelling
 from kmura.errors import InputError, reason
@@ -34,7 +34,7 @@ log = logging.getLogger("kmura")
 
 
 @contextlib.contextmanager
-def session(config: Config) -> Iterator[None]:
+def session(config: ClassificationConfig) -> Iterator[None]:
     """Seeds, precision and determinism for a block of training, with Keras' own state cleared before it."""
     policy = keras.config.dtype_policy()
     keras.backend.clear_session()
@@ -60,7 +60,9 @@ class Trainer:
         steps: batches of an epoch.
     """
 
-    def __init__(self, records: str | os.PathLike, area: str, config: Config, *, load_weights: bool = True):
+    def __init__(
+        self, records: str | os.PathLike, area: str, config: ClassificationConfig, *, load_weights: bool = True
+    ):
         """
         Args:
             records: folder of shards and manifest.
@@ -114,7 +116,7 @@ class Trainer:
 
     def run(
         self,
-        config: Config,
+        config: ClassificationConfig,
         folder: RunFolder,
         *,
         resume: bool = True,
@@ -184,7 +186,7 @@ class Trainer:
                 log.info("%s: stopped, val_loss_img has not fallen for %d epochs", folder.path, patience)
         return keeper.table()
 
-    def _validating(self, config: Config) -> StudyValidation:
+    def _validating(self, config: ClassificationConfig) -> StudyValidation:
         if self._validation is None:
             split = config.train.select_on
             images = pipeline.eval_dataset(self.records, self.area, split, data=config.data).map(_images)

@@ -45,7 +45,7 @@ from kmura.classification.trials import (
     results,
     trial_folder,
 )
-from kmura.config import Config, config_from_tables, config_json
+from kmura.config import ClassificationConfig, config_from_tables, config_json
 from kmura.data import pipeline
 from kmura.errors import InputError
 from kmura.files import write_json
@@ -72,7 +72,7 @@ def tune(
     runs: str | os.PathLike = "runs",
     recipe: str | None = None,
     settings: Mapping[str, Any] | Iterable[str] = (),
-    config: Config | None = None,
+    config: ClassificationConfig | None = None,
     fresh: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     command: str | None = None,
@@ -143,7 +143,7 @@ def tune(
         return None
 
 
-def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+def with_values(config: ClassificationConfig, values: Mapping[str, Any]) -> ClassificationConfig:
     """`config` with other values for some `stage.key`s."""
     tables = config_json(config)
     for key, value in values.items():
@@ -167,7 +167,7 @@ def _role() -> str:
     return "chief" if "chief" in os.environ["KERASTUNER_TUNER_ID"] else "worker"  # KerasTuner's own test
 
 
-def _check_search(config: Config) -> None:
+def _check_search(config: ClassificationConfig) -> None:
     """Refuses a search of values that change nothing, or one that cannot search."""
     epochs, tune = config.train.epochs, config.tune
     if config.train.monitor in LOSSES:
@@ -196,7 +196,7 @@ def _check_search(config: Config) -> None:
 class _Search(kt.Tuner):
     """KerasTuner's loop over trials, each trained by the same `Trainer` (made when first needed)."""
 
-    def __init__(self, trainer: Callable[[], Trainer], config: Config, folder: RunFolder, callbacks):
+    def __init__(self, trainer: Callable[[], Trainer], config: ClassificationConfig, folder: RunFolder, callbacks):
         self.trainer, self.config, self.folder, self.callbacks = trainer, config, folder, callbacks
         self._since = time.monotonic()
         with contextlib.redirect_stdout(io.StringIO()):  # it prints that it goes on

@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image, ImageDraw
 
 from kmura import cam, metrics
-from kmura.config import Config, DataConfig
+from kmura.config import ClassificationConfig, DataConfig
 from kmura.data import pipeline
 from kmura.data.index import read_index
 from kmura.data.labels import labelling
@@ -161,7 +161,12 @@ class CamOverlays(keras.callbacks.Callback):
 
 
 def overlays_of(
-    records: str | os.PathLike, area: str, run: str | os.PathLike, config: Config, *, every: int | None = None
+    records: str | os.PathLike,
+    area: str,
+    run: str | os.PathLike,
+    config: ClassificationConfig,
+    *,
+    every: int | None = None,
 ) -> list[CamOverlays]:
     """The overlays that a run draws; for `callbacks_for` of `kmura.classification.fit.fit_areas`.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kmura.config import Config, config_from_tables
+from kmura.config import ClassificationConfig, config_from_tables
 from kmura.errors import InputError
 from kmura.files import locked, reading_json, replacing, write_json
 
@@ -64,7 +64,7 @@ class RunDescription:
     classes: tuple[str, ...]
     task: str
     channels: int
-    config: Config
+    config: ClassificationConfig
     versions: dict[str, str]
     command: str
     finished: bool = False
@@ -112,7 +112,7 @@ def read_run(path: str | os.PathLike) -> RunDescription:
         return RunDescription(**raw | {"config": config, "classes": tuple(raw["classes"])})
 
 
-def epochs_trained(folder: RunFolder, config: Config) -> str:
+def epochs_trained(folder: RunFolder, config: ClassificationConfig) -> str:
     """How many epochs a run has behind it, in words: `12 epochs`, `7 of at most 12 epochs` if it ended before."""
     most = config.train.epochs
     try:

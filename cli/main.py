@@ -8,6 +8,7 @@ import traceback
 import click
 
 import kmura
+from kmura.cli import config_command as configuration
 from kmura.cli import evaluation_commands as evaluation
 from kmura.cli import export_commands as export
 from kmura.cli import fit_command as training
@@ -28,7 +29,7 @@ def cli(debug: bool) -> None:
         _silence_native_stderr()
 
 
-ROOMS = (records, training, evaluation, export, weights)
+ROOMS = (records, training, evaluation, export, weights, configuration)
 
 for command in (command for room in ROOMS for command in room.COMMANDS):
     cli.add_command(command)

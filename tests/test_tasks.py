@@ -246,11 +246,11 @@ def test_a_resumed_run_with_patience_ends_as_one_that_ran_through(records, tmp_p
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"train.focal_alpha": 0.25}, "focal_alpha goes with train.loss=focal"),
+        ({"train.focal_alpha": 0.25}, "focal_alpha requires train.loss=focal"),
         ({"train.stop_patience": 2, "train.frozen_until_epoch": 1}, "could end training before"),
         ({"train.focal_gamma": -1}, "train.focal_gamma is -1"),
         ({"train.plateau_patience": 0}, "train.plateau_patience is 0; 1 or more"),
-        ({"train.plateau_patience": 2, "train.schedule": "cosine"}, "goes with schedule constant"),
+        ({"train.plateau_patience": 2, "train.schedule": "cosine"}, "requires schedule constant"),
         ({"model.head_dropout": [1.0]}, "model.head_dropout is 1.0"),
     ],
 )

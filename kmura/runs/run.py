@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from kmura import kinds
-from kmura.config import config_from_tables
+from kmura.config import config_from_tables, from_run_version_1
 from kmura.data.dataset import Dataset
 from kmura.errors import InputError, in_brief
 from kmura.files import locked, reading_json, replacing, sha256_of, write_json
@@ -241,12 +241,10 @@ def read_run(path: str | os.PathLike) -> RunDescription:
 
 def _from_version_1(raw: dict) -> dict:
     """A description of version 1, which knew one kind, called splits `tune` and `valid`, and stated no areas."""
-    train = raw["config"]["train"]
-    select_on = {"tune": "val", "valid": "test"}.get(train.get("select_on"), train.get("select_on"))
     return raw | {
         "kind": kinds.CLASSIFICATION,
         "areas": joint_areas_of(raw["area"], raw["task"], raw["classes"]),
-        "config": raw["config"] | {"train": train | {"select_on": select_on}},
+        "config": from_run_version_1(raw["config"]),
         "run_version": RUN_VERSION,
     }
 

@@ -83,10 +83,10 @@ def test_evaluation_keeps_the_order_of_the_records_and_its_keys(records):
         np.testing.assert_allclose(image[:, :, 0], expected, atol=1)  # Pillow rounds once more, between the axes
 
 
-def test_row_keys_are_read_without_tensorflow(records):
+def test_rows_are_read_without_tensorflow(records):
     program = (
-        "import sys; from kmura.data.labels import row_keys; "
-        f"assert len(row_keys({str(records)!r}, {AREA!r}, 'train')) == 11; assert 'tensorflow' not in sys.modules"
+        "import sys; from kmura.data.dataset import Dataset; "
+        f"assert len(Dataset({str(records)!r}, {AREA!r}).rows('train')) == 11; assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 

@@ -50,17 +50,47 @@ def demo_data(out, areas, train_studies, test_studies, side, shortcut, seed, wor
     click.echo(f"{out}: {made.images} images, {made.studies} studies, {made.patients} patients")
 
 
-@click.command("build-tfrecords")
+class _BuildCommand(click.Command):
+    """A command that takes the options of all source layouts, as the layouts declare them."""
+
+    def get_params(self, ctx):
+        from kmura.records.layouts import LAYOUTS, layouts_of_options
+
+        choice = click.Choice(list(LAYOUTS))
+        text = "How the images are stored, see Layouts."
+        layout = click.Option(["--layout"], default="mura", show_default=True, type=choice, help=text)
+        options = [_layout_option(declared) for declared in layouts_of_options().values()]
+        own, first = super().get_params(ctx), 2  # these options come after ROOT and --out
+        return [*own[:first], layout, *options, *own[first:]]
+
+    def format_epilog(self, ctx, formatter):
+        from kmura.records.layouts import LAYOUTS
+
+        with formatter.section("Layouts"):
+            formatter.write_dl([(layout.name, layout.help) for layout in LAYOUTS.values()])
+        super().format_epilog(ctx, formatter)
+
+
+def _layout_option(declared) -> click.Option:
+    """One option of the command for all layouts that declare it; `declared` is layout name -> option."""
+    layouts_of: dict[str, list[str]] = {}
+    for layout, option in declared.items():
+        layouts_of.setdefault(option.help, []).append(layout)
+    form = {"help": " ".join(f"{', '.join(layouts)}: {text}" for text, layouts in layouts_of.items())}
+    if option.type is bool:
+        form |= {"is_flag": True}
+    elif option.type is tuple:
+        form |= {"callback": names, "metavar": option.metavar}
+    else:
+        kind = click.Choice(option.choices) if option.choices else option.type
+        default = str(option.default) if option.default is not None else None
+        form |= {"type": kind, "metavar": option.metavar, "show_default": default}
+    return click.Option([option.flag, option.name], **form)
+
+
+@click.command("build-tfrecords", cls=_BuildCommand)
 @click.argument("root", type=click.Path())
 @click.option("--out", default="tfrecords", show_default=True, type=click.Path(), help="Folder for the records.")
-@click.option("--layout", default="mura", show_default=True, type=click.Choice(["mura", "folders", "medmnist"]))
-@click.option("--areas", callback=names, help="mura: only these, comma-separated.")
-@click.option("--name", help="folders, medmnist: the area's name; default: the folder's or file's.")
-@click.option("--positive-class", metavar="NAME", help="folders: which of the two classes is positive.")
-@click.option(
-    "--classes", callback=names, metavar="A,B,C", help="folders, medmnist: class names in order of their ids."
-)
-@click.option("--from-csv", is_flag=True, help="mura: take *_image_paths.csv instead of walking the folders.")
 @click.option("--encoding", default="png", show_default=True, type=click.Choice(["png", "jpeg"]))
 @click.option("--quality", default=95, show_default=True, help="Of JPEG, 1 to 100.")
 @click.option("--max-side", default=512, show_default=True, help="Longest side, pixels; larger images are reduced.")
@@ -75,11 +105,6 @@ def build_tfrecords(
     root,
     out,
     layout,
-    areas,
-    name,
-    positive_class,
-    classes,
-    from_csv,
     encoding,
     quality,
     max_side,
@@ -90,10 +115,11 @@ def build_tfrecords(
     strict,
     overwrite,
     workers,
+    **layout_options,
 ):
-    """Turn the images under ROOT (a folder, or a MedMNIST .npz file) into TFRecords.
+    """Turn the images of ROOT, a folder or a file, into TFRecords.
 
-    The same command resumes a build that was cut short.
+    The same command resumes an interrupted build.
     """
     from kmura.cli.display import console, counting, records_table
     from kmura.config import RecordsConfig
@@ -114,15 +140,11 @@ def build_tfrecords(
             out,
             layout=layout,
             options=options,
-            name=name,
-            areas=areas,
-            positive_class=positive_class,
-            classes=classes,
-            from_csv=from_csv,
             strict=strict,
             overwrite=overwrite,
             workers=workers,
             progress=progress,
+            **layout_options,
         )
     console().print(records_table(manifest))
     for skipped in manifest.skipped[:10]:
@@ -134,7 +156,7 @@ def build_tfrecords(
 @click.command()
 @click.argument("records", default="tfrecords", type=click.Path())
 def inspect(records):
-    """Check RECORDS: integrity, leakage between splits, doubles, counts. Exit code 2 if something is wrong."""
+    """Check RECORDS: damage, indexes, counts, patients in two splits, identical images. Exit code 2 on errors."""
     from kmura.cli.display import console, counting, records_table
     from kmura.records.verify import inspect_records
 
@@ -144,7 +166,7 @@ def inspect(records):
     for finding in inspection.findings:
         click.echo(f"{finding.severity}: {finding.text}")
     if not inspection.findings:
-        click.echo("nothing to report: shards, counts, patients and studies agree")
+        click.echo("nothing to report: shards, indexes, counts, patients and studies agree")
     sys.exit(0 if inspection.sound else 2)
 
 

@@ -131,7 +131,7 @@ def test_an_unreadable_image_is_listed_or_with_strict_refused(tmp_path, content,
 
 def test_a_shard_cut_in_half(records, tmp_path):
     copy = shutil.copytree(records, tmp_path / "copy")
-    shard = next(copy.glob("XR_WRIST/train-*"))
+    shard = next(copy.glob("XR_WRIST/train-*.tfrecord"))
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     done = run("inspect", copy)
     assert done.returncode == 2

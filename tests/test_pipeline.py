@@ -236,15 +236,19 @@ def test_a_missing_and_a_cut_shard_are_named_before_training(tmp_path):
         eval_dataset(tmp_path, AREA, "train", data=SMALL)
 
 
-def test_a_flipped_bit_is_named_before_training(tmp_path):
-    write_records(tmp_path, [0, 1, 0, 1])
-    train_dataset(tmp_path, AREA, data=SMALL)  # whole, and known to this process
+@pytest.mark.parametrize("cache", ["off", "memory"])
+def test_a_flipped_bit_is_named_when_the_record_is_drawn(tmp_path, cache):
+    write_records(tmp_path, [0, 1, 0, 1, 1])
+    dataset = train_dataset(tmp_path, AREA, data=SMALL)  # undamaged, and known to this process
     shard = tmp_path / AREA / "train-00001-of-00002.tfrecord"
     content = bytearray(shard.read_bytes())
     content[-40] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(InputError, match=r"train-00001-of-00002.tfrecord: record 1 fails its checksum; kmura inspect"):
-        train_dataset(tmp_path, AREA, data=SMALL)
+    sentence = r"train-00001-of-00002.tfrecord: record 2 fails its checksum; kmura inspect"
+    with pytest.raises(InputError, match=sentence), readable_errors(tmp_path):
+        batches(dataset)
+    with pytest.raises(InputError, match=sentence), readable_errors(tmp_path):
+        batches(train_dataset(tmp_path, AREA, data=DataConfig(image_size=16, cache=cache)))
 
 
 def test_fewer_records_than_the_manifest_says_and_labels_outside_the_classes(tmp_path):
@@ -254,7 +258,7 @@ def test_fewer_records_than_the_manifest_says_and_labels_outside_the_classes(tmp
     write_records(tmp_path, [0, 1, 1, 1])
     path = tmp_path / "manifest.json"
     path.write_text(path.read_text().replace('"records": 2', '"records": 3', 1))
-    with pytest.raises(InputError, match="00000-of-00002.tfrecord holds 2 records, the manifest says 3"):
+    with pytest.raises(InputError, match="00000-of-00002.index.json holds 2 records, the manifest says 3"):
         Dataset(tmp_path, AREA).rows("train")
 
 

@@ -7,11 +7,11 @@ import sys
 
 import numpy as np
 import pytest
-from record_files import AREA, batches, encoded, picture, write_records
+from record_files import AREA, batches, encoded, eval_dataset, picture, write_records
 
 from kmura.config import DataConfig
+from kmura.data.decoded import readable_errors
 from kmura.data.index import Index, read_index
-from kmura.data.pipeline import eval_dataset, readable_errors
 from kmura.errors import InputError
 from kmura.files import sha256_of
 

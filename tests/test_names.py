@@ -13,3 +13,9 @@ def test_the_names_equal_the_registries_in_order():
     assert names.SWIN_NAMES == tuple(SWINS)
     assert names.FUSION_NAMES == tuple(FUSIONS)
     assert names.HEAD_NAMES == tuple(HEADS)
+
+
+def test_the_names_of_phases_are_those_of_classification():
+    from kmura.classification.phases import PHASES
+
+    assert names.PHASE_NAMES == PHASES

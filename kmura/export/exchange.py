@@ -28,7 +28,8 @@ def check_possible(format: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise InputError(
-                f"format {format} needs {package}; run pip install '.[{extra}]' in a clone of kmura, or choose savedmodel"
+                f"format {format} needs {package}; run pip install '.[{extra}]' in a clone of kmura, "
+                f"or choose savedmodel"
             )
 
 

@@ -1,11 +1,15 @@
-"""Train, evaluate, explain and serve classifiers of radiographs.
+"""Build, train, evaluate, explain and serve models of medical images.
 
-`import kmura` is cheap: the names below import their rooms (and TensorFlow) when they are first used.
+`import kmura` is fast: the names below import their modules (and TensorFlow) when they are first used.
 """
 
 import importlib
+import os
 
 from kmura.registration import register_with_keras
+
+# TensorFlow reads it once, when it is imported: oneDNN's kernels also on processors without AVX-512. 0 turns them off.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 __version__ = "0.1.0"
 

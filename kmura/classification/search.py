@@ -15,7 +15,6 @@ import functools
 import io
 import math
 import os
-import resource
 import shutil
 import sys
 import time
@@ -54,6 +53,11 @@ from kmura.runs.checkpoint import STATE
 from kmura.runs.run import LOSSES, RunFolder, claimed, drop_run, write_run, write_summaries
 from kmura.training.callbacks import NonFiniteLoss
 from kmura.training.loop import RunResult, check_claim, describe, run_result, session, train
+
+try:
+    import resource
+except ImportError:  # Windows does not have it
+    resource = None
 
 ORACLE = "oracle.json"
 
@@ -301,7 +305,6 @@ class _Search(kt.Tuner):
 
     def _record(self, trial, score: float, history: pd.DataFrame, status: str, beyond: float) -> None:
         """Writes what the summary says of a trial; from then on it has ended."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
         result = {
             "trial": trial.trial_id,
             "status": status,
@@ -310,7 +313,7 @@ class _Search(kt.Tuner):
             "values": {key: trial.hyperparameters.values[key] for key in searched(self.config)[0]},
             "training_seconds": round(float(history["seconds"].sum()), 2) if len(history) else 0.0,
             "other_seconds": round(beyond, 2),  # since the end of the trial before, but for the training
-            "peak_memory_mb": round(peak),
+            "peak_memory_mb": _peak_memory(),
             "worker": self.tuner_id,
         }
         write_json(trial_folder(self.folder.path, trial.trial_id).path / RESULT, result)
@@ -326,6 +329,13 @@ class _Search(kt.Tuner):
     def _drop_files(self) -> None:
         if self.config.tune.tuner != "hyperband":  # which may yet go on with any trial
             drop_files(self.folder.path)
+
+
+def _peak_memory() -> int | None:
+    """The largest resident memory of this process so far, MB; None where the system does not report it."""
+    if resource is None:
+        return None
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024))
 
 
 class _Listener(keras.callbacks.Callback):

@@ -16,7 +16,7 @@ from kmura.export import exchange
 from kmura.export.card import model_card
 from kmura.export.golden import golden_requests, versions, write_golden
 from kmura.export.parity import Parity, parity_in_fresh_process
-from kmura.files import locked, sha256_of, write_json
+from kmura.files import flush_to_disk, locked, sha256_of, write_json
 from kmura.runs.run import RunDescription, RunFolder, epochs_trained, load_model, read_run
 from kmura.serving.answers import answers_of
 from kmura.serving.contract import EXPORT_VERSION, SIGNATURE, Contract, contract_of_run
@@ -172,11 +172,7 @@ def _aside(out: Path) -> Iterator[Path]:
 def _published(aside: Path, out: Path) -> int:
     """The number of the version that the folder has become."""
     for path in (*aside.rglob("*"), aside):  # on the disk before the name is, whatever happens to the machine
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        flush_to_disk(path)
     version = max(versions(out), default=0) + 1
     aside.rename(out / str(version))
     return version

@@ -108,7 +108,7 @@ class Option:
 
 
 # options that several layouts take
-AREAS = Option("areas", "build only these areas, separated by commas.", tuple)
+AREAS = Option("areas", "build only these areas.", tuple)
 NAME = Option("name", "name of the area; default: that of the folder or file.")
 CLASSES = Option("classes", "class names in the order of their ids.", tuple, metavar="A,B,C")
 POSITIVE_CLASS = Option("positive_class", "which of the two classes is positive (class 1).", metavar="NAME")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -14,6 +15,8 @@ from kmura.data.decoded import readable_errors
 from kmura.data.index import Index, read_index
 from kmura.errors import InputError
 from kmura.files import sha256_of
+from kmura.records.manifest import read_manifest
+from kmura.records.sidecar import read_shard_index
 
 SMALL = DataConfig(image_size=16, cache="off")
 
@@ -138,3 +141,18 @@ def test_the_records_of_a_shard_are_found_at_their_bytes(tmp_path):
         frame = content[index.shard[row]][index.start[row] :]
         length = int.from_bytes(frame[:8], "little")
         assert index.keys["image"][row].encode() in frame[: 12 + length]
+
+
+def test_fit_names_a_damaged_record_when_it_draws_it(records, tmp_path):
+    from kmura import fit
+    from kmura.config import load_config
+
+    copy = shutil.copytree(records, tmp_path / "records")
+    shard = sorted(copy.glob("XR_WRIST/train-*.tfrecord"))[1]
+    content = bytearray(shard.read_bytes())
+    index = read_shard_index(copy, read_manifest(copy).areas["XR_WRIST"]["train"].shards[1])
+    content[index.start[3] + 100] ^= 1
+    shard.write_bytes(content)
+    settings = {"model.backbone": "densenet_mini", "model.weights": "none", "data.image_size": 32, "data.cache": "off"}
+    with pytest.raises(InputError, match=f"{shard.name}: record 3 fails its checksum; kmura inspect"):
+        fit(copy, area="XR_WRIST", runs=tmp_path / "runs", config=load_config("baseline", settings))

@@ -123,7 +123,7 @@ def explain(run, **options):
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the comparison's bootstrap.")
 def report(runs, out, **options):
     """Write one self-contained HTML page about evaluated RUNS (runs/AREA/PHASE)."""
-    from kmura.report.html import report
+    from kmura.report.report import report
 
     click.echo(f"written: {report(runs, out, **options)}", err=True)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LEAVES = {"config", "metrics", "cam", "errors", "files"}
+LEAVES = {"config", "metrics", "cam", "errors", "files", "typed"}
 STAGES = ["records", "data", "models", "training", "evaluation", "explain", "report", "export"]
 MODULES = sorted(path for folder in ("kmura", "cli") for path in (ROOT / folder).rglob("*.py"))
 

@@ -163,7 +163,7 @@ def report(runs, out, **options):
     The page holds curves, tables and, where `kmura explain` has run, galleries; several runs are also compared. The
     figures are also written to OUT-figures as SVG and PNG.
     """
-    from kmura.report.html import report
+    from kmura.report.report import report
 
     click.echo(f"written: {report(runs, out, **options)}", err=True)
 

@@ -154,7 +154,7 @@ def test_an_export_of_several_labels_answers_as_its_run(several, tmp_path):
     signature = json.loads((found.folder / "signature.json").read_text())
     assert "of what speaks for the most probable label" in signature["signatures"]["explain"]["gives"]
     card = (found.folder / "model_card.md").read_text()
-    assert "### Classes on test, study level" in card and "`none` without any" in card and "### Yes or no" in card
+    assert "### Classes on test, study level" in card and "`none` if there is none" in card and "### Yes or no" in card
 
 
 @pytest.mark.slow
@@ -272,10 +272,10 @@ def test_thresholds_and_models_without_names_are_refused(joint, several, monkeyp
     for model in (run, found.folder):
         code, _, errors = kmura_main(monkeypatch, capsys, "predict", model, folder, "--threshold", "0.5")
         assert code == 2 and "multiclass model, which decides by the most probable class" in errors
-    with pytest.raises(InputError, match="decides by each label at 0.5; leave --threshold max_f1 out"):
+    with pytest.raises(InputError, match="decides by each label at 0.5; remove --threshold max_f1"):
         kmura.export(several[1], tmp_path / "out", threshold="max_f1")
     shutil.copy(run / "best.keras", tmp_path / "alone.keras")
-    with pytest.raises(InputError, match="without its run, which names several classes"):
+    with pytest.raises(InputError, match="without a run, which names the classes"):
         kmura.predict(tmp_path / "alone.keras", folder)
 
 

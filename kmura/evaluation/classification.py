@@ -7,34 +7,13 @@ import pandas as pd
 
 from kmura.data.dataset import Dataset
 from kmura.evaluation.class_scores import MultiScores, read_class_predictions, score_classes
+from kmura.evaluation.evaluation import Evaluation
 from kmura.evaluation.inference import predict_split
 from kmura.evaluation.localization import localization_faithfulness
 from kmura.evaluation.scoring import ScoreOptions, Scores, score_table
 from kmura.files import replacing, sha256_of, write_json
 from kmura.runs.predictions import read_predictions
 from kmura.runs.run import Run, RunDescription, RunFolder
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What `metrics.json` holds: whose scores they are, and the scores.
-
-    `localization_faithfulness` (of runs of the phase final) is split -> value, see `kmura.evaluation.localization`.
-    `model_sha256` and `predictions_sha256` are of the `best.keras` and `predictions.csv` that they belong to.
-    """
-
-    run: str
-    area: str
-    phase: str
-    select_on: str
-    selected_epoch_by: str
-    has_patients: bool
-    model_sha256: str
-    predictions_sha256: str
-    scores: Scores | MultiScores
-    task: str = "binary"
-    classes: tuple[str, ...] = ()
-    localization_faithfulness: dict[str, float] | None = None
 
 
 def evaluate_run(

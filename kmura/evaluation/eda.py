@@ -10,6 +10,7 @@ from sklearn.decomposition import PCA, IncrementalPCA
 
 from kmura.config import DataConfig
 from kmura.data.dataset import Dataset
+from kmura.evaluation.exploration import AreaData, Eda, Intensity, NearDouble, Outlier, PrincipalParts
 from kmura.files import write_json
 from kmura.records.manifest import EDA
 from kmura.tasks import ALL
@@ -21,84 +22,6 @@ _HASH_BITS = 6  # of 64 that may differ between candidates for near doubles
 _MOST = 2000  # images that the principal parts are computed from
 MOST_COMPONENTS = 200
 SHARES = (0.9, 0.95, 0.99)
-
-
-@dataclasses.dataclass(frozen=True)
-class Intensity:
-    """Gray values (0..255) of the images of a class, reduced to thumbnails of SIDE pixels: means over images.
-
-    Attributes:
-        images, studies: how many.
-        mean, deviation: of an image's pixels, averaged over images.
-        between: standard deviation of the images' means.
-        black, white: share of pixels at 5 or below, at 250 or above.
-    """
-
-    images: int
-    studies: int
-    mean: float
-    deviation: float
-    between: float
-    black: float
-    white: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Outlier:
-    """An image whose mean brightness is far from its area's: modified z-score 0.6745 (x - median) / MAD."""
-
-    image: str
-    split: str
-    mean: float
-    z: float
-
-
-@dataclasses.dataclass(frozen=True)
-class NearDouble:
-    """Two images that look alike: correlation of their thumbnails; `crosses` tells of two splits."""
-
-    one: str
-    other: str
-    splits: tuple[str, str]
-    correlation: float
-    crosses: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class PrincipalParts:
-    """Components of the thumbnails needed for these shares of the variance; None where MOST_COMPONENTS are too few.
-
-    Attributes:
-        images: a random sample.
-        pca, incremental: share -> components, by scikit-learn's PCA (full SVD) and IncrementalPCA.
-        cumulative: share of the variance that the first 1, 2, ... components of the PCA hold, at most 50.
-    """
-
-    images: int
-    pca: dict[str, int | None]
-    incremental: dict[str, int | None]
-    cumulative: list[float]
-
-
-@dataclasses.dataclass(frozen=True)
-class AreaData:
-    """All of one area; sizes are of the stored images, pixels."""
-
-    classes: dict[str, Intensity]
-    height: tuple[int, int, int]
-    width: tuple[int, int, int]
-    outliers: list[Outlier]
-    near_doubles: list[NearDouble]
-    principal: PrincipalParts
-
-
-@dataclasses.dataclass(frozen=True)
-class Eda:
-    """What `kmura eda` finds, area by area; `inputs` is the fingerprint of the records, as in their manifest."""
-
-    records: str
-    inputs: str
-    areas: dict[str, AreaData]
 
 
 def explore(

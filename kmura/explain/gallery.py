@@ -15,9 +15,9 @@ from PIL import Image
 from kmura import cam, metrics
 from kmura.data.dataset import Dataset
 from kmura.errors import InputError, reason
-from kmura.evaluation.class_scores import read_any_evaluation
+from kmura.evaluation.evaluation import read_evaluation
 from kmura.explain import boxes as truth
-from kmura.explain.explanation import PICTURES, Case, Explanation, Localization, Look, Worth
+from kmura.explain.explanation import PICTURES, Case, Explanation, Localization, Look, MeanCurves, Worth
 from kmura.explain.faithfulness import Curves, deletion_insertion, drop, maps_of_chance, masks_of_chance
 from kmura.explain.outcomes import Reading, gallery_rows, read_images
 from kmura.explain.overlays import box_of, overlay, sheet_of, shown_taps
@@ -67,7 +67,7 @@ def explain(
     """
     run = Run(run)
     folder, task, dataset = run.folder, run.labels, run.dataset(records)
-    evaluation, table = read_any_evaluation(run.path, run.description)
+    evaluation, table = read_evaluation(run.path, run.description)
     table = table[table["split"] == split].reset_index(drop=True)
     if table["image"].tolist() != dataset.rows(split)["image"].tolist():
         raise InputError(
@@ -91,7 +91,7 @@ def explain(
             run=str(run),
             area=run.area,
             phase=run.phase,
-            model_sha256=evaluation["model_sha256"],
+            model_sha256=evaluation.model_sha256,
             split=split,
             cases=gallery,
             counts={name: int((reading.outcome == name).sum()) for name in reading.outcomes},
@@ -236,7 +236,7 @@ class _Work:
         values["random_drop"] = drop(self.logits, images, masks_of_chance(chance, masks), self.multilabel)
         scores = means(values, table["patient"].to_numpy()[rows], self.seed)
         localization = None if boxed is None else self.localization(maps, table, reading, boxed)
-        return Worth(maps.tap, float(empty.mean()), _curves_json(found, scores), localization)
+        return Worth(maps.tap, float(empty.mean()), _mean_curves(found, scores), localization)
 
     def boxed(self, table, reading: Reading, boxes: dict) -> dict[int, np.ndarray]:
         """Rows of positive images with boxes -> these [n, 4] in pixels of the model's image.
@@ -276,12 +276,9 @@ def means(values: dict[str, np.ndarray], patients, seed: int) -> dict[str, metri
     return metrics.intervals(whole, drawn)
 
 
-def _curves_json(found: Curves, scores) -> dict:
-    rows = {
-        name: [float(value) for value in getattr(found, name)]
-        for name in ("share", "deletion", "insertion", "random_deletion", "random_insertion")
-    }
-    return rows | {"means": scores}
+def _mean_curves(curves: Curves, scores: dict[str, metrics.Interval]) -> MeanCurves:
+    names = ("share", "deletion", "insertion", "random_deletion", "random_insertion")
+    return MeanCurves(**{name: [float(value) for value in getattr(curves, name)] for name in names}, means=scores)
 
 
 def _gray(image: np.ndarray) -> Image.Image:

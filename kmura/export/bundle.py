@@ -11,7 +11,7 @@ from typing import Any
 
 import kmura
 from kmura.errors import InputError, check_choice, reason
-from kmura.evaluation.class_scores import read_any_evaluation
+from kmura.evaluation.evaluation import Evaluation, read_evaluation
 from kmura.export import exchange
 from kmura.export.card import model_card
 from kmura.export.golden import golden_requests, versions, write_golden
@@ -75,7 +75,7 @@ def export(
     """
     check_choice("format", format, FORMATS)
     folder, out, description = RunFolder(Path(run)), Path(out), read_run(run)
-    evaluation, _ = read_any_evaluation(run, description)
+    evaluation, _ = read_evaluation(run, description)
     contract = contract_of_run(run, records=records, threshold=threshold)
     if format != "savedmodel":
         exchange.check_possible(format)
@@ -119,7 +119,7 @@ def _write_served(folder: Path, served: ServedModel, area: str, warmup: bool) ->
         write_warmup(folder, requests)
 
 
-def _signature(description: RunDescription, evaluation, contract: Contract, format: str) -> dict[str, Any]:
+def _signature(description: RunDescription, evaluation: Evaluation, contract: Contract, format: str) -> dict[str, Any]:
     """What `signature.json` says, but for the checks and the checksums of the files."""
     found = {
         "export_version": EXPORT_VERSION,
@@ -127,7 +127,7 @@ def _signature(description: RunDescription, evaluation, contract: Contract, form
         "exported": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "area": description.area,
         "phase": description.phase,
-        "model_sha256": evaluation["model_sha256"],
+        "model_sha256": evaluation.model_sha256,
         "versions": description.versions | {"kmura": kmura.__version__},
         "calibration": contract.calibration,
         "contract": dataclasses.asdict(contract),

@@ -88,7 +88,7 @@ def parity(folder: Path, model: Path) -> Parity:
     from kmura.serving.prepare import prepared
     from kmura.serving.signatures import SIGNATURES, WARMUP, read_warmup
 
-    contract = read_signature(folder)["contract"]
+    contract = read_signature(folder).contract
     signatures, network = load_signatures(folder), load_model(model)
     compiled = tf.function(lambda image: network(image, training=False), autograph=False)
 

@@ -89,10 +89,12 @@ def _of_keras(model, contract: Contract) -> Predictor:
 
 
 def _of_export(folder: Path, threshold: str | None) -> Predictor:
-    found = read_signature(folder)
-    contract = found["contract"]
-    if found["format"] != "savedmodel":
-        raise InputError(f"{folder} is of the format {found['format']}; predict takes savedmodel exports, runs, .keras")
+    signature = read_signature(folder)
+    contract = signature.contract
+    if signature.format != "savedmodel":
+        raise InputError(
+            f"{folder} is of the format {signature.format}; predict takes savedmodel exports, runs, .keras"
+        )
     check_threshold(folder, contract.task, threshold)
     if threshold not in (None, contract.rule):
         raise InputError(

@@ -108,7 +108,7 @@ def tune(
             trained.
     """
     config = config or phase_config("tune", area, runs, recipe, settings)[0]
-    _check_search(config)
+    check_search(config)
     manifest = read_manifest(records)
     check_splits(manifest, area, config, records)
     folder = RunFolder(Path(runs) / area / searched(config)[1])
@@ -171,7 +171,7 @@ def _role() -> str:
     return "chief" if "chief" in os.environ["KERASTUNER_TUNER_ID"] else "worker"  # KerasTuner's own test
 
 
-def _check_search(config: Config) -> None:
+def check_search(config: Config) -> None:
     """Refuses a search of values that change nothing, or one that cannot search."""
     epochs, tune = config.train.epochs, config.tune
     if config.train.monitor in LOSSES:

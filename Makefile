@@ -1,8 +1,10 @@
-# make test   the test suite          make demo   the whole line on synthetic data
-# Both make their own virtual environment, .venv, on a fresh machine.
+# make test   the test suite          make demo   the whole pipeline on synthetic radiographs
+# Both create the virtual environment .venv on a fresh machine.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
+# oneDNN's kernels on every processor; TensorFlow by itself enables them only where there is AVX-512
+export TF_ENABLE_ONEDNN_OPTS ?= 1
 
 .PHONY: test slow parity lint demo clean
 
@@ -18,7 +20,7 @@ test: .venv/installed lint
 slow: .venv/installed
 	$(BIN)/python -m pytest -m 'slow or real'
 
-# ported weights against torch and transformers, which a virtual environment of their own holds (1 GB)
+# ported weights against torch and transformers, in a virtual environment of their own (1 GB)
 .venv-parity/installed: setup.cfg pyproject.toml
 	test -x .venv-parity/bin/python || $(PYTHON) -m venv .venv-parity
 	.venv-parity/bin/python -m pip install --quiet --editable '.[dev,parity]'
@@ -31,7 +33,8 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# two areas of phantoms: images -> records -> training (small network, random start) -> scores at image and study level
+# two areas of synthetic radiographs: images -> records -> training (a small network without pretrained weights) -> scores
+# at image and study level
 demo: .venv/installed
 	rm -rf $(DEMO)/images $(DEMO)/tfrecords $(DEMO)/runs
 	$(BIN)/kmura demo-data $(DEMO)/images --areas XR_SHOULDER,XR_WRIST --train-studies 400 --test-studies 100 --side 256

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kmura.config import Config, config_json
+from kmura.config import ClassificationConfig, config_json
 from kmura.evaluation.compare import compare
 from kmura.evaluation.scoring import ScoreOptions, score_table
 
@@ -70,7 +70,7 @@ def main() -> None:
                 run.mkdir(parents=True)
                 description = {
                     "area": table["area"][0], "phase": phase, "records": "", "inputs": "", "task": "binary",
-                    "classes": ["normal", "abnormal"], "channels": 1, "config": config_json(Config()),
+                    "classes": ["normal", "abnormal"], "channels": 1, "config": config_json(ClassificationConfig()),
                     "versions": {}, "command": "", "run_version": 1,
                 }  # fmt: skip
                 (run / "run.json").write_text(json.dumps(description))

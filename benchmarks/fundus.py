@@ -38,7 +38,7 @@ def main() -> None:
 
     from kmura.classification.fit import fit
     from kmura.config import RecordsConfig, load_config, parse_setting
-    from kmura.evaluation.classification import evaluate
+    from kmura.evaluation.evaluate import evaluate
     from kmura.evaluation.scoring import ScoreOptions
     from kmura.records.writer import build_records
 

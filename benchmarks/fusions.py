@@ -33,11 +33,11 @@ def main() -> None:
 
     from kmura.classification.fit import fit
     from kmura.config import load_config
-    from kmura.evaluation.classification import evaluate
-    from kmura.evaluation.inference import load_model
+    from kmura.evaluation.evaluate import evaluate
     from kmura.models.fusion import FUSIONS
     from kmura.phantoms.radiographs import write_phantoms
     from kmura.records.writer import build_records
+    from kmura.runs.run import load_model
 
     hybrid = {"model.architecture": "hybrid", "model.swin": "swin_mini", "model.swin_weights": "none"}
     ways = {"densenet_mini alone": {}}

@@ -70,27 +70,27 @@ def decode_resize_tensorflow(work):
 
 
 def train_png(work):
-    """train_dataset from lossless records, nothing cached."""
+    """Dataset.train from lossless records, nothing cached."""
     return _training(work, PNG, "off")
 
 
 def train_cached(work):
-    """train_dataset, decoded images in memory."""
+    """Dataset.train, decoded images in memory."""
     return _training(work, PNG, "memory")
 
 
 def train_jpeg(work):
-    """train_dataset from records of 320-pixel JPEGs, nothing cached."""
+    """Dataset.train from records of 320-pixel JPEGs, nothing cached."""
     return _training(work, JPEG, "off")
 
 
 def evaluate_png(work):
-    """eval_dataset from lossless records, nothing cached."""
+    """Dataset.eval from lossless records, nothing cached."""
     from kmura.config import DataConfig
-    from kmura.data.pipeline import eval_dataset
+    from kmura.data.dataset import Dataset
 
     data = DataConfig(image_size=SIZE, cache="off")
-    return (len(batch["image"]) for batch in eval_dataset(work / PNG, AREA, "train", data=data).repeat())
+    return (len(batch["image"]) for batch in Dataset(work / PNG, AREA, data).eval("train").repeat())
 
 
 def torch_training(work):
@@ -122,10 +122,10 @@ def _endless(dataset):
 
 def _training(work, folder, cache):
     from kmura.config import DataConfig
-    from kmura.data.pipeline import train_dataset
+    from kmura.data.dataset import Dataset
 
     data = DataConfig(image_size=SIZE, cache=cache)
-    dataset = train_dataset(work / folder, AREA, data=data, batch_size=BATCH, epochs=10_000)
+    dataset = Dataset(work / folder, AREA, data).train(batch_size=BATCH, epochs=10_000)
     return (len(batch["image"]) for batch in dataset)
 
 

@@ -50,7 +50,8 @@ def main() -> None:
 
     from kmura.classification.fit import fit
     from kmura.config import load_config, parse_setting
-    from kmura.evaluation.classification import evaluate
+    from kmura.data.dataset import Dataset
+    from kmura.evaluation.evaluate import evaluate
     from kmura.evaluation.inference import predict_split
     from kmura.evaluation.scoring import ScoreOptions, level_scores
     from kmura.phantoms.radiographs import write_phantoms
@@ -83,12 +84,13 @@ def main() -> None:
             for seed in range(arguments.seeds):
                 config = load_config("demo", settings | WAYS[way] | given | {"train.seed": seed})
                 runs, end = Path(folder) / way / str(seed), KeepEnd()
+                dataset = Dataset(records, arguments.area, config.data)
                 run = fit(records, area=arguments.area, runs=runs, config=config, callbacks=[end])
                 chosen = evaluate(run.folder, options=ScoreOptions(resamples=10))
                 chosen = chosen.scores.splits["test"]["study"].scores["auc"].value
-                table = predict_split(end.classifier, records, arguments.area, "test", config.data)
+                table = predict_split(end.classifier, dataset, "test")
                 auc = level_scores(table, "study", resamples=10).scores["auc"].value
-                found.append((auc, *looked_at(end.classifier, images, records, arguments.area, config), chosen))
+                found.append((auc, *looked_at(end.classifier, images, dataset, config), chosen))
             aucs, lesion, by_chance, marker, marker_chance, *erased, chosen = np.array(found).T
             each = " ".join(f"{auc:.3f}" for auc in aucs)
             print(
@@ -107,14 +109,13 @@ def spread(values) -> float:
     return values.std(ddof=1) if len(values) > 1 else 0.0
 
 
-def looked_at(classifier, images: Path, records: Path, area: str, config) -> tuple[float, ...]:
+def looked_at(classifier, images: Path, dataset, config) -> tuple[float, ...]:
     """Share of maps whose maximum lies in the lesion (held-out), its chance; the same for the marker (training images
     that carry it); of these, what would be erased of the marker's box, of the lesion's and of the image."""
     import numpy as np
     import pandas as pd
 
     from kmura import cam
-    from kmura.data import pipeline
 
     judge = cam.CamEngine(classifier, tap="P4", fallback=None)
     abnormal = cam.named_target("abnormal", ("normal", "abnormal"))
@@ -124,8 +125,8 @@ def looked_at(classifier, images: Path, records: Path, area: str, config) -> tup
     pointing, erased, holes = [], [], {"marker": [], "normal": []}
     for split, boxes in (("test", lesions), ("train", markers)):
         found = []
-        paths = iter(pipeline.row_keys(records, area, split)["image"])
-        for batch in pipeline.eval_dataset(records, area, split, data=config.data):
+        paths = iter(dataset.rows(split)["image"])
+        for batch in dataset.eval(split):
             maps = judge.compiled(batch["image"], abnormal, flip=True)[0].numpy()
             masks = cam.erase_mask(eraser.compiled(batch["image"])[0], config.cam.erase_q).numpy()
             for heat, mask, name in zip(maps, masks, paths):  # noqa: B905 (paths run on to the next batch)
@@ -141,21 +142,19 @@ def looked_at(classifier, images: Path, records: Path, area: str, config) -> tup
                     holes["marker"].append(mask)
                     erased.append((mask[inside].mean(), mask[lesion].mean() if lesion.any() else np.nan, mask.mean()))
         pointing += list(np.mean(found, axis=0)) if found else [0.0, 0.0]
-    gained = logit_in_holes(classifier, records, area, config, holes["marker"])
-    gained -= logit_in_holes(classifier, records, area, config, holes["normal"])
+    gained = logit_in_holes(classifier, dataset, holes["marker"])
+    gained -= logit_in_holes(classifier, dataset, holes["normal"])
     return *pointing, *np.nanmean(erased, axis=0), gained
 
 
-def logit_in_holes(classifier, records: Path, area: str, config, masks) -> float:
+def logit_in_holes(classifier, dataset, masks) -> float:
     """Mean logit of the normal held-out images, the n-th blackened where the n-th mask is 1 (and round again)."""
     import itertools
 
     import numpy as np
 
-    from kmura.data import pipeline
-
     masks, logits = itertools.cycle(masks or [0.0]), []
-    for batch in pipeline.eval_dataset(records, area, "test", data=config.data):
+    for batch in dataset.eval("test"):
         normal = batch["image"].numpy()[batch["label"].numpy()[:, 0] == 0]
         kept = np.array([image * (1 - np.asarray(next(masks))[..., None]) for image in normal])
         logits += classifier(kept, training=False).numpy()[:, 0].tolist() if len(kept) else []

@@ -46,7 +46,7 @@ def main() -> None:
 
     from kmura.classification.fit import fit
     from kmura.config import load_config
-    from kmura.evaluation.classification import evaluate
+    from kmura.evaluation.evaluate import evaluate
     from kmura.phantoms.radiographs import write_phantoms
     from kmura.records.writer import build_records
 

@@ -272,7 +272,7 @@ def _worth(found, maps) -> Table:
     )
     for heading in ("", "by the maps", "by chance"):
         table.add_column(heading, justify="left" if not heading else "right")
-    means = maps.curves["means"]
+    means = maps.curves.means
     for label, name in (
         ("area under deletion (less is better)", "deletion"),
         ("area under insertion (more is better)", "insertion"),

@@ -1,144 +1,191 @@
-"""The commands that score and explain runs: evaluate, compare, explain, report."""
+"""The commands that score, compare, explain and report: evaluate, compare, explain, report, and eda of the records."""
 
 import click
 
-_POOLING = click.option(
-    "--pooling",
-    type=click.Choice(["mean", "max", "noisy-or", "top-k"]),
-    default="mean",
-    show_default=True,
-    help="From the images of a study to its probability.",
+from kmura.cli.options import (
+    POOLING,
+    RECORDS_OF_RUN,
+    SPLIT,
+    TOP_K,
+    Choice,
+    examples,
+    literal_values,
+    names_option,
+    resamples_option,
+    seed_option,
 )
-_TOP_K = click.option("--top-k", type=click.IntRange(1), default=2, show_default=True, help="Of --pooling top-k.")
-_RECORDS = click.option("--records", type=click.Path(), help="Folder of the records, if they have moved since the run.")
+from kmura.config import CamConfig
 
 
-@click.command()
+@click.command(
+    short_help="Score a run, calibrate it and choose thresholds.",
+    epilog=examples(
+        "kmura evaluate runs/XR_WRIST/baseline",
+        'kmura evaluate runs/XR_WRIST/final --threshold "youden,sensitivity>=0.95"',
+    ),
+)
 @click.argument("run", type=click.Path())
-@_RECORDS
-@_POOLING
-@_TOP_K
+@RECORDS_OF_RUN
+@POOLING
+@TOP_K
 @click.option(
     "--calibration",
-    type=click.Choice(["platt", "temperature", "isotonic", "none"]),
+    type=Choice(["platt", "temperature", "isotonic", "none"]),
     default="platt",
-    show_default=True,
-    help="Fitted on val; scores are given before and after.",
+    help="How probabilities are calibrated on val; scores are given before and after.",
 )
 @click.option(
     "--calibrate-at",
-    type=click.Choice(["image", "study"]),
+    type=Choice(["image", "study"]),
     default="study",
-    show_default=True,
     help="Whose probabilities are calibrated.",
 )
-@click.option(
+@names_option(
     "--threshold",
     "rules",
-    multiple=True,
-    metavar="RULE",
-    help="Chosen on val: a number, max_f1, youden, sensitivity>=X or specificity>=X; may be repeated.",
+    metavar="RULE,...",
+    show_default="0.5, max_f1, youden, sensitivity>=0.9, specificity>=0.9",
+    help="How thresholds are chosen on val: a number, max_f1, youden, sensitivity>=X or specificity>=X.",
 )
-@click.option(
-    "--resamples", type=click.IntRange(1), default=2000, show_default=True, help="Bootstrap resamples of patients."
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
+@resamples_option()
+@seed_option("Of the bootstrap.")
 def evaluate(run, records, rules, **options):
-    """Score the best model of RUN (runs/AREA/PHASE) at image and study level, calibrate it, choose thresholds."""
+    """Score the best model of RUN (runs/AREA/PHASE) at image and study level.
+
+    Calibrates the probabilities and chooses thresholds on val, and gives all scores with 95 % intervals by patient
+    bootstrap. Writes predictions.csv and metrics.json to RUN.
+    """
     from kmura.evaluation.scoring import ScoreOptions
 
     options = ScoreOptions(**options, **({"rules": rules} if rules else {}))
-    options.check()  # before the wait for TensorFlow
+    options.check()  # errors in the options should appear before the slow imports
 
     from kmura.cli.display import show_evaluation
-    from kmura.evaluation.classification import evaluate
+    from kmura.evaluation.evaluate import evaluate
 
     show_evaluation(evaluate(run, records=records, options=options))
 
 
-@click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path())
-@click.option("--split", type=click.Choice(["test", "val"]), default="test", show_default=True)
-@click.option(
-    "--level",
-    "levels",
-    type=click.Choice(["study", "image"]),
-    multiple=True,
-    default=["study"],
-    show_default=True,
-    help="May be repeated.",
+@click.command(
+    short_help="Compare evaluated runs: which is better, and by how much.",
+    epilog=examples(
+        "kmura compare runs/XR_WRIST/baseline runs/XR_WRIST/final",
+        "kmura compare runs/*/baseline runs/*/final --score auc,kappa",
+    ),
 )
-@click.option(
+@click.argument("runs", nargs=-1, required=True, type=click.Path())
+@SPLIT
+@names_option("--level", "levels", choices=("study", "image"), default=("study",), help="The levels to show.")
+@names_option(
     "--score",
     "scores",
-    multiple=True,
-    default=["auc", "f1", "kappa"],
-    show_default=True,
-    help="A score to show, as kmura evaluate names it; may be repeated.",
+    metavar="SCORE,...",
+    default=("auc", "f1", "kappa"),
+    help="The scores to show, as kmura evaluate names them.",
 )
-@_POOLING
-@_TOP_K
-@click.option("--resamples", type=click.IntRange(1), default=2000, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
-@click.option("--out", type=click.Path(), help="Write all scores and differences, also those not shown, as JSON here.")
+@POOLING
+@TOP_K
+@resamples_option()
+@seed_option("Of the bootstrap.")
+@click.option("--out", type=click.Path(), help="Write all scores and differences, also those not shown, as JSON.")
 def compare(runs, levels, scores, out, **options):
-    """Set evaluated RUNS (runs/AREA/PHASE) side by side: who is best where, and whether chance explains it."""
-    from kmura.cli.display import show_comparison
+    """Compare evaluated RUNS (runs/AREA/PHASE) over the same images.
+
+    Runs of one phase count as one model over several areas. Differences are paired by patient bootstrap; for AUC there
+    is also DeLong's test.
+    """
+    from kmura.cli.display import check_scores, show_comparison
+
+    check_scores(scores)
+
     from kmura.evaluation.compare import compare, write_comparison
 
-    found = compare(runs, **options)
+    comparison = compare(runs, **options)
     if out:
-        write_comparison(found, out)
-    show_comparison(found, levels, scores)
+        write_comparison(comparison, out)
+    show_comparison(comparison, levels, scores)
 
 
-@click.command()
+@click.command(
+    short_help="Show where a model looks and how faithful its maps are.",
+    epilog=examples(
+        "kmura explain runs/XR_WRIST/baseline",
+        "kmura explain runs/all/baseline --towards all --cases 4",
+        "kmura explain runs/XR_WRIST/baseline --boxes images/lesions.csv",
+    ),
+)
 @click.argument("run", type=click.Path())
-@_RECORDS
-@click.option("--split", type=click.Choice(["test", "val"]), default="test", show_default=True)
-@click.option("--cases", type=click.IntRange(1), default=8, show_default=True, help="Images of each gallery.")
-@click.option("--sample", type=click.IntRange(2), default=64, show_default=True, help="Images behind the curves.")
+@RECORDS_OF_RUN
+@SPLIT
+@click.option("--cases", type=click.IntRange(1), default=8, help="Images per gallery.")
+@click.option("--sample", type=click.IntRange(2), default=64, help="Images for the deletion and insertion curves.")
 @click.option(
     "--tap",
-    help="The feature map: P5, P4, P3, or S4 of a hybrid's transformer; default: cam.tap, of a hybrid P5 and S4.",
+    type=Choice(literal_values(CamConfig, "tap")),
+    show_default="cam.tap of the run; P5 and S4 for a hybrid",
+    help="The feature map to explain; S4 is that of a hybrid's transformer.",
 )
-@click.option(
-    "--towards", multiple=True, metavar="CLASS", help="Also maps towards this class, or all; may be repeated."
-)
-@click.option("--boxes", type=click.Path(), help="A CSV like lesions.csv: image, x0, y0, x1, y1 in pixels.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@names_option("--towards", metavar="CLASS,...", help="Also draw maps towards these classes; all: towards every class.")
+@click.option("--boxes", type=click.Path(), help="A CSV file with columns image, x0, y0, x1, y1 (pixels).")
+@seed_option("Of SmoothGrad's noise and the random maps.")
 def explain(run, **options):
-    """Show where the best model of an evaluated RUN looks, and what its maps are worth: RUN/explain/."""
+    """Show where the best model of an evaluated RUN (runs/AREA/PHASE) looks.
+
+    Draws galleries of Grad-CAM++ maps and measures them by deletion, insertion and, with --boxes, localization. Writes
+    to RUN/explain.
+    """
     from kmura.cli.display import show_explanation
     from kmura.explain.gallery import explain
 
     show_explanation(explain(run, **options))
 
 
-@click.command()
+@click.command(
+    short_help="Write an HTML page about evaluated runs.",
+    epilog=examples(
+        "kmura report runs/XR_WRIST/baseline --out wrist.html",
+        "kmura report runs/*/baseline runs/*/final",
+    ),
+)
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
-@click.option("--out", type=click.Path(), default="report.html", show_default=True, help="The page to write.")
-@click.option("--eda", type=click.Path(), help="What kmura eda wrote; default: eda.json among each run's records.")
-@click.option("--resamples", type=click.IntRange(1), default=2000, show_default=True, help="Of the comparison.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the comparison's bootstrap.")
+@click.option("--out", type=click.Path(), default="report.html", help="The page to write.")
+@click.option(
+    "--eda",
+    type=click.Path(),
+    show_default="eda.json in the records of each run",
+    help="The file that kmura eda wrote.",
+)
+@resamples_option("Bootstrap resamples of the comparison.")
+@seed_option("Of the bootstrap.")
 def report(runs, out, **options):
-    """Write one self-contained HTML page about evaluated RUNS (runs/AREA/PHASE)."""
-    from kmura.report.html import report
+    """Write one self-contained HTML page about evaluated RUNS (runs/AREA/PHASE).
+
+    The page holds curves, tables and, where `kmura explain` has run, galleries; several runs are also compared. The
+    figures are also written to OUT-figures as SVG and PNG.
+    """
+    from kmura.report.report import report
 
     click.echo(f"written: {report(runs, out, **options)}", err=True)
 
 
-@click.command()
+@click.command(
+    short_help="Describe the images: gray values, sizes, near-duplicates.",
+    epilog=examples("kmura eda tfrecords", "kmura eda tfrecords --area XR_WRIST --out wrist.json"),
+)
 @click.argument("records", default="tfrecords", type=click.Path())
-@click.option("--area", default="all", show_default=True)
+@click.option("--area", default="all", metavar="AREA", help="An area of the records, or all.")
 @click.option(
     "--out",
     type=click.Path(),
-    help="Where everything is written as JSON; default RECORDS/eda.json, where report looks.",
+    show_default="RECORDS/eda.json, where report looks",
+    help="Write everything to this file as JSON.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sample for the components.")
+@seed_option("Of the sample of images for the principal components.")
 def eda(records, **options):
-    """Look at the images of RECORDS: gray values by class, sizes, exposure outliers, near doubles, components."""
+    """Describe the images of RECORDS.
+
+    Reports gray values by class, image sizes, exposure outliers, near-duplicates and principal components.
+    """
     from kmura.cli.display import show_eda
     from kmura.evaluation.eda import explore
 

@@ -1,62 +1,90 @@
-"""The commands that take a model out of the training machine: export, predict."""
+"""The commands that use a trained model elsewhere: export, predict."""
 
 import sys
 
 import click
 
-_THRESHOLD = "Of a binary run: a rule that it was evaluated at; default: 0.5, or the first of them."
+from kmura.cli.options import RECORDS_OF_RUN, Choice, examples
+
+_THRESHOLD = click.option(
+    "--threshold",
+    metavar="RULE",
+    show_default="0.5, or the first of them",
+    help="Of a binary run: one of the rules that it was evaluated with.",
+)
 
 
-@click.command()
+@click.command(
+    short_help="Export a model for TensorFlow Serving, ONNX or LiteRT.",
+    epilog=examples(
+        "kmura export runs/XR_WRIST/baseline --out models/wrist",
+        "kmura export runs/XR_WRIST/baseline --out models/wrist --format onnx",
+    ),
+)
 @click.argument("run", type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="Folder of the versions: OUT/1, OUT/2, ...")
-@click.option("--records", type=click.Path(), help="Folder of the records, if they have moved since the run.")
-@click.option("--threshold", metavar="RULE", help=_THRESHOLD)
-@click.option("--format", type=click.Choice(["savedmodel", "onnx", "litert"]), default="savedmodel", show_default=True)
-@click.option(
-    "--warmup/--no-warmup", default=True, show_default=True, help="Write warm-up requests for TensorFlow Serving."
-)
+@RECORDS_OF_RUN
+@_THRESHOLD
+@click.option("--format", type=Choice(["savedmodel", "onnx", "litert"]), default="savedmodel", help="What to write.")
+@click.option("--warmup/--no-warmup", default=True, help="Write warm-up requests for TensorFlow Serving.")
 def export(run, out, **options):
-    """Export the best model of an evaluated RUN (runs/AREA/PHASE) for TensorFlow Serving, with all it needs inside."""
+    """Export the best model of an evaluated RUN (runs/AREA/PHASE) for serving.
+
+    An export contains the network with preprocessing, calibration, threshold and pooling, a model card, and golden
+    answers, which `kmura predict --check` compares. Each call adds a version.
+    """
     from kmura.cli.prediction_tables import show_export
     from kmura.export.bundle import export
 
     show_export(export(run, out, **options))
 
 
-@click.command()
+@click.command(
+    short_help="Predict images with a run, a .keras file or an export.",
+    epilog=examples(
+        "kmura predict runs/XR_WRIST/baseline patient1/ patient2/ --out rows.csv",
+        "kmura predict models/wrist image.dcm --cam maps/",
+        "kmura predict models/wrist --check",
+    ),
+)
 @click.argument("model", type=click.Path())
 @click.argument("images", nargs=-1, type=click.Path())
 @click.option(
     "--group",
-    type=click.Choice(["auto", "folder", "none"]),
+    type=Choice(["auto", "folder", "none"]),
     default="auto",
-    show_default=True,
-    help="Which images are one study: a CSV's column study and MURA's patient/study, each folder, or none.",
+    help="Which images form a study. auto: by the column study of a CSV, and by MURA's patient and study folders; "
+    "folder: each folder is a study; none: each image is alone.",
 )
-@click.option("--threshold", metavar="RULE", help=_THRESHOLD)
-@click.option("--format", type=click.Choice(["table", "csv", "jsonl"]), help="Default: table; csv with --out.")
-@click.option("--out", type=click.Path(), help="Write the rows here; .jsonl makes them JSON lines.")
-@click.option("--cam", type=click.Path(), metavar="DIR", help="Draw where the model looks, a PNG an image.")
-@click.option("--records", type=click.Path(), help="Folder of a run's records, if they have moved since the run.")
-@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
-@click.option("--workers", type=click.IntRange(1), help="Threads that decode; default: one a core.")
-@click.option("--check", is_flag=True, help="MODEL is an export: compare its answers with those it was made with.")
+@_THRESHOLD
+@click.option(
+    "--format",
+    type=Choice(["table", "csv", "jsonl"]),
+    show_default="table; with --out csv, or jsonl if OUT ends so",
+    help="Form of the predictions.",
+)
+@click.option("--out", type=click.Path(), help="Write the predictions to this file.")
+@click.option("--cam", type=click.Path(), metavar="DIR", help="Write one PNG per image with the model's map.")
+@RECORDS_OF_RUN
+@click.option("--batch-size", type=click.IntRange(1), default=16, help="Images per step.")
+@click.option("--workers", type=click.IntRange(1), show_default="one per core", help="Threads that decode images.")
+@click.option("--check", is_flag=True, help="MODEL is an export: compare its answers with its golden answers.")
 def predict(model, images, check, format, out, **options):
-    """Predict IMAGES (files, folders, CSVs with a column image) with MODEL: a run, a .keras file or an export.
+    """Predict IMAGES with MODEL, a run, a .keras file or an export.
 
-    PNG, JPEG, TIFF, BMP and, with pydicom, DICOM are read. What cannot be read is named on stderr and skipped. Exit
-    code: 0 if all were read, 1 if some were skipped, 2 if none could be read or the call is wrong.
+    IMAGES are files, folders, or CSV files with a column `image`. PNG, JPEG, TIFF, BMP and, with pydicom, DICOM are
+    read. A file that cannot be read is reported on stderr and skipped. Exit code: 0 if all files were read, 1 if some
+    were skipped, 2 if none could be read or the call is wrong.
     """
     if check:
         if images:
-            raise click.UsageError("--check takes no images; it asks the export for its own golden ones")
+            raise click.UsageError("--check takes no images; it uses the golden images of the export")
         _check(model)
         return
     if not images:
-        raise click.UsageError("no images are given; give files, a folder or a CSV")
+        raise click.UsageError("no images are given; give files, a folder or a CSV file")
     if out and format == "table":
-        raise click.UsageError("--out takes rows, --format csv or jsonl")
+        raise click.UsageError("--out needs --format csv or jsonl, not table")
 
     from kmura.cli.display import counting
     from kmura.cli.prediction_tables import show_predictions, skipped_lines, write_rows
@@ -64,17 +92,17 @@ def predict(model, images, check, format, out, **options):
     from kmura.prediction.predict import predict
 
     with counting("images") as progress:
-        found = predict(model, images, progress=progress if sys.stderr.isatty() else None, **options)
-    for line in skipped_lines(found):
+        predictions = predict(model, images, progress=progress if sys.stderr.isatty() else None, **options)
+    for line in skipped_lines(predictions):
         click.echo(line, err=True)
-    if found.images.empty:
-        raise InputError(f"none of the {len(found.skipped)} files can be read; nothing was predicted")
+    if predictions.images.empty:
+        raise InputError(f"none of the {len(predictions.skipped)} files can be read; nothing was predicted")
     format = format or ("jsonl" if str(out).endswith(".jsonl") else "csv" if out else "table")
     if format == "table":
-        show_predictions(found)
+        show_predictions(predictions)
     else:
-        write_rows(found, format, out)
-    if found.skipped:
+        write_rows(predictions, format, out)
+    if predictions.skipped:
         raise click.exceptions.Exit(1)
 
 
@@ -83,10 +111,10 @@ def _check(model) -> None:
     from kmura.errors import InputError
     from kmura.export.golden import check_export
 
-    found = check_export(model)
-    show_check(found)
-    if found.problems:
-        raise InputError("; ".join(found.problems))
+    result = check_export(model)
+    show_check(result)
+    if result.problems:
+        raise InputError("; ".join(result.problems))
 
 
 COMMANDS = (export, predict)

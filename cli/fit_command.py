@@ -1,113 +1,161 @@
 """The command that trains: fit."""
 
-import functools
+import contextlib
+from collections.abc import Callable, Iterator
 
 import click
 
-# flag -> the configuration key it is a short name for
-SHORT_NAMES = {
-    "task": "data.task",
-    "model": "model.architecture",
-    "swin": "model.swin",
-    "swin_weights": "model.swin_weights",
-    "fusion": "model.fusion",
-    "backbone": "model.backbone",
-    "weights": "model.weights",
-    "image_size": "data.image_size",
-    "epochs": "train.epochs",
-    "batch_size": "train.batch_size",
-    "seed": "train.seed",
-    "select_on": "train.select_on",
-    "precision": "train.precision",
-    "deterministic": "train.deterministic",
-    "tuner": "tune.tuner",
-    "trials": "tune.trials",
-}
+from kmura.cli.options import Choice, Recipe, examples, setting_option
+from kmura.config import recipe_names
+from kmura.config.names import BACKBONE_NAMES, FUSION_NAMES, HEAD_NAMES, PHASE_NAMES, SWIN_NAMES
+
+# flag -> the configuration key that it sets, the help, and the choices where the key's type does not list them
+SHORT_FLAGS = {
+    "--task": ("data.task", "What the model predicts; auto: as the records. multiclass with --area all trains one "
+               "model for all areas.", None),
+    "--model": ("model.architecture", "One network, or a hybrid of two.", None),
+    "--backbone": ("model.backbone", "The convolutional network.", BACKBONE_NAMES),
+    "--weights": ("model.weights", "imagenet, none, a keras-hub preset, or the path of a preset folder or a weights "
+                  "file.", None),
+    "--head": ("model.head", "The layers between backbone and logits (not of a hybrid).", HEAD_NAMES),
+    "--swin": ("model.swin", "The Swin transformer of a hybrid.", SWIN_NAMES),
+    "--swin-weights": ("model.swin_weights", "Weights of that transformer, as --weights.", None),
+    "--fusion": ("model.fusion", "How a hybrid joins its two networks.", FUSION_NAMES),
+    "--image-size": ("data.image_size", "Rows and columns of the model's input, pixels.", None),
+    "--epochs": ("train.epochs", "Passes over the training images.", None),
+    "--batch-size": ("train.batch_size", "Images per step.", None),
+    "--seed": ("train.seed", "Of weights, order and augmentation.", None),
+    "--select-on": ("train.select_on", "The split that chooses the best epoch.", None),
+    "--precision": ("train.precision", "Keras dtype policy.", None),
+    "--deterministic": ("train.deterministic", "Use only operations that give the same bits every time.", None),
+    "--tuner": ("tune.tuner", "How --phase tune searches.", None),
+    "--trials": ("tune.trials", "How many settings --phase tune tries.", None),
+}  # fmt: skip
 
 
-@click.command()
-@click.option("--area", required=True, help="An area of the records, or `all` for one after another.")
-@click.option(
-    "--phase", default="baseline", show_default=True, type=click.Choice(["baseline", "tune", "final", "hybrid"])
+def _short_flags(command: Callable) -> Callable:
+    """Adds the options of SHORT_FLAGS to a command, in their order."""
+    for flag, (key, text, choices) in reversed(SHORT_FLAGS.items()):
+        options = {"is_flag": True, "type": None} if flag == "--deterministic" else {}
+        command = setting_option(flag, key, choices, help=text, **options)(command)
+    return command
+
+
+@click.command(
+    short_help="Train classifiers, or search for good settings.",
+    epilog=examples(
+        "kmura fit --area XR_WRIST --epochs 3",
+        "kmura fit --area all --phase final --dry-run",
+        "kmura fit --area XR_WRIST --recipe my.toml --set train.learning_rate=3e-5",
+    ),
 )
-@click.option("--records", default="tfrecords", show_default=True, type=click.Path(), help="Folder of the records.")
-@click.option("--runs", default="runs", show_default=True, type=click.Path(), help="Folder for runs: RUNS/AREA/PHASE.")
+@click.option("--area", required=True, metavar="AREA", help="An area of the records, or all: one after another.")
+@click.option("--phase", default="baseline", type=Choice(PHASE_NAMES), help="How to train, see above.")
+@click.option("--records", default="tfrecords", type=click.Path(), help="Folder of the records.")
+@click.option("--runs", default="runs", type=click.Path(), help="Folder for the runs: RUNS/AREA/PHASE.")
 @click.option(
-    "--task",
-    type=click.Choice(["binary", "multiclass", "multilabel"]),
-    help="What the model tells; default: as the records. multiclass with --area all: one model of all areas.",
+    "--recipe",
+    type=Recipe(),
+    metavar="RECIPE",
+    show_default="the phase's own",
+    help=f"A TOML file, or a shipped recipe: {', '.join(recipe_names())}.",
 )
-@click.option("--recipe", help="A shipped recipe or a TOML file; default: the phase's own.")
-@click.option("--model", type=click.Choice(["classifier", "hybrid"]), help="With phase tune: what is searched for.")
-@click.option("--backbone", help="densenet121, densenet169, resnet50, densenet_mini, resnet18_small.")
-@click.option("--weights", help="imagenet, none, a keras-hub preset, or the path of a preset folder or weights file.")
-@click.option("--swin", help="Of the hybrid: swin_tiny, swin_small, swin_base, swin_base_384.")
-@click.option("--swin-weights", help="Of the hybrid's transformer, as --weights.")
-@click.option("--fusion", help="Of the hybrid: concat, gated, attention.")
-@click.option("--image-size", type=int, help="Rows and columns of the model's input.")
-@click.option("--epochs", type=int)
-@click.option("--batch-size", type=int)
-@click.option("--seed", type=int)
-@click.option("--select-on", type=click.Choice(["val", "test"]), help="Split that chooses the best epoch.")
-@click.option("--precision", type=click.Choice(["float32", "mixed_bfloat16", "mixed_float16"]))
-@click.option("--deterministic", is_flag=True, default=None, help="The same bits every time.")
-@click.option("--tuner", type=click.Choice(["bayesian", "random", "hyperband"]), help="How phase tune searches.")
-@click.option("--trials", type=int, help="How many settings phase tune tries.")
+@_short_flags
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any other key of the configuration, as train.learning_rate=3e-5; may be repeated.",
+)
+@click.option("--resume/--fresh", default=True, help="Continue the run that exists, or delete it and start again.")
+@click.option(
+    "--evaluate/--no-evaluate", "then_evaluate", default=True, help="Evaluate each run when its training has ended."
+)
 @click.option(
     "--cam-every",
     type=int,
     metavar="EPOCHS",
-    help="Draw maps of a few images of test every so often; default: of a hybrid only, 5, then 2.",
+    show_default="5, then 2, for a hybrid; else never",
+    help="Draw the model's maps for a few test images every so many epochs.",
 )
-@click.option("--resume/--fresh", default=True, show_default=True, help="Go on with the run there is, or begin anew.")
-@click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other key, as train.learning_rate=3e-5."
-)
-@click.option(
-    "--evaluate/--no-evaluate",
-    "then_evaluate",
-    default=True,
-    show_default=True,
-    help="Evaluate each run when it is finished.",
-)
-def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, cam_every, **flags):
-    """Train a classifier for an area of the records.
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard logs to RUNS/AREA/PHASE/tensorboard.")
+@click.option("--mlflow", is_flag=True, help="Log to the MLflow server of MLFLOW_TRACKING_URI, else to ./mlruns.")
+@click.option("--dry-run", is_flag=True, help="Check everything and print the plan; train and write nothing.")
+def fit(
+    area,
+    phase,
+    records,
+    runs,
+    recipe,
+    resume,
+    settings,
+    then_evaluate,
+    cam_every,
+    tensorboard,
+    mlflow,
+    dry_run,
+    **flags,
+):
+    """Train a classifier for each area of the records.
 
-    Phase `baseline` is one plain training; `tune` searches the values of `final`; `final` trains in two phases with
-    MixUp, CutMix and CAM-erasing, with the values that `tune` found, or those published for MURA's areas; `hybrid`
-    trains a DenseNet with a Swin transformer at its side, the DenseNet frozen at first.
+    Phase `baseline` trains in one pass. `tune` searches for good values for `final`. `final` trains in two phases with
+    MixUp, CutMix and CAM-erasing, and takes the values that `tune` found, or those published for MURA's areas.
+    `hybrid` trains a DenseNet and a Swin transformer side by side; the DenseNet is frozen at first.
+
+    Flags with the default (recipe) are short names for keys of the configuration: the recipe gives their values.
+    `kmura config` prints all keys with their meaning. The same command continues an interrupted run.
     """
     if cam_every is not None and (cam_every < 1 or phase == "tune"):
-        raise click.UsageError("--cam-every takes a number of epochs, 1 or more, and goes with one run, not a search")
-
+        raise click.UsageError("--cam-every needs a number of epochs, 1 or more, and a phase other than tune")
     if phase != "tune" and (flags["tuner"] or flags["trials"]):
-        raise click.UsageError("--tuner and --trials go with --phase tune")
+        raise click.UsageError("--tuner and --trials need --phase tune")
+    if phase == "tune" and (tensorboard or mlflow):
+        raise click.UsageError("--tensorboard and --mlflow need a phase other than tune")
 
     from kmura.config import parse_setting
 
-    given = {SHORT_NAMES[flag]: value for flag, value in flags.items() if value is not None}
+    keys = {flag[2:].replace("-", "_"): key for flag, (key, *_) in SHORT_FLAGS.items()}
+    given = {keys[flag]: value for flag, value in flags.items() if value is not None}
     options = {"runs": runs, "recipe": recipe, "settings": given | dict(map(parse_setting, settings))}
 
     from kmura.classification.phases import phase_config
 
-    phase_config(
-        phase, area, runs, recipe, options["settings"], not resume
-    )  # what is wrong with them is said before any wait
+    # errors in the settings should appear before the slow imports
+    phase_config(phase, area, runs, recipe, options["settings"], not resume)
+    options["fresh"] = not resume
+    if dry_run:
+        _show_plans(records, area, phase, options)
+        return
+    if mlflow:
+        from kmura.training.trackers import check_mlflow
+
+        check_mlflow()
 
     from kmura.classification.fit import fit_areas
     from kmura.classification.search import tune_areas
     from kmura.cli.display import show_evaluation, training_progress
-    from kmura.evaluation.classification import evaluate
+    from kmura.evaluation.evaluate import evaluate
     from kmura.explain.overlays import overlays_of
     from kmura.runs.run import read_run
+    from kmura.training.trackers import MlflowTracker, TensorBoardLogs
 
-    with training_progress() as progress:
-        options |= {"fresh": not resume, "callbacks": [progress]}
+    trackers = []
+
+    def callbacks_for(dataset, folder, config):
+        callbacks = overlays_of(dataset, folder, config, every=cam_every)
+        if tensorboard:
+            callbacks.append(TensorBoardLogs(folder))
+        if mlflow:
+            trackers[:] = [MlflowTracker(folder, f"{dataset.area}/{phase}", config)]
+        return callbacks + trackers
+
+    with training_progress() as progress, _failing(trackers):
+        options |= {"callbacks": [progress]}
         if phase == "tune":
             finished = tune_areas(records, area=area, **options)
         else:
-            overlays = functools.partial(overlays_of, records, every=cam_every)
-            finished = fit_areas(records, area=area, phase=phase, callbacks_for=overlays, **options)
+            finished = fit_areas(records, area=area, phase=phase, callbacks_for=callbacks_for, **options)
         for run in finished:
             if run is None:
                 click.echo("no trials are left; the chief writes the result", err=True)
@@ -119,6 +167,26 @@ def fit(area, phase, records, runs, recipe, resume, settings, then_evaluate, cam
                 click.echo("the best epoch was chosen on test: scores on test are optimistic", err=True)
             if then_evaluate:
                 show_evaluation(evaluate(run.folder, records=records))
+            for tracker in trackers:
+                tracker.finish()
+
+
+@contextlib.contextmanager
+def _failing(trackers) -> Iterator[None]:
+    """A block whose errors, an interruption included, mark the run of each tracker as failed."""
+    try:
+        yield
+    except BaseException:
+        for tracker in trackers:
+            tracker.fail()
+        raise
+
+
+def _show_plans(records, area, phase, options) -> None:
+    from kmura.classification.plan import plan_areas
+    from kmura.cli.plan_table import show_plans
+
+    show_plans(plan_areas(records, area=area, phase=phase, **options))
 
 
 COMMANDS = (fit,)

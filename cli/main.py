@@ -1,4 +1,4 @@
-"""The `kmura` command: what the user typed -> one library function; what went wrong -> one line."""
+"""The `kmura` command: arguments to one library function, errors to one line."""
 
 import logging
 import os
@@ -8,61 +8,113 @@ import traceback
 import click
 
 import kmura
-from kmura.cli import evaluation_commands as evaluation
-from kmura.cli import export_commands as export
-from kmura.cli import fit_command as training
-from kmura.cli import record_commands as records
-from kmura.cli import weight_commands as weights
+from kmura.cli import (
+    config_command,
+    evaluation_commands,
+    export_commands,
+    fit_command,
+    record_commands,
+    weight_commands,
+)
+from kmura.cli.options import debug_option, examples
 from kmura.errors import InputError
 
+# heading of `kmura --help` -> its commands, in the order of work
+HEADINGS = {
+    "Data": ("demo-data", "build-tfrecords", "inspect", "eda"),
+    "Training": ("fit", "config"),
+    "Evaluation": ("evaluate", "compare", "explain", "report"),
+    "Use": ("export", "predict"),
+    "Weights": ("weights port",),
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+
+class CommandGroup(click.Group):
+    """The group of all commands: lists them under HEADINGS, and adds --debug to each."""
+
+    def format_commands(self, ctx, formatter):
+        width = max(len(name) for names in HEADINGS.values() for name in names)  # all headings share one column
+        for heading, names in HEADINGS.items():
+            commands = {name: self._find(ctx, name) for name in names}
+            rows = [
+                (name.ljust(width), command.get_short_help_str(100)) for name, command in commands.items() if command
+            ]
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+    def _find(self, ctx, name: str) -> click.Command | None:
+        """The command of a name such as `fit` or `weights port`; None if there is none."""
+        command = self
+        for part in name.split():
+            command = command.get_command(ctx, part)
+            if command is None:
+                return None
+        return command
+
+    def add_command(self, command, name=None):
+        super().add_command(command, name)
+        command.params.append(debug_option())
+        for child in getattr(command, "commands", {}).values():
+            child.params.append(debug_option())
+
+
+@click.group(
+    cls=CommandGroup,
+    params=[debug_option()],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
+    epilog=examples(
+        "kmura demo-data images && kmura build-tfrecords images --out tfrecords",
+        "kmura fit --area XR_WRIST --records tfrecords",
+        "kmura fit --help",
+    )
+    + '\n\n\b\nCompletion in bash: eval "$(_KMURA_COMPLETE=bash_source kmura)"',
+)
 @click.version_option(kmura.__version__, prog_name="kmura", message="%(prog)s %(version)s")
-@click.option("--debug", is_flag=True, help="Show tracebacks and what TensorFlow says of itself.")
-def cli(debug: bool) -> None:
-    """Train, evaluate, explain and serve classifiers of radiographs."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("kmura").setLevel(logging.INFO)
-    logging.getLogger("pydicom").setLevel(logging.ERROR)  # it warns of every oddity of a file that it can read
-    if not debug:
-        _silence_native_stderr()
+def cli() -> None:
+    """Build, train, evaluate, explain and serve models of medical images."""
 
 
-ROOMS = (records, training, evaluation, export, weights)
+MODULES = (record_commands, fit_command, config_command, evaluation_commands, export_commands, weight_commands)
 
-for command in (command for room in ROOMS for command in room.COMMANDS):
+for command in (command for module in MODULES for command in module.COMMANDS):
     cli.add_command(command)
 
 
 def main() -> None:
-    """The entry point; exit codes: 0 done, 1 a bug (of predict: some files were skipped), 2 something the user can
-    mend, 130 interrupted.
+    """The entry point.
+
+    Exit codes: 0 success; 1 a bug (for `predict`: some files were skipped); 2 an error that the user can fix;
+    130 interrupted.
     """
-    debug = "--debug" in sys.argv
+    debug = "--debug" in sys.argv[1:]
+    _set_up_messages(debug)
     try:
         sys.exit(cli.main(standalone_mode=False, prog_name="kmura"))
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
         sys.exit(2)
     except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx else "kmura"
-        _fail(f"{where}: {' '.join(error.format_message().split())} ({where} --help shows what it takes)", 2)
+        command = error.ctx.command_path if error.ctx else "kmura"
+        _fail(f"{command}: {_in_one_line(error.format_message())} (see {command} --help)", 2)
     except (InputError, click.ClickException) as error:
         if debug:
             traceback.print_exc()
-        _fail(f"kmura: {' '.join(str(error).split())}", 2)
+        _fail(f"kmura: {_in_one_line(str(error))}", 2)
     except (KeyboardInterrupt, click.Abort):
-        _fail("kmura: interrupted; the same command goes on from what is finished", 130)
+        _fail("kmura: interrupted; run the same command again to continue from what is finished", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of the pipe has closed it
         sys.exit(0)
     except Exception as error:
         if debug:
             raise
         kind = type(error).__name__
-        _fail(
-            f"kmura: unexpected {kind}: {' '.join(str(error).split())[:300]} (kmura --debug ... shows the traceback)", 1
-        )
+        _fail(f"kmura: unexpected {kind}: {_in_one_line(str(error))[:300]} (--debug shows the traceback)", 1)
+
+
+def _in_one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _fail(line: str, code: int) -> None:
@@ -70,8 +122,17 @@ def _fail(line: str, code: int) -> None:
     sys.exit(code)
 
 
+def _set_up_messages(debug: bool) -> None:
+    """Prints kmura's log messages on stderr; without `debug`, no messages of other libraries."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("kmura").setLevel(logging.INFO)
+    logging.getLogger("pydicom").setLevel(logging.ERROR)  # it warns about every irregular file that it can read
+    if not debug:
+        _silence_native_stderr()
+
+
 def _silence_native_stderr() -> None:
-    """Keeps what C++ libraries print on stderr from the user (TensorFlow's start-up lines); Python's own still come."""
+    """Hides what C++ libraries print on stderr (TensorFlow's start-up messages); Python's own output still appears."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if sys.stderr is None:  # the caller closed it
         return

@@ -1,37 +1,37 @@
-"""Commands that make and check records: demo-data, build-tfrecords, inspect."""
+"""The commands that make and check records: demo-data, build-tfrecords, inspect."""
 
 import sys
 
 import click
 
-
-def names(context, parameter, value: str | None) -> tuple[str, ...]:
-    """A comma-separated option as a tuple."""
-    if value is None:
-        return ()
-    found = tuple(item.strip() for item in value.split(",") if item.strip())
-    if not found:
-        raise click.BadParameter("is empty; give names separated by commas, or leave it out")
-    return found
+from kmura.cli.options import WORKERS, Choice, examples, literal_values, names_option, names_parameter, seed_option
+from kmura.config import RecordsConfig
 
 
-@click.command("demo-data")
+@click.command(
+    "demo-data",
+    short_help="Make a folder of synthetic radiographs, arranged like MURA.",
+    epilog=examples("kmura demo-data images --areas XR_SHOULDER,XR_WRIST --side 256"),
+)
 @click.argument("out", type=click.Path())
-@click.option("--areas", callback=names, help="Comma-separated; default: all seven.")
-@click.option("--train-studies", default=200, show_default=True, help="Studies an area for training.")
-@click.option("--test-studies", default=60, show_default=True, help="Studies an area held out.")
-@click.option("--side", default=512, show_default=True, help="Longest side, pixels.")
+@names_option("--areas", metavar="AREA,...", show_default="all seven of MURA", help="The areas to make.")
+@click.option("--train-studies", default=200, metavar="N", help="Studies per area for training.")
+@click.option("--test-studies", default=60, metavar="N", help="Studies per area for the test.")
+@click.option("--side", default=512, metavar="PIXELS", help="Longest side of an image.")
 @click.option(
     "--shortcut",
     default=0.0,
-    show_default=True,
     metavar="P",
-    help="Chance that a fixed marker stands on an abnormal training image (to measure shortcut learning).",
+    help="Probability of a fixed marker on an abnormal training image, to measure shortcut learning.",
 )
-@click.option("--seed", default=0, show_default=True)
-@click.option("--workers", type=int, help="Processes; default: one a core.")
+@seed_option("Of the images.")
+@WORKERS
 def demo_data(out, areas, train_studies, test_studies, side, shortcut, seed, workers):
-    """Make a MURA-shaped tree of synthetic radiographs in OUT."""
+    """Make synthetic radiographs in the folder OUT, arranged like MURA.
+
+    Abnormal studies show drawn lesions, whose boxes are listed in OUT/lesions.csv. The same options give the same
+    images.
+    """
     from kmura.cli.display import counting
     from kmura.phantoms.radiographs import AREAS, write_phantoms
 
@@ -50,36 +50,75 @@ def demo_data(out, areas, train_studies, test_studies, side, shortcut, seed, wor
     click.echo(f"{out}: {made.images} images, {made.studies} studies, {made.patients} patients")
 
 
-@click.command("build-tfrecords")
-@click.argument("root", type=click.Path())
-@click.option("--out", default="tfrecords", show_default=True, type=click.Path(), help="Folder for the records.")
-@click.option("--layout", default="mura", show_default=True, type=click.Choice(["mura", "folders", "medmnist"]))
-@click.option("--areas", callback=names, help="mura: only these, comma-separated.")
-@click.option("--name", help="folders, medmnist: the area's name; default: the folder's or file's.")
-@click.option("--positive-class", metavar="NAME", help="folders: which of the two classes is positive.")
-@click.option(
-    "--classes", callback=names, metavar="A,B,C", help="folders, medmnist: class names in order of their ids."
+class _BuildCommand(click.Command):
+    """A command that takes the options of all source layouts, as the layouts declare them."""
+
+    def get_params(self, ctx):
+        from kmura.records.layouts import LAYOUTS, layouts_of_options
+
+        choice = Choice(list(LAYOUTS))
+        text = "How the images are stored, see Layouts."
+        layout = click.Option(["--layout"], default="mura", show_default=True, type=choice, help=text)
+        options = [_layout_option(declared) for declared in layouts_of_options().values()]
+        own, first = super().get_params(ctx), 2  # these options come after ROOT and --out
+        return [*own[:first], layout, *options, *own[first:]]
+
+    def format_epilog(self, ctx, formatter):
+        from kmura.records.layouts import LAYOUTS
+
+        with formatter.section("Layouts"):
+            formatter.write_dl([(layout.name, layout.help) for layout in LAYOUTS.values()])
+        super().format_epilog(ctx, formatter)
+
+
+def _layout_option(declared) -> click.Option:
+    """One option of the command for all layouts that declare it; `declared` is layout name -> option."""
+    layouts_of: dict[str, list[str]] = {}
+    for layout, option in declared.items():
+        layouts_of.setdefault(option.help, []).append(layout)
+    form = {"help": " ".join(f"{', '.join(layouts)}: {text}" for text, layouts in layouts_of.items())}
+    if option.type is bool:
+        form |= {"is_flag": True}
+    elif option.type is tuple:
+        form = names_parameter(help=form["help"], metavar=option.metavar)
+    else:
+        kind = Choice(option.choices) if option.choices else option.type
+        default = str(option.default) if option.default is not None else None
+        form |= {"type": kind, "metavar": option.metavar, "show_default": default}
+    return click.Option([option.flag, option.name], **form)
+
+
+@click.command(
+    "build-tfrecords",
+    cls=_BuildCommand,
+    short_help="Turn a folder or file of images into TFRecords.",
+    epilog=examples(
+        "kmura build-tfrecords MURA-v1.1 --out tfrecords",
+        "kmura build-tfrecords eyes --layout folders --positive-class disease",
+    ),
 )
-@click.option("--from-csv", is_flag=True, help="mura: take *_image_paths.csv instead of walking the folders.")
-@click.option("--encoding", default="png", show_default=True, type=click.Choice(["png", "jpeg"]))
-@click.option("--quality", default=95, show_default=True, help="Of JPEG, 1 to 100.")
-@click.option("--max-side", default=512, show_default=True, help="Longest side, pixels; larger images are reduced.")
-@click.option("--channels", default="1", show_default=True, type=click.Choice(["1", "3"]), help="Gray or RGB.")
-@click.option("--val-fraction", default=0.1, show_default=True, help="Share of training patients for the val split.")
-@click.option("--test-fraction", default=0.2, show_default=True, help="folders without splits: share held out.")
-@click.option("--seed", default=0, show_default=True, help="Of splits and record order.")
-@click.option("--strict", is_flag=True, help="Fail on an unreadable image instead of listing it.")
-@click.option("--overwrite", is_flag=True, help="Replace records of another input or other options.")
-@click.option("--workers", type=int, help="Processes; default: one a core.")
+@click.argument("root", type=click.Path())
+@click.option("--out", default="tfrecords", type=click.Path(), help="Folder for the records.")
+@click.option(
+    "--encoding", default="png", type=Choice(literal_values(RecordsConfig, "encoding")), help="Format of the images."
+)
+@click.option("--quality", default=95, metavar="Q", help="Quality of JPEG, 1 to 100.")
+@click.option("--max-side", default=512, metavar="PIXELS", help="Reduce images with a longer side to this.")
+@click.option(
+    "--channels", default="1", type=Choice(literal_values(RecordsConfig, "channels")), help="1 is gray, 3 is RGB."
+)
+@click.option("--val-fraction", default=0.1, metavar="F", help="Share of the training patients for the split val.")
+@click.option(
+    "--test-fraction", default=0.2, metavar="F", help="Share of the patients for test, if the source has no such split."
+)
+@seed_option("Of the splits and the order of the records.")
+@click.option("--strict", is_flag=True, help="Fail on an unreadable image instead of skipping and listing it.")
+@click.option("--overwrite", is_flag=True, help="Replace records of other images or other options.")
+@WORKERS
 def build_tfrecords(
     root,
     out,
     layout,
-    areas,
-    name,
-    positive_class,
-    classes,
-    from_csv,
     encoding,
     quality,
     max_side,
@@ -90,13 +129,13 @@ def build_tfrecords(
     strict,
     overwrite,
     workers,
+    **layout_options,
 ):
-    """Turn the images under ROOT (a folder, or a MedMNIST .npz file) into TFRecords.
+    """Turn the images of ROOT, a folder or a file, into TFRecords.
 
-    The same command resumes a build that was cut short.
+    The same command resumes an interrupted build.
     """
     from kmura.cli.display import console, counting, records_table
-    from kmura.config import RecordsConfig
     from kmura.records.writer import build_records
 
     options = RecordsConfig(
@@ -114,15 +153,11 @@ def build_tfrecords(
             out,
             layout=layout,
             options=options,
-            name=name,
-            areas=areas,
-            positive_class=positive_class,
-            classes=classes,
-            from_csv=from_csv,
             strict=strict,
             overwrite=overwrite,
             workers=workers,
             progress=progress,
+            **layout_options,
         )
     console().print(records_table(manifest))
     for skipped in manifest.skipped[:10]:
@@ -131,10 +166,16 @@ def build_tfrecords(
         print(f"skipped {len(manifest.skipped) - 10} more; {out}/manifest.json lists them", file=sys.stderr)
 
 
-@click.command()
+@click.command(
+    short_help="Check records for damage and for leakage between splits.",
+    epilog=examples("kmura inspect tfrecords"),
+)
 @click.argument("records", default="tfrecords", type=click.Path())
 def inspect(records):
-    """Check RECORDS: integrity, leakage between splits, doubles, counts. Exit code 2 if something is wrong."""
+    """Check RECORDS for damage, wrong counts, and patients or identical images in two splits.
+
+    Exit code: 0 if the records are sound, 2 if there are errors.
+    """
     from kmura.cli.display import console, counting, records_table
     from kmura.records.verify import inspect_records
 
@@ -144,7 +185,7 @@ def inspect(records):
     for finding in inspection.findings:
         click.echo(f"{finding.severity}: {finding.text}")
     if not inspection.findings:
-        click.echo("nothing to report: shards, counts, patients and studies agree")
+        click.echo("nothing to report: shards, indexes, counts, patients and studies agree")
     sys.exit(0 if inspection.sound else 2)
 
 

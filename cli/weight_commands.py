@@ -2,28 +2,46 @@
 
 import click
 
+from kmura.cli.options import Choice, examples
+from kmura.config.names import BACKBONE_NAMES, SWIN_NAMES
 
-@click.group()
+
+@click.group(short_help="Port weights of other libraries.")
 def weights():
-    """Bring weights of other libraries into a form that --weights and --swin-weights take."""
+    """Port weights of other libraries to presets that --weights and --swin-weights accept."""
 
 
-@weights.command()
+@weights.command(
+    short_help="Turn weights of torch or Hugging Face into a preset.",
+    epilog=examples("kmura weights port densenet121.pth --backbone densenet121 --out densenet"),
+)
 @click.argument("source", type=click.Path())
-@click.option("--backbone", required=True, help="densenet121, densenet169, swin_tiny, swin_small, swin_base, ...")
+@click.option(
+    "--backbone",
+    required=True,
+    type=Choice(BACKBONE_NAMES + SWIN_NAMES),
+    metavar="BACKBONE",
+    help=f"The network of the weights: {', '.join(BACKBONE_NAMES + SWIN_NAMES)}.",
+)
 @click.option("--out", required=True, type=click.Path(), help="The preset folder to write.")
-@click.option("--image-size", type=int, help="Of a Swin transformer; default: its smallest.")
+@click.option(
+    "--image-size", type=int, show_default="its smallest", help="Of a Swin transformer: rows and columns of its input."
+)
 def port(source, backbone, out, image_size):
-    """Turn SOURCE, a state dict of torchvision or timm (.safetensors, .pth) or a Hugging Face folder, into a preset."""
+    """Turn SOURCE, weights of torchvision, timm or Hugging Face, into a preset.
+
+    SOURCE is a state dict (.safetensors or .pth) or a folder of Hugging Face. The command fails unless every array of
+    the backbone is found in it.
+    """
     from kmura.models.weights import port_preset
 
-    done = port_preset(source, backbone, out, image_size=image_size)
+    ported = port_preset(source, backbone, out, image_size=image_size)
     click.echo(
-        f"{out}: {done.matched} arrays matched, 0 missing, {len(done.reshaped)} reshaped, "
-        f"{len(done.ignored)} of heads left",
+        f"{out}: {ported.matched} arrays matched, 0 missing, {len(ported.reshaped)} reshaped, "
+        f"{len(ported.ignored)} of other layers ignored",
         err=True,
     )
-    if done.other_padding:
+    if ported.other_padding:
         click.echo(f"use it with: --weights {out} --set model.torch_padding=true", err=True)
 
 

@@ -1,23 +1,26 @@
-"""Train, evaluate, explain and serve classifiers of radiographs.
+"""Build, train, evaluate, explain and serve models of medical images.
 
-`import kmura` is cheap: the names below import their rooms (and TensorFlow) when they are first used.
+`import kmura` is fast: the names below import their modules (and TensorFlow) when they are first used.
 """
 
 import importlib
+import os
 
 from kmura.registration import register_with_keras
+
+# TensorFlow reads it once, when it is imported: oneDNN's kernels also on processors without AVX-512. 0 turns them off.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 __version__ = "0.1.0"
 
 # public name -> the module that holds it
 _HOMES = {
     "build_records": "kmura.records.writer",
-    "train_dataset": "kmura.data.pipeline",
-    "eval_dataset": "kmura.data.pipeline",
+    "Dataset": "kmura.data.dataset",
     "build_model": "kmura.models.build",
     "fit": "kmura.classification.fit",
     "tune": "kmura.classification.search",
-    "evaluate": "kmura.evaluation.classification",
+    "evaluate": "kmura.evaluation.evaluate",
     "compare": "kmura.evaluation.compare",
     "explain": "kmura.explain.gallery",
     "export": "kmura.export.bundle",
@@ -25,16 +28,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "Dataset",
     "build_model",
     "build_records",
     "compare",
-    "eval_dataset",
     "evaluate",
     "explain",
     "export",
     "fit",
     "predict",
-    "train_dataset",
     "tune",
 ]
 

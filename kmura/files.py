@@ -1,7 +1,6 @@
-"""Files that appear whole or not at all: written aside, flushed to disk, renamed."""
+"""Files that appear whole or not at all: written under a temporary name, flushed to disk, then renamed."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
@@ -10,56 +9,71 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import filelock
+
 from kmura.errors import InputError, reason
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
-    """An open file that takes the place of `path` when the block ends without an error.
+    """An open file that replaces `path` when the block ends without an error.
 
-    Readers see the old content or the new, never a part; after an error or a kill the old file stands.
+    Readers see the old content or the new content, never a part of it. After an error or a kill the old file remains.
 
     Raises:
         InputError: the folder cannot be written or the disk is full.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
+        with open(temporary, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {reason(error)}; free space or choose another folder") from error
     finally:
         with contextlib.suppress(OSError):
-            aside.unlink()
+            temporary.unlink()
 
 
 @contextlib.contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-    """A block that holds the lock file `path`; it goes with the process, however that ends.
+    """A block that holds the lock file `path`. The operating system releases it when the process ends, however it ends.
 
     Raises:
-        InputError: another process holds it (says `busy`), or its folder cannot be written.
+        InputError: another process holds the lock (the message is `busy`), or its folder cannot be written.
     """
+    lock = filelock.FileLock(path, timeout=0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path, "w")
+        lock.acquire()
+    except filelock.Timeout as error:  # which is an OSError, too
+        raise InputError(busy) from error
     except OSError as error:
         raise InputError(f"cannot write to {path.parent}: {reason(error)}; choose another folder") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(busy) from error
+    try:
         yield
+    finally:
+        lock.release()
+
+
+def flush_to_disk(path: str | os.PathLike) -> None:
+    """Flushes a file, or the entries of a folder, to disk. Windows cannot open a folder: there this does nothing."""
+    windows = os.name == "nt"
+    if windows and os.path.isdir(path):
+        return
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)  # Windows flushes only what is open for writing
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """`value` as indented JSON at `path`, whole or not at all. NaN is written as null (JSON has none)."""
+    """Writes `value` as indented JSON to `path`, whole or not at all. NaN becomes null, since JSON has no NaN."""
     text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as file:
         file.write(text + "\n")
@@ -67,15 +81,15 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 @contextlib.contextmanager
 def reading_json(path: Path, *, mend: str, missing: str = "") -> Iterator[Any]:
-    """What a JSON file says, for a block that takes it apart.
+    """The parsed content of a JSON file, for a block that takes values from it.
 
     Args:
-        path: of the file.
-        mend: what to do about a damaged file, the end of the error's line.
-        missing: the whole line where there is no file; "" calls that damaged, too.
+        path: the file.
+        mend: how to fix a damaged file; the last part of the error message.
+        missing: the whole error message if the file does not exist; "" reports a missing file as damaged.
 
     Raises:
-        InputError: no file, one that cannot be read, or what the block looks for is not in it.
+        InputError: the file does not exist, cannot be read, or does not contain what the block looks up.
     """
     try:
         yield json.loads(path.read_text(encoding="utf-8"))

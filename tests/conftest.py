@@ -1,5 +1,6 @@
 """Small trees of images, records and a run of them, made in place."""
 
+import dataclasses
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -88,18 +89,20 @@ def evaluated_run(tmp_path_factory):
     from kmura.config import load_config
     from kmura.evaluation.scoring import ScoreOptions
     from kmura.phantoms.radiographs import write_phantoms
-    from kmura.runs.run import RunDescription, RunFolder, write_run
+    from kmura.runs.run import RunFolder, write_run
+    from kmura.training.loop import describe
 
     folder = tmp_path_factory.mktemp("evaluated")
     write_phantoms(folder / "images", areas=("XR_WRIST",), train_studies=24, test_studies=12, side=64, workers=1)
     options = RecordsConfig(val_fraction=0.3, max_side=56)
-    manifest = kmura.build_records(folder / "images", folder / "records", options=options, workers=1)
+    kmura.build_records(folder / "images", folder / "records", options=options, workers=1)
     settings = {"model.backbone": "densenet_mini", "model.weights": "none", "data.image_size": 32}
     run = folder / "runs" / "XR_WRIST" / "baseline"
     run.mkdir(parents=True)
-    place = {"area": "XR_WRIST", "phase": "baseline", "records": str(folder / "records"), "inputs": manifest.inputs}
-    kind = {"classes": manifest.classes, "task": manifest.task, "channels": 1, "versions": {}, "command": "a test"}
-    write_run(RunFolder(run), RunDescription(**place, **kind, config=load_config(None, settings), finished=True))
+    config = load_config(None, settings)
+    dataset = kmura.Dataset(folder / "records", "XR_WRIST", config.data)
+    description = describe(dataset, "baseline", config, kind="classification", command="a test")
+    write_run(RunFolder(run), dataclasses.replace(description, finished=True))
     model = kmura.build_model(backbone="densenet_mini", weights="none", image_size=32, seed=3)
     logits = model.get_layer("logits")
     logits.kernel.assign(logits.kernel * 40)  # of random weights alone all logits are alike

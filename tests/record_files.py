@@ -8,8 +8,10 @@ import numpy as np
 from PIL import Image
 
 from kmura.config import AugmentConfig
+from kmura.data.dataset import Dataset
 from kmura.records import schema
 from kmura.records.manifest import Manifest, Shard, SplitCounts, manifest_json, per_class
+from kmura.records.sidecar import ShardIndex, index_file
 from kmura.records.tfrecord import frame
 
 AREA = "XR_WRIST"
@@ -30,7 +32,7 @@ def encoded(pixels, form="png"):
 
 def write_records(folder, labels, *, task="binary", classes=("normal", "abnormal"), area=AREA, split="train", shards=2,
                   channels=1, form="png", images=None, sides=None):  # fmt: skip
-    """Records of one image a label, spread over shards; further calls add areas and splits.
+    """Records of one image per label, spread over shards with an index each; further calls add areas and splits.
 
     `images` (encoded) and `sides` (height and width, as the records say) stand for those of `picture`.
     """
@@ -40,7 +42,7 @@ def write_records(folder, labels, *, task="binary", classes=("normal", "abnormal
     files = []
     (folder / area).mkdir(parents=True, exist_ok=True)
     for part in range(shards):
-        content = b""
+        content, index = b"", ShardIndex()
         numbers = range(part * len(labels) // shards, (part + 1) * len(labels) // shards)
         for number in numbers:
             height, width = sides[number] if sides else picture(number).shape
@@ -50,16 +52,27 @@ def write_records(folder, labels, *, task="binary", classes=("normal", "abnormal
                 images[number], form, height, width, "0" * 64, name, area, patient, f"{patient}/study1",
                 tuple(np.atleast_1d(labels[number]).tolist()), split,
             )  # fmt: skip
+            index.add(len(content), record)
             content += frame(schema.encode(record))
         file = f"{area}/{split}-{part:05}-of-{shards:05}.tfrecord"
         (folder / file).write_bytes(content)
-        files.append(Shard(file, len(numbers), len(content), hashlib.sha256(content).hexdigest()))
+        (folder / index_file(file)).write_bytes(index.encoded())
+        hashes = [hashlib.sha256(data).hexdigest() for data in (content, index.encoded())]
+        files.append(Shard(file, len(numbers), len(content), hashes[0], index_file(file), hashes[1]))
     each = per_class(task, len(classes), [tuple(np.atleast_1d(label).tolist()) for label in labels])
     counts = SplitCounts(len(labels), len(labels), len(labels), each, tuple(files))
     value = manifest_json(Manifest("mura", classes, task, channels, {}, "", {area: {split: counts}}, True))
     value["areas"] = {**areas, area: {**areas.get(area, {}), **value["areas"][area]}}
     path.write_text(json.dumps(value))
     return folder
+
+
+def train_dataset(records, area, *, data=None, **options):
+    return Dataset(records, area, data).train(**options)
+
+
+def eval_dataset(records, area, split, *, data=None, **options):
+    return Dataset(records, area, data).eval(split, **options)
 
 
 def batches(dataset):

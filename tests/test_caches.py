@@ -5,11 +5,10 @@ import gc
 import os
 
 import pytest
-from record_files import AREA, UNCHANGED, assert_same_batches, batches, write_records
+from record_files import AREA, UNCHANGED, assert_same_batches, batches, eval_dataset, train_dataset, write_records
 
 from kmura.config import DataConfig
 from kmura.data import decoded
-from kmura.data.pipeline import eval_dataset, train_dataset
 from kmura.errors import InputError
 
 

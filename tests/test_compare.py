@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from test_scoring import simulated
 
 from kmura import metrics
-from kmura.config import Config
+from kmura.config import ClassificationConfig
 from kmura.errors import InputError
 from kmura.evaluation.compare import compare, write_comparison
 from kmura.runs.run import RunDescription, RunFolder, write_run
@@ -19,7 +19,7 @@ from kmura.runs.run import RunDescription, RunFolder, write_run
 def write_run_of(folder, table, phase, select_on="val"):
     """A run folder as evaluate leaves it, without a model."""
     area = table["area"].iloc[0]
-    config = Config()
+    config = ClassificationConfig()
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, select_on=select_on))
     folder.mkdir(parents=True)
     write_run(

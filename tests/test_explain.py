@@ -178,7 +178,7 @@ def test_a_run_is_explained_from_end_to_end(explained):
         sure = [abs(case.probability - 0.5) for case in found.cases if case.outcome == outcome]
         assert sure == sorted(sure, reverse=True) and len(sure) == min(2, found.counts[outcome])
     assert found.localization.images > 0 and 0 < found.localization.chance < 0.5
-    means = found.curves["means"]
+    means = found.curves.means
     assert means["deletion_gain"].value == pytest.approx(means["random_deletion"].value - means["deletion"].value)
     assert not list(run.glob(".explain*"))
 
@@ -202,7 +202,7 @@ def test_both_branches_of_a_hybrid_are_shown_side_by_side(hybrid):
     run, found = hybrid
     assert found.tap == "P5" and [worth.tap for worth in found.beside] == ["S4"]
     assert found.beside[0].localization.images == found.localization.images > 0
-    assert found.beside[0].curves["means"]["deletion"] != found.curves["means"]["deletion"]
+    assert found.beside[0].curves.means["deletion"] != found.curves.means["deletion"]
     for case in found.cases:
         (other,) = case.beside
         ours, theirs = (Image.open(run / "explain" / file) for file in (case.files["cam"], other.file))
@@ -226,7 +226,7 @@ def test_one_branch_of_a_hybrid_can_be_asked_for(hybrid, tmp_path):
 @pytest.mark.slow
 def test_the_page_and_the_table_show_both_branches_and_read_explanations_of_one(hybrid, tmp_path, capsys):
     from kmura.cli.display import show_explanation
-    from kmura.report.html import report
+    from kmura.report.report import report
 
     run, found = hybrid
     show_explanation(found)

@@ -7,7 +7,8 @@ from PIL import Image
 
 from kmura import cam
 from kmura.explain.faithfulness import deletion_insertion, drop, maps_of_chance
-from kmura.explain.reading import gallery_rows, read_images
+from kmura.explain.outcomes import gallery_rows, read_images
+from kmura.tasks import Binary, Multiclass, Multilabel
 
 CLASSES = ("Abnormal-HAND", "Abnormal-WRIST", "Normal-HAND", "Normal-WRIST")
 
@@ -15,7 +16,7 @@ CLASSES = ("Abnormal-HAND", "Abnormal-WRIST", "Normal-HAND", "Normal-WRIST")
 def test_the_most_probable_class_is_right_or_wrong():
     label = np.array([[0], [3], [2], [-1]])
     probability = np.array([[0.7, 0.1, 0.1, 0.1], [0.4, 0.3, 0.2, 0.1], [0.1, 0.1, 0.6, 0.2], [0.25] * 4])
-    found = read_images(label, probability, "multiclass", CLASSES, "all")
+    found = read_images(label, probability, Multiclass(CLASSES, ("XR_HAND", "XR_WRIST") * 2))
     assert found.outcome.tolist() == ["right", "wrong", "right", ""]
     assert found.positive.tolist() == [True, False, False, False]
     assert found.caption[:2] == ["Abnormal-HAND, p = 0.70", "Normal-WRIST, taken for Abnormal-HAND, p = 0.40"]
@@ -25,15 +26,13 @@ def test_the_most_probable_class_is_right_or_wrong():
 def test_of_several_labels_all_must_fit():
     label = np.array([[1, 0], [1, 1], [0, -1]])
     probability = np.array([[0.8, 0.4], [0.8, 0.4], [0.1, 0.2]])
-    found = read_images(label, probability, "multilabel", ("mass", "edema"), "chest")
+    found = read_images(label, probability, Multilabel(("mass", "edema")))
     assert found.outcome.tolist() == ["right", "wrong", ""] and found.positive is None
     assert found.caption[1] == "mass, edema, taken for mass, p = 0.80"
 
 
 def test_one_logit_keeps_its_outcomes():
-    found = read_images(
-        np.array([[1], [0], [1], [0]]), np.array([[0.9], [0.2], [0.4], [0.6]]), "binary", ("a", "b"), "x"
-    )
+    found = read_images(np.array([[1], [0], [1], [0]]), np.array([[0.9], [0.2], [0.4], [0.6]]), Binary(("a", "b")))
     assert found.outcome.tolist() == ["TP", "TN", "FN", "FP"] and found.caption[:2] == ["b, p = 0.90", "a, p = 0.20"]
 
 
@@ -76,8 +75,8 @@ def attentive_run(records, tmp_path_factory):
     settings = {"model.backbone": "densenet_mini", "model.weights": "none", "data.image_size": 32, "train.epochs": 1}
     settings |= {"model.head": "attention", "model.attention_maps": 2, "data.task": "multiclass"}
 
-    def drawn(area, folder, config):
-        return overlays_of(records, area, folder, config, every=1)
+    def drawn(dataset, folder, config):
+        return overlays_of(dataset, folder, config, every=1)
 
     run = next(iter(fit_areas(records, area="all", runs=runs, settings=settings, callbacks_for=drawn))).folder
     kmura.evaluate(run, options=ScoreOptions(resamples=10))

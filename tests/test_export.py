@@ -226,7 +226,7 @@ def test_the_folder_holds_all_that_is_needed(exported):
     auc = scores["calibrated"]["test"]["study"]["scores"]["auc"]
     card = (found.folder / "model_card.md").read_text()
     assert f"| auc | {auc['value']:.3f} | {auc['low']:.3f} to {auc['high']:.3f} |" in card
-    assert "no medical device" in card and "rule `max_f1`" in card and str(exported[0]) not in card
+    assert "not a medical device" in card and "rule `max_f1`" in card and str(exported[0]) not in card
 
 
 def test_pooling_and_calibration_are_those_of_the_evaluation(exported, predictor, loaded):
@@ -316,8 +316,8 @@ def test_maps_are_drawn_over_the_images(exported, loaded, tmp_path):
 
 
 def test_a_model_other_than_the_export_is_noticed(exported, tmp_path):
-    from kmura.evaluation.inference import load_model
     from kmura.export.parity import parity, refused_unless_equal
+    from kmura.runs.run import load_model
 
     model = load_model(exported[1] / "best.keras")
     bias = model.get_layer("logits").bias

@@ -1,5 +1,6 @@
 """Models of several classes and labels are exported and asked as binary ones, and answer as their evaluation does."""
 
+import dataclasses
 import json
 import shutil
 
@@ -24,20 +25,20 @@ def made_run(folder, manifest, area, task, settings, pooling):
     """An evaluated run of a random network."""
     import kmura
     from kmura.config import load_config
-    from kmura.data.labels import labelling
+    from kmura.data.dataset import Dataset
     from kmura.evaluation.scoring import ScoreOptions
-    from kmura.runs.run import RunDescription, RunFolder, write_run
+    from kmura.runs.run import RunFolder, write_run
+    from kmura.training.loop import describe
 
     settings = settings | {"model.backbone": "densenet_mini", "model.weights": "none", "data.image_size": 32}
     config = load_config(None, settings | {"data.task": task})
-    labels = labelling(manifest, area, task)
+    dataset = Dataset(folder / "records", area, config.data)
     run = folder / "runs" / area / "baseline"
     run.mkdir(parents=True)
-    place = {"area": area, "phase": "baseline", "records": str(folder / "records"), "inputs": manifest.inputs}
-    kind = {"classes": labels.classes, "task": labels.task, "channels": 1, "versions": {}, "command": "a test"}
-    write_run(RunFolder(run), RunDescription(**place, **kind, config=config, finished=True))
+    description = describe(dataset, "baseline", config, kind="classification", command="a test")
+    write_run(RunFolder(run), dataclasses.replace(description, finished=True))
     own = {key: getattr(config.model, key) for key in ("backbone", "weights", "head", "head_widths", "attention_maps")}
-    model = kmura.build_model(**own, image_size=32, num_classes=labels.outputs, seed=3)
+    model = kmura.build_model(**own, image_size=32, num_classes=dataset.labels.outputs, seed=3)
     logits = model.get_layer("logits")
     logits.kernel.assign(logits.kernel * 40)  # of random weights alone all logits are alike
     shades = np.linspace(0, 255, 9, dtype=np.float32)[:, None, None, None] + np.zeros((32, 32, 1), np.float32)
@@ -103,14 +104,14 @@ def text(values):
 
 def assert_answers_are_those_of(signatures, run, contract):
     """At batches of 1 and 7, within 1e-5 of the model in the run folder."""
-    from kmura.evaluation.inference import load_model
+    from kmura.runs.run import load_model
 
     model, number = load_model(run / "best.keras"), len(contract.classes)
     for batch in (1, 7):
         images = np.random.default_rng(batch).uniform(0, 255, (batch, 32, 32, 1)).astype(np.float32)
         logit = np.asarray(model(images, training=False), float)
         answers = asked(signatures["tensor"], image=images)
-        right = metrics.probabilities(logit, contract.task)
+        right = metrics.probabilities(logit, softmax=contract.task == "multiclass")
         assert (np.abs(answers["logit"] - logit) / np.maximum(1, np.abs(logit))).max() <= 1e-5
         assert answers["probability"].shape == (batch, number)
         assert answers["probability"] == pytest.approx(right, abs=1e-5)
@@ -153,13 +154,13 @@ def test_an_export_of_several_labels_answers_as_its_run(several, tmp_path):
     signature = json.loads((found.folder / "signature.json").read_text())
     assert "of what speaks for the most probable label" in signature["signatures"]["explain"]["gives"]
     card = (found.folder / "model_card.md").read_text()
-    assert "### Classes on test, study level" in card and "`none` without any" in card and "### Yes or no" in card
+    assert "### Classes on test, study level" in card and "`none` if there is none" in card and "### Yes or no" in card
 
 
 @pytest.mark.slow
 def test_a_map_is_of_the_decision(joint, signatures):
     from kmura import cam
-    from kmura.evaluation.inference import load_model
+    from kmura.runs.run import load_model
 
     _, run, found = joint
     images = np.random.default_rng(2).uniform(0, 255, (6, 32, 32, 1)).astype(np.float32)
@@ -271,10 +272,10 @@ def test_thresholds_and_models_without_names_are_refused(joint, several, monkeyp
     for model in (run, found.folder):
         code, _, errors = kmura_main(monkeypatch, capsys, "predict", model, folder, "--threshold", "0.5")
         assert code == 2 and "multiclass model, which decides by the most probable class" in errors
-    with pytest.raises(InputError, match="decides by each label at 0.5; leave --threshold max_f1 out"):
+    with pytest.raises(InputError, match="decides by each label at 0.5; remove --threshold max_f1"):
         kmura.export(several[1], tmp_path / "out", threshold="max_f1")
     shutil.copy(run / "best.keras", tmp_path / "alone.keras")
-    with pytest.raises(InputError, match="without its run, which names several classes"):
+    with pytest.raises(InputError, match="without a run, which names the classes"):
         kmura.predict(tmp_path / "alone.keras", folder)
 
 
@@ -297,7 +298,11 @@ def test_studies_in_the_graph_are_those_of_the_evaluation(how, task):
     contract = Contract(("a", "b", "c", "d"), 32, "squash", 1, 512, pooling=how, top_k=3, task=task)
     found = answers_of(contract).of_study(tf.constant(logit))
     right = metrics.pool_classes(
-        ["one"] * 5, metrics.probabilities(logit, task), how, k=3, normalize=task == "multiclass"
+        ["one"] * 5,
+        metrics.probabilities(logit, softmax=task == "multiclass"),
+        how,
+        k=3,
+        normalize=task == "multiclass",
     )
     assert found["probability"].numpy() == pytest.approx(right.value, abs=1e-6)
     assert text(found["decision"].numpy()) == contract.decision(right.value).tolist()

@@ -38,6 +38,7 @@ TINY = load_config("final", SETTINGS)
 def undisturbed(records, tmp_path_factory):
     from kmura.classification.cam_erasing import CamErasingModel
     from kmura.classification.fit import fit
+    from kmura.data.dataset import Dataset
     from kmura.explain.overlays import CamOverlays
 
     runs = tmp_path_factory.mktemp("final")
@@ -56,7 +57,7 @@ def undisturbed(records, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CamErasingModel, "train_step", counted)
-        overlays = CamOverlays(records, AREA, runs / AREA / "final", every=2, data=TINY.data)
+        overlays = CamOverlays(Dataset(records, AREA, TINY.data), runs / AREA / "final", every=2)
         done = fit(records, area=AREA, phase="final", runs=runs, config=TINY, callbacks=[Knobs(), overlays])
     return done, seen
 
@@ -78,10 +79,10 @@ def test_overlays_come_at_their_epochs_and_show_the_same_images(undisturbed):
 @pytest.mark.slow
 def test_metrics_hold_the_faithfulness_of_the_maps(undisturbed, records):
     from kmura import cam
-    from kmura.data import pipeline
-    from kmura.evaluation.classification import evaluate
-    from kmura.evaluation.inference import load_model
+    from kmura.data.dataset import Dataset
+    from kmura.evaluation.evaluate import evaluate
     from kmura.evaluation.scoring import ScoreOptions
+    from kmura.runs.run import load_model
 
     folder = undisturbed[0].folder
     evaluate(folder, options=ScoreOptions(resamples=10))
@@ -90,7 +91,7 @@ def test_metrics_hold_the_faithfulness_of_the_maps(undisturbed, records):
     # the same, an image at a time, in numpy
     model = load_model(folder / "best.keras")
     engine, drops = cam.CamEngine(model), []
-    for batch in pipeline.eval_dataset(records, AREA, "test", data=TINY.data, batch_size=1):
+    for batch in Dataset(records, AREA, TINY.data).eval("test", batch_size=1):
         image = batch["image"].numpy()
         sign = 1 if model(image).numpy()[0, 0] >= 0 else -1
         maps = [
@@ -168,9 +169,10 @@ def test_a_final_that_neither_mixes_nor_erases_is_said(records, tmp_path, caplog
 def test_a_sheet_that_a_kill_took_is_drawn_on_the_way_on(undisturbed, records, tmp_path, caplog):
     import keras
 
+    from kmura.data.dataset import Dataset
     from kmura.explain.overlays import CamOverlays
 
-    overlays = CamOverlays(records, AREA, tmp_path, every=2, data=TINY.data)
+    overlays = CamOverlays(Dataset(records, AREA, TINY.data), tmp_path, every=2)
     model = keras.Model()
     model.classifier = keras.saving.load_model(undisturbed[0].folder / "best.keras")
     overlays.set_model(model)

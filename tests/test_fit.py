@@ -76,10 +76,12 @@ def test_best_keras_is_the_plain_classifier_of_the_best_epoch(undisturbed, recor
         "assert type(model).__name__ == 'RadiographClassifier' and not model.compiled\n"
     )
     subprocess.run([sys.executable, "-c", code, undisturbed.folder / "best.keras"], check=True)
-    from kmura.evaluation.inference import load_model, predict_split
+    from kmura.data.dataset import Dataset
+    from kmura.evaluation.inference import predict_split
     from kmura.evaluation.scoring import level_scores
+    from kmura.runs.run import load_model
 
-    table = predict_split(load_model(undisturbed.folder / "best.keras"), records, "XR_WRIST", "val", TINY.data)
+    table = predict_split(load_model(undisturbed.folder / "best.keras"), Dataset(records, "XR_WRIST", TINY.data), "val")
     score = level_scores(table, "image", resamples=10).scores["auc"].value
     assert score == pytest.approx(undisturbed.best["val_auc_img"], abs=1e-9)
 
@@ -249,7 +251,7 @@ def test_the_learning_rate_rises_and_follows_its_schedule(schedule, expected):
 def test_evaluation_equals_scikit_learn_on_the_predictions(undisturbed, records):
     from sklearn.metrics import roc_auc_score
 
-    from kmura.evaluation.classification import evaluate
+    from kmura.evaluation.evaluate import evaluate
     from kmura.evaluation.scoring import ScoreOptions
 
     found = evaluate(undisturbed.folder, options=ScoreOptions(resamples=200))

@@ -11,6 +11,7 @@ from kmura.classification.losses import make_loss
 from kmura.config import load_config
 from kmura.errors import InputError
 from kmura.models.heads import HEADS, HeadOptions
+from kmura.tasks import Multiclass
 from kmura.training.optimizers import AdamL2
 
 DENSENET = 7_037_504  # parameters of DenseNet-121 without its top (a test of the backbones counts them)
@@ -47,7 +48,7 @@ def test_experiments_build_train_a_step_save_and_load(recipe, tmp_path):
         **model_arguments(recipe, backbone="densenet_mini"), image_size=32, num_classes=14, seed=0
     )
     trainer = CamErasingModel(model, can_erase=False)
-    trainer.compile(AdamL2(1e-3), loss=make_loss("multiclass", config.train, [1.0] * 14), jit_compile=False)
+    trainer.compile(AdamL2(1e-3), loss=make_loss(Multiclass(("a",) * 14), config.train, [1.0] * 14), jit_compile=False)
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 1)).astype("float32")
     labels = np.eye(14, dtype="float32")[:4]
     batch = {"image": images, "label": labels, "mixed_image": images, "mixed_label": labels}

@@ -12,6 +12,7 @@ from test_fit import assert_same_bits, final_state
 from test_hybrid import AREA, SETTINGS, mini
 
 from kmura.config import load_config
+from kmura.data.dataset import Dataset
 from kmura.errors import InputError
 from kmura.explain.overlays import GAP, SEAM
 from kmura.models.build import build_model
@@ -124,7 +125,7 @@ def test_maps_are_drawn_every_5_epochs_and_every_2_once_the_backbone_learns(reco
     from kmura.explain.overlays import overlays_of
 
     config = load_config("hybrid", SETTINGS | {"train.epochs": epochs, "train.frozen_until_epoch": frozen})
-    found = overlays_of(records, AREA, "run", config, every=every)
+    found = overlays_of(Dataset(records, AREA, config.data), "run", config, every=every)
     assert len(found) == (expected != [])
     assert [epoch for each in found for epoch in range(1, epochs + 1) if each.due(epoch)] == expected
 
@@ -133,8 +134,8 @@ def test_a_classifier_draws_only_if_told(records):
     from kmura.explain.overlays import overlays_of
 
     config = load_config("final", {"train.epochs": 8})
-    assert overlays_of(records, AREA, "run", config) == []
-    (one,) = overlays_of(records, AREA, "run", config, every=3)
+    assert overlays_of(Dataset(records, AREA, config.data), "run", config) == []
+    (one,) = overlays_of(Dataset(records, AREA, config.data), "run", config, every=3)
     assert [epoch for epoch in range(1, 9) if one.due(epoch)] == [3, 6]
 
 
@@ -143,7 +144,7 @@ def test_the_sheets_of_a_hybrid_show_both_branches_at_the_late_rhythm_too(record
     from kmura.explain.overlays import overlays_of
 
     config = load_config("hybrid", SETTINGS | {"train.epochs": 4})
-    (drawn,) = overlays_of(records, AREA, tmp_path, config)
+    (drawn,) = overlays_of(Dataset(records, AREA, config.data), tmp_path, config)
     trainer = keras.Model()
     trainer.classifier = mini()
     drawn.set_model(trainer)
@@ -163,13 +164,13 @@ def test_the_sheets_of_a_hybrid_show_both_branches_at_the_late_rhythm_too(record
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"model.fusion": "gated"}, "model.fusion goes with model.architecture=hybrid"),
-        ({"model.fusion_width": 64}, "model.fusion_width goes with model.architecture=hybrid"),
-        ({"model.architecture": "hybrid", "model.fusion_width": 64}, "goes with fusion gated or attention"),
-        ({"model.architecture": "hybrid", "model.head": "other"}, "model.head goes with model.architecture=classifier"),
-        ({"cam.tap": "S4"}, "cam.tap S4 is of a hybrid"),
+        ({"model.fusion": "gated"}, "model.fusion requires model.architecture=hybrid"),
+        ({"model.fusion_width": 64}, "model.fusion_width requires model.architecture=hybrid"),
+        ({"model.architecture": "hybrid", "model.fusion_width": 64}, "requires fusion gated or attention"),
+        ({"model.architecture": "hybrid", "model.head": "other"}, "model.head requires model.architecture=classifier"),
+        ({"cam.tap": "S4"}, "cam.tap S4 requires a hybrid"),
         ({"train.unfreeze": "half"}, "train.unfreeze is 'half'; choose all, none, last_block or last_N_conv"),
-        ({"train.unfreeze": "none", "train.frozen_until_epoch": 2}, "has no meaning"),
+        ({"train.unfreeze": "none", "train.frozen_until_epoch": 2}, "has no effect"),
         ({"train.frozen_until_epoch": 0}, "1 or more"),
         ({"train.slow_factor": 0.0}, "above 0"),
     ],

@@ -1,6 +1,7 @@
-"""Imports run one way through the house, and `import kmura` stays cheap."""
+"""Imports go one way through the house, and `import kmura` stays cheap."""
 
 import ast
+import collections
 import subprocess
 import sys
 from pathlib import Path
@@ -8,31 +9,119 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LEAVES = {"config", "metrics", "cam", "errors", "files"}
-STAGES = ["records", "data", "models", "training", "evaluation", "explain", "report", "export"]
+LEAVES = ("errors", "files", "typed", "config", "metrics", "cam", "tasks", "kinds")
+KINDS = {"classification", "pretraining", "segmentation"}  # packages that do not import each other
+# a layer imports from itself and from the layers above it
+LAYERS = (
+    *({leaf} for leaf in LEAVES),
+    {"records"},
+    {"phantoms"},
+    {"data"},
+    {"models"},
+    {"runs"},
+    {"training"},
+    KINDS,
+    {"evaluation"},
+    {"explain"},
+    {"report"},
+    {"serving"},
+    {"export"},
+    {"prediction"},
+    {"cli"},
+)
+DEPTH = {package: depth for depth, layer in enumerate(LAYERS) for package in layer}
 MODULES = sorted(path for folder in ("kmura", "cli") for path in (ROOT / folder).rglob("*.py"))
 
 
-def imported(path: Path) -> set[str]:
+def module_of(path: Path) -> str:
+    """The dotted name of a source file; that of a package's `__init__` is the package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = ("kmura", *parts) if parts[0] == "cli" else parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES_BY_NAME = {module_of(path): path for path in MODULES}
+
+
+def imports_of(path: Path) -> set[str]:
+    """The dotted names that a source file imports, at its top or within its functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name.split(".")[1] for name in names if name.startswith("kmura.")} | names & {"cli"}
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= inner & MODULES_BY_NAME.keys() or {node.module}
+    return names
+
+
+def package_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_no_arrow_runs_backwards(path):
-    room = path.relative_to(ROOT).with_suffix("").parts[0 if path.is_relative_to(ROOT / "cli") else 1]
-    found = imported(path) - LEAVES - {room, "__version__"}
-    assert "cli" not in found or room == "cli", "nothing imports cli"
-    if room in LEAVES:
-        assert not found
-    elif room in STAGES:
-        assert found <= set(STAGES[: STAGES.index(room)])
+def test_imports_only_go_to_layers_above(path):
+    module, imported = module_of(path), imports_of(path)
+    assert "cli" not in {name.split(".")[0] for name in imported}, "nothing imports cli by its folder's name"
+    package = package_of(module)
+    if package not in DEPTH:  # kmura itself and its registration with Keras
+        return
+    for other in {package_of(name) for name in imported if name.startswith("kmura.")} & DEPTH.keys():
+        assert other == package or DEPTH[other] < DEPTH[package], f"{module} imports {other}"
+
+
+def test_no_module_imports_itself_in_a_circle():
+    modules = MODULES_BY_NAME
+    graph = {name: sorted(imports_of(path) & modules.keys() - {name}) for name, path in modules.items()}
+    state: dict[str, int] = collections.defaultdict(int)  # 1: on the way, 2: done
+
+    def walk(name, way):
+        assert state[name] != 1, f"circle: {' -> '.join([*way[way.index(name) :], name])}"
+        if state[name] == 2:
+            return
+        state[name] = 1
+        for other in graph[name]:
+            walk(other, [*way, name])
+        state[name] = 2
+
+    for name in modules:
+        walk(name, [])
+
+
+def test_files_of_different_packages_have_different_names():
+    paths = collections.defaultdict(list)
+    for path in MODULES:
+        if path.name != "__init__.py":
+            paths[path.name].append(path.relative_to(ROOT).as_posix())
+    paths.pop("base.py")  # the same concept: what the modules of a package share
+    assert {name: places for name, places in paths.items() if len(places) > 1} == {}
+
+
+def test_the_names_of_tasks_are_compared_in_one_place():
+    literals = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Compare)
+        and any(isinstance(part, ast.Constant) and part.value in ("binary", "multiclass", "multilabel")
+                for part in (node.left, *node.comparators))
+    ]  # fmt: skip
+    assert literals == []
+
+
+def test_only_records_and_data_read_manifests():
+    reading = {package_of(module_of(path)) for path in MODULES if "read_manifest(" in path.read_text()}
+    assert reading == {"records", "data"}
+
+
+def test_whoever_reads_a_run_folder_needs_no_training():
+    packages = {
+        package_of(module_of(path))
+        for path in MODULES
+        if any(name.startswith("kmura.training") for name in imports_of(path))
+    }
+    assert packages <= {"training", *KINDS, "cli"}
 
 
 def test_importing_kmura_brings_no_tensorflow():

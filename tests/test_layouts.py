@@ -1,4 +1,4 @@
-"""Source layouts give every image with its area, patient, study, label and split."""
+"""Source layouts list every image with its area, patient, study, label and split."""
 
 import shutil
 
@@ -7,10 +7,14 @@ import pytest
 from conftest import make_mura_tree, textured, write_mura_csv
 
 from kmura.errors import InputError
-from kmura.records.layouts.folders import list_folders
-from kmura.records.layouts.medmnist import list_medmnist
-from kmura.records.layouts.mura import list_mura
+from kmura.records.layouts import LAYOUTS, layouts_of_options, listing_of
+from kmura.records.layouts.base import Option
 from kmura.records.writer import build_records
+
+
+def listed(layout, root, **options):
+    """The listing of a source by a registered layout."""
+    return listing_of(LAYOUTS[layout], root, options)
 
 
 @pytest.fixture
@@ -19,7 +23,7 @@ def tree(tmp_path):
 
 
 def test_labels_and_studies_come_from_the_folders(tree):
-    listing = list_mura(tree)
+    listing = listed("mura", tree)
     assert listing.classes == ("normal", "abnormal") and listing.task == "binary"
     assert len(listing.sources) == len(list(tree.rglob("*.png")))
     for source in listing.sources:
@@ -30,24 +34,24 @@ def test_labels_and_studies_come_from_the_folders(tree):
         assert source.bytes == (tree / source.path).stat().st_size
 
 
-def test_macos_files_and_other_files_are_passed_over(tree):
-    before = list_mura(tree).sources
+def test_hidden_files_and_files_without_images_are_ignored(tree):
+    before = listed("mura", tree).sources
     folder = next(tree.rglob("study*"))
     (folder / "._image1.png").write_bytes(b"\0\5\x16\7")
     (folder / ".DS_Store").write_bytes(b"")
     (folder / "notes.txt").write_text("x")
-    assert list_mura(tree).sources == before
+    assert listed("mura", tree).sources == before
 
 
 @pytest.mark.parametrize(
     "prefix", ["MURA-v1.1/", "", "/data/sets/MURA-v1.1/", "MURA-v1.1\\", "C:\\sets\\MURA-v1.1\\", "./"]
 )
-def test_the_lists_of_images_give_the_same_as_the_walk(tree, prefix):
+def test_the_csv_lists_give_the_same_sources_as_the_walk(tree, prefix):
     write_mura_csv(tree, prefix)
     if "\\" in prefix:
         for name in ("train_image_paths.csv", "valid_image_paths.csv"):
             (tree / name).write_text((tree / name).read_text().replace("/", "\\"))
-    assert set(list_mura(tree, from_csv=True).sources) == set(list_mura(tree).sources)
+    assert set(listed("mura", tree, from_csv=True).sources) == set(listed("mura", tree).sources)
 
 
 def test_a_label_that_contradicts_the_list_names_the_study(tree):
@@ -55,14 +59,14 @@ def test_a_label_that_contradicts_the_list_names_the_study(tree):
     path = tree / "train_labeled_studies.csv"
     path.write_text(path.read_text().replace("/,1", "/,0", 1))
     with pytest.raises(InputError, match=r"study train/XR_\w+/patient\d+/study\d_positive is abnormal .* label 0"):
-        list_mura(tree)
+        listed("mura", tree)
 
 
 def test_a_path_outside_the_layout_is_skipped_with_its_reason(tree):
     write_mura_csv(tree)
     with open(tree / "train_image_paths.csv", "a") as file:
         file.write("MURA-v1.1/train/XR_WRIST/image1.png\n")
-    skipped = list_mura(tree, from_csv=True).skipped
+    skipped = listed("mura", tree, from_csv=True).skipped
     assert [item.file for item in skipped] == ["MURA-v1.1/train/XR_WRIST/image1.png"]
 
 
@@ -70,17 +74,17 @@ def test_a_path_outside_the_layout_is_skipped_with_its_reason(tree):
 def test_an_area_without_images_in_a_split_is_an_error(tree, split):
     shutil.rmtree(tree / split / "XR_WRIST")
     with pytest.raises(InputError, match=f"XR_WRIST has no images in .*{split}"):
-        list_mura(tree)
+        listed("mura", tree)
 
 
-def test_an_unknown_area_lists_those_there_are(tree):
+def test_an_unknown_area_is_refused_with_the_known_areas(tree):
     with pytest.raises(InputError, match="XR_KNEE is not in .*; there are: XR_ELBOW, XR_WRIST"):
-        list_mura(tree, areas=("XR_KNEE",))
+        listed("mura", tree, areas=("XR_KNEE",))
 
 
 def test_the_folder_above_mura_is_recognised(tree):
     with pytest.raises(InputError, match="give .*MURA-v1.1"):
-        list_mura(tree.parent)
+        listed("mura", tree.parent)
 
 
 @pytest.fixture
@@ -94,9 +98,9 @@ def classes(tmp_path):
     return tmp_path / "eyes"
 
 
-def test_the_positive_class_is_the_one_named_wherever_it_stands_in_the_alphabet(classes):
+def test_the_positive_class_is_the_given_one_whatever_the_alphabetical_order(classes):
     for positive, negative in (("disease", "normal"), ("normal", "disease")):
-        listing = list_folders(classes, name="EYES", positive_class=positive)
+        listing = listed("folders", classes, name="EYES", positive_class=positive)
         assert listing.classes == (negative, positive)
         assert all((source.label == (1,)) == (f"/{positive}/" in source.path) for source in listing.sources)
         assert {source.split for source in listing.sources} == {"train", "test"}
@@ -104,7 +108,7 @@ def test_the_positive_class_is_the_one_named_wherever_it_stands_in_the_alphabet(
 
 def test_the_order_of_classes_is_never_guessed(classes):
     with pytest.raises(InputError, match="disease, normal: .*--positive-class"):
-        list_folders(classes, name="EYES")
+        listed("folders", classes, name="EYES")
 
 
 @pytest.mark.parametrize(
@@ -117,12 +121,12 @@ def test_the_order_of_classes_is_never_guessed(classes):
 )
 def test_wrong_class_names_are_refused(classes, options, message):
     with pytest.raises(InputError, match=message):
-        list_folders(classes, name="EYES", **options)
+        listed("folders", classes, name="EYES", **options)
 
 
-def test_a_source_with_val_and_test_tunes_on_one_and_holds_out_the_other(classes):
+def test_val_and_test_folders_keep_their_splits(classes):
     shutil.copytree(classes / "test", classes / "val")
-    listing = list_folders(classes, name="EYES", positive_class="disease")
+    listing = listed("folders", classes, name="EYES", positive_class="disease")
     assert {source.path.split("/")[0]: source.split for source in listing.sources} == {
         "train": "train",
         "val": "val",
@@ -130,19 +134,19 @@ def test_a_source_with_val_and_test_tunes_on_one_and_holds_out_the_other(classes
     }
 
 
-def test_records_do_not_go_among_the_classes(classes):
-    with pytest.raises(InputError, match="records lies in .*eyes, whose folders are taken for classes"):
+def test_records_are_not_written_among_the_class_folders(classes):
+    with pytest.raises(InputError, match="records lies in .*eyes, whose folders are read as classes"):
         build_records(classes, classes / "records", layout="folders", positive_class="disease")
     assert not (classes / "records").exists()
 
 
 def test_folders_without_splits_are_all_training(classes):
-    listing = list_folders(classes / "train", name="EYES", classes=("disease", "normal"))
+    listing = listed("folders", classes / "train", name="EYES", classes=("disease", "normal"))
     assert {source.split for source in listing.sources} == {"train"} and listing.splits_given == ("train",)
 
 
-def test_medmnist_splits_map_to_ours(medmnist_file):
-    listing = list_medmnist(medmnist_file, name="noise")
+def test_medmnist_splits_are_kept(medmnist_file):
+    listing = listed("medmnist", medmnist_file, name="noise")
     assert [sum(source.split == split for source in listing.sources) for split in ("train", "val", "test")] == [
         30,
         10,
@@ -155,10 +159,10 @@ def test_medmnist_splits_map_to_ours(medmnist_file):
     ("labels", "task", "classes"),
     [([[0], [1], [2]], "multiclass", ("0", "1", "2")), ([[0, 1], [1, 1], [0, 0]], "multilabel", ("0", "1"))],
 )
-def test_medmnist_labels_tell_the_task(tmp_path, labels, task, classes):
+def test_medmnist_labels_determine_the_task(tmp_path, labels, task, classes):
     parts = {f"{key}_images": np.zeros((3, 28, 28), np.uint8) for key in ("train", "val", "test")}
     np.savez(tmp_path / "a.npz", **parts, **{f"{key}_labels": np.array(labels) for key in ("train", "val", "test")})
-    listing = list_medmnist(tmp_path / "a.npz", name="a")
+    listing = listed("medmnist", tmp_path / "a.npz", name="a")
     assert (listing.task, listing.classes) == (task, classes)
     assert listing.sources[1].label == tuple(labels[1])
 
@@ -166,4 +170,58 @@ def test_medmnist_labels_tell_the_task(tmp_path, labels, task, classes):
 def test_a_medmnist_file_without_an_array_names_it(tmp_path):
     np.savez(tmp_path / "a.npz", train_images=np.zeros((3, 28, 28), np.uint8))
     with pytest.raises(InputError, match="train_labels"):
-        list_medmnist(tmp_path / "a.npz", name="a")
+        listed("medmnist", tmp_path / "a.npz", name="a")
+
+
+@pytest.mark.parametrize(
+    ("layout", "options", "message"),
+    [
+        (
+            "mura",
+            {"positive_class": "a"},
+            "--positive-class does not go with --layout mura, .* --areas, --from-csv; leave",
+        ),
+        ("mura", {"name": "x"}, "--name does not go with --layout mura"),
+        ("folders", {"areas": ["XR_HAND"]}, "--areas does not go with --layout folders, which takes --name, .*; leave"),
+        ("medmnist", {"from_csv": True}, "--from-csv does not go with --layout medmnist"),
+        ("mura", {"clases": ["a"]}, "option clases of build_records is unknown; did you mean classes"),
+        ("folders", {"classes": "a,b"}, "classes is 'a,b'; give a list of names"),
+        ("folders", {"name": 3}, "name is 3; give a value of type str"),
+        ("folders", {"name": "All"}, "area name 'all' stands for every area"),
+        ("folders", {"name": "a/b"}, "area name 'a/b' has characters"),
+        ("nifti", {}, "layout 'nifti' is unknown; choose one of mura, folders, medmnist"),
+    ],
+)
+def test_options_that_do_not_fit_the_layout_are_refused(tree, medmnist_file, tmp_path, layout, options, message):
+    root = medmnist_file if layout == "medmnist" else tree
+    with pytest.raises(InputError, match=message):
+        build_records(root, tmp_path / "out", layout=layout, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_empty_options_of_other_layouts_count_as_not_given(tree):
+    options = {"name": None, "positive_class": "", "classes": (), "areas": [], "from_csv": False}
+    assert listed("mura", tree, **options) == listed("mura", tree)
+
+
+def test_a_root_of_the_wrong_kind_is_refused(tree, medmnist_file):
+    with pytest.raises(InputError, match=r"is not a file \(.npz\), which --layout medmnist needs"):
+        listed("medmnist", tree)
+    with pytest.raises(InputError, match="is not a folder, which --layout folders needs"):
+        listed("folders", medmnist_file)
+
+
+def test_layouts_that_share_an_option_agree_on_its_type():
+    for declared in layouts_of_options().values():
+        assert len({(option.type, option.choices, option.default) for option in declared.values()}) == 1
+
+
+def test_option_values_are_checked_and_replaced_by_the_default():
+    view = Option("view", "which view.", choices=("all", "frontal"), default="all")
+    assert view.flag == "--view" and view.value(None) == "all" and view.value("frontal") == "frontal"
+    with pytest.raises(InputError, match="--view 'side' is unknown; choose one of all, frontal"):
+        view.value("side")
+    share = Option("share", "a share.", float, default=0.5)
+    assert (share.value(None), share.value(1), share.value(0.0)) == (0.5, 1, 0.0)
+    with pytest.raises(InputError, match="share is '1'; give a value of type float"):
+        share.value("1")

@@ -12,6 +12,7 @@ from kmura.classification.losses import (
     make_loss,
 )
 from kmura.config import load_config
+from kmura.tasks import Binary, Multiclass, Multilabel
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(0, 3, (7, 4)).astype("float32")
@@ -76,9 +77,9 @@ def train(**settings):
 def test_the_categorical_focal_loss_has_a_factor_and_class_weights():
     p, weights = softmax(LOGITS), np.array([0.5, 1.0, 2.0, 4.0])
     expected = (2.0 * weights * ONE_HOT * (1 - p) ** 3 * -np.log(p)).sum(1).mean()
-    loss = make_loss("multiclass", train(loss="focal", focal_gamma=3.0, focal_factor=2.0), weights)
+    loss = make_loss(Multiclass(()), train(loss="focal", focal_gamma=3.0, focal_factor=2.0), weights)
     assert float(loss(ONE_HOT, LOGITS)) == pytest.approx(expected, rel=1e-4)
-    unweighted = make_loss("multiclass", train(loss="focal", focal_gamma=3.0, balance=False), weights)
+    unweighted = make_loss(Multiclass(()), train(loss="focal", focal_gamma=3.0, balance=False), weights)
     expected = (ONE_HOT * (1 - p) ** 3 * -np.log(p)).sum(1).mean()
     assert float(unweighted(ONE_HOT, LOGITS)) == pytest.approx(expected, rel=1e-4)
 
@@ -98,7 +99,7 @@ def test_the_worst_images_keep_their_gradient(gap):
 
 
 def test_several_labels_have_a_balanced_focal_loss():
-    loss = make_loss("multilabel", train(loss="focal"), [3.0, 1.0, 1.0, 9.0])
+    loss = make_loss(Multilabel(()), train(loss="focal"), [3.0, 1.0, 1.0, 9.0])
     p = sigmoid(LOGITS)
     p_t, share = np.where(SEVERAL == 1, p, 1 - p), np.array([0.75, 0.5, 0.5, 0.9])
     expected = (np.where(SEVERAL == 1, share, 1 - share) * (1 - p_t) ** 2 * -np.log(p_t)).mean()
@@ -112,26 +113,26 @@ def test_the_categorical_focal_loss_is_keras_own_where_that_is_not_clipped():
 
 
 def test_balanced_sampling_takes_the_place_of_weights():
-    even = make_loss("binary", train(sampling="balanced"), [9.0])
+    even = make_loss(Binary(()), train(sampling="balanced"), [9.0])
     assert float(even([[1.0]], [[0.0]])) == float(even([[0.0]], [[0.0]]))
 
 
 def test_balance_gives_both_classes_of_a_focal_loss_the_same_weight_in_all():
     """With 3 negatives to 1 positive the positive one counts three times as much as a negative one."""
-    loss = make_loss("binary", train(loss="focal", focal_gamma=0.0), [3.0])
+    loss = make_loss(Binary(()), train(loss="focal", focal_gamma=0.0), [3.0])
     positive, negative = (float(loss([[label]], [[0.0]])) for label in (1.0, 0.0))
     assert positive / negative == pytest.approx(3.0, rel=1e-5)
-    named = make_loss("binary", train(loss="focal", focal_gamma=0.0, focal_alpha=0.9), [3.0])
+    named = make_loss(Binary(()), train(loss="focal", focal_gamma=0.0, focal_alpha=0.9), [3.0])
     assert float(named([[1.0]], [[0.0]])) / float(named([[0.0]], [[0.0]])) == pytest.approx(9.0, rel=1e-4)
 
 
 def test_the_loss_of_a_task_is_what_the_settings_ask_for():
     logit, label = LOGITS[:, :1], SEVERAL[:, :1]
-    ours = make_loss("binary", train(label_smoothing=0.1), [2.0])
+    ours = make_loss(Binary(()), train(label_smoothing=0.1), [2.0])
     assert float(ours(label, logit)) == float(WeightedBinaryCrossentropy(2.0, 0.1)(label, logit))
-    unweighted = make_loss("multilabel", train(balance=False), [2.0, 1.0, 1.0, 1.0])
+    unweighted = make_loss(Multilabel(()), train(balance=False), [2.0, 1.0, 1.0, 1.0])
     assert float(unweighted(SEVERAL, LOGITS)) == float(WeightedBinaryCrossentropy()(SEVERAL, LOGITS))
-    two = make_loss("multiclass", train(balance=False), [1.0, 1.0])
+    two = make_loss(Multiclass(()), train(balance=False), [1.0, 1.0])
     pair = np.concatenate([np.zeros_like(logit), logit], axis=1)
     as_pair = np.concatenate([1 - label, label], axis=1)
     assert float(two(as_pair, pair)) == pytest.approx(float(WeightedBinaryCrossentropy()(label, logit)), rel=1e-5)

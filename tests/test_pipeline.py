@@ -9,10 +9,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from record_files import AREA, UNCHANGED, assert_same_batches, batches, encoded, picture, write_records
+from record_files import (
+    AREA,
+    UNCHANGED,
+    assert_same_batches,
+    batches,
+    encoded,
+    eval_dataset,
+    picture,
+    train_dataset,
+    write_records,
+)
 
 from kmura.config import DataConfig
-from kmura.data.pipeline import eval_dataset, readable_errors, row_keys, steps_per_epoch, train_dataset
+from kmura.data.dataset import Dataset
+from kmura.data.decoded import readable_errors
 from kmura.errors import InputError
 
 SMALL = DataConfig(image_size=16, cache="off")
@@ -34,7 +45,7 @@ def resized_by_pillow(pixels, size=(16, 16)):
 def test_an_epoch_holds_every_image_once_with_its_label(records):
     dataset = train_dataset(records, AREA, data=SMALL, augment=UNCHANGED, batch_size=4, epochs=2)
     found = batches(dataset)
-    assert len(dataset) == 2 * steps_per_epoch(records, AREA, batch_size=4) == 6
+    assert len(dataset) == 2 * Dataset(records, AREA).steps(4) == 6
     assert [len(batch["image"]) for batch in found] == [4, 4, 3] * 2
     whole = batches(eval_dataset(records, AREA, "train", data=SMALL, batch_size=20))[0]
     for epoch in (found[:3], found[3:]):
@@ -59,7 +70,7 @@ def test_evaluation_keeps_the_order_of_the_records_and_its_keys(records):
     found = batches(eval_dataset(records, AREA, "train", data=SMALL, batch_size=4))
     assert [len(batch["image"]) for batch in found] == [4, 4, 3]
     joined = {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
-    keys = row_keys(records, AREA, "train")
+    keys = Dataset(records, AREA).rows("train")
     assert list(keys.columns) == ["area", "patient", "study", "image", "label"]
     assert keys.area.tolist() == [AREA] * 11
     for name, column in (("patient", "patient"), ("study", "study"), ("path", "image")):
@@ -72,10 +83,10 @@ def test_evaluation_keeps_the_order_of_the_records_and_its_keys(records):
         np.testing.assert_allclose(image[:, :, 0], expected, atol=1)  # Pillow rounds once more, between the axes
 
 
-def test_row_keys_are_read_without_tensorflow(records):
+def test_rows_are_read_without_tensorflow(records):
     program = (
-        "import sys; from kmura.data.labels import row_keys; "
-        f"assert len(row_keys({str(records)!r}, {AREA!r}, 'train')) == 11; assert 'tensorflow' not in sys.modules"
+        "import sys; from kmura.data.dataset import Dataset; "
+        f"assert len(Dataset({str(records)!r}, {AREA!r}).rows('train')) == 11; assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
@@ -84,17 +95,17 @@ def test_multiclass_labels_are_one_hot_and_unknown_ones_only_evaluated(tmp_path)
     write_records(tmp_path, [2, 0, -1, 1], task="multiclass", classes=("a", "b", "c"))
     whole = batches(eval_dataset(tmp_path, AREA, "train", data=SMALL))[0]
     assert whole["label"].tolist() == [[0, 0, 1], [1, 0, 0], [-1, -1, -1], [0, 1, 0]]
-    assert row_keys(tmp_path, AREA, "train").label.tolist() == [2, 0, -1, 1]
+    assert Dataset(tmp_path, AREA).rows("train").label.tolist() == [2, 0, -1, 1]
     (batch,) = batches(train_dataset(tmp_path, AREA, data=SMALL))
     assert sorted(batch["label"].tolist()) == [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
-    assert steps_per_epoch(tmp_path, AREA, batch_size=2) == 2
+    assert Dataset(tmp_path, AREA).steps(2) == 2
 
 
 def test_multilabel_labels_are_vectors_with_a_column_a_class(tmp_path):
     labels = [[1, 0, 1], [0, 0, 0], [1, -1, 0]]
     write_records(tmp_path, labels, task="multilabel", classes=("a", "b", "c"), shards=1)
     assert batches(eval_dataset(tmp_path, AREA, "train", data=SMALL))[0]["label"].tolist() == labels
-    assert row_keys(tmp_path, AREA, "train")[["label_a", "label_b", "label_c"]].values.tolist() == labels
+    assert Dataset(tmp_path, AREA).rows("train")[["label_a", "label_b", "label_c"]].values.tolist() == labels
     (batch,) = batches(train_dataset(tmp_path, AREA, data=SMALL))
     assert sorted(batch["label"].tolist()) == sorted(labels[:2])
 
@@ -103,7 +114,7 @@ def test_all_areas_together(tmp_path):
     write_records(tmp_path, [0, 1, 1], area="XR_ELBOW")
     write_records(tmp_path, [1, 0], area="XR_WRIST")
     write_records(tmp_path, [1, 1], area="XR_WRIST", split="test")
-    assert row_keys(tmp_path, "all", "train").area.tolist() == ["XR_ELBOW"] * 3 + ["XR_WRIST"] * 2
+    assert Dataset(tmp_path, "all").rows("train").area.tolist() == ["XR_ELBOW"] * 3 + ["XR_WRIST"] * 2
     (batch,) = batches(train_dataset(tmp_path, "all", data=SMALL))
     assert batch["label"].sum() == 3 and len(batch["image"]) == 5
     assert len(batches(eval_dataset(tmp_path, "all", "test", data=SMALL))[0]["image"]) == 2
@@ -225,26 +236,30 @@ def test_a_missing_and_a_cut_shard_are_named_before_training(tmp_path):
         eval_dataset(tmp_path, AREA, "train", data=SMALL)
 
 
-def test_a_flipped_bit_is_named_before_training(tmp_path):
-    write_records(tmp_path, [0, 1, 0, 1])
-    train_dataset(tmp_path, AREA, data=SMALL)  # whole, and known to this process
+@pytest.mark.parametrize("cache", ["off", "memory"])
+def test_a_flipped_bit_is_named_when_the_record_is_drawn(tmp_path, cache):
+    write_records(tmp_path, [0, 1, 0, 1, 1])
+    dataset = train_dataset(tmp_path, AREA, data=SMALL)  # undamaged, and known to this process
     shard = tmp_path / AREA / "train-00001-of-00002.tfrecord"
     content = bytearray(shard.read_bytes())
     content[-40] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(InputError, match=r"train-00001-of-00002.tfrecord: record 1 fails its checksum; kmura inspect"):
-        train_dataset(tmp_path, AREA, data=SMALL)
+    sentence = r"train-00001-of-00002.tfrecord: record 2 fails its checksum; kmura inspect"
+    with pytest.raises(InputError, match=sentence), readable_errors(tmp_path):
+        batches(dataset)
+    with pytest.raises(InputError, match=sentence), readable_errors(tmp_path):
+        batches(train_dataset(tmp_path, AREA, data=DataConfig(image_size=16, cache=cache)))
 
 
 def test_fewer_records_than_the_manifest_says_and_labels_outside_the_classes(tmp_path):
     write_records(tmp_path, [0, 1, 2, 1])
     with pytest.raises(InputError, match=r"00001-of-00002.tfrecord: record 0 has the label \[2\].*-1 to 1"):
-        row_keys(tmp_path, AREA, "train")
+        Dataset(tmp_path, AREA).rows("train")
     write_records(tmp_path, [0, 1, 1, 1])
     path = tmp_path / "manifest.json"
     path.write_text(path.read_text().replace('"records": 2', '"records": 3', 1))
-    with pytest.raises(InputError, match="00000-of-00002.tfrecord holds 2 records, the manifest says 3"):
-        row_keys(tmp_path, AREA, "train")
+    with pytest.raises(InputError, match="00000-of-00002.index.json holds 2 records, the manifest says 3"):
+        Dataset(tmp_path, AREA).rows("train")
 
 
 def test_nothing_to_train_on(tmp_path):
@@ -317,7 +332,7 @@ def test_errors_of_others_pass_unchanged(records):
 DROP = """
 import sys
 from kmura.config import DataConfig
-from kmura.data.pipeline import train_dataset
+from record_files import train_dataset
 for cache in ("memory", "off"):
     dataset = train_dataset(sys.argv[1], sys.argv[2], data=DataConfig(image_size=32, cache=cache), epochs=500)
     for _ in range(3):

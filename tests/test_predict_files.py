@@ -201,5 +201,5 @@ def test_dicom_that_is_no_radiograph_gives_its_reason():
 
 def test_dicom_without_pydicom_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
-    with pytest.raises(UnreadableImage, match=r"pip install 'kmura\[dicom\]'"):
+    with pytest.raises(UnreadableImage, match=r"pip install '\.\[dicom\]'"):
         decode_dicom(bytes(128) + b"DICM")

@@ -10,15 +10,18 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import SMALL_SHARDS, make_mura_tree, textured
 
 from kmura.config import RecordsConfig
 from kmura.errors import InputError
+from kmura.files import sha256_of
 from kmura.records import schema, splits, tfrecord
 from kmura.records.layouts.base import Source
 from kmura.records.manifest import read_manifest
+from kmura.records.sidecar import ShardIndex, index_file, read_shard_index
 from kmura.records.verify import inspect_records
 from kmura.records.writer import STAGE, build_records
 
@@ -69,14 +72,33 @@ def test_the_manifest_counts_what_the_shards_hold(records):
             assert counts.per_class == tuple(sum(record.label == (k,) for record in group) for k in (0, 1))
 
 
-def test_no_patient_stands_in_two_splits_in_any_area(records):
+def test_the_index_of_a_shard_holds_what_its_records_say(records):
+    for shard in read_manifest(records).shards():
+        content, index = (records / shard.file).read_bytes(), read_shard_index(records, shard)
+        found = [schema.decode(data) for data in tfrecord.read_frames(records / shard.file)]
+        assert shard.index == index_file(shard.file) and len(index) == shard.records == len(found)
+        for number, record in enumerate(found):
+            frame = tfrecord.frame(schema.encode(record))
+            assert content[index.start[number] :][: len(frame)] == frame
+            assert index.row(number) == {
+                "start": index.start[number],
+                "height": record.height,
+                "width": record.width,
+                "label": list(record.label),
+                "patient": record.patient,
+                "study": record.study,
+                "path": record.path,
+            }
+
+
+def test_no_patient_is_in_two_splits_in_any_area(records):
     where = collections.defaultdict(set)
     for record in read_all(records):
         where[record.patient].add(record.split)
     assert all(len(kinds) == 1 for kinds in where.values())
 
 
-def test_the_val_split_takes_its_share_of_each_kind_of_patient():
+def test_the_val_split_takes_its_share_of_every_kind_of_patient():
     sources = [
         Source(f"{area}/{patient}", area, f"p{patient}", f"p{patient}/1", (patient % 4 == 0,), "train", 1)
         for patient in range(400)
@@ -98,6 +120,14 @@ def test_the_same_command_leaves_a_finished_build_alone(mura_root, records):
     assert {path: path.stat().st_mtime_ns for path in records.rglob("*")} == before
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"{}")])
+def test_a_build_without_its_index_is_built_again(mura_root, records, tmp_path, damage):
+    out = shutil.copytree(records, tmp_path / "copy")
+    damage(out / read_manifest(out).shards()[1].index)
+    build_records(mura_root, out, options=SMALL_SHARDS, workers=1)
+    assert contents(out) == contents(records)
+
+
 def test_other_options_are_refused_and_named_unless_told_to_overwrite(mura_root, records, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(records, out)
@@ -106,7 +136,10 @@ def test_other_options_are_refused_and_named_unless_told_to_overwrite(mura_root,
     with pytest.raises(InputError, match="max_side 512, now 20.*--overwrite"):
         build_records(mura_root, out, options=changed)
     assert contents(out) == before
+    changed = dataclasses.replace(changed, records_per_shard=100)
     build_records(mura_root, out, options=changed, overwrite=True, workers=1)
+    shards = [file for shard in read_manifest(out).shards() for file in (shard.file, shard.index)]
+    assert sorted(contents(out)) == sorted([*shards, "manifest.json"]), "old shards or indexes were left behind"
     assert {max(record.height, record.width) for record in read_all(out)} == {20}
     assert inspect_records(out).sound
 
@@ -119,7 +152,7 @@ def test_an_unreadable_image_is_skipped_and_listed(tmp_path):
     assert [(item.file, item.reason) for item in manifest.skipped] == [
         (broken.relative_to(root).as_posix(), "empty file")
     ]
-    with pytest.raises(InputError, match="empty file; mend or remove it"):
+    with pytest.raises(InputError, match="empty file; fix or remove it"):
         build_records(root, tmp_path / "out", options=SMALL_SHARDS, workers=1, strict=True)
 
 
@@ -258,14 +291,14 @@ def test_sound_records_have_no_errors(records):
 
 
 def test_a_shard_cut_in_half_is_named_with_the_record(copy):
-    path = sorted(copy.glob("XR_WRIST/train-*"))[1]
+    path = sorted(copy.glob("XR_WRIST/train-*.tfrecord"))[1]
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     (text,) = errors(copy)
     assert text.startswith(f"XR_WRIST/{path.name}: record ") and "is cut off" in text
 
 
 def test_a_flipped_bit_is_named_with_the_record(copy):
-    path = sorted(copy.glob("XR_WRIST/train-*"))[0]
+    path = sorted(copy.glob("XR_WRIST/train-*.tfrecord"))[0]
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -274,22 +307,62 @@ def test_a_flipped_bit_is_named_with_the_record(copy):
 
 
 def test_a_missing_shard_is_named(copy):
-    path = next(copy.glob("XR_WRIST/val-*"))
+    path = next(copy.glob("XR_WRIST/val-*.tfrecord"))
     path.unlink()
     assert errors(copy) == [f"XR_WRIST/{path.name} is missing; build the records again"]
 
 
 def rewrite(folder, change) -> None:
-    """Writes the records of a folder again, each as `change` makes it, with a manifest that fits the new shards."""
+    """Writes the changed records of a folder again, with indexes and a manifest that fit the new shards."""
     manifest = json.loads((folder / "manifest.json").read_text())
     for by_split in manifest["areas"].values():
         for counts in by_split.values():
             for shard in counts["shards"]:
                 path = folder / shard["file"]
-                data = [schema.encode(change(schema.decode(item))) for item in tfrecord.read_frames(path)]
-                path.write_bytes(b"".join(map(tfrecord.frame, data)))
-                shard["bytes"] = path.stat().st_size
+                content, index = b"", ShardIndex()
+                for item in list(tfrecord.read_frames(path)):
+                    record = change(schema.decode(item))
+                    index.add(len(content), record)
+                    content += tfrecord.frame(schema.encode(record))
+                path.write_bytes(content)
+                (folder / shard["index"]).write_bytes(index.encoded())
+                shard |= {"bytes": len(content), "sha256": sha256_of(path)}
+                shard["index_sha256"] = sha256_of(folder / shard["index"])
     (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_missing_a_changed_and_an_unlisted_index_are_named(copy):
+    missing, changed = (copy / shard.index for shard in read_manifest(copy).shards()[:2])
+    missing.unlink()
+    changed.write_bytes(changed.read_bytes() + b" ")
+    shutil.copy(changed, copy / "XR_WRIST" / "train-00000-of-00001.index.json")
+    assert sorted(errors(copy)) == [
+        f"index {missing} is missing; build the records again into {copy}",
+        f"index {changed} is not the file that the manifest describes (SHA-256 differs); "
+        f"build the records again into {copy}",
+    ]
+    texts = [finding.text for finding in inspect_records(copy).findings if finding.severity == "warning"]
+    assert texts == ["XR_WRIST/train-00000-of-00001.index.json is not in manifest.json: it is never read"]
+
+
+@pytest.mark.parametrize("column", ["start", "height", "label", "patient", "path"])
+def test_an_index_that_differs_from_its_shard_is_named_with_the_record(copy, column):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    shard = manifest["areas"]["XR_WRIST"]["train"]["shards"][0]
+    path = copy / shard["index"]
+    index = json.loads(path.read_text())
+    index[column][2] = index[column][1] if index[column][1] != index[column][2] else [9]
+    path.write_text(json.dumps(index))
+    shard["index_sha256"] = sha256_of(path)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (text,) = errors(copy)
+    assert text.startswith(f"{shard['index']}: record 2 (train/XR_WRIST/") and "differs from the shard" in text
+
+
+def test_records_of_version_1_are_sound_but_have_no_index():
+    inspection = inspect_records(Path(__file__).parents[1] / "tfrecords" / "golden" / "version-1")
+    assert inspection.sound
+    assert any(finding.text.startswith("4 shards have no index") for finding in inspection.findings)
 
 
 def test_a_study_with_two_labels_is_named(copy):
@@ -301,7 +374,7 @@ def test_a_study_with_two_labels_is_named(copy):
 def test_a_patient_in_two_splits_is_named(copy):
     train = next(record for record in read_all(copy) if record.split == "train")
     rewrite(copy, lambda r: dataclasses.replace(r, patient=train.patient) if r.split == "test" else r)
-    assert any(text.startswith(f"{train.patient} stands in the splits train, test") for text in errors(copy))
+    assert any(text.startswith(f"patient {train.patient} is in the splits train, test") for text in errors(copy))
 
 
 def test_counts_that_disagree_are_errors(copy):
@@ -334,7 +407,7 @@ def test_pneumoniamnist_shows_its_known_doubles(tmp_path):
         pytest.skip("KMURA_REAL_DATA is not set")
     build_records(f"{root}/pneumoniamnist.npz", tmp_path / "out", layout="medmnist")
     texts = [finding.text for finding in inspect_records(tmp_path / "out").findings]
-    assert any(text.startswith("8 groups of identical images across train and tune") for text in texts)
+    assert any(text.startswith("8 groups of identical images across train and val") for text in texts)
     assert any(text.startswith("16 groups of identical images inside train") for text in texts)
     assert any(text.startswith("3 groups of identical images inside test") for text in texts)
     assert not any("different labels" in text for text in texts)

@@ -10,12 +10,14 @@ from test_compare import blurred, write_run_of
 from test_scoring import FEW, simulated
 
 from kmura.errors import InputError
-from kmura.evaluation.classification import Evaluation
+from kmura.evaluation.evaluation import Evaluation
 from kmura.evaluation.scoring import score_table
 from kmura.files import sha256_of, write_json
-from kmura.report.html import interval, report
+from kmura.metrics import Interval
+from kmura.report.report import report
 from kmura.runs.predictions import read_predictions
 from kmura.runs.run import RunFolder, epochs_trained, read_run, write_run
+from kmura.typed import from_json
 
 EVIL = '<script>alert("x")</script>$\\frac'
 
@@ -33,6 +35,7 @@ def evaluated(folder, table, phase="baseline", options=FEW):
         model_sha256="of no model",
         predictions_sha256=sha256_of(folder / "predictions.csv"),
         scores=score_table(read_predictions(folder / "predictions.csv"), options),
+        localization_faithfulness=None,
     )
     write_json(folder / "metrics.json", dataclasses.asdict(found))
     (folder / "history.csv").write_text(
@@ -239,10 +242,13 @@ def test_what_is_missing_or_damaged_is_named_and_the_old_page_stays(tmp_path):
 
 
 def test_intervals_are_written_as_read():
-    assert interval({"value": 0.5, "low": 0.25, "high": 1}) == "0.500 (0.250 to 1.000)"
-    assert interval({"value": 0.5, "low": None, "high": None}) == "0.500"
-    assert interval({"value": None, "low": None, "high": None}) == "undefined"
-    assert interval({"value": np.nan, "low": 0, "high": 1}) == "undefined"
+    def written(value, low, high):
+        return str(from_json(Interval, {"value": value, "low": low, "high": high}))
+
+    assert written(0.5, 0.25, 1) == "0.500 (0.250 to 1.000)"
+    assert written(0.5, None, None) == "0.500"
+    assert written(None, None, None) == "undefined"
+    assert written(np.nan, 0, 1) == "undefined"
 
 
 def test_scores_predictions_and_galleries_of_different_models_are_not_mixed(tmp_path):
@@ -262,7 +268,7 @@ def test_scores_predictions_and_galleries_of_different_models_are_not_mixed(tmp_
 def test_figures_do_not_go_into_a_file(tmp_path):
     run = evaluated(tmp_path / "x" / "baseline", simulated(60))
     (tmp_path / "page-figures").write_text("mine")
-    with pytest.raises(InputError, match="page-figures, which takes the figures, is a file"):
+    with pytest.raises(InputError, match="page-figures, the folder for the figures, is a file"):
         report([run], tmp_path / "page.html")
     assert (tmp_path / "page-figures").read_text() == "mine"
 

@@ -14,14 +14,15 @@ from test_report import EVIL, Page, evaluated
 from kmura.data.index import ALL
 from kmura.errors import InputError
 from kmura.evaluation.class_scores import questions_of, read_class_predictions, score_classes
-from kmura.evaluation.classification import Evaluation
+from kmura.evaluation.evaluation import Evaluation
 from kmura.files import sha256_of, write_json
 from kmura.metrics import Interval
 from kmura.report import class_figures
-from kmura.report.class_chapter import kappa_rows
-from kmura.report.html import report
+from kmura.report.classification_chapter import kappa_rows
 from kmura.report.published import MURA_AREAS
+from kmura.report.report import report
 from kmura.runs.run import RunFolder, read_run, write_run
+from kmura.typed import from_json
 
 MURA = list(MURA_AREAS)
 
@@ -44,10 +45,15 @@ def evaluated_classes(folder, table, classes=JOINT, task="multiclass", area=ALL)
         scores=score_classes(read, area, task, classes, FEW),
         task=task,
         classes=tuple(classes),
+        localization_faithfulness=None,
     )
     write_json(folder / "metrics.json", dataclasses.asdict(found))
     (folder / "history.csv").write_text("epoch,loss,val_loss_img,val_auc_study,best\n1,0.7,0.7,0.6,True\n")
     return folder
+
+
+def interval(score):
+    return from_json(Interval, score)
 
 
 def words(page):
@@ -81,15 +87,15 @@ def test_scores_are_those_of_the_evaluation(joint):
     for level in ("study", "image"):
         found = scores["splits"]["test"][level]
         for each in found["classes"]:
-            row = " ".join(str(Interval.from_json(score)) for score in each["scores"].values())
+            row = " ".join(str(interval(score)) for score in each["scores"].values())
             assert f"{each['name']} {each['units']} {row}" in text
         for name, each in [*scores["questions"].items(), ("all areas", scores["pooled"])]:
             of = each["splits"]["test"][level]
-            row = " ".join(str(Interval.from_json(of["scores"][score])) for score in ("auc", "ap", "f1", "kappa"))
+            row = " ".join(str(interval(of["scores"][score])) for score in ("auc", "ap", "f1", "kappa"))
             assert f"{name} {of['images' if level == 'image' else 'studies']} {of['positives']} {row}" in text
             cells = " ".join(str(of["confusion"][cell]) for cell in ("tp", "fn", "fp", "tn"))
-            assert f"{name} {cells} {Interval.from_json(of['scores']['recall'])}" in text
-    area = Interval.from_json(scores["areas"]["test"]["study"]["scores"]["accuracy"])
+            assert f"{name} {cells} {interval(of['scores']['recall'])}" in text
+    area = interval(scores["areas"]["test"]["study"]["scores"]["accuracy"])
     assert re.search(rf"accuracy of the area alone [^a-z]+\(\S+ to \S+\) {re.escape(str(area))}", text)
 
 
@@ -103,7 +109,7 @@ def test_kappas_stand_beside_published_ones_of_another_test_set(joint):
         ("all areas", "0.778 0.843"),
     ):
         found = (scores["questions"] | {"all areas": scores["pooled"]})[area]["splits"]["test"]["study"]
-        assert f"{area} {found['studies']} {Interval.from_json(found['scores']['kappa'])} {theirs}" in text
+        assert f"{area} {found['studies']} {interval(found['scores']['kappa'])} {theirs}" in text
     assert "had 0.612" in text
 
 
@@ -126,10 +132,9 @@ def test_one_model_of_some_areas_stands_beside_models_of_one(tmp_path):
 def test_areas_that_nobody_published_have_no_published_values_beside_them():
     table = class_table()
     table["area"] = table["area"].str.replace("XR_", "DX_")
-    scores = dataclasses.asdict(score_classes(table, ALL, "multiclass", JOINT, FEW))
-    rows = kappa_rows(scores, "test")
-    assert [row["area"] for row in rows] == ["DX_ELBOW", "DX_HAND", "DX_WRIST", "all areas"]
-    assert not any(value is not None for row in rows for value in row["published"])
+    rows = kappa_rows(score_classes(table, ALL, "multiclass", JOINT, FEW), "test")
+    assert [row.area for row in rows] == ["DX_ELBOW", "DX_HAND", "DX_WRIST", "all areas"]
+    assert not any(value is not None for row in rows for value in row.published)
 
 
 @pytest.mark.parametrize(
@@ -187,8 +192,8 @@ def test_curves_can_be_told_apart_without_colour(monkeypatch):
     monkeypatch.setattr(Axes, "plot", lambda self, *points, **options: drawn.append(options))
     monkeypatch.setattr(Axes, "legend", lambda *_, **__: None)
     label, probability = np.tile([0, 1], 20), np.linspace(0, 1, 40)
-    interval = Interval(0.5, 0.4, 0.6)
-    curves = [class_figures.Curve(f"c{place}", label, probability, interval, interval) for place in range(14)]
+    area = Interval(0.5, 0.4, 0.6)
+    curves = [class_figures.Curve(f"c{place}", label, probability, area, area) for place in range(14)]
     class_figures.roc_curves("x", "x", curves, 40)
     looks = {(each["marker"], str(each["linestyle"])) for each in drawn if "marker" in each}
     assert len(looks) == 14

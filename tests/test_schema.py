@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from kmura.data.index import read_index
 from kmura.records import schema, tfrecord
 from kmura.records.manifest import read_manifest
+from kmura.records.sidecar import ShardIndex
+
+GOLDEN = Path(__file__).parents[1] / "tfrecords" / "golden"
 
 RECORD = schema.Record(
     image=b"\x89PNG bytes \x00\xff",
@@ -78,16 +82,37 @@ def test_the_readme_of_tfrecords_shows_the_schema():
     text = (Path(__file__).parents[1] / "tfrecords" / "README.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| ([\w ]+) \| (.+) \|$", text, flags=re.MULTILINE)
     assert rows == [(name, kind, what) for name, (kind, what) in schema.FEATURES.items()]
+    columns = re.findall(r"^\| `(\w+)` \| ([^|]+) \|$", text, flags=re.MULTILINE)
+    assert columns == list(schema.INDEX_COLUMNS.items())
     assert f"version {schema.SCHEMA_VERSION}" in text
 
 
-def test_golden_shards_of_version_1_are_still_read():
-    golden = Path(__file__).parents[1] / "tfrecords" / "golden"
+@pytest.mark.parametrize(("version", "indexed"), [(1, False), (2, True)])
+def test_golden_shards_of_every_version_are_still_read(version, indexed):
+    golden = GOLDEN / f"version-{version}"
     manifest = read_manifest(golden)
-    for splits in manifest.areas.values():
+    assert manifest.schema_version == version and manifest.has_patients
+    for area, splits in manifest.areas.items():
+        assert set(splits) == set(schema.SPLITS)
         for split, counts in splits.items():
+            assert all((shard.index is not None) == indexed for shard in counts.shards)
             records = [
                 schema.decode(data) for shard in counts.shards for data in tfrecord.read_frames(golden / shard.file)
             ]
             assert len(records) == counts.images > 0
             assert {record.split for record in records} == {split}
+            index = read_index(golden, area, split)
+            assert index.keys["image"].tolist() == [record.path for record in records]
+            assert index.labels.tolist() == [list(record.label) for record in records]
+
+
+def test_the_same_records_give_the_golden_files_of_the_current_version():
+    golden = GOLDEN / f"version-{schema.SCHEMA_VERSION}"
+    for shard in read_manifest(golden).shards():
+        content, index = b"", ShardIndex()
+        for data in tfrecord.read_frames(golden / shard.file):
+            record = schema.decode(data)
+            index.add(len(content), record)
+            content += tfrecord.frame(schema.encode(record))
+        assert content == (golden / shard.file).read_bytes()
+        assert index.encoded() == (golden / shard.index).read_bytes()

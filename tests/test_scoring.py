@@ -138,7 +138,7 @@ def test_a_table_comes_back_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("probability", np.nan, "line 5 .*a probability that is no number"),
+        ("probability", np.nan, "line 5 .*a probability that is not a number"),
         ("probability", 1.5, "line 5 .*a probability"),
         ("probability", "high", "line 5 .*a probability"),
         ("logit", np.inf, "line 5 .*a logit"),

@@ -11,18 +11,16 @@ from record_files import write_records
 import kmura
 from kmura import metrics
 from kmura.classification.fit import fit_areas
-from kmura.classification.validation import validation_scores
+from kmura.classification.learner import validation_scores
 from kmura.config import DataConfig, load_config
-from kmura.data import pipeline
-from kmura.data.index import read_index
-from kmura.data.labels import labelling, row_keys
+from kmura.data.dataset import Dataset
 from kmura.errors import InputError
 from kmura.evaluation.class_scores import columns_of, questions_of
 from kmura.evaluation.compare import compare
 from kmura.evaluation.scoring import ScoreOptions
-from kmura.records.manifest import read_manifest
 from kmura.runs.run import read_run
-from kmura.training.callbacks import is_stopped
+from kmura.tasks import Binary, Multiclass, Multilabel
+from kmura.training.callbacks import has_stopped
 
 TINY = {"model.backbone": "densenet_mini", "model.weights": "none", "data.image_size": 32, "train.epochs": 2}
 FEW = ScoreOptions(resamples=20)
@@ -35,58 +33,53 @@ def two_areas(tmp_path):
 
 
 def test_classes_of_one_model_are_area_by_label(two_areas):
-    manifest = read_manifest(two_areas)
-    labels = labelling(manifest, "all", "multiclass")
-    assert labels.classes == ("Abnormal-ELBOW", "Abnormal-WRIST", "Normal-ELBOW", "Normal-WRIST")
-    keys = row_keys(two_areas, "all", "train", "multiclass")
+    dataset = Dataset(two_areas, "all", DataConfig(task="multiclass"))
+    assert dataset.labels.classes == ("Abnormal-ELBOW", "Abnormal-WRIST", "Normal-ELBOW", "Normal-WRIST")
+    keys = dataset.rows("train")
     assert keys["area"].tolist() == ["XR_ELBOW"] * 2 + ["XR_WRIST"] * 3
     assert keys["label"].tolist() == [0, 2, 3, 1, -1]
-    targets = labels.targets(read_index(two_areas, "all", "train"))
+    targets = dataset.labels.targets(dataset.ids("train"))
     assert targets.tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 0], [-1] * 4]
 
 
 def test_two_class_records_serve_three_tasks(two_areas):
-    index = read_index(two_areas, "XR_WRIST", "train")
-    shapes = {
-        task: labelling(index.manifest, "XR_WRIST", task).targets(index)[:2].tolist()
-        for task in ("auto", "multiclass", "multilabel")
+    of_task = {
+        task: Dataset(two_areas, "XR_WRIST", DataConfig(task=task)) for task in ("auto", "multiclass", "multilabel")
     }
+    shapes = {task: data.labels.targets(data.ids("train"))[:2].tolist() for task, data in of_task.items()}
     assert shapes == {"auto": [[0], [1]], "multiclass": [[1, 0], [0, 1]], "multilabel": [[0], [1]]}
-    assert list(row_keys(two_areas, "XR_WRIST", "train", "multilabel"))[-1] == "label_abnormal"
+    assert list(of_task["multilabel"].rows("train"))[-1] == "label_abnormal"
     with pytest.raises(InputError, match="task binary does not fit these records, whose labels are multiclass"):
-        labelling(
-            read_manifest(write_records(two_areas / "m", [0, 1, 2], task="multiclass", classes="abc")), "x", "binary"
-        )
+        write_records(two_areas / "m", [0, 1, 2], task="multiclass", classes="abc")
+        Dataset(two_areas / "m", "XR_WRIST", DataConfig(task="binary"))
 
 
 def test_balanced_sampling_draws_classes_equally_often_and_uses_all_of_a_rare_one(tmp_path):
     write_records(tmp_path, [0] * 9 + [1] * 3)
-    data = pipeline.train_dataset(
-        tmp_path, "XR_WRIST", data=DataConfig(image_size=16, cache="off"), batch_size=4, epochs=2, balanced=True
-    )
+    dataset = Dataset(tmp_path, "XR_WRIST", DataConfig(image_size=16, cache="off"))
+    data = dataset.train(batch_size=4, epochs=2, balanced=True)
     labels = np.concatenate([batch["label"] for batch in data.as_numpy_iterator()])[:, 0].reshape(2, 12)
     assert labels.sum(axis=1).tolist() == [6, 6] and labels[0].tolist() != labels[1].tolist()
 
 
 def test_classes_are_weighted_by_how_rare_they_are(mura_root, tmp_path):
     manifest = kmura.build_records(mura_root, tmp_path, workers=1)
-    joint = labelling(manifest, "all", "multiclass")
-    counts = joint.counts(manifest, "all", "train")
+    joint = Dataset(tmp_path, "all", DataConfig(task="multiclass"))
+    counts = joint.counts("train")
     by_area = {area: splits["train"].per_class for area, splits in manifest.areas.items()}
     assert counts == tuple(by_area[area][label] for label in (1, 0) for area in sorted(by_area))
-    weights = joint.balance(tmp_path, "all", "train")
+    weights = joint.balance("train")
     assert np.dot(weights, counts) == pytest.approx(sum(counts))
     assert np.ptp(np.multiply(weights, counts)) == pytest.approx(0)
     negatives, positives = by_area["XR_WRIST"]
     for task in ("binary", "multilabel"):
-        assert labelling(manifest, "XR_WRIST", task).balance(tmp_path, "XR_WRIST", "train") == [negatives / positives]
+        assert Dataset(tmp_path, "XR_WRIST", DataConfig(task=task)).balance("train") == [negatives / positives]
 
 
 def test_unknown_labels_count_neither_for_nor_against_a_label(tmp_path):
     labels = [(1, 0), (0, 1), (0, -1), (0, -1), (-1, 1), (1, 0)]
     write_records(tmp_path, labels, task="multilabel", classes=("mass", "edema"))
-    manifest = read_manifest(tmp_path)
-    assert labelling(manifest, "XR_WRIST").balance(tmp_path, "XR_WRIST", "train") == [3 / 2, 2 / 2]
+    assert Dataset(tmp_path, "XR_WRIST").balance("train") == [3 / 2, 2 / 2]
 
 
 @pytest.mark.parametrize(
@@ -118,10 +111,11 @@ def test_validation_of_one_label_and_of_two_classes_is_that_of_the_binary_task()
         rng.normal(size=40),
     )
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
-    binary = validation_scores(study, label, logit[:, None], loss)
-    assert validation_scores(study, label, logit[:, None], loss, "multilabel") == binary
+    binary = validation_scores(study, label, logit[:, None], loss, Binary(("a", "b")))
+    assert validation_scores(study, label, logit[:, None], loss, Multilabel(("b",))) == binary
     pair = np.stack([np.zeros(40), logit], axis=1)
-    two = validation_scores(study, label, pair, keras.losses.CategoricalCrossentropy(from_logits=True), "multiclass")
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    two = validation_scores(study, label, pair, loss, Multiclass(("a", "b")))
     for name in ("val_auc_img", "val_auc_study", "val_acc_img", "val_acc_study", "val_loss_img"):
         assert two[name] == pytest.approx(binary[name], rel=1e-5), name
 
@@ -217,9 +211,9 @@ def losses(*values):
 
 def test_a_run_is_over_when_its_loss_has_stopped_falling():
     train = load_config(None, {"train.stop_patience": 2}).train
-    assert not is_stopped(train, losses(3, 2, 2.5))
-    assert is_stopped(train, losses(3, 2, 2.5, 2.1))
-    assert not is_stopped(load_config(None).train, losses(*range(9)))
+    assert not has_stopped(train, losses(3, 2, 2.5), "val_loss_img")
+    assert has_stopped(train, losses(3, 2, 2.5, 2.1), "val_loss_img")
+    assert not has_stopped(load_config(None).train, losses(*range(9)), "val_loss_img")
 
 
 @pytest.mark.slow
@@ -252,11 +246,11 @@ def test_a_resumed_run_with_patience_ends_as_one_that_ran_through(records, tmp_p
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"train.focal_alpha": 0.25}, "focal_alpha goes with train.loss=focal"),
+        ({"train.focal_alpha": 0.25}, "focal_alpha requires train.loss=focal"),
         ({"train.stop_patience": 2, "train.frozen_until_epoch": 1}, "could end training before"),
         ({"train.focal_gamma": -1}, "train.focal_gamma is -1"),
         ({"train.plateau_patience": 0}, "train.plateau_patience is 0; 1 or more"),
-        ({"train.plateau_patience": 2, "train.schedule": "cosine"}, "goes with schedule constant"),
+        ({"train.plateau_patience": 2, "train.schedule": "cosine"}, "requires schedule constant"),
         ({"model.head_dropout": [1.0]}, "model.head_dropout is 1.0"),
     ],
 )

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kmura.config import Config, TuneConfig, config_json, load_config
+from kmura.config import ClassificationConfig, TuneConfig, config_json, load_config
 from kmura.errors import InputError
 
 SETTINGS = {
@@ -59,7 +59,7 @@ def test_a_search_traces_its_step_once(undisturbed):
 
 def test_a_search_leaves_the_best_trial_as_a_run(undisturbed, records):
     from kmura.classification.phases import TUNED_KEYS, read_best
-    from kmura.evaluation.classification import evaluate
+    from kmura.evaluation.evaluate import evaluate
     from kmura.evaluation.scoring import ScoreOptions
 
     done, _ = undisturbed
@@ -282,7 +282,7 @@ def test_every_suggestion_lies_in_the_space():
     from kmura.classification.search import with_values
 
     tune = TuneConfig(aug_p=(0.4, 0.4))
-    space = search_space(Config(tune=tune))
+    space = search_space(ClassificationConfig(tune=tune))
     assert [hp.name for hp in space.space] == list(TUNED_KEYS)
     rng = np.random.default_rng(0)
     for seed in rng.integers(0, 1000, 20):

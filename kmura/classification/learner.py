@@ -1,277 +1,198 @@
-"""The one fit loop: a model compiled and traced once, and the runs that it trains."""
+"""The learner of the kind `classification`: a compiled classifier, traced once, and the runs that it trains."""
 
-import contextlib
 import dataclasses
-import gc
-import logging
-import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
-import pandas as pd
 import tensorflow as tf
 
+from kmura import metrics
 from kmura.classification.cam_erasing import CamErasingModel
-from kmura.classification.knobs import EpochKnobs
 from kmura.classification.losses import make_loss
-from kmura.classification.validation import StudyValidation
-from kmura.config import Config
-from kmura.data import pipeline
-from kmura.data.labels import labelling
-from kmura.errors import InputError, reason
-from kmura.files import replacing
+from kmura.config import ClassificationConfig
+from kmura.data.dataset import Dataset
 from kmura.models.build import build_model
 from kmura.models.freezing import set_trainable
-from kmura.records.manifest import read_manifest
-from kmura.runs.checkpoint import LastCheckpoint
-from kmura.runs.run import LOSSES, RunFolder
-from kmura.training.callbacks import StopOnNonFiniteLoss, is_stopped, non_finite_loss, patient_callbacks
-from kmura.training.optimizers import AdamL2, inner_optimizer, learning_rate
-
-log = logging.getLogger("kmura")
+from kmura.tasks import Task
+from kmura.training.callbacks import has_stopped, plateau_callbacks
+from kmura.training.loop import Learner
+from kmura.training.optimizers import AdamL2, inner_optimizer, learning_rate, set_learning_rate
 
 
-@contextlib.contextmanager
-def session(config: Config) -> Iterator[None]:
-    """Seeds, precision and determinism for a block of training, with Keras' own state cleared before it."""
-    policy = keras.config.dtype_policy()
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(config.train.seed)
-    keras.config.set_dtype_policy(config.train.precision)
-    if config.train.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(policy)
-        gc.unfreeze()  # what `_collecting_garbage_later` has set aside
-
-
-class Trainer:
-    """The compiled model of an area; runs whose configurations differ in knobs alone share one, traced once.
+class ClassificationLearner(Learner):
+    """The compiled model of a data set; runs whose configurations differ in knobs alone share one, traced once.
 
     Knobs are the learning rate, the L2 penalty, all of mixing and all of CAM-erasing but whether there is any. To be
-    used inside `session`.
+    used inside `kmura.training.loop.session`.
 
     Attributes:
+        dataset: what is trained on.
+        config: of the present run; `configure` gives another one.
         model: the CamErasingModel around the classifier.
-        steps: batches of an epoch.
+        saved: the classifier.
     """
 
-    def __init__(self, records: str | os.PathLike, area: str, config: Config, *, load_weights: bool = True):
+    loss = "val_loss_img"
+
+    def __init__(self, dataset: Dataset, config: ClassificationConfig, *, load_weights: bool = True):
         """
         Args:
-            records: folder of shards and manifest.
-            area: one area of the records, with both classes in its splits.
+            dataset: has both classes in its splits.
             config: of the first run, and of all others but for their knobs.
             load_weights: False leaves pretrained weights unread: a checkpoint will bring them all.
 
         Raises:
             InputError: weights that cannot be loaded; records that cannot be read.
         """
-        manifest = read_manifest(records)
-        self.labels = labelling(manifest, area, config.data.task)
-        self.records, self.area, self.config = records, area, config
-        self.steps = pipeline.steps_per_epoch(records, area, batch_size=config.train.batch_size)
+        self.dataset, self.config, self.monitor = dataset, config, config.train.monitor
+        task, train = dataset.labels, config.train
+        self.steps = dataset.steps(train.batch_size)
         classifier = build_model(
             **dataclasses.asdict(config.model) | ({} if load_weights else {"weights": "none", "swin_weights": "none"}),
             image_size=config.data.image_size,
-            channels=manifest.channels,
-            num_classes=self.labels.outputs,
-            seed=config.train.seed,
+            channels=dataset.manifest.channels,
+            num_classes=task.outputs,
+            seed=train.seed,
         )
-        set_trainable(classifier, config.train.unfreeze)
+        set_trainable(classifier, train.unfreeze)
         learning = classifier.trainable_variables  # whatever learns in any epoch
+        self.saved = classifier
         self.model = CamErasingModel(
             classifier,
             can_erase=config.cam.from_epoch is not None,
             tap=config.cam.tap,
-            learning_part=config.train.unfreeze,
+            learning_part=train.unfreeze,
         )
         self.model.compile(
-            optimizer=AdamL2(learning_rate(config.train, self.steps), l2=config.train.weight_decay),
-            loss=make_loss(self.labels.task, config.train, self.labels.balance(records, area, "train")),
-            metrics=[keras.metrics.MeanMetricWrapper(_right_class if self.labels.softmax else _right, name="acc")],
+            optimizer=AdamL2(learning_rate(train, self.steps), l2=train.weight_decay),
+            loss=make_loss(task, train, dataset.balance("train")),
+            metrics=[keras.metrics.MeanMetricWrapper(_right_class if task.softmax else _right, name="acc")],
             jit_compile=False,  # XLA is slower than oneDNN on CPU
         )
         self.model.optimizer.build(learning)  # otherwise Keras traces the step twice
-        if config.train.frozen_until_epoch is not None:
+        if train.frozen_until_epoch is not None:
             inner_optimizer(self.model.optimizer).set_late(classifier.backbone.trainable_variables)
-        self._variables = [*classifier.variables, *self.model.optimizer.variables]  # weights, random states, moments
-        self._initial = None
-        self._data = None
+        self._batches = None
         self._validation = None
 
-    @property
-    def classifier(self) -> keras.Model:
-        return self.model.classifier
+    def configure(self, config: ClassificationConfig) -> None:
+        """Takes another configuration, which differs from the first one in knobs alone."""
+        self.config = config
 
-    def keep_initial(self) -> None:
-        """Remembers the state the variables have now, so that every run begins with it."""
-        self._initial = [variable.numpy() for variable in self._variables]
-
-    def run(
-        self,
-        config: Config,
-        folder: RunFolder,
-        *,
-        resume: bool = True,
-        epochs: int | None = None,
-        worth_keeping: float = -np.inf,
-        on_start: Callable[[], None] = lambda: None,
-        callbacks: Sequence[keras.callbacks.Callback] = (),
-    ) -> pd.DataFrame:
-        """Trains a run to its last epoch, from the checkpoint in its folder if there is one; its history.
-
-        Args:
-            config: of this run.
-            folder: where `last/`, `best.keras` and `history.csv` are kept.
-            resume: False begins anew whatever the folder holds.
-            epochs: stop after this many; default `config.train.epochs`.
-            worth_keeping: a best epoch below this score leaves no `best.keras`.
-            on_start: called when everything that training needs is there, before anything is written.
-            callbacks: further Keras callbacks; they see all scores in their logs.
-
-        Raises:
-            InputError: a damaged checkpoint, a loss that is no number, a full disk.
-        """
-        epochs = epochs or config.train.epochs
-        last = LastCheckpoint(folder.last, self._variables)
-        epochs_done, state = (last.restore() if resume else None) or (0, {"history": []})
-        if is_stopped(config.train, state["history"]):
-            log.info("%s: val_loss_img had stopped falling, nothing is left to train", folder.path)
-            epochs = epochs_done
-        if epochs_done == 0 and self._initial is not None:
-            for variable, value in zip(self._variables, self._initial, strict=True):
-                variable.assign(value)
-        if epochs_done < epochs:
-            # kept until the next run has its own: the two share the decoded images
-            self._data = pipeline.train_dataset(
-                self.records,
-                self.area,
-                data=config.data,
-                augment=config.augment,
-                mix=config.mix,
-                batch_size=config.train.batch_size,
-                seed=config.train.seed,
-                epochs=epochs,
-                first_epoch=epochs_done,
-                balanced=config.train.sampling == "balanced",
-            )
-            validation = self._validating(config)
-        on_start()
-        if epochs_done:
-            done = f"going on after epoch {epochs_done} of" if epochs_done < epochs else "done are all of"
-            log.info("%s: %s %d epochs", folder.path, done, epochs)
-        keeper = _RunKeeper(folder, last, self.classifier, config.train.monitor, state, worth_keeping)
-        if epochs_done < epochs:
-            knobs, finite = EpochKnobs(config), StopOnNonFiniteLoss(folder.last)
-            patient = patient_callbacks(config.train, keeper.history)
-            with _collecting_garbage_later() as first_batch:
-                self.model.fit(
-                    self._data,
-                    steps_per_epoch=self.steps,
-                    initial_epoch=epochs_done,
-                    epochs=epochs,
-                    callbacks=[knobs, finite, validation, keeper, first_batch, *patient, *callbacks],
-                    shuffle=False,  # the data set is in its order already
-                    verbose=0,
-                )
-            if len(keeper.history) < epochs and is_stopped(config.train, keeper.history):
-                patience = config.train.stop_patience
-                log.info("%s: stopped, val_loss_img has not fallen for %d epochs", folder.path, patience)
-        return keeper.table()
-
-    def _validating(self, config: Config) -> StudyValidation:
+    def batches(self, first: int, last: int) -> tf.data.Dataset:
         if self._validation is None:
-            split = config.train.select_on
-            images = pipeline.eval_dataset(self.records, self.area, split, data=config.data).map(_images)
-            rows = pipeline.row_keys(self.records, self.area, split, config.data.task)
-            self._validation = StudyValidation(self.classifier, images, rows, self.model.loss, self.labels.task)
-        return self._validation
+            self._validation = _Validation(self.dataset, self.config.train.select_on)
+        # kept until the next run has its own: the two share the decoded images
+        self._batches = self.dataset.train(
+            augment=self.config.augment,
+            mix=self.config.mix,
+            batch_size=self.config.train.batch_size,
+            seed=self.config.train.seed,
+            epochs=last,
+            first_epoch=first,
+            balanced=self.config.train.sampling == "balanced",
+        )
+        return self._batches
+
+    def validate(self) -> dict[str, float]:
+        return self._validation.scores(self.saved, self.model.loss)
+
+    def knobs(self) -> list[keras.callbacks.Callback]:
+        return [EpochKnobs(self.config)]
+
+    def callbacks(self, history: Sequence[Mapping[str, Any]]) -> list[keras.callbacks.Callback]:
+        return plateau_callbacks(self.config.train, history, self.loss)
+
+    def has_stopped(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        return has_stopped(self.config.train, history, self.loss)
 
 
-class _RunKeeper(keras.callbacks.Callback):
-    """Writes `last/`, `best.keras` and `history.csv` after every epoch.
+class EpochKnobs(keras.callbacks.Callback):
+    """Sets learning rate, L2 penalty, CAM-erasing and the part of the backbone that learns at the start of every epoch.
 
-    A new best classifier waits in `last/` until the state names it; a kill in between either repeats the epoch or
-    finds it there, so that `best.keras` and the history never tell of different epochs.
+    They are a function of the epoch alone, so that a resumed run turns the same knobs. Another part of the backbone
+    needs another trace of the step, everything else none. Mixing changes by epoch inside the data set
+    (`kmura.data.dataset.Dataset.train`).
     """
 
-    def __init__(
-        self, folder: RunFolder, last: LastCheckpoint, classifier, monitor: str, state: dict, worth_keeping: float
-    ):
+    def __init__(self, config: ClassificationConfig):
         super().__init__()
-        self.worth_keeping = worth_keeping
-        self.folder, self.last, self.classifier, self.monitor = folder, last, classifier, monitor
-        self.history = state["history"]
-        self._promote(state.get("best_file"))
-        self._write_history()
+        self.config = config
+
+    def on_train_begin(self, logs=None):
+        set_learning_rate(inner_optimizer(self.model.optimizer), self.config.train.learning_rate)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.started = time.monotonic()
-
-    def on_epoch_end(self, epoch, logs=None):
-        values = {name: float(value) for name, value in logs.items()}
-        if np.isnan(values["val_loss_img"]):  # the last step of the epoch: its own loss was still a number
-            raise non_finite_loss(f"the validation loss is nan after epoch {epoch + 1}", self.folder.last, epoch)
-        rate = float(self.model.optimizer.learning_rate)
-        sign = -1 if self.monitor in LOSSES else 1
-        score = sign * values[self.monitor]
-        known = [sign * row[self.monitor] for row in self.history if row["best"]]
-        best = not np.isnan(score) and (not known or score > known[-1])
-        seconds = round(time.monotonic() - self.started, 2)
-        row = {"epoch": epoch + 1, **values, "learning_rate": rate, "seconds": seconds, "best": best}
-        logs.update({"best": best, "learning_rate": rate, "seconds": seconds})
-        self.history.append(row)
-        best_file = f"best-{epoch + 1:05d}.keras" if best and score >= self.worth_keeping else None
-        if best_file:
-            try:
-                self.last.folder.mkdir(parents=True, exist_ok=True)
-                self.classifier.save(self.last.folder / best_file)
-            except OSError as error:
-                raise InputError(f"cannot write to {self.last.folder}: {reason(error)}; free space") from error
-        self.last.save(epoch + 1, {"history": self.history, "best_file": best_file}, keep=best_file)
-        self._promote(best_file)
-        self._write_history()
-
-    def _promote(self, best_file: str | None) -> None:
-        if best_file and (self.last.folder / best_file).exists():
-            os.replace(self.last.folder / best_file, self.folder.best)
-
-    def table(self) -> pd.DataFrame:
-        """The history as a table; `best` marks each epoch that was better than all before it."""
-        return pd.DataFrame(self.history)
-
-    def _write_history(self):
-        if self.history:
-            with replacing(self.folder.history) as file:
-                self.table().to_csv(file, index=False)
+        train, erase = self.config.train, self.config.cam
+        frozen = train.frozen_until_epoch is not None and epoch < train.frozen_until_epoch
+        self.model.set_learning_part("none" if frozen else train.unfreeze)
+        optimizer = inner_optimizer(self.model.optimizer)
+        if epoch == train.frozen_until_epoch:
+            optimizer.begin_late()
+        slow = train.slow_from_epoch is not None and epoch + 1 >= train.slow_from_epoch
+        if not train.plateau_patience:  # else ReduceLROnPlateau sets the rate
+            set_learning_rate(optimizer, train.learning_rate * (train.slow_factor if slow else 1.0))
+        optimizer.l2.assign(train.weight_decay)
+        self.model.set_erasing(erase.from_epoch is not None and epoch + 1 >= erase.from_epoch, erase)
 
 
-@contextlib.contextmanager
-def _collecting_garbage_later() -> Iterator[keras.callbacks.Callback]:
-    """A callback whose first batch ends a pause of Python's garbage collector.
+class _Validation:
+    """The images, studies and labels of the split that chooses the best epoch."""
 
-    Tracing makes millions of objects that all stay: searching them for garbage takes 2 s of DenseNet-121's first step,
-    and 2 s now and then later. They are set aside until the end of the `session`.
+    def __init__(self, dataset: Dataset, split: str):
+        rows = dataset.rows(split)
+        self.task = dataset.labels
+        self.images = dataset.eval(split).map(_images)
+        self.study = (rows["area"] + "/" + rows["study"]).to_numpy()  # two areas may share the name of a study
+        self.label = rows[self.task.label_columns].to_numpy()
+
+    def scores(self, classifier: keras.Model, loss: keras.losses.Loss) -> dict[str, float]:
+        """The scores of the classifier as it is now, from one prediction pass."""
+        logits = classifier.predict(self.images, verbose=0)
+        return validation_scores(self.study, self.label, logits, loss, self.task)
+
+
+def validation_scores(study, label: np.ndarray, logit: np.ndarray, loss, task: Task) -> dict[str, float]:
+    """The validation scores of an epoch at image and study level.
+
+    Names: `val_loss_img val_acc_img val_auc_img val_acc_study val_auc_study val_f1_study`. The probability of a study
+    is the mean of its images'. For several classes accuracy and F1 (weighted by the sizes of the classes) are of the
+    most probable class and AUC is the mean of each class against the rest; for several labels all are means over the
+    labels.
+    Images of unknown label are left out. An AUC over one class is NaN.
+
+    Args:
+        study: ids [N].
+        label: class ids [N, 1] (binary: 0 or 1), of several labels 0 and 1 [N, L]; -1 is unknown.
+        logit: [N, L].
+        loss: of (targets [N, L], logits [N, L]).
+        task: of the model.
     """
+    known = (label >= 0).all(axis=1)
+    study, label, logit = np.asarray(study)[known], label[known], logit[known].astype(np.float64)
+    probability = task.probabilities(logit)
+    pooled = metrics.pool_classes(study, probability, normalize=task.softmax)
+    image, by_study = (
+        _scores(of, value, task) for of, value in ((label, probability), (label[pooled.first], pooled.value))
+    )
+    scores = {
+        "val_loss_img": loss(task.targets(label), logit.astype("float32")),
+        "val_acc_img": image["accuracy"][0],
+        "val_auc_img": image["auc"][0],
+        "val_acc_study": by_study["accuracy"][0],
+        "val_auc_study": by_study["auc"][0],
+        "val_f1_study": by_study["f1"][0],
+    }
+    return {name: float(value) for name, value in scores.items()}
 
-    class FirstBatch(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if was_on and not gc.isenabled():
-                gc.freeze()
-                gc.enable()
 
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield FirstBatch()
-    finally:
-        if was_on:
-            gc.enable()
+def _scores(label: np.ndarray, probability: np.ndarray, task: Task) -> dict[str, np.ndarray]:
+    if task.softmax:
+        scores = metrics.multiclass_scores(label[:, 0], probability)
+        return scores | {"f1": scores["f1_weighted"]}
+    return metrics.multilabel_scores(label, probability)
 
 
 def _right(labels, logits):

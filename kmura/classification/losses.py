@@ -1,11 +1,13 @@
-"""Losses from logits by task, that Keras lacks or clips."""
+"""Losses from logits, by task: Keras' own where it has them, others where it lacks them or clips."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kmura.config import TrainConfig
+from kmura.tasks import Task
 
 
 @keras.saving.register_keras_serializable("kmura")
@@ -71,11 +73,10 @@ class WeightedCategoricalCrossentropy(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable("kmura")
-class BinaryFocalLoss(keras.losses.Loss):
-    """Binary focal loss (Lin et al. 2017, eq. 4 and 5) from logits, with a plain factor.
+class BinaryFocalLoss(keras.losses.BinaryFocalCrossentropy):
+    """Keras' binary focal loss (Lin et al. 2017, equations 4 and 5) from logits, times a factor.
 
-    loss = mean of factor * a_t (1 - p_t)^gamma * -log p_t over [B, C]; p_t is the probability of the true side. Keras'
-    own has no factor, and clips p at 1e-7, which leaves the worst images without a gradient.
+    loss = mean of factor * a_t (1 - p_t)^gamma * -log p_t over [B, C]; p_t is the probability of the true side.
 
     Args:
         gamma: 0 or more; 0 is cross-entropy.
@@ -94,30 +95,31 @@ class BinaryFocalLoss(keras.losses.Loss):
         name="binary_focal",
         **kwargs,
     ):
-        super().__init__(name=name, **kwargs)
+        super().__init__(
+            apply_class_balancing=alpha is not None,
+            alpha=0.25 if alpha is None else np.array(alpha, np.float32),  # Keras' own default, which is not used
+            gamma=gamma,
+            from_logits=True,
+            label_smoothing=label_smoothing,
+            name=name,
+            **kwargs,
+        )
+        self.factor = factor
         self.focal = {"gamma": gamma, "factor": factor, "alpha": alpha, "label_smoothing": label_smoothing}
 
     def call(self, y_true, y_pred):
-        y_true, y_pred = tf.cast(y_true, tf.float32), tf.cast(y_pred, tf.float32)
-        smoothing, alpha = self.focal["label_smoothing"], self.focal["alpha"]
-        y_true = y_true * (1 - smoothing) + smoothing / 2
-        wrong = y_true * tf.sigmoid(-y_pred) + (1 - y_true) * tf.sigmoid(y_pred)  # 1 - p_t
-        losses = wrong ** self.focal["gamma"] * tf.nn.sigmoid_cross_entropy_with_logits(y_true, y_pred)
-        if alpha is not None:
-            alpha = tf.constant(alpha, tf.float32)
-            losses *= y_true * alpha + (1 - y_true) * (1 - alpha)
-        return self.focal["factor"] * tf.reduce_mean(losses, axis=-1)
+        return self.factor * super().call(tf.cast(y_true, tf.float32), tf.cast(y_pred, tf.float32))
 
     def get_config(self):
-        return super().get_config() | self.focal
+        return {"name": self.name, "reduction": self.reduction, "dtype": self.dtype} | self.focal
 
 
 @keras.saving.register_keras_serializable("kmura")
 class CategoricalFocalLoss(keras.losses.Loss):
     """Focal loss of several classes from logits: labels [B, C].
 
-    loss = mean over the batch of sum_c a_c y_c (1 - p_c)^gamma * -log p_c, p the softmax. As Keras' own but for its
-    clipping, see BinaryFocalLoss.
+    loss = mean over the batch of sum_c a_c y_c (1 - p_c)^gamma * -log p_c, p the softmax. Keras' own clips p at 1e-7,
+    which leaves the worst images without a gradient.
 
     Args:
         alpha: a, one for each class; None for 1.
@@ -147,28 +149,45 @@ class CategoricalFocalLoss(keras.losses.Loss):
         return super().get_config() | self.focal
 
 
-def make_loss(task: str, train: TrainConfig, balance: Sequence[float]) -> keras.losses.Loss:
+def make_loss(task: Task, train: TrainConfig, balance: Sequence[float]) -> keras.losses.Loss:
     """The loss that a configuration asks for, of labels and logits [B, L].
 
     Args:
-        task: `binary`, `multiclass` or `multilabel`.
+        task: of the model.
         train: kind, focusing, factors, smoothing, and whether `balance` counts.
-        balance: weights that balance the classes: of `multiclass` one for each class; else negatives / positives of
-            each label [L].
+        balance: weights that balance the classes: with softmax one for each class; else negatives / positives of each
+            label [L].
     """
-    smoothing = {"label_smoothing": train.label_smoothing}
-    weighs = train.balance and train.sampling == "natural"  # balanced sampling has done it
-    if task == "multiclass":
-        weights = list(balance) if weighs else None
-        if train.loss == "cross_entropy":
-            return WeightedCategoricalCrossentropy(weights, **smoothing)
-        alpha = [train.focal_factor * weight for weight in weights or [1.0] * len(balance)]  # multiplies its class
-        return CategoricalFocalLoss(alpha, train.focal_gamma, **smoothing)
-    if train.loss == "cross_entropy":
-        weights = list(balance) if weighs else [1.0]
-        return WeightedBinaryCrossentropy(weights[0] if len(weights) == 1 else weights, **smoothing)
+    weights = list(balance) if train.balance and train.sampling == "natural" else None  # balanced sampling has done it
+    return _LOSSES[task.softmax, train.loss](train, weights, len(balance))
+
+
+def _sigmoid_cross_entropy(train: TrainConfig, weights, number: int) -> keras.losses.Loss:
+    weights = weights or [1.0]
+    return WeightedBinaryCrossentropy(weights[0] if len(weights) == 1 else weights, train.label_smoothing)
+
+
+def _sigmoid_focal(train: TrainConfig, weights, number: int) -> keras.losses.Loss:
     alpha = train.focal_alpha
-    if alpha is None and weighs:
-        alpha = [weight / (1 + weight) for weight in balance]  # positives : negatives as negatives : positives
+    if alpha is None and weights:
+        alpha = [weight / (1 + weight) for weight in weights]  # positives : negatives as negatives : positives
         alpha = alpha[0] if len(alpha) == 1 else alpha
-    return BinaryFocalLoss(train.focal_gamma, train.focal_factor, alpha, **smoothing)
+    return BinaryFocalLoss(train.focal_gamma, train.focal_factor, alpha, train.label_smoothing)
+
+
+def _softmax_cross_entropy(train: TrainConfig, weights, number: int) -> keras.losses.Loss:
+    return WeightedCategoricalCrossentropy(weights, train.label_smoothing)
+
+
+def _softmax_focal(train: TrainConfig, weights, number: int) -> keras.losses.Loss:
+    alpha = [train.focal_factor * weight for weight in weights or [1.0] * number]  # multiplies its class
+    return CategoricalFocalLoss(alpha, train.focal_gamma, train.label_smoothing)
+
+
+# (softmax over the logits?, `train.loss`) -> builder; to add a loss, add an entry
+_LOSSES: dict[tuple[bool, str], Callable[..., keras.losses.Loss]] = {
+    (False, "cross_entropy"): _sigmoid_cross_entropy,
+    (False, "focal"): _sigmoid_focal,
+    (True, "cross_entropy"): _softmax_cross_entropy,
+    (True, "focal"): _softmax_focal,
+}

@@ -7,13 +7,13 @@ import keras_tuner as kt
 import numpy as np
 
 from kmura.classification.phases import searched
-from kmura.config import Config, TuneConfig
+from kmura.config import ClassificationConfig, TuneConfig
 from kmura.files import reading_json, write_json
 
 LOGARITHMIC = ("train.learning_rate", "train.weight_decay", "train.slow_factor")
 
 
-def search_space(config: Config) -> kt.HyperParameters:
+def search_space(config: ClassificationConfig) -> kt.HyperParameters:
     """The space of a search in KerasTuner's words, a parameter for each key that is searched."""
     space = kt.HyperParameters()
     for key in searched(config)[0]:
@@ -85,7 +85,7 @@ class _Hyperband(_ResumableOracle, kt.oracles.HyperbandOracle):
     pass
 
 
-def make_oracle(config: Config) -> kt.Oracle:
+def make_oracle(config: ClassificationConfig) -> kt.Oracle:
     """The oracle that `tune.tuner` names, over the `search_space` of a configuration."""
     common = {
         "objective": kt.Objective(config.train.monitor, "max"),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kmura.config import RECIPES, Config, config_json, load_config, load_settings
+from kmura.config import RECIPES, ClassificationConfig, config_json, load_config, load_settings
 from kmura.errors import InputError, check_choice
 from kmura.files import reading_json
 from kmura.runs.run import TUNED_VALUES, RunFolder, read_run
@@ -37,7 +37,7 @@ def phase_config(
     recipe: str | None = None,
     settings: Mapping[str, Any] | Iterable[str] = (),
     fresh: bool = False,
-) -> tuple[Config, str]:
+) -> tuple[ClassificationConfig, str]:
     """The configuration of a phase for an area, and a sentence that says where tuned values came from, or "".
 
     From the bottom: the recipe (by default the phase's own; for `tune` of a hybrid `tune_hybrid`); for `final` and
@@ -88,7 +88,7 @@ def published_values(area: str) -> dict[str, Any]:
     return {}
 
 
-def searched(config: Config) -> tuple[tuple[str, ...], str]:
+def searched(config: ClassificationConfig) -> tuple[tuple[str, ...], str]:
     """What a search with this configuration chooses, and the name of its folder."""
     return SEARCHES["hybrid" if config.model.architecture == "hybrid" else "final"]
 

@@ -15,7 +15,6 @@ import functools
 import io
 import math
 import os
-import resource
 import shutil
 import sys
 import time
@@ -28,8 +27,9 @@ import keras_tuner as kt
 import numpy as np
 import pandas as pd
 
-from kmura.classification.fit import RunResult, check_claim, check_splits, checked_areas, describe, run_result
-from kmura.classification.learner import Trainer, session
+from kmura import kinds
+from kmura.classification.fit import check_data, prepared_areas
+from kmura.classification.learner import ClassificationLearner
 from kmura.classification.oracles import is_fixed, make_oracle
 from kmura.classification.phases import phase_config, searched
 from kmura.classification.trials import (
@@ -45,14 +45,19 @@ from kmura.classification.trials import (
     results,
     trial_folder,
 )
-from kmura.config import Config, config_from_tables, config_json
-from kmura.data import pipeline
+from kmura.config import ClassificationConfig, config_from_tables, config_json
+from kmura.data.dataset import Dataset, dataset_of
 from kmura.errors import InputError
 from kmura.files import write_json
-from kmura.records.manifest import read_manifest
 from kmura.runs.checkpoint import STATE
 from kmura.runs.run import LOSSES, RunFolder, claimed, drop_run, write_run, write_summaries
-from kmura.training.callbacks import NonFiniteLoss, is_stopped
+from kmura.training.callbacks import NonFiniteLoss
+from kmura.training.loop import RunResult, check_claim, describe, run_result, session, train
+
+try:
+    import resource
+except ImportError:  # Windows does not have it
+    resource = None
 
 ORACLE = "oracle.json"
 
@@ -61,18 +66,18 @@ def tune_areas(
     records: str | os.PathLike, *, area: str | Sequence[str] = "all", **options
 ) -> Iterator[RunResult | None]:
     """One search after another for several areas; see `tune` and `kmura.classification.fit.fit_areas`."""
-    for name in checked_areas(records, area, {"phase": "tune", **options}):
-        yield tune(records, area=name, **options)
+    for dataset, config, _ in prepared_areas(records, area, {"phase": "tune", **options}):
+        yield tune(dataset, area=dataset.area, **options | {"config": config})
 
 
 def tune(
-    records: str | os.PathLike,
+    records: str | os.PathLike | Dataset,
     *,
     area: str,
     runs: str | os.PathLike = "runs",
     recipe: str | None = None,
     settings: Mapping[str, Any] | Iterable[str] = (),
-    config: Config | None = None,
+    config: ClassificationConfig | None = None,
     fresh: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     command: str | None = None,
@@ -86,7 +91,7 @@ def tune(
     trial with its curve. `RUNS/tuner_summary.csv` joins all areas. Of the models only the best trial's stays.
 
     Args:
-        records: folder of shards and manifest.
+        records: folder of shards and manifest, or a Dataset of it.
         area: one area of the records.
         runs: where runs live.
         recipe: a shipped name or a TOML file, instead of `tune`.
@@ -105,10 +110,10 @@ def tune(
     """
     config = config or phase_config("tune", area, runs, recipe, settings)[0]
     _check_search(config)
-    manifest = read_manifest(records)
-    check_splits(manifest, area, config, records)
+    dataset = dataset_of(records, area, config.data)
+    check_data(dataset, config)
     folder = RunFolder(Path(runs) / area / searched(config)[1])
-    description = describe(manifest, records, area, folder.path.name, config, command)
+    description = describe(dataset, folder.path.name, config, kind=kinds.CLASSIFICATION, command=command)
     role = _role()
     leads = role != "worker"
     with claimed(folder.path) if leads else contextlib.nullcontext():
@@ -117,21 +122,20 @@ def tune(
             check_claim(folder, description, fresh, started, growing="tune.trials")
 
         @functools.cache
-        def trainer() -> Trainer:
-            made = Trainer(records, area, config)
-            made.keep_initial()
-            return made
+        def trainee() -> _Trainee:
+            learner = ClassificationLearner(dataset, config)
+            return _Trainee(learner, [variable.numpy() for variable in learner.variables])
 
-        with session(config), pipeline.readable_errors(records):
+        with session(config), dataset.readable_errors():
             if role != "chief" and not started:
-                trainer()  # before anything is dropped: it may not come about
+                trainee()  # before anything is dropped: it may not come about
             if leads:
                 if fresh:
                     drop_run(folder.path)
                 write_run(folder, description)
             if not is_over(folder.path, config.tune):
                 try:
-                    _Search(trainer, config, folder, callbacks).search(verbose=0)
+                    _Search(trainee, config, folder, callbacks).search(verbose=0)
                 except kt.errors.FatalError as error:
                     raise error.__cause__ or error from None
         if leads:
@@ -143,7 +147,7 @@ def tune(
         return None
 
 
-def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+def with_values(config: ClassificationConfig, values: Mapping[str, Any]) -> ClassificationConfig:
     """`config` with other values for some `stage.key`s."""
     tables = config_json(config)
     for key, value in values.items():
@@ -167,7 +171,7 @@ def _role() -> str:
     return "chief" if "chief" in os.environ["KERASTUNER_TUNER_ID"] else "worker"  # KerasTuner's own test
 
 
-def _check_search(config: Config) -> None:
+def _check_search(config: ClassificationConfig) -> None:
     """Refuses a search of values that change nothing, or one that cannot search."""
     epochs, tune = config.train.epochs, config.tune
     if config.train.monitor in LOSSES:
@@ -193,11 +197,19 @@ def _check_search(config: Config) -> None:
         raise InputError(f"hyperband has nothing to stop in trials of {epochs} epochs; give --epochs 3 or more")
 
 
-class _Search(kt.Tuner):
-    """KerasTuner's loop over trials, each trained by the same `Trainer` (made when first needed)."""
+@dataclasses.dataclass(frozen=True)
+class _Trainee:
+    """The learner that all trials share, and the values of its variables that each of them begins with."""
 
-    def __init__(self, trainer: Callable[[], Trainer], config: Config, folder: RunFolder, callbacks):
-        self.trainer, self.config, self.folder, self.callbacks = trainer, config, folder, callbacks
+    learner: ClassificationLearner
+    initial: list[np.ndarray]
+
+
+class _Search(kt.Tuner):
+    """KerasTuner's loop over trials, all trained with the same learner (made when first needed)."""
+
+    def __init__(self, trainee: Callable[[], _Trainee], config: ClassificationConfig, folder: RunFolder, callbacks):
+        self.trainee, self.config, self.folder, self.callbacks = trainee, config, folder, callbacks
         self._since = time.monotonic()
         with contextlib.redirect_stdout(io.StringIO()):  # it prints that it goes on
             super().__init__(make_oracle(config), directory=str(folder.path.parent), project_name=folder.path.name)
@@ -248,14 +260,17 @@ class _Search(kt.Tuner):
             for callback in self.callbacks:
                 if hasattr(callback, "trial"):
                     callback.trial = trial.trial_id
-            history = self.trainer().run(
-                config,
+            trainee = self.trainee()
+            trainee.learner.configure(config)
+            history = train(
+                trainee.learner,
                 folder,
                 epochs=epochs,
+                initial=trainee.initial,
                 worth_keeping=self._worth_keeping(trial),
                 callbacks=[listener, *self.callbacks],
             )
-            pruned = len(history) < epochs and not is_stopped(config.train, history.to_dict("records"))
+            pruned = len(history) < epochs and not trainee.learner.has_stopped(history.to_dict("records"))
         score = history[self.config.train.monitor].max()
         beyond = time.monotonic() - self._since - history["seconds"][epochs_done:].sum()
         self._since = time.monotonic()
@@ -290,7 +305,6 @@ class _Search(kt.Tuner):
 
     def _record(self, trial, score: float, history: pd.DataFrame, status: str, beyond: float) -> None:
         """Writes what the summary says of a trial; from then on it has ended."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
         result = {
             "trial": trial.trial_id,
             "status": status,
@@ -299,7 +313,7 @@ class _Search(kt.Tuner):
             "values": {key: trial.hyperparameters.values[key] for key in searched(self.config)[0]},
             "training_seconds": round(float(history["seconds"].sum()), 2) if len(history) else 0.0,
             "other_seconds": round(beyond, 2),  # since the end of the trial before, but for the training
-            "peak_memory_mb": round(peak),
+            "peak_memory_mb": _peak_memory(),
             "worker": self.tuner_id,
         }
         write_json(trial_folder(self.folder.path, trial.trial_id).path / RESULT, result)
@@ -315,6 +329,13 @@ class _Search(kt.Tuner):
     def _drop_files(self) -> None:
         if self.config.tune.tuner != "hyperband":  # which may yet go on with any trial
             drop_files(self.folder.path)
+
+
+def _peak_memory() -> int | None:
+    """The largest resident memory of this process so far, MB; None where the system does not report it."""
+    if resource is None:
+        return None
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024))
 
 
 class _Listener(keras.callbacks.Callback):

@@ -1,20 +1,28 @@
-"""Configuration: one frozen dataclass a stage, read from TOML recipes and `stage.key=value` settings.
+"""Configuration: one frozen dataclass per stage, read from TOML recipes and `stage.key=value` settings.
 
-A key is named the same everywhere: `train.epochs` in a recipe's `[train]` table, in `--set train.epochs=3` and in the
-`config` of a run's `run.json`. Unknown keys and wrong types raise with the nearest valid name.
+A key has the same name everywhere: `train.epochs` in a recipe's `[train]` table, in `--set train.epochs=3` and in the
+`config` of a run's `run.json`. Unknown keys and wrong values raise an InputError that suggests the nearest valid name.
+To add a key, declare it in its stage with `kmura.config.keys.key`: checks, `kmura config` and `docs/configuration.md`
+follow from the declaration.
 """
 
 # ruff: noqa: F401 (the names that others use)
 
-from kmura.config.reading import (
+from kmura.config.bundles import ClassificationConfig
+from kmura.config.data import AugmentConfig, DataConfig
+from kmura.config.loading import (
     RECIPES,
     config_from_tables,
     config_json,
     differences,
+    from_run_version_1,
     load_config,
     load_settings,
     parse_setting,
     recipe_names,
+    recipe_summary,
 )
-from kmura.config.stages import AugmentConfig, Config, DataConfig, ModelConfig, RecordsConfig
-from kmura.config.training import CamConfig, MixConfig, TrainConfig, TuneConfig
+from kmura.config.model import ModelConfig
+from kmura.config.records import RecordsConfig
+from kmura.config.search_space import TuneConfig
+from kmura.config.training import CamConfig, MixConfig, TrainConfig

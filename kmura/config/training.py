@@ -1,222 +1,175 @@
-"""The dataclasses of the configuration of training; each refuses values out of range."""
+"""Configuration of training: the loop, mixing and CAM-erasing."""
 
 import dataclasses
 import re
 from typing import Literal
 
-from kmura.config.ranges import at_least, between, within
+from kmura.config.keys import check_values, key
 from kmura.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class MixConfig:
-    """MixUp and CutMix of training batches.
+    """MixUp and CutMix of training batches."""
 
-    Attributes:
-        mixup_alpha: a of lambda ~ Beta(a, a) for MixUp; 0 leaves it out.
-        cutmix_alpha: the same for CutMix.
-        aug_p: probability that a batch is mixed, by one of the two.
-        until_epoch: the last epoch that mixes, counted from 1; 0 for none.
-    """
-
-    mixup_alpha: float = 0.2
-    cutmix_alpha: float = 0.5
-    aug_p: float = 0.5
-    until_epoch: int = 0
+    mixup_alpha: float = key(0.2, "Parameter a of lambda ~ Beta(a, a) of MixUp; 0 disables MixUp.", within=(0, 100))
+    cutmix_alpha: float = key(0.5, "Parameter a of lambda ~ Beta(a, a) of CutMix; 0 disables CutMix.", within=(0, 100))
+    aug_p: float = key(
+        0.5, "Probability that a batch is mixed, by MixUp or by CutMix with equal chances.", within=(0, 1)
+    )
+    until_epoch: int = key(0, "Last epoch with mixing, counted from 1; 0 disables mixing.", at_least=0)
 
     def __post_init__(self):
-        within("mix.mixup_alpha", self.mixup_alpha, 0, 100)
-        within("mix.cutmix_alpha", self.cutmix_alpha, 0, 100)
-        within("mix.aug_p", self.aug_p, 0, 1)
-        at_least("mix.until_epoch", self.until_epoch, 0)
+        check_values(self, "mix")
 
 
 @dataclasses.dataclass(frozen=True)
 class CamConfig:
-    """CAM-erasing.
+    """CAM-erasing: a second loss on images without the region that the Grad-CAM++ map marks."""
 
-    Attributes:
-        from_epoch: the first epoch that erases, counted from 1; None never does.
-        alpha_cam: share of the erased batch in the loss, 0 to 1.
-        erase_q: of each image's positive map the top 1 - q is erased; above 0 and below 1.
-        erase_every: steps from one erasing step to the next, 1 or more.
-        tap: the feature map whose Grad-CAM++ is erased and explained: `P5` (last block, coarsest), `P4` or `P3`; where
-            it is empty, the one before stands in. Of a hybrid also `S4`, the transformer's last.
-        erase: of which images: `all`, or of two classes the `positive` or `negative` ones alone.
-    """
-
-    from_epoch: int | None = None
-    alpha_cam: float = 0.5
-    erase_q: float = 0.8
-    erase_every: int = 8
-    tap: Literal["P5", "P4", "P3", "S4"] = "P5"
-    erase: Literal["all", "positive", "negative"] = "all"
+    from_epoch: int | None = key(None, "First epoch with CAM-erasing, counted from 1; none disables it.", at_least=1)
+    alpha_cam: float = key(0.5, "Share of the loss of the erased batch in the total loss.", within=(0, 1))
+    erase_q: float = key(0.8, "Quantile q: the top 1 - q of each image's positive map is erased.", between=(0, 1))
+    erase_every: int = key(8, "Steps from one erasing step to the next.", at_least=1)
+    tap: Literal["P5", "P4", "P3", "S4"] = key(
+        "P5",
+        "Feature map whose Grad-CAM++ is erased and explained: 'P5' (last block, coarsest), 'P4', 'P3', or 'S4' (last "
+        "map of a hybrid's transformer). If the map of P5 or P4 is empty, the next finer one is used.",
+    )
+    erase: Literal["all", "positive", "negative"] = key(
+        "all", "Images that are erased: 'all', or only the 'positive' or the 'negative' ones of a binary task."
+    )
 
     def __post_init__(self):
-        at_least("cam.from_epoch", self.from_epoch, 1)
-        within("cam.alpha_cam", self.alpha_cam, 0, 1)
-        between("cam.erase_q", self.erase_q, 0, 1)
-        at_least("cam.erase_every", self.erase_every, 1)
+        check_values(self, "cam")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Training.
+    """The training loop: epochs, optimizer, loss, and the choice of the best epoch."""
 
-    Attributes:
-        epochs: passes over the training split.
-        batch_size: images a step; the last, smaller batch of an epoch is trained on too.
-        learning_rate: of Adam; with `schedule = "cosine"` where the decay starts.
-        schedule: `constant`, or `cosine` (to zero at the last step).
-        slow_from_epoch: the epoch, counted from 1, from which the learning rate is `slow_factor` of what it was; None
-            for never.
-        slow_factor: above 0, at most 1.
-        unfreeze: the part of the convolutional backbone that learns: `all`, `none`, `last_block` or `last_N_conv`
-            (the last N convolutions and what follows).
-        frozen_until_epoch: through this epoch, counted from 1, nothing of that backbone learns; None for never.
-        warmup_epochs: epochs over which the learning rate first rises from zero in a straight line.
-        weight_decay: L2 penalty, added to the gradient as in torch's Adam (not decoupled).
-        balance: weigh the classes of the loss by how rare they are in the training split: the positive one by
-            negatives / positives, of several classes each by images / (classes x its images). Balanced sampling takes
-            its place.
-        sampling: `natural` draws every image once an epoch, `balanced` the classes equally often.
-        loss: `cross_entropy` or `focal` (Lin et al. 2017).
-        focal_gamma: how much less well-classified images count; 0 is cross-entropy.
-        focal_factor: plain factor of the whole focal loss.
-        focal_alpha: share of the positive class in the weights of the focal loss, 0 to 1 (the negative one has the
-            rest), instead of what `balance` gives; None leaves it to that. Not of `multiclass`.
-        label_smoothing: 0 leaves the labels at 0 and 1.
-        plateau_patience: epochs without a smaller `val_loss_img` after which the learning rate is multiplied by
-            `plateau_factor`, though not below `plateau_min_rate` (Keras' ReduceLROnPlateau); None for never.
-        stop_patience: epochs without a smaller `val_loss_img` after which training ends (Keras' EarlyStopping); None
-            for never.
-        select_on: the split whose scores choose the best epoch (`val`; `test` is the literature's optimistic way).
-        monitor: the score that chooses it, a column of `history.csv`; larger is better, but for `val_loss_img`. Of
-            several classes AUC is the mean over the classes against the rest, F1 weighted by their sizes.
-        precision: Keras dtype policy.
-        seed: of weights, order and augmentation.
-        deterministic: only operations that give the same bits every time (slower on some machines).
-    """
-
-    epochs: int = 5
-    batch_size: int = 16
-    learning_rate: float = 1e-4
-    schedule: Literal["constant", "cosine"] = "constant"
-    slow_from_epoch: int | None = None
-    slow_factor: float = 0.1
-    unfreeze: str = "all"
-    frozen_until_epoch: int | None = None
-    warmup_epochs: float = 0.0
-    weight_decay: float = 0.0
-    balance: bool = True
-    sampling: Literal["natural", "balanced"] = "natural"
-    loss: Literal["cross_entropy", "focal"] = "cross_entropy"
-    focal_gamma: float = 2.0
-    focal_factor: float = 1.0
-    focal_alpha: float | None = None
-    label_smoothing: float = 0.0
-    plateau_patience: int | None = None
-    plateau_factor: float = 0.2
-    plateau_min_rate: float = 1e-6
-    stop_patience: int | None = None
-    select_on: Literal["val", "test"] = "val"
-    monitor: Literal["val_auc_img", "val_auc_study", "val_acc_img", "val_acc_study", "val_f1_study", "val_loss_img"] = (
-        "val_auc_study"
+    epochs: int = key(5, "Passes over the training split.", at_least=1)
+    batch_size: int = key(16, "Images per step; the last batch of an epoch may be smaller.", at_least=1)
+    learning_rate: float = key(
+        1e-4, "Initial learning rate of Adam; the decay of schedule 'cosine' starts here.", within=(1e-12, 100)
     )
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    seed: int = 0
-    deterministic: bool = False
+    schedule: Literal["constant", "cosine"] = key(
+        "constant", "Schedule of the learning rate: 'constant', or 'cosine' (decays to zero at the last step)."
+    )
+    slow_from_epoch: int | None = key(
+        None,
+        "First epoch, counted from 1, whose learning rate is multiplied by slow_factor; none for no such epoch.",
+        at_least=1,
+    )
+    slow_factor: float = key(0.1, "Factor of the learning rate from slow_from_epoch on.", above=(0, 1))
+    unfreeze: str = key(
+        "all",
+        "Trainable part of the convolutional backbone; 'last_N_conv' is the last N convolutions and all layers after "
+        "them.",
+        allowed="all, none, last_block, last_N_conv (such as last_5_conv)",
+    )
+    frozen_until_epoch: int | None = key(
+        None,
+        "Last epoch, counted from 1, in which the whole convolutional backbone is frozen; none for no such epoch.",
+        at_least=1,
+    )
+    warmup_epochs: float = key(
+        0.0, "Epochs over which the learning rate rises linearly from zero at the start.", allowed="0 to train.epochs"
+    )
+    weight_decay: float = key(
+        0.0,
+        "L2 penalty that is added to the gradient, as in torch's Adam (coupled, unlike AdamW).",
+        within=(0, 1),
+    )
+    balance: bool = key(
+        True,
+        "Weight the classes of the loss by their rarity in the training split: the positive class by negatives / "
+        "positives; of several classes, each by images / (classes x images of the class). Ignored if sampling is "
+        "'balanced'.",
+    )
+    sampling: Literal["natural", "balanced"] = key(
+        "natural",
+        "How images are drawn: 'natural' draws each image once per epoch, 'balanced' draws all classes equally often.",
+    )
+    loss: Literal["cross_entropy", "focal"] = key(
+        "cross_entropy", "Loss: cross-entropy, or focal loss (Lin et al. 2017)."
+    )
+    focal_gamma: float = key(
+        2.0,
+        "Exponent of the focal loss: larger values reduce the weight of well-classified images, 0 is cross-entropy.",
+        within=(0, 20),
+    )
+    focal_factor: float = key(1.0, "Constant factor of the focal loss.", within=(1e-6, 1e6))
+    focal_alpha: float | None = key(
+        None,
+        "Weight of the positive class in the focal loss (the negative class has 1 - focal_alpha); replaces the weights "
+        "of balance, none keeps them. Not for multiclass models.",
+        within=(0, 1),
+    )
+    label_smoothing: float = key(
+        0.0, "Label smoothing e: labels y become y (1 - e) + e / number of classes.", within=(0, 0.9)
+    )
+    plateau_patience: int | None = key(
+        None,
+        "Epochs without a smaller val_loss_img after which the learning rate is multiplied by plateau_factor (Keras' "
+        "ReduceLROnPlateau); none disables it.",
+        at_least=1,
+    )
+    plateau_factor: float = key(0.2, "Factor of the learning rate on a plateau.", between=(0, 1))
+    plateau_min_rate: float = key(1e-6, "Smallest learning rate that plateau_patience leads to.", within=(0, 100))
+    stop_patience: int | None = key(
+        None,
+        "Epochs without a smaller val_loss_img after which training ends (Keras' EarlyStopping); none disables it.",
+        at_least=1,
+    )
+    select_on: Literal["val", "test"] = key(
+        "val",
+        "Split whose scores select the best epoch. 'test' makes the scores on test optimistic; parts of the literature "
+        "do so.",
+    )
+    monitor: Literal["val_auc_img", "val_auc_study", "val_acc_img", "val_acc_study", "val_f1_study", "val_loss_img"] = (
+        key(
+            "val_auc_study",
+            "Score that selects the best epoch, a column of history.csv; the largest is best, of val_loss_img the "
+            "smallest. With several classes, AUC is the mean over the classes (each against the rest) and F1 is "
+            "weighted by class size.",
+        )
+    )
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = key("float32", "Keras dtype policy.")
+    seed: int = key(
+        0, "Seed of the initial weights, the order of the images and the augmentation.", within=(0, 2**31 - 1)
+    )
+    deterministic: bool = key(
+        False, "Use only operations that give the same bits in every run; slower on some machines."
+    )
 
     def __post_init__(self):
-        at_least("train.epochs", self.epochs, 1)
-        at_least("train.batch_size", self.batch_size, 1)
-        within("train.learning_rate", self.learning_rate, 1e-12, 100)
-        at_least("train.slow_from_epoch", self.slow_from_epoch, 1)
-        if self.slow_from_epoch is not None and (self.schedule != "constant" or self.warmup_epochs):
-            raise InputError(
-                "train.slow_from_epoch goes with schedule constant and warmup_epochs 0; change one of them"
-            )
-        if not 0 < self.slow_factor <= 1:
-            raise InputError(f"train.slow_factor is {self.slow_factor}; allowed is above 0, at most 1")
+        check_values(self, "train")
+        if not 0 <= self.warmup_epochs <= self.epochs:
+            raise InputError(f"train.warmup_epochs is {self.warmup_epochs}; allowed is 0 to {self.epochs}")
         if self.unfreeze not in ("all", "none", "last_block") and not re.fullmatch(
             r"last_[1-9]\d*_conv", self.unfreeze
         ):
             raise InputError(
                 f"train.unfreeze is {self.unfreeze!r}; choose all, none, last_block or last_N_conv (as last_5_conv)"
             )
-        at_least("train.frozen_until_epoch", self.frozen_until_epoch, 1)
+        self._check_rates()
         if self.frozen_until_epoch is not None and self.unfreeze == "none":
-            raise InputError("train.frozen_until_epoch has no meaning where train.unfreeze is none; leave it out")
-        within("train.warmup_epochs", self.warmup_epochs, 0, self.epochs)
-        within("train.weight_decay", self.weight_decay, 0, 1)
-        within("train.label_smoothing", self.label_smoothing, 0, 0.9)
-        within("train.focal_gamma", self.focal_gamma, 0, 20)
-        within("train.focal_factor", self.focal_factor, 1e-6, 1e6)
-        within("train.focal_alpha", 0 if self.focal_alpha is None else self.focal_alpha, 0, 1)
+            raise InputError("train.frozen_until_epoch has no effect if train.unfreeze is none; leave it out")
         if self.stop_patience is not None and self.frozen_until_epoch is not None:
             raise InputError("train.stop_patience could end training before train.frozen_until_epoch; set one of them")
-        if self.plateau_patience is not None and self.frozen_until_epoch is not None:
-            raise InputError("train.plateau_patience goes without train.frozen_until_epoch; set one of them")
         if self.focal_alpha is not None and self.loss != "focal":
-            raise InputError("train.focal_alpha goes with train.loss=focal; leave it out")
-        for name in ("plateau_patience", "stop_patience"):
-            at_least(f"train.{name}", 1 if getattr(self, name) is None else getattr(self, name), 1)
-        if not 0 < self.plateau_factor < 1:
-            raise InputError(f"train.plateau_factor is {self.plateau_factor}; allowed is above 0 and below 1")
-        within("train.plateau_min_rate", self.plateau_min_rate, 0, 100)
-        if self.plateau_patience and (
-            self.schedule != "constant" or self.warmup_epochs or self.slow_from_epoch is not None
-        ):
+            raise InputError("train.focal_alpha requires train.loss=focal; leave it out")
+
+    def _check_rates(self) -> None:
+        """Refuses combinations of keys that would each set the learning rate."""
+        scheduled = self.schedule != "constant" or self.warmup_epochs
+        if self.slow_from_epoch is not None and scheduled:
+            raise InputError("train.slow_from_epoch requires schedule constant and warmup_epochs 0; change one of them")
+        if self.plateau_patience is not None and self.frozen_until_epoch is not None:
+            raise InputError("train.plateau_patience cannot be combined with train.frozen_until_epoch; set one of them")
+        if self.plateau_patience is not None and (scheduled or self.slow_from_epoch is not None):
             raise InputError(
-                "train.plateau_patience goes with schedule constant, without warmup_epochs and slow_from_epoch; "
+                "train.plateau_patience requires schedule constant, without warmup_epochs and slow_from_epoch; "
                 "change one of them"
             )
-        within("train.seed", self.seed, 0, 2**31 - 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class TuneConfig:
-    """The search of the phase `tune`: how, and between which smallest and largest values.
-
-    A range whose ends are equal fixes the value.
-
-    Attributes:
-        tuner: `bayesian` (Gaussian process), `random` or `hyperband` (it decides itself how many trials and epochs,
-            at most train.epochs each).
-        trials: settings to try.
-        startup_trials: trials before the Gaussian process chooses and before trials are pruned.
-        prune: stop a trial after an epoch that is worse than the median of the finished trials' at that epoch.
-        learning_rate, weight_decay: of train; searched on a logarithmic scale.
-        mixup_alpha, cutmix_alpha, aug_p: of mix.
-        erase_q, alpha_cam, erase_every: of cam.
-        slow_factor: of train, by powers of ten; searched for a hybrid, which is searched for no value of mix and cam.
-    """
-
-    tuner: Literal["bayesian", "random", "hyperband"] = "bayesian"
-    trials: int = 25
-    startup_trials: int = 8
-    prune: bool = True
-    learning_rate: tuple[float, float] = (1e-5, 3e-4)
-    weight_decay: tuple[float, float] = (1e-7, 1e-3)
-    mixup_alpha: tuple[float, float] = (0.0, 0.6)
-    cutmix_alpha: tuple[float, float] = (0.0, 1.5)
-    aug_p: tuple[float, float] = (0.3, 0.8)
-    erase_q: tuple[float, float] = (0.7, 0.9)
-    alpha_cam: tuple[float, float] = (0.3, 0.7)
-    erase_every: tuple[int, int] = (6, 12)
-    slow_factor: tuple[float, float] = (0.01, 1.0)
-
-    def __post_init__(self):
-        at_least("tune.trials", self.trials, 1)
-        at_least("tune.startup_trials", self.startup_trials, 1)
-        if self.tuner == "hyperband" and self.trials != TuneConfig.trials:
-            raise InputError("tune.trials goes with tuner bayesian or random; hyperband decides itself how many")
-        lowest = {"learning_rate": 1e-12, "erase_q": 0.01, "erase_every": 1, "slow_factor": 1e-6}
-        highest = {"mixup_alpha": 100, "cutmix_alpha": 100, "erase_q": 0.99, "erase_every": 10**6}
-        for field in dataclasses.fields(self)[4:]:
-            low, high = getattr(self, field.name)
-            least, most = lowest.get(field.name, 0), highest.get(field.name, 1)
-            if not least <= low <= high <= most:
-                raise InputError(f"tune.{field.name} is [{low}, {high}]; give {least} <= low <= high <= {most}")
-        if self.weight_decay[0] <= 0 < self.weight_decay[1]:
-            raise InputError("tune.weight_decay begins at 0 but is searched by powers of ten; give 0 < low, as 1e-7")

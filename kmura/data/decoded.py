@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from kmura.config import DataConfig
-from kmura.data.index import ALL, Index, mend, read_index, read_shard
+from kmura.data.index import ALL, Index, how_to_fix, read_index, read_shard
 from kmura.data.resize import axis_weights, resized, taps_needed
 from kmura.errors import InputError
 from kmura.files import replacing
@@ -218,19 +218,30 @@ def _announce(index: Index, shape: tuple[int, ...], place: str | Path) -> None:
 
 
 def _check_images(records: str | os.PathLike, area: str, split: str | None) -> None:
-    """Raises InputError if a shard is damaged or an image does not decode to the size its record says; names it."""
+    """Reads shards and decodes their images one by one to find the damage that TensorFlow met.
+
+    Raises:
+        InputError: a shard is damaged or differs from its index, or an image does not decode to the size that its
+            record says; names the shard and the record.
+    """
     manifest = read_manifest(records)
-    for found_area, splits in manifest.areas.items():
-        for found_split in splits:
-            if area not in (ALL, found_area) or split not in (None, found_split):
-                continue
-            for path in read_index(records, found_area, found_split).shards:
-                for number, (_, record) in enumerate(read_shard(Path(records), path)):
-                    try:
-                        sides = tuple(tf.io.decode_png(record.image, manifest.channels).shape[:2])
-                        wrong = f"has {sides[0]} x {sides[1]} pixels, not the size its record says"
-                    except tf.errors.InvalidArgumentError:
-                        sides, wrong = None, "cannot be decoded"
-                    if sides != (record.height, record.width):
-                        image = f"the image of record {number} ({record.path})"
-                        raise InputError(f"shard {path}: {image} {wrong}; {mend(records)}")
+    names = [(name, part) for name, splits in manifest.areas.items() for part in splits]
+    for index in (read_index(records, *key) for key in names if area in (ALL, key[0]) and split in (None, key[1])):
+        indexed = list(zip(index.shard.tolist(), index.start.tolist(), index.keys["image"], strict=True))
+        row = 0
+        for shard, path in enumerate(index.shards):
+            for number, (start, record) in enumerate(read_shard(Path(records), path)):
+                if indexed[row : row + 1] != [(shard, start, record.path)]:
+                    raise InputError(
+                        f"shard {path}: record {number} ({record.path}) differs from the index of the shard; "
+                        f"{how_to_fix(records)}"
+                    )
+                row += 1
+                try:
+                    sides = tuple(tf.io.decode_png(record.image, manifest.channels).shape[:2])
+                    wrong = f"has {sides[0]} x {sides[1]} pixels, not the size its record says"
+                except tf.errors.InvalidArgumentError:
+                    sides, wrong = None, "cannot be decoded"
+                if sides != (record.height, record.width):
+                    image = f"the image of record {number} ({record.path})"
+                    raise InputError(f"shard {path}: {image} {wrong}; {how_to_fix(records)}")

@@ -1,12 +1,14 @@
-"""Where each record of a split lies in its shards, and all that is known of it: read in one pass, without TensorFlow.
+"""The position of every record of a split in its shards, and what is known about it; read without TensorFlow.
 
-The pass checks every checksum, so damage shows before training starts. With the places known, an epoch can draw its
-records in any order from disk; no buffer limits how far they are shuffled.
+All of it comes from the index file beside each shard, so no image is read: damage inside a shard appears when the
+damaged record is drawn. With the positions known, an epoch can read its records in any order from disk; no buffer
+limits how far they are shuffled. Shards of schema version 1 have no index; they are read completely instead.
 """
 
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,27 +19,26 @@ import pandas as pd
 from kmura.errors import InputError, reason
 from kmura.files import sha256_of
 from kmura.records import schema
-from kmura.records.manifest import MANIFEST, Manifest, SplitCounts, read_manifest, shard_paths
-from kmura.records.tfrecord import CorruptShard, frame, read_frames
-
-ALL = "all"  # the area that stands for every area of the manifest
-_FRAME = len(frame(b""))  # bytes that a frame adds to its data
+from kmura.records.manifest import MANIFEST, Manifest, Shard, SplitCounts, read_manifest, shard_paths
+from kmura.records.sidecar import ShardIndex, read_shard_index
+from kmura.records.tfrecord import FRAME_BYTES, CorruptShard, read_frames
+from kmura.tasks import ALL
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Index:
-    """All images of one split, in the order of the records: where each record lies and what is known of it.
+    """All images of one split in the order of the records.
 
     Attributes:
-        records, area, split: the records folder and which of it.
-        manifest: its manifest.
+        records, area, split: the records folder, and the part of it that is indexed.
+        manifest: the manifest of the folder.
         shards: the shard files.
-        shard: int64 [n], each record's shard, a position in `shards`.
-        start: int64 [n], where its frame begins in that file, bytes.
-        sides: int64 [n, 2], height and width of its image, pixels.
+        shard: int64 [n], the shard of each record, a position in `shards`.
+        start: int64 [n], the byte of that file at which the frame of the record begins.
+        sides: int64 [n, 2], height and width of the image, pixels.
         labels: int64 [n, 1] class ids, or [n, number of classes] of 0 and 1 (multilabel); -1 is unknown.
-        keys: area, patient, study, image (path), one row an image.
-        fingerprint: changes whenever a shard does; hexadecimal.
+        keys: area, patient, study, image (path), one row per image.
+        fingerprint: hexadecimal; changes whenever a shard changes.
     """
 
     records: Path
@@ -56,64 +57,91 @@ class Index:
         return len(self.shard)
 
     def known(self) -> np.ndarray:
-        """The rows whose label is known in full, int64, ascending."""
+        """The rows whose label is completely known, int64, ascending."""
         return np.flatnonzero((self.labels >= 0).all(axis=1))
 
 
 def read_index(records: str | os.PathLike, area: str, split: str) -> Index:
     """The index of one area and split, or of all areas that have the split (`area="all"`).
 
-    The last few are kept, so that training and validation in one process read their shards' keys once.
+    The last few are kept in memory, so that training and validation in one process read each index once.
 
     Raises:
-        InputError: no such records, area or split; a shard missing, cut or damaged; a label outside the classes.
+        InputError: no such records, area or split; a shard is missing or has another size than the manifest says; an
+            index file is missing, changed or damaged; a label outside the classes. Without index files (schema version
+            1) also: a shard is damaged.
     """
     records = Path(records)
     manifest = read_manifest(records)
-    paths = [path for counts in _parts(records, manifest, area, split) for path in shard_paths(records, counts)]
-    state = (sha256_of(records / MANIFEST), *(path.stat().st_mtime_ns for path in paths))
+    parts = _parts(records, manifest, area, split)
+    paths = [path for counts in parts.values() for path in shard_paths(records, counts)]
+    paths += [records / shard.index for counts in parts.values() for shard in counts.shards if shard.index]
+    state = (sha256_of(records / MANIFEST), *map(_changed, paths))
     return _indexed(records.resolve(), state, area, split)
 
 
-def _parts(records: Path, manifest: Manifest, area: str, split: str) -> list[SplitCounts]:
+def _parts(records: Path, manifest: Manifest, area: str, split: str) -> dict[str, SplitCounts]:
+    """Area -> its counts of the split."""
     if area != ALL:
-        return [manifest.split(area, split, records)]
-    parts = [splits[split] for splits in manifest.areas.values() if split in splits]
-    return parts or [manifest.split(next(iter(manifest.areas), ALL), split, records)]  # raises, naming the splits
+        return {area: manifest.split(area, split, records)}
+    parts = {name: splits[split] for name, splits in manifest.areas.items() if split in splits}
+    if not parts:
+        manifest.split(next(iter(manifest.areas), ALL), split, records)  # raises the error that lists the splits
+    return parts
+
+
+def _changed(path: Path) -> int | None:
+    """Time of the last change, nanoseconds; None if the file is missing."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 @functools.lru_cache(maxsize=16)
 def _indexed(records: Path, state: tuple, area: str, split: str) -> Index:
-    """The index; `state` is there so that changed files count as other ones."""
+    """The index; `state` is part of the cache key, so that changed files are read again."""
     manifest = read_manifest(records)
     parts = _parts(records, manifest, area, split)
-    shards = [shard for counts in parts for shard in counts.shards]
-    paths = [records / shard.file for shard in shards]
-    places, sides, labels, keys = [], [], [], []
-    for number, (shard, path) in enumerate(zip(shards, paths, strict=True)):
-        before = len(places)
-        for start, record in read_shard(records, path):
-            labels.append(_checked(record.label, manifest, path, len(places) - before))
-            places.append((number, start))
-            sides.append((record.height, record.width))
-            keys.append((record.area, record.patient, record.study, record.path))
-        found = len(places) - before
-        if found != shard.records:
-            raise InputError(f"shard {path} holds {found} records, the manifest says {shard.records}; {mend(records)}")
-    if not places:
+    shards = [(name, shard) for name, counts in parts.items() for shard in counts.shards]
+    tables = [_shard_index(records, shard) for _, shard in shards]
+    paths = tuple(records / shard.file for _, shard in shards)
+    counts = [len(table) for table in tables]
+    if not sum(counts):
         raise InputError(f"area {area} has no images in its {split} split in {records}; build the records again")
+
+    def column(name: str) -> list:
+        return list(itertools.chain.from_iterable(getattr(table, name) for table in tables))
+
+    keys = {name: column(name) for name in ("patient", "study", "path")}
+    areas = [name for (name, _), count in zip(shards, counts, strict=True) for _ in range(count)]
     return Index(
         records,
         area,
         split,
         manifest,
-        tuple(paths),
-        *np.array(places, np.int64).T,
-        np.array(sides, np.int64),
-        np.array(labels, np.int64),
-        pd.DataFrame(keys, columns=["area", "patient", "study", "image"]),
-        hashlib.sha256(" ".join(shard.sha256 for shard in shards).encode()).hexdigest(),
+        paths,
+        np.repeat(np.arange(len(shards)), counts),
+        np.array(column("start"), np.int64),
+        np.array([column("height"), column("width")], np.int64).T,
+        np.concatenate([_labels(table, manifest, path) for table, path in zip(tables, paths, strict=True)]),
+        pd.DataFrame({"area": areas, "patient": keys["patient"], "study": keys["study"], "image": keys["path"]}),
+        hashlib.sha256(" ".join(shard.sha256 for _, shard in shards).encode()).hexdigest(),
     )
+
+
+def _shard_index(records: Path, shard: Shard) -> ShardIndex:
+    """The index of a shard, from its index file where there is one, otherwise from the shard itself."""
+    if shard.index:
+        return read_shard_index(records, shard)
+    path, table = records / shard.file, ShardIndex()
+    for start, record in read_shard(records, path):
+        table.add(start, record)
+    if len(table) != shard.records:
+        raise InputError(
+            f"shard {path} holds {len(table)} records, the manifest says {shard.records}; {how_to_fix(records)}"
+        )
+    return table
 
 
 def read_shard(records: Path, path: Path) -> Iterator[tuple[int, schema.Record]]:
@@ -126,27 +154,29 @@ def read_shard(records: Path, path: Path) -> Iterator[tuple[int, schema.Record]]
     try:
         for data in read_frames(path):
             yield start, schema.decode(data)
-            start += _FRAME + len(data)
+            start += FRAME_BYTES + len(data)
             number += 1
     except CorruptShard as error:
-        raise InputError(f"shard {path}: {error}; {mend(records)}") from error
+        raise InputError(f"shard {path}: {error}; {how_to_fix(records)}") from error
     except ValueError as error:
-        raise InputError(f"shard {path}: record {number}: {error}; {mend(records)}") from error
+        raise InputError(f"shard {path}: record {number}: {error}; {how_to_fix(records)}") from error
     except OSError as error:
         raise InputError(f"shard {path} cannot be read: {reason(error)}") from error
 
 
-def mend(records: str | os.PathLike) -> str:
-    """How to go on when records are damaged, the end of an error's line."""
-    return f"kmura inspect {records} lists the damage, building the records again mends it"
+def how_to_fix(records: str | os.PathLike) -> str:
+    """What to do about damaged records, the end of an error line."""
+    return f"kmura inspect {records} lists the damage, building the records again fixes it"
 
 
-def _checked(label: tuple[int, ...], manifest: Manifest, path: Path, number: int) -> tuple[int, ...]:
+def _labels(table: ShardIndex, manifest: Manifest, path: Path) -> np.ndarray:
+    """The labels of a shard, int64 [n, 1] or [n, number of classes], each checked."""
     multilabel = manifest.task == "multilabel"
     expected, highest = (len(manifest.classes), 1) if multilabel else (1, len(manifest.classes) - 1)
-    if len(label) != expected or not all(-1 <= value <= highest for value in label):
-        raise InputError(
-            f"shard {path}: record {number} has the label {list(label)}; {manifest.task} with "
-            f"{len(manifest.classes)} classes needs {expected} of -1 to {highest}; build the records again"
-        )
-    return label
+    for number, label in enumerate(table.label):
+        if len(label) != expected or min(label) < -1 or max(label) > highest:
+            raise InputError(
+                f"shard {path}: record {number} has the label {list(label)}; {manifest.task} with "
+                f"{len(manifest.classes)} classes needs {expected} of -1 to {highest}; build the records again"
+            )
+    return np.array(table.label, np.int64).reshape(-1, expected)

@@ -1,73 +1,43 @@
-"""Shards to batches: the only place that builds a tf.data pipeline for training or evaluation."""
+"""An index and its images to batches: the only place that builds a tf.data pipeline for training or evaluation."""
 
-import dataclasses
 import os
-from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from kmura.config import AugmentConfig, DataConfig, MixConfig
 from kmura.data.augment import RandomAffine, RandomIntensity
-from kmura.data.decoded import image_source, readable_errors
-from kmura.data.index import ALL, read_index
-from kmura.data.labels import labelling, row_keys
+from kmura.data.decoded import image_source
+from kmura.data.index import Index
 from kmura.data.mixing import RandomMix
 from kmura.errors import InputError
+from kmura.tasks import Task
 
-__all__ = ["ALL", "eval_dataset", "images_at", "readable_errors", "row_keys", "steps_per_epoch", "train_dataset"]
 
-
-def train_dataset(
-    records: str | os.PathLike,
-    area: str,
+def train_batches(
+    index: Index,
+    task: Task,
     *,
-    data: DataConfig | None = None,
-    augment: AugmentConfig | None = None,
-    mix: MixConfig | None = None,
-    batch_size: int = 16,
-    seed: int = 0,
-    epochs: int = 1,
-    first_epoch: int = 0,
-    split: str = "train",
-    balanced: bool = False,
+    data: DataConfig,
+    augment: AugmentConfig,
+    mix: MixConfig | None,
+    batch_size: int,
+    seed: int,
+    epochs: int,
+    first_epoch: int,
+    balanced: bool,
 ) -> tf.data.Dataset:
-    """Augmented batches of the epochs `first_epoch` to `epochs` - 1, one after another; each has `steps_per_epoch`.
-
-    A batch is a dictionary: `image` float32 [B, S, S, C] in 0..255; `label` float32 [B, L] (binary: L = 1, 0 or 1;
-    multiclass: one-hot; multilabel: 0 or 1 a class); `mixed_image` and `mixed_label`, the same where nothing
-    mixes. Images whose label is not known in full are left out. The last batch of an epoch may be smaller.
-
-    Every epoch draws all images in a new order. Order and augmentation are functions of (seed, epoch, position) alone:
-    resuming at an epoch, another cache or another number of threads changes no bit.
-
-    Args:
-        records: the records folder.
-        area: an area of the manifest, or `all`.
-        data: size and cache of the images; None is the default DataConfig.
-        augment: random changes; None is the default AugmentConfig.
-        mix: what is mixed, and until which epoch; None mixes nothing.
-        batch_size: images a batch, B.
-        seed: 0 or more.
-        epochs: the epoch to stop before.
-        first_epoch: the epoch to start with, counted from 0.
-        split: which split to draw from.
-        balanced: an epoch, as long as ever, draws the classes equally often: images of rare ones several times, some of
-            frequent ones not at all. Not for several labels.
-
-    Raises:
-        InputError: no such records, area or split; a shard missing, cut or damaged; an image that cannot be decoded
-            (here where a cache is filled; else while iterating, see `readable_errors`); no image with a known label.
-    """
-    data, augment = data or DataConfig(), augment or AugmentConfig()
-    index = read_index(records, area, split)
+    """Augmented batches of the epochs `first_epoch` to `epochs` - 1; see `kmura.data.dataset.Dataset.train`."""
     rows = index.known()
     if not len(rows):
-        raise InputError(f"no image of area {area}, split {split} in {records} has a known label; nothing to train on")
-    steps = _batches(len(rows), batch_size)
+        raise InputError(
+            f"no image of area {index.area}, split {index.split} in {index.records} has a known label; "
+            "there is nothing to train on"
+        )
+    steps = batches_of(len(rows), batch_size)
     images_of = image_source(index, data)
-    labels = labelling(index.manifest, area, data.task)
-    targets = tf.constant(labels.targets(index))
+    ids = task.ids(index.labels, index.keys["area"])
+    targets = tf.constant(task.targets(ids))
     # float32 whatever the policy: batches leave in 0..255, where 16 bits would round
     affine = RandomAffine(
         augment.rotation, augment.area_scale, augment.shift, augment.shear, augment.flip, dtype="float32"
@@ -77,7 +47,7 @@ def train_dataset(
         RandomMix(mix.mixup_alpha, mix.cutmix_alpha, mix.aug_p, dtype="float32") if mix and mix.until_epoch else None
     )
 
-    groups = _by_class(labels.ids(index), rows, labels.task) if balanced else [rows]
+    groups = _by_class(ids, rows, task) if balanced else [rows]
     orders = [_order(groups, len(rows), np.random.default_rng([seed, epoch])) for epoch in range(first_epoch, epochs)]
     orders = tf.constant(np.array(orders, np.int32).reshape(-1, len(rows)))
 
@@ -96,21 +66,11 @@ def train_dataset(
     return _mapped(tf.data.Dataset.range(first_epoch * steps, max(first_epoch, epochs) * steps), batch)
 
 
-def eval_dataset(
-    records: str | os.PathLike, area: str, split: str, *, data: DataConfig | None = None, batch_size: int = 32
-) -> tf.data.Dataset:
-    """Batches of a whole split in the order of the records, which is that of `row_keys`.
-
-    A batch is a dictionary: `image` float32 [B, S, S, C] in 0..255; `label` float32 [B, L] as in `train_dataset`, -1
-    where unknown (for a multiclass image the whole row); `patient`, `study`, `path` strings [B].
-
-    Raises:
-        InputError: as `train_dataset`; unknown labels are no error here.
-    """
-    index, data = read_index(records, area, split), data or DataConfig()
+def eval_batches(index: Index, task: Task, *, data: DataConfig, batch_size: int) -> tf.data.Dataset:
+    """Batches of a whole split in the order of the records; see `kmura.data.dataset.Dataset.eval`."""
     images_of = image_source(index, data)
     columns = {
-        "label": tf.constant(labelling(index.manifest, area, data.task).targets(index)),
+        "label": tf.constant(task.targets(task.ids(index.labels, index.keys["area"]))),
         **{name: tf.constant(index.keys[name].tolist()) for name in ("patient", "study")},
         "path": tf.constant(index.keys["image"].tolist()),
     }
@@ -122,41 +82,15 @@ def eval_dataset(
             **{name: tf.gather(column, rows) for name, column in columns.items()},
         }
 
-    return _mapped(tf.data.Dataset.range(_batches(len(index), batch_size)), batch)
+    return _mapped(tf.data.Dataset.range(batches_of(len(index), batch_size)), batch)
 
 
-def images_at(
-    records: str | os.PathLike, area: str, split: str, rows: Sequence[int], *, data: DataConfig | None = None
-) -> np.ndarray:
-    """Some images of a split as the model gets them in evaluation: float32 [len(rows), S, S, C] in 0..255.
-
-    Args:
-        records, area, split: as `eval_dataset`.
-        rows: places in the order of `row_keys`.
-        data: size and resizing.
-
-    Raises:
-        InputError: as `eval_dataset`.
-    """
-    index = read_index(records, area, split)
-    data = dataclasses.replace(data or DataConfig(), cache="off")
-    if not len(rows):
-        return np.zeros((0, data.image_size, data.image_size, index.manifest.channels), np.float32)
-    images_of = image_source(index, data)
-    with readable_errors(records, area, split):
-        batches = tf.data.Dataset.from_tensor_slices(np.asarray(rows, np.int64)).batch(32).map(images_of)
-        return np.concatenate(list(batches.as_numpy_iterator())).astype(np.float32)
-
-
-def steps_per_epoch(records: str | os.PathLike, area: str, *, batch_size: int = 16, split: str = "train") -> int:
-    """The number of batches of an epoch of `train_dataset`."""
-    return _batches(len(read_index(records, area, split).known()), batch_size)
-
-
-def _by_class(ids: np.ndarray, rows: np.ndarray, task: str) -> list[np.ndarray]:
+def _by_class(ids: np.ndarray, rows: np.ndarray, task: Task) -> list[np.ndarray]:
     """The rows of each class that has any."""
     if ids.shape[1] > 1:
-        raise InputError(f"an image of a {task} task may be of several classes: train.sampling balanced is not for it")
+        raise InputError(
+            f"an image of a {task.name} task may be of several classes: train.sampling balanced is not for it"
+        )
     return [rows[ids[rows, 0] == value] for value in np.unique(ids[rows, 0])]
 
 
@@ -170,7 +104,8 @@ def _order(groups: list[np.ndarray], number: int, rng: np.random.Generator) -> n
     return rng.permutation(np.concatenate(drawn)) if len(drawn) > 1 else drawn[0]
 
 
-def _batches(images: int, batch_size: int) -> int:
+def batches_of(images: int, batch_size: int) -> int:
+    """The number of batches of so many images; the last one may be smaller."""
     return -(-images // batch_size)
 
 

@@ -1,8 +1,8 @@
 """Probabilities that mean what they say, and thresholds for a purpose: both fitted on one split, used on another."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from scipy import optimize, special, stats
@@ -32,11 +32,6 @@ class Calibrator:
     temperature: float = 1.0
     bias: float = 0.0
     knots: tuple[tuple[float, float], ...] = ()
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any] | None) -> "Calibrator | None":
-        """From its form in `metrics.json` and `signature.json`; None stays None."""
-        return None if found is None else cls(**{**found, "knots": tuple(map(tuple, found["knots"]))})
 
     def __call__(self, logit) -> np.ndarray:
         """Probabilities [N] of logits [N]."""

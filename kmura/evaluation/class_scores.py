@@ -10,7 +10,6 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ import pandas as pd
 from kmura import metrics
 from kmura.data.index import ALL
 from kmura.evaluation.scoring import LEVELS, ScoreOptions, Scores, score_table, with_ends
-from kmura.runs.predictions import read_evaluation, read_predictions, read_table, refuse_rows
+from kmura.runs.predictions import read_predictions, read_table, refuse_rows
 from kmura.runs.run import RunDescription, RunFolder, read_run
 
 
@@ -124,28 +123,14 @@ def read_class_predictions(path: str | os.PathLike, task: str, classes: Sequence
     labels, logits, probabilities = columns_of(task, classes)
     table = read_table(path, (*labels, *logits, *probabilities))
     highest = 1 if task == "multilabel" else len(classes) - 1
-    values = table[labels].to_numpy()
+    values, within = table[labels].to_numpy(), table[probabilities].apply(lambda column: column.between(0, 1))
     wrong = {
-        "a probability that is no number in 0 to 1": ~table[probabilities].apply(lambda p: p.between(0, 1)).all(axis=1),
-        "a logit that is no finite number": ~np.isfinite(table[logits]).all(axis=1),
+        "a probability that is not a number in 0 to 1": ~within.all(axis=1),
+        "a logit that is not a finite number": ~np.isfinite(table[logits]).all(axis=1),
         f"a label other than -1 to {highest}": ~np.isin(values, range(-1, highest + 1)).all(axis=1),
     }
     refuse_rows(path, table, wrong)
     return table.astype(dict.fromkeys(labels, int))
-
-
-def read_any_evaluation(
-    run: str | os.PathLike, description: RunDescription | None = None
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """What `metrics.json` of a run of any task says, and its predictions.
-
-    Raises:
-        InputError: see `kmura.runs.predictions.read_evaluation`.
-    """
-    description = description or read_run(run)
-    if description.task == "binary":
-        return read_evaluation(run)
-    return read_evaluation(run, lambda path: read_class_predictions(path, description.task, description.classes))
 
 
 def binary_tables(run: str | os.PathLike, description: RunDescription | None = None) -> dict[str, pd.DataFrame]:

@@ -2,46 +2,22 @@
 
 import dataclasses
 import os
-from pathlib import Path
 
 import pandas as pd
 
-from kmura.data.index import ALL
-from kmura.errors import InputError
+from kmura.data.dataset import Dataset
 from kmura.evaluation.class_scores import MultiScores, read_class_predictions, score_classes
-from kmura.evaluation.inference import load_model, predict_split
+from kmura.evaluation.evaluation import Evaluation
+from kmura.evaluation.inference import predict_split
 from kmura.evaluation.localization import localization_faithfulness
 from kmura.evaluation.scoring import ScoreOptions, Scores, score_table
 from kmura.files import replacing, sha256_of, write_json
-from kmura.records.manifest import read_manifest
 from kmura.runs.predictions import read_predictions
-from kmura.runs.run import RunDescription, RunFolder, read_run
+from kmura.runs.run import Run, RunDescription, RunFolder
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What `metrics.json` holds: whose scores they are, and the scores.
-
-    `localization_faithfulness` (of runs of the phase final) is split -> value, see `kmura.evaluation.localization`.
-    `model_sha256` and `predictions_sha256` are of the `best.keras` and `predictions.csv` that they belong to.
-    """
-
-    run: str
-    area: str
-    phase: str
-    select_on: str
-    selected_epoch_by: str
-    has_patients: bool
-    model_sha256: str
-    predictions_sha256: str
-    scores: Scores | MultiScores
-    task: str = "binary"
-    classes: tuple[str, ...] = ()
-    localization_faithfulness: dict[str, float] | None = None
-
-
-def evaluate(
-    run: str | os.PathLike,
+def evaluate_run(
+    run: Run,
     *,
     records: str | os.PathLike | None = None,
     splits: tuple[str, ...] = ("val", "test"),
@@ -50,7 +26,7 @@ def evaluate(
     """The scores of a run's best model; also written to `predictions.csv` and `metrics.json` in its folder.
 
     Args:
-        run: folder of a run.
+        run: of kind classification.
         records: where the records are now, if they have moved since the run.
         splits: those to predict; absent ones are left out.
         options: pooling, calibration, thresholds, bootstrap.
@@ -60,16 +36,11 @@ def evaluate(
     """
     options = options or ScoreOptions()
     options.check()
-    folder, description = RunFolder(Path(run)), read_run(run)
-    records = records or description.records
-    manifest = read_manifest(records)
-    if manifest.inputs != description.inputs:
-        raise InputError(f"{records} are not the records that {run} was trained on; give those with --records")
-    model, model_sha256 = load_model(folder.best), sha256_of(folder.best)
-    there = manifest.areas.values() if description.area == ALL else [manifest.areas.get(description.area, {})]
-    present = [split for split in splits if any(split in of_area for of_area in there)]
-    tables = [predict_split(model, records, description.area, split, description.config.data) for split in present]
-    faithfulness = _faithfulness(model, records, description, present)
+    folder, description, dataset = run.folder, run.description, run.dataset(records)
+    model, model_sha256 = run.model(), run.model_sha256()
+    present = [split for split in splits if split in dataset.splits]
+    tables = [predict_split(model, dataset, split) for split in present]
+    faithfulness = _faithfulness(model, dataset, description, present)
     with replacing(folder.predictions) as file:
         pd.concat(tables).to_csv(file, index=False)
     found = Evaluation(
@@ -78,7 +49,7 @@ def evaluate(
         phase=description.phase,
         select_on=description.config.train.select_on,
         selected_epoch_by=description.config.train.monitor,
-        has_patients=manifest.has_patients,
+        has_patients=dataset.manifest.has_patients,
         model_sha256=model_sha256,
         predictions_sha256=sha256_of(folder.predictions),
         scores=_scored(folder, description, options),
@@ -97,9 +68,9 @@ def _scored(folder: RunFolder, description: RunDescription, options: ScoreOption
     return score_classes(read_class_predictions(folder.predictions, *kind), description.area, *kind, options)
 
 
-def _faithfulness(model, records, description: RunDescription, splits: list[str]) -> dict[str, float] | None:
+def _faithfulness(model, dataset: Dataset, description: RunDescription, splits: list[str]) -> dict[str, float] | None:
     if description.phase != "final" or description.task != "binary":
         return None
     config = description.config
-    options = {"data": config.data, "q": config.cam.erase_q, "tap": config.cam.tap}
-    return {split: localization_faithfulness(model, records, description.area, split, **options) for split in splits}
+    options = {"q": config.cam.erase_q, "tap": config.cam.tap}
+    return {split: localization_faithfulness(model, dataset, split, **options) for split in splits}

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from kmura import metrics
-from kmura.data.index import ALL
 from kmura.errors import InputError, check_choice
 from kmura.evaluation.class_scores import binary_tables
 from kmura.evaluation.scoring import LEVELS, Units, units_of
 from kmura.files import write_json
 from kmura.runs.run import read_run
+from kmura.tasks import ALL
 
 OVERALL = ("macro", "weighted", "pooled")  # means over areas, plain and by size; and all units in one pot
 

@@ -9,10 +9,11 @@ import numpy as np
 from sklearn.decomposition import PCA, IncrementalPCA
 
 from kmura.config import DataConfig
-from kmura.data import pipeline
-from kmura.data.index import Index, read_index
+from kmura.data.dataset import Dataset
+from kmura.evaluation.exploration import AreaData, Eda, Intensity, NearDouble, Outlier, PrincipalParts
 from kmura.files import write_json
-from kmura.records.manifest import EDA, read_manifest
+from kmura.records.manifest import EDA
+from kmura.tasks import ALL
 
 SIDE = 64  # pixels of the thumbnails that everything but sizes is computed from
 OUTLYING = 3.5  # modified z-score, Iglewicz & Hoaglin (1993)
@@ -21,84 +22,6 @@ _HASH_BITS = 6  # of 64 that may differ between candidates for near doubles
 _MOST = 2000  # images that the principal parts are computed from
 MOST_COMPONENTS = 200
 SHARES = (0.9, 0.95, 0.99)
-
-
-@dataclasses.dataclass(frozen=True)
-class Intensity:
-    """Gray values (0..255) of the images of a class, reduced to thumbnails of SIDE pixels: means over images.
-
-    Attributes:
-        images, studies: how many.
-        mean, deviation: of an image's pixels, averaged over images.
-        between: standard deviation of the images' means.
-        black, white: share of pixels at 5 or below, at 250 or above.
-    """
-
-    images: int
-    studies: int
-    mean: float
-    deviation: float
-    between: float
-    black: float
-    white: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Outlier:
-    """An image whose mean brightness is far from its area's: modified z-score 0.6745 (x - median) / MAD."""
-
-    image: str
-    split: str
-    mean: float
-    z: float
-
-
-@dataclasses.dataclass(frozen=True)
-class NearDouble:
-    """Two images that look alike: correlation of their thumbnails; `crosses` tells of two splits."""
-
-    one: str
-    other: str
-    splits: tuple[str, str]
-    correlation: float
-    crosses: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class PrincipalParts:
-    """Components of the thumbnails needed for these shares of the variance; None where MOST_COMPONENTS are too few.
-
-    Attributes:
-        images: a random sample.
-        pca, incremental: share -> components, by scikit-learn's PCA (full SVD) and IncrementalPCA.
-        cumulative: share of the variance that the first 1, 2, ... components of the PCA hold, at most 50.
-    """
-
-    images: int
-    pca: dict[str, int | None]
-    incremental: dict[str, int | None]
-    cumulative: list[float]
-
-
-@dataclasses.dataclass(frozen=True)
-class AreaData:
-    """All of one area; sizes are of the stored images, pixels."""
-
-    classes: dict[str, Intensity]
-    height: tuple[int, int, int]
-    width: tuple[int, int, int]
-    outliers: list[Outlier]
-    near_doubles: list[NearDouble]
-    principal: PrincipalParts
-
-
-@dataclasses.dataclass(frozen=True)
-class Eda:
-    """What `kmura eda` finds, area by area; `inputs` is the fingerprint of the records, as in their manifest."""
-
-    records: str
-    inputs: str
-    areas: dict[str, AreaData]
 
 
 def explore(
@@ -115,22 +38,22 @@ def explore(
     Raises:
         InputError: no such records or area, damage, `out` not writable.
     """
-    manifest = read_manifest(records)
-    names = list(manifest.areas) if area == "all" else [area]
-    found = Eda(str(records), manifest.inputs, {name: _area(records, name, manifest, seed) for name in names})
+    dataset = Dataset(records, area, DataConfig(image_size=SIDE, resize="squash"))
+    names = list(dataset.manifest.areas) if area == ALL else [area]
+    found = Eda(str(records), dataset.manifest.inputs, {name: _area(dataset.of_area(name), seed) for name in names})
     write_json(out or Path(records) / EDA, dataclasses.asdict(found))
     return found
 
 
-def _area(records, area: str, manifest, seed: int) -> AreaData:
-    parts = [(split, read_index(records, area, split)) for split in manifest.area(area, records)]
+def _area(dataset: Dataset, seed: int) -> AreaData:
+    parts = [(split, dataset.index(split)) for split in dataset.splits]
     splits = np.repeat([split for split, _ in parts], [len(index) for _, index in parts])
     images = np.concatenate([index.keys["image"].to_numpy() for _, index in parts])
     sides = np.concatenate([index.sides for _, index in parts])
-    thumbnails = np.concatenate([_thumbnails(records, area, split, index) for split, index in parts])
+    thumbnails = np.concatenate([_thumbnails(dataset, split) for split in dataset.splits])
     means = thumbnails.mean((1, 2))
     return AreaData(
-        classes=dict(_by_class(parts, manifest, thumbnails)),
+        classes=dict(_by_class(parts, dataset, thumbnails)),
         height=_spread(sides[:, 0]),
         width=_spread(sides[:, 1]),
         outliers=outliers(images, splits, means),
@@ -139,18 +62,17 @@ def _area(records, area: str, manifest, seed: int) -> AreaData:
     )
 
 
-def _thumbnails(records, area: str, split: str, index: Index) -> np.ndarray:
+def _thumbnails(dataset: Dataset, split: str) -> np.ndarray:
     """Gray thumbnails [n, SIDE, SIDE] float32 in 0..255."""
-    data = DataConfig(image_size=SIDE, resize="squash")
-    images = pipeline.images_at(records, area, split, np.arange(len(index)), data=data)
-    return images.mean(-1)
+    return dataset.images(split, np.arange(len(dataset.index(split)))).mean(-1)
 
 
-def _by_class(parts, manifest, thumbnails) -> Iterator[tuple[str, Intensity]]:
+def _by_class(parts, dataset: Dataset, thumbnails) -> Iterator[tuple[str, Intensity]]:
     labels = np.concatenate([index.labels for _, index in parts])
     studies = np.concatenate([index.keys["study"].to_numpy() for _, index in parts])
-    for number, name in enumerate(manifest.classes):
-        chosen = labels[:, number] == 1 if manifest.task == "multilabel" else labels[:, 0] == number
+    task = dataset.records_task
+    for number, name in enumerate(task.classes):
+        chosen = labels[:, number] == 1 if task.by_label else labels[:, 0] == number
         pixels = thumbnails[chosen]
         if len(pixels):
             means = pixels.mean((1, 2))

@@ -1,23 +1,18 @@
 """Does the model rest on what its map shows? The drop of its output when that part of the image is gone."""
 
-import os
-
 import keras
 import numpy as np
 import tensorflow as tf
 
 from kmura import cam
-from kmura.config import DataConfig
-from kmura.data import pipeline
+from kmura.data.dataset import Dataset
 
 
 def localization_faithfulness(
     model: keras.Model,
-    records: str | os.PathLike,
-    area: str,
+    dataset: Dataset,
     split: str,
     *,
-    data: DataConfig,
     q: float,
     tap: str = "P5",
 ) -> float:
@@ -28,8 +23,7 @@ def localization_faithfulness(
 
     Args:
         model: gives logits [B, 1], with `feature_maps`.
-        records, area, split: the images.
-        data: image size and resizing that the model was trained with.
+        dataset, split: the images, of the size and resizing that the model was trained with.
         q: in (0, 1).
         tap: the feature map that is explained.
     """
@@ -42,6 +36,6 @@ def localization_faithfulness(
         erased = tf.cast(model(images * kept[..., None], training=False), tf.float32)
         return tf.nn.relu(tf.sigmoid(logits) - tf.sigmoid(erased))[:, 0]
 
-    with pipeline.readable_errors(records, area, split):
-        images = pipeline.eval_dataset(records, area, split, data=data).map(lambda batch: batch["image"])
+    with dataset.readable_errors(split):
+        images = dataset.eval(split).map(lambda batch: batch["image"])
         return float(np.mean(np.concatenate([drops(batch).numpy() for batch in images])))

@@ -1,4 +1,4 @@
-"""What an explanation of a run says: what `explain.json` holds."""
+"""The explanation of a run, as `explain.json` holds it."""
 
 import dataclasses
 
@@ -12,9 +12,10 @@ class Look:
     """A map of one image.
 
     Attributes:
-        tap: the feature map; with the class where the map is not towards the predicted one; or an attention map.
-        empty: no positive evidence; the picture then shows the image as it is.
-        box: left, top, right, bottom of the region above half of the map's maximum, pixels of the picture; or None.
+        tap: the feature map; with the class, if the map is not towards the predicted one; or an attention map.
+        empty: whether there is no positive evidence; the picture then shows the image as it is.
+        box: left, top, right, bottom in pixels of the picture, of the region above half of the map's maximum; None for
+            an empty map.
         file: name of the picture in the folder.
     """
 
@@ -29,12 +30,13 @@ class Case:
     """One image of the galleries.
 
     Attributes:
-        outcome: of `kmura.explain.reading.OUTCOMES` or CLASS_OUTCOMES.
-        label, probability, caption: `truth`, `probability` and `caption` of `kmura.explain.reading.Reading`.
+        outcome: one of `kmura.explain.outcomes.OUTCOMES` or CLASS_OUTCOMES.
+        image, study: path of the image relative to the root of the data, and its study.
+        label, probability, caption: `truth`, `probability` and `caption` of `kmura.explain.outcomes.Reading`.
         empty, box: of the map of the explanation's `tap`, see Look.
-        files: picture (of PICTURES) -> file name in the folder.
-        beside: the maps of the explanation's other taps; of an image taken for another class the map towards its own;
-            those towards classes that were asked for; attention maps.
+        files: picture (one of PICTURES) -> file name in the folder.
+        beside: further maps: of the explanation's other taps; towards the true class of an image that was taken for
+            another class; towards classes that were asked for; attention maps.
     """
 
     outcome: str
@@ -46,7 +48,30 @@ class Case:
     empty: bool
     box: tuple[int, int, int, int] | None
     files: dict[str, str]
-    beside: list[Look]
+    beside: list[Look] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanCurves:
+    """Deletion and insertion, averaged over the sample.
+
+    An image with an empty map counts as if its map were random.
+
+    Attributes:
+        share: [S] share of the pixels that are removed (deletion) or shown (insertion), 0 to 1.
+        deletion, insertion: [S] mean confidence in the prediction, by the model's maps.
+        random_deletion, random_insertion: [S] the same by random maps.
+        means: name -> mean over the sample with its 95 % patient-bootstrap interval: the areas under the four curves,
+            `deletion_gain` and `insertion_gain` over random maps, and `drop` and `random_drop` of the confidence when
+            the top 1 - cam.erase_q of the map is black.
+    """
+
+    share: list[float]
+    deletion: list[float]
+    insertion: list[float]
+    random_deletion: list[float]
+    random_insertion: list[float]
+    means: dict[str, metrics.Interval]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +79,10 @@ class Localization:
     """Maps towards `abnormal` against boxes.
 
     Attributes:
-        images: abnormal images with a box that were looked at.
-        pointing: share of them whose hottest pixel lies in a box, with its 95 % patient-bootstrap interval.
-        chance: what pointing blindly would hit, the mean share of the image that the boxes cover.
-        overlap: mean intersection over union of the map's box with the best of the image's.
+        images: number of abnormal images with a box.
+        pointing: share of them whose hottest pixel is in a box, with its 95 % patient-bootstrap interval.
+        chance: the share that random pointing would reach: the mean share of the image that the boxes cover.
+        overlap: mean intersection over union of the map's box with the best of the image's boxes.
     """
 
     images: int
@@ -68,35 +93,34 @@ class Localization:
 
 @dataclasses.dataclass(frozen=True)
 class Worth:
-    """What the maps of a feature map are worth.
+    """How faithful the maps of one feature map are.
 
     Attributes:
         tap: the feature map.
-        empty_share: share of the sample whose map is empty.
-        curves: deletion and insertion over `share`, and under `means` (over the sample, with intervals by patient
-            bootstrap) the areas under them, their gain over maps of chance, and the drop of confidence when the top
-            1 - cam.erase_q of the map is black. An image with an empty map counts in the curves as by chance.
+        empty_share: share of the sample whose map is empty, 0 to 1.
+        curves: deletion and insertion.
         localization: None without boxes.
     """
 
     tap: str
     empty_share: float
-    curves: dict
+    curves: MeanCurves
     localization: Localization | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """What `explain.json` holds.
+    """The explanation of a run, as `explain.json` holds it.
 
     Attributes:
+        run, area, phase: folder of the run as it was given, and its names.
         model_sha256: of the `best.keras` that is explained.
-        split: whose images.
-        cases: the galleries, per outcome the most confident first.
-        counts: outcome -> images of the split.
-        sample: images behind the curves.
+        split: of the images.
+        cases: the galleries; of each outcome the most confident cases first.
+        counts: outcome -> number of images of the split.
+        sample: number of images behind the curves.
         tap, empty_share, curves, localization: of the maps that are explained, see Worth.
-        beside: the same of the other branches' maps, where those are shown too.
+        beside: the same of the maps of the other branches, if those are shown too.
     """
 
     run: str
@@ -109,6 +133,11 @@ class Explanation:
     counts: dict[str, int]
     empty_share: float
     sample: int
-    curves: dict
+    curves: MeanCurves
     localization: Localization | None
-    beside: list[Worth]
+    beside: list[Worth] = dataclasses.field(default_factory=list)
+
+    @property
+    def worths(self) -> list[Worth]:
+        """Of all feature maps that are explained, the explanation's own first."""
+        return [Worth(self.tap, self.empty_share, self.curves, self.localization), *self.beside]

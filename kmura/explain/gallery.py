@@ -13,22 +13,18 @@ import tensorflow as tf
 from PIL import Image
 
 from kmura import cam, metrics
-from kmura.config import DataConfig
-from kmura.data import pipeline
-from kmura.data.index import read_index
+from kmura.data.dataset import Dataset
 from kmura.errors import InputError, reason
-from kmura.evaluation.class_scores import columns_of, read_any_evaluation
-from kmura.evaluation.inference import load_model
+from kmura.evaluation.evaluation import read_evaluation
 from kmura.explain import boxes as truth
-from kmura.explain.explanation import PICTURES, Case, Explanation, Localization, Look, Worth
+from kmura.explain.explanation import PICTURES, Case, Explanation, Localization, Look, MeanCurves, Worth
 from kmura.explain.faithfulness import Curves, deletion_insertion, drop, maps_of_chance, masks_of_chance
+from kmura.explain.outcomes import Reading, gallery_rows, read_images
 from kmura.explain.overlays import box_of, overlay, sheet_of, shown_taps
-from kmura.explain.reading import Reading, gallery_rows, read_images
 from kmura.explain.saliency import saliency_maps
 from kmura.files import write_json
 from kmura.models.lookup import entry
-from kmura.records.manifest import read_manifest
-from kmura.runs.run import RunDescription, RunFolder, read_run
+from kmura.runs.run import Run
 
 SHEET = "gallery.png"
 _BATCH = 32
@@ -69,23 +65,19 @@ def explain(
         InputError: no finished run or no predictions, records other than those of the run, boxes or classes that
             are none.
     """
-    folder, description = RunFolder(Path(run)), read_run(run)
-    records = records or description.records
-    if read_manifest(records).inputs != description.inputs:
-        raise InputError(f"{records} are not the records that {run} was trained on; give those with --records")
-    kind = description.task, description.classes
-    evaluation, table = read_any_evaluation(run, description)
+    run = Run(run)
+    folder, task, dataset = run.folder, run.labels, run.dataset(records)
+    evaluation, table = read_evaluation(run.path, run.description)
     table = table[table["split"] == split].reset_index(drop=True)
-    data = description.config.data
-    if table["image"].tolist() != pipeline.row_keys(records, description.area, split, data.task)["image"].tolist():
-        raise InputError(f"{folder.predictions} is not of {records}, split {split}; run kmura evaluate {run} again")
-    numbers = {name: number for number, name in enumerate(description.classes)}
+    if table["image"].tolist() != dataset.rows(split)["image"].tolist():
+        raise InputError(
+            f"{folder.predictions} is not of {dataset.records}, split {split}; run kmura evaluate {run} again"
+        )
+    numbers = {name: number for number, name in enumerate(task.classes)}
     asked = list(numbers.values()) if "all" in towards else [entry(numbers, name, "class") for name in towards]
     found_boxes = truth.read_boxes(boxes) if boxes else None
-    model = load_model(folder.best)
-    work = _Work(model, records, description, split, tap, asked, seed)
-    labels, _, probabilities = columns_of(*kind)
-    reading = read_images(table[labels].to_numpy(), table[probabilities].to_numpy(), *kind, description.area)
+    work = _Work(run, dataset, split, tap, asked, seed)
+    reading = read_images(table[task.label_columns].to_numpy(), table[task.probability_columns].to_numpy(), task)
     boxed = None if found_boxes is None else work.boxed(table, reading, found_boxes)
     chosen = gallery_rows(reading, cases)
     spread = np.linspace(0, len(table) - 1, min(sample, len(table))).round().astype(int)
@@ -97,9 +89,9 @@ def explain(
         first, *beside = [work.worth(maps, table, spread, reading, boxed) for maps in work.maps]
         found = Explanation(
             run=str(run),
-            area=description.area,
-            phase=description.phase,
-            model_sha256=evaluation["model_sha256"],
+            area=run.area,
+            phase=run.phase,
+            model_sha256=evaluation.model_sha256,
             split=split,
             cases=gallery,
             counts={name: int((reading.outcome == name).sum()) for name in reading.outcomes},
@@ -139,12 +131,10 @@ class _Maps:
 class _Work:
     """A model with the images that it is explained on."""
 
-    def __init__(
-        self, model, records, description: RunDescription, split: str, tap: str | None, towards: list[int], seed: int
-    ):
-        self.model, self.records, self.split, self.seed = model, records, split, seed
-        self.area, self.config = description.area, description.config
-        self.classes, self.multilabel = description.classes, description.task == "multilabel"
+    def __init__(self, run: Run, dataset: Dataset, split: str, tap: str | None, towards: list[int], seed: int):
+        self.model = model = run.model()
+        self.dataset, self.split, self.config, self.seed = dataset, split, run.config, seed
+        self.classes, self.multilabel = dataset.labels.classes, dataset.labels.by_label
         self.logits = tf.function(lambda images, training: model(images, training=training), reduce_retracing=True)
         attention = getattr(model, "attention_maps", None)
         self.attention = None if attention is None else keras.Model(model.input, attention)
@@ -160,12 +150,8 @@ class _Work:
         self.towards_one_class = towards_one_class
         self.maps = [_Maps(model, each) for each in ([tap] if tap else shown_taps(model, self.config.cam.tap))]
 
-    @property
-    def data(self) -> DataConfig:
-        return self.config.data
-
     def images(self, rows) -> np.ndarray:
-        return pipeline.images_at(self.records, self.area, self.split, rows, data=self.data)
+        return self.dataset.images(self.split, rows)
 
     def gallery(self, table, reading: Reading, rows: list[int], folder: Path) -> list[Case]:
         images = self.images(rows)
@@ -250,7 +236,7 @@ class _Work:
         values["random_drop"] = drop(self.logits, images, masks_of_chance(chance, masks), self.multilabel)
         scores = means(values, table["patient"].to_numpy()[rows], self.seed)
         localization = None if boxed is None else self.localization(maps, table, reading, boxed)
-        return Worth(maps.tap, float(empty.mean()), _curves_json(found, scores), localization)
+        return Worth(maps.tap, float(empty.mean()), _mean_curves(found, scores), localization)
 
     def boxed(self, table, reading: Reading, boxes: dict) -> dict[int, np.ndarray]:
         """Rows of positive images with boxes -> these [n, 4] in pixels of the model's image.
@@ -262,8 +248,10 @@ class _Work:
             raise InputError(f"none of the classes {', '.join(self.classes)} is the abnormal one; leave --boxes out")
         rows = [row for row, name in enumerate(table["image"]) if name in boxes and reading.positive[row]]
         if not rows:
-            raise InputError(f"none of the boxes is of an abnormal image of {self.area}, {self.split}; give its boxes")
-        sides, data = read_index(self.records, self.area, self.split).sides, self.data
+            raise InputError(
+                f"none of the boxes is of an abnormal image of {self.dataset.area}, {self.split}; give its boxes"
+            )
+        sides, data = self.dataset.index(self.split).sides, self.dataset.config
         return {row: truth.placed(boxes[table["image"][row]], data.image_size, data.resize, sides[row]) for row in rows}
 
     def localization(self, maps: _Maps, table, reading: Reading, boxed: dict[int, np.ndarray]) -> Localization:
@@ -288,12 +276,9 @@ def means(values: dict[str, np.ndarray], patients, seed: int) -> dict[str, metri
     return metrics.intervals(whole, drawn)
 
 
-def _curves_json(found: Curves, scores) -> dict:
-    rows = {
-        name: [float(value) for value in getattr(found, name)]
-        for name in ("share", "deletion", "insertion", "random_deletion", "random_insertion")
-    }
-    return rows | {"means": scores}
+def _mean_curves(curves: Curves, scores: dict[str, metrics.Interval]) -> MeanCurves:
+    names = ("share", "deletion", "insertion", "random_deletion", "random_insertion")
+    return MeanCurves(**{name: [float(value) for value in getattr(curves, name)] for name in names}, means=scores)
 
 
 def _gray(image: np.ndarray) -> Image.Image:

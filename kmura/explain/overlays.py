@@ -11,14 +11,11 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw
 
-from kmura import cam, metrics
-from kmura.config import Config, DataConfig
-from kmura.data import pipeline
-from kmura.data.index import read_index
-from kmura.data.labels import labelling
-from kmura.explain.reading import read_images
+from kmura import cam
+from kmura.config import ClassificationConfig
+from kmura.data.dataset import Dataset
+from kmura.explain.outcomes import read_images
 from kmura.files import replacing
-from kmura.records.manifest import read_manifest
 
 _log = logging.getLogger(__name__)
 
@@ -87,32 +84,28 @@ class CamOverlays(keras.callbacks.Callback):
 
     def __init__(
         self,
-        records: str | os.PathLike,
-        area: str,
+        dataset: Dataset,
         run: str | os.PathLike,
         *,
         every: int,
         late: tuple[int, int] | None = None,
-        data: DataConfig,
         tap: str = "P5",
         split: str = "test",
         images: int = 8,
     ):
         """
         Args:
-            records, area, split: where the images come from.
+            dataset, split: where the images come from.
             run: folder of the run.
             every: epochs from one sheet to the next.
             late: (epoch, every): from this epoch on, counted from 1, another number of epochs.
-            data: task, and size of the images.
             tap: the feature map to draw, that which is erased (`cam.tap`); of a hybrid both branches' last maps are
                 drawn, side by side.
             images: how many; of more classes one of each.
         """
         super().__init__()
         self.every, self.late, self.tap, self.folder = every, late, tap, Path(run) / "cam"
-        self.labelling, self.area = labelling(read_manifest(records), area, data.task), area
-        labels = self.labelling.ids(read_index(records, area, split))
+        self.task, labels = dataset.labels, dataset.ids(split)
         known = np.unique(labels[labels[:, 0] >= 0, 0])
         chosen = sorted(
             number
@@ -120,7 +113,7 @@ class CamOverlays(keras.callbacks.Callback):
             for number in _spread(np.nonzero(labels[:, 0] == label)[0], max(1, images // len(known)))
         )
         self.labels = labels[chosen]
-        self.images = pipeline.images_at(records, area, split, chosen, data=data)
+        self.images = dataset.images(split, chosen)
 
     def on_train_begin(self, logs=None):
         epochs = self.params["epochs"]
@@ -130,7 +123,7 @@ class CamOverlays(keras.callbacks.Callback):
             cam.CamEngine(self.model.classifier, tap=tap, fallback=cam.FALLBACKS[tap])
             for tap in shown_taps(self.model.classifier, self.tap)
         ]
-        binary = self.labelling.outputs == 1
+        binary = self.task.outputs == 1
         self.target = cam.named_target("abnormal", ("normal", "abnormal")) if binary else None
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -149,9 +142,7 @@ class CamOverlays(keras.callbacks.Callback):
         if self.due(finished):
             found = [engine.compiled(tf.constant(self.images), self.target, flip=True) for engine in self.engines]
             maps = {engine.tap: each.numpy() for engine, (each, _) in zip(self.engines, found, strict=True)}
-            task, classes = self.labelling.task, self.labelling.classes
-            probability = metrics.probabilities(found[0][1].numpy(), task)
-            reading = read_images(self.labels, probability, task, classes, self.area)
+            reading = read_images(self.labels, self.task.probabilities(found[0][1].numpy()), self.task)
             sheet = sheet_of(self.images, maps, reading.caption)
             with replacing(self._path(finished), "wb") as file:
                 sheet.save(file, format="PNG")
@@ -161,24 +152,23 @@ class CamOverlays(keras.callbacks.Callback):
 
 
 def overlays_of(
-    records: str | os.PathLike, area: str, run: str | os.PathLike, config: Config, *, every: int | None = None
+    dataset: Dataset, run: str | os.PathLike, config: ClassificationConfig, *, every: int | None = None
 ) -> list[CamOverlays]:
     """The overlays that a run draws; for `callbacks_for` of `kmura.classification.fit.fit_areas`.
 
     Args:
-        records, area, run: see CamOverlays.
+        dataset, run: see CamOverlays.
         config: of the run.
         every: epochs from one sheet to the next. None draws for a hybrid alone: every EVERY epochs, and every
             EVERY_LATE once its backbone learns; nothing where training ends before the first.
     """
-    options = {"data": config.data, "tap": config.cam.tap}
     if every is not None:
-        return [CamOverlays(records, area, run, every=every, **options)]
+        return [CamOverlays(dataset, run, every=every, tap=config.cam.tap)]
     if config.model.architecture != "hybrid":
         return []
     frozen = config.train.frozen_until_epoch
     late = None if frozen is None else (frozen + 1, EVERY_LATE)
-    drawn = CamOverlays(records, area, run, every=EVERY, late=late, **options)
+    drawn = CamOverlays(dataset, run, every=EVERY, late=late, tap=config.cam.tap)
     return [drawn] if any(map(drawn.due, range(1, config.train.epochs + 1))) else []
 
 

@@ -11,14 +11,13 @@ from typing import Any
 
 import kmura
 from kmura.errors import InputError, check_choice, reason
-from kmura.evaluation.class_scores import read_any_evaluation
-from kmura.evaluation.inference import load_model
+from kmura.evaluation.evaluation import Evaluation, read_evaluation
 from kmura.export import exchange
 from kmura.export.card import model_card
 from kmura.export.golden import golden_requests, versions, write_golden
 from kmura.export.parity import Parity, parity_in_fresh_process
-from kmura.files import locked, sha256_of, write_json
-from kmura.runs.run import RunDescription, RunFolder, epochs_trained, read_run
+from kmura.files import flush_to_disk, locked, sha256_of, write_json
+from kmura.runs.run import RunDescription, RunFolder, epochs_trained, load_model, read_run
 from kmura.serving.answers import answers_of
 from kmura.serving.contract import EXPORT_VERSION, SIGNATURE, Contract, contract_of_run
 from kmura.serving.signatures import SIGNATURES, ServedModel, check_warmup_possible, write_warmup
@@ -76,7 +75,7 @@ def export(
     """
     check_choice("format", format, FORMATS)
     folder, out, description = RunFolder(Path(run)), Path(out), read_run(run)
-    evaluation, _ = read_any_evaluation(run, description)
+    evaluation, _ = read_evaluation(run, description)
     contract = contract_of_run(run, records=records, threshold=threshold)
     if format != "savedmodel":
         exchange.check_possible(format)
@@ -120,7 +119,7 @@ def _write_served(folder: Path, served: ServedModel, area: str, warmup: bool) ->
         write_warmup(folder, requests)
 
 
-def _signature(description: RunDescription, evaluation, contract: Contract, format: str) -> dict[str, Any]:
+def _signature(description: RunDescription, evaluation: Evaluation, contract: Contract, format: str) -> dict[str, Any]:
     """What `signature.json` says, but for the checks and the checksums of the files."""
     found = {
         "export_version": EXPORT_VERSION,
@@ -128,7 +127,7 @@ def _signature(description: RunDescription, evaluation, contract: Contract, form
         "exported": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "area": description.area,
         "phase": description.phase,
-        "model_sha256": evaluation["model_sha256"],
+        "model_sha256": evaluation.model_sha256,
         "versions": description.versions | {"kmura": kmura.__version__},
         "calibration": contract.calibration,
         "contract": dataclasses.asdict(contract),
@@ -173,11 +172,7 @@ def _aside(out: Path) -> Iterator[Path]:
 def _published(aside: Path, out: Path) -> int:
     """The number of the version that the folder has become."""
     for path in (*aside.rglob("*"), aside):  # on the disk before the name is, whatever happens to the machine
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        flush_to_disk(path)
     version = max(versions(out), default=0) + 1
     aside.rename(out / str(version))
     return version

@@ -27,7 +27,10 @@ def check_possible(format: str) -> None:
     _, packages, extra = _KINDS[format]
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise InputError(f"format {format} needs {package}; pip install 'kmura[{extra}]', or take savedmodel")
+            raise InputError(
+                f"format {format} needs {package}; run pip install '.[{extra}]' in a clone of kmura, "
+                f"or choose savedmodel"
+            )
 
 
 def write(folder: Path, model: keras.Model, format: str) -> tuple[str, ...]:

@@ -117,19 +117,19 @@ def check_export(folder: str | os.PathLike) -> Check:
         InputError: no export, or one without a SavedModel.
     """
     folder = version_folder(folder)
-    found = read_signature(folder)
+    signature = read_signature(folder)
     problems = []
-    for name, digest in found.get("files", {}).items():
+    for name, digest in signature.files.items():
         path = folder / name
         if not path.is_file():
             problems.append(f"{path} is missing; copy the export again")
         elif sha256_of(path) != digest:
             problems.append(f"{path} has changed since the export; copy it again")
-    if found["format"] != "savedmodel":
+    if signature.format != "savedmodel":
         return Check(folder, {}, tuple(problems))
     try:
         signatures = load_signatures(folder)
-        differences = answer_differences(folder, signatures, found["contract"])
+        differences = answer_differences(folder, signatures, signature.contract)
     except InputError as error:
         return Check(folder, {}, (*problems, str(error)))
     for name, (largest, limit) in differences.items():

@@ -82,13 +82,13 @@ def parity(folder: Path, model: Path) -> Parity:
     """See `parity_in_fresh_process`; in this process."""
     import tensorflow as tf
 
-    from kmura.evaluation.inference import load_model
     from kmura.export.golden import answer_differences, load_signatures, read_golden
+    from kmura.runs.run import load_model
     from kmura.serving.contract import read_signature
     from kmura.serving.prepare import prepared
     from kmura.serving.signatures import SIGNATURES, WARMUP, read_warmup
 
-    contract = read_signature(folder)["contract"]
+    contract = read_signature(folder).contract
     signatures, network = load_signatures(folder), load_model(model)
     compiled = tf.function(lambda image: network(image, training=False), autograph=False)
 

@@ -13,10 +13,10 @@ from kmura.metrics import binary
 from kmura.metrics.binary import Studies, ratio
 
 
-def probabilities(logit: np.ndarray, task: str) -> np.ndarray:
-    """Probabilities [N, L] of logits [N, L]: softmax of `multiclass`, else the logistic function of each."""
+def probabilities(logit: np.ndarray, *, softmax: bool) -> np.ndarray:
+    """Probabilities [N, L] of logits [N, L]: their softmax, or the logistic function of each."""
     logit = np.asarray(logit, np.float64)
-    if task == "multiclass":
+    if softmax:
         return special.softmax(logit, axis=1)
     return 1 / (1 + np.exp(-np.clip(logit, -60, 60)))
 

@@ -15,11 +15,6 @@ class Interval:
     low: float
     high: float
 
-    @classmethod
-    def from_json(cls, found: Mapping[str, float | None]) -> "Interval":
-        """From its form in `metrics.json`, where None stands for NaN."""
-        return cls(**{name: np.nan if value is None else value for name, value in found.items()})
-
     def __str__(self) -> str:
         if np.isnan(self.value):
             return "undefined"

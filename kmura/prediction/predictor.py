@@ -9,9 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from kmura.errors import InputError, in_brief
-from kmura.evaluation.inference import load_model
 from kmura.export.golden import load_signatures, version_folder, versions
-from kmura.runs.run import RunFolder
+from kmura.runs.run import RunFolder, load_model
 from kmura.serving.contract import (
     SIGNATURE,
     Contract,
@@ -90,10 +89,12 @@ def _of_keras(model, contract: Contract) -> Predictor:
 
 
 def _of_export(folder: Path, threshold: str | None) -> Predictor:
-    found = read_signature(folder)
-    contract = found["contract"]
-    if found["format"] != "savedmodel":
-        raise InputError(f"{folder} is of the format {found['format']}; predict takes savedmodel exports, runs, .keras")
+    signature = read_signature(folder)
+    contract = signature.contract
+    if signature.format != "savedmodel":
+        raise InputError(
+            f"{folder} is of the format {signature.format}; predict takes savedmodel exports, runs, .keras"
+        )
     check_threshold(folder, contract.task, threshold)
     if threshold not in (None, contract.rule):
         raise InputError(

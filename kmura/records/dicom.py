@@ -1,4 +1,4 @@
-"""One DICOM file: its picture as a radiologist sees it. Needs pydicom (`pip install 'kmura[dicom]'`)."""
+"""One DICOM file: its picture as a radiologist sees it. Needs pydicom (`pip install '.[dicom]'` in a clone)."""
 
 import io
 import warnings
@@ -33,7 +33,7 @@ def decode_dicom(data: bytes, channels: int = 1) -> Image.Image:
         import pydicom
         from pydicom.pixels import apply_modality_lut, apply_voi, convert_color_space
     except ImportError as error:
-        raise UnreadableImage("DICOM, which needs pydicom: pip install 'kmura[dicom]'") from error
+        raise UnreadableImage("DICOM, which needs pydicom; run pip install '.[dicom]' in a clone of kmura") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""`manifest.json`: what a folder of records holds, written last, read by every later stage."""
+"""`manifest.json`: the contents of a folder of records, written last, read by every later stage."""
 
 import collections
 import dataclasses
@@ -11,17 +11,28 @@ from kmura.errors import InputError
 from kmura.records.schema import SCHEMA_VERSION, SPLITS, VERSION_1_SPLITS
 
 MANIFEST = "manifest.json"
-EDA = "eda.json"  # what `kmura eda` writes beside it
+EDA = "eda.json"  # written beside it by `kmura eda`
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One shard: its file relative to the records folder, its number of records, bytes and SHA-256."""
+    """One shard and the index beside it.
+
+    Attributes:
+        file: relative to the records folder, posix.
+        records: number of records.
+        bytes: size of the file.
+        sha256: of the file, hexadecimal.
+        index: the index file, relative to the records folder; None in schema version 1, which has no indexes.
+        index_sha256: of the index file, hexadecimal; None without one.
+    """
 
     file: str
     records: int
     bytes: int
     sha256: str
+    index: str | None = None
+    index_sha256: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +86,7 @@ class Manifest:
         """The splits of one area with their counts.
 
         Raises:
-            InputError: there is no such area; lists those there are.
+            InputError: there is no such area; lists the areas.
         """
         if area not in self.areas:
             raise InputError(f"area {area} is not in {folder}; there are: {', '.join(self.areas)}")
@@ -85,7 +96,7 @@ class Manifest:
         """The counts of one area and split.
 
         Raises:
-            InputError: there is no such area or split; lists those there are.
+            InputError: there is no such area or split; lists the areas or splits.
         """
         splits = self.area(area, folder)
         if split not in splits:
@@ -97,7 +108,7 @@ class Manifest:
 
 
 def per_class(task: str, number: int, labels: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-    """How many labels name each class; unknown (-1) ones count for none."""
+    """The number of labels of each class; unknown labels (-1) are not counted."""
     counts = collections.Counter()
     for label in labels:
         counts.update([i for i, value in enumerate(label) if value == 1] if task == "multilabel" else label)
@@ -108,7 +119,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
     """The manifest of a records folder.
 
     Raises:
-        InputError: no manifest (not built, or a build was cut short), damaged, or of another schema version.
+        InputError: there is no manifest (no build, or an unfinished one), or it is damaged or of another version.
     """
     path = Path(folder) / MANIFEST
     try:
@@ -120,7 +131,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
             ) from error
         raise InputError(
             f"{folder} holds no {MANIFEST}: no finished build; run kmura build-tfrecords ROOT --out {folder} "
-            "(it goes on where it was cut short)"
+            "(it resumes an interrupted build)"
         ) from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); build the records again with --overwrite") from error
@@ -156,7 +167,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
 
 
 def manifest_json(manifest: Manifest) -> dict:
-    """The manifest as it stands in the file, splits in the order train, val, test."""
+    """The manifest as it is written to the file, splits in the order train, val, test."""
     value = {"schema_version": manifest.schema_version, **dataclasses.asdict(manifest)}
     value["areas"] = {
         area: {split: value["areas"][area][split] for split in SPLITS if split in value["areas"][area]}
@@ -166,10 +177,10 @@ def manifest_json(manifest: Manifest) -> dict:
 
 
 def shard_paths(folder: str | os.PathLike, counts: SplitCounts) -> list[Path]:
-    """The shard files of a split, each checked to be there with the size the manifest gives.
+    """The shard files of a split, after checking that each exists with the size that the manifest gives.
 
     Raises:
-        InputError: a shard is missing or was cut.
+        InputError: a shard is missing or has another size.
     """
     paths = []
     for shard in counts.shards:
@@ -180,7 +191,7 @@ def shard_paths(folder: str | os.PathLike, counts: SplitCounts) -> list[Path]:
         if size != shard.bytes:
             raise InputError(
                 f"shard {path} has {size} bytes, the manifest says {shard.bytes}: it was cut or changed; "
-                f"kmura inspect {folder} names the record, building again mends it"
+                f"kmura inspect {folder} names the record, building the records again fixes it"
             )
         paths.append(path)
     return paths

@@ -1,4 +1,4 @@
-"""Schema version 2 of a record: the only place that knows the feature names.
+"""Schema version 2 of a record and of its index: the only place that knows the feature names.
 
 One record is one image, a `tf.train.Example` that any TensorFlow program can parse. It is written and read here
 with protobuf alone: TensorFlow takes seconds to import in every writer process, and its generated `Example` does
@@ -28,13 +28,24 @@ FEATURES: Mapping[str, tuple[str, str]] = {
     "split": ("bytes", "`train`, `val` or `test`"),
 }
 
+# column -> what it holds of each record, in the index file beside a shard; tfrecords/README.md shows this table, too
+INDEX_COLUMNS: Mapping[str, str] = {
+    "start": "byte of the shard at which the frame of the record begins",
+    "height": "rows of `image`",
+    "width": "columns of `image`",
+    "label": "list of class ids, or the 0/1 vector, as in the record",
+    "patient": "as in the record",
+    "study": "as in the record",
+    "path": "as in the record",
+}
+
 SPLITS = ("train", "val", "test")
-VERSION_1_SPLITS = {"train": "train", "tune": "val", "valid": "test"}  # what version 1 calls them
+VERSION_1_SPLITS = {"train": "train", "tune": "val", "valid": "test"}  # name in version 1 -> name in version 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One image with everything that is known of it; the fields are those of `FEATURES`."""
+    """One image with everything that is known about it; the fields are those of `FEATURES`."""
 
     image: bytes
     format: str
@@ -50,7 +61,7 @@ class Record:
 
 
 def _example_class():
-    """The message class of `tf.train.Example`, built from its three-level definition in a pool of its own."""
+    """The message class of `tf.train.Example`, built from its definition in a descriptor pool of its own."""
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="kmura/example.proto", package="kmura", syntax="proto3")
 
@@ -107,7 +118,7 @@ def decode(serialised: bytes) -> Record:
     """The record in a serialised `tf.train.Example`.
 
     Raises:
-        ValueError: the bytes are no Example or lack a feature of the schema.
+        ValueError: the bytes are not an Example or lack a feature of the schema.
     """
     example = Example()
     try:
@@ -131,7 +142,7 @@ def decode(serialised: bytes) -> Record:
 
 
 def parse_spec(names=tuple(FEATURES)) -> dict:
-    """What `tf.io.parse_single_example` needs to read the named features."""
+    """The argument `features` of `tf.io.parse_single_example` for the named features."""
     import tensorflow as tf
 
     kinds = {

@@ -1,4 +1,4 @@
-"""The shards of a build: each written by a worker process, and known again after a kill by what was noted beside it."""
+"""The shards of a build: written by worker processes, with a note beside each by which a killed build resumes."""
 
 import dataclasses
 import functools
@@ -13,13 +13,13 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from kmura.config import RecordsConfig
-from kmura.errors import InputError, reason
+from kmura.errors import InputError
 from kmura.files import replacing, sha256_of, write_json
 from kmura.records import schema, tfrecord
-from kmura.records.images import UnreadableImage, decode_image, encode_image, image_from_array
-from kmura.records.layouts import medmnist
-from kmura.records.layouts.base import Source
+from kmura.records.images import UnreadableImage, encode_image
+from kmura.records.layouts.base import Layout, Source
 from kmura.records.manifest import Shard, Skipped
+from kmura.records.sidecar import ShardIndex, index_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ShardPlan:
     """The unit of work: one shard and the images that go into it."""
 
     file: str
-    layout: str
+    layout: Layout
     root: str
     sources: tuple[Source, ...]
     options: RecordsConfig
@@ -35,7 +35,7 @@ class ShardPlan:
 
 @dataclasses.dataclass(frozen=True)
 class ShardResult:
-    """What one written shard holds; kept beside it while the build goes on."""
+    """The contents of one written shard; kept in a file beside it until the build is finished."""
 
     shard: Shard
     written: tuple[int, ...]  # positions in the plan's sources
@@ -50,9 +50,9 @@ def write_shards(
     strict: bool,
     progress: Callable[[int, int], None] | None,
 ) -> list[ShardResult]:
-    """What the shards hold, in the order of their plans, once all are written to `stage`.
+    """The contents of all shards in the order of their plans, after writing them to `stage`.
 
-    A shard that an earlier, killed run of the same build wrote whole, be it moved to `out` by now, is left as it is.
+    A shard that an earlier, killed run of the same build finished is kept, in `stage` or already in `out`.
 
     Args:
         workers, strict, progress: see `build_records`.
@@ -78,28 +78,30 @@ def write_shards(
 
 
 def _finished(plan: ShardPlan, stage: Path, out: Path) -> ShardResult | None:
-    """The result of a shard that an earlier, killed run of the same build wrote whole, or None."""
+    """The result of a shard that an earlier, killed run of the same build finished, or None."""
     try:
         raw = json.loads((stage / f"{plan.file}.json").read_text())
     except (OSError, ValueError):
         return None
     shard = Shard(**raw["shard"])
-    for folder in (stage, out):  # a build killed while it moved its shards has some in place already
-        if is_whole(folder, shard):
-            return ShardResult(shard, tuple(raw["written"]), tuple(Skipped(**item) for item in raw["skipped"]))
+    if is_whole(shard, stage, out):  # a build killed while it moved its shards has some in `out` already
+        return ShardResult(shard, tuple(raw["written"]), tuple(Skipped(**item) for item in raw["skipped"]))
     return None
 
 
-def is_whole(folder: Path, shard: Shard) -> bool:
-    """Whether a shard stands in a folder, byte for byte as it was written."""
-    path = folder / shard.file
-    return path.is_file() and path.stat().st_size == shard.bytes and sha256_of(path) == shard.sha256
+def is_whole(shard: Shard, *folders: Path) -> bool:
+    """Whether a shard and its index are in one of the folders each, byte for byte as they were written."""
+    files = {shard.file: shard.sha256, shard.index: shard.index_sha256}
+    return None not in files and all(
+        any((folder / file).is_file() and sha256_of(folder / file) == sha256 for folder in folders)
+        for file, sha256 in files.items()
+    )
 
 
 def _run(work: Callable, plans: list[ShardPlan], workers: int | None) -> Iterable[ShardResult]:
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}; 1 or more is needed")
-    workers = min(workers or os.cpu_count() or 1, len(plans))
+    workers = min(workers or _processors(), len(plans))
     if workers <= 1:
         yield from map(work, plans)
         return
@@ -112,15 +114,23 @@ def _run(work: Callable, plans: list[ShardPlan], workers: int | None) -> Iterabl
                 yield future.result()
         except BrokenProcessPool as error:
             raise InputError(
-                "a writer process was killed (out of memory?); run the same command again to go on"
+                "a writer process was killed (out of memory?); run the same command again to resume"
             ) from error
         finally:
             for future in futures:
                 future.cancel()
 
 
+def _processors() -> int:
+    """The number of processors that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
 def _die_with_parent() -> None:
-    """Ends this worker as soon as its parent is gone, so that a killed build leaves no process behind."""
+    """Ends this worker process as soon as its parent is gone, so that a killed build leaves no process behind."""
     parent = multiprocessing.parent_process()
 
     def watch():
@@ -131,7 +141,7 @@ def _die_with_parent() -> None:
 
 
 def _write_shard(plan: ShardPlan, stage: str, strict: bool) -> ShardResult:
-    written, skipped = [], []
+    written, skipped, index = [], [], ShardIndex()
     digest, size = hashlib.sha256(), 0
     path = Path(stage) / plan.file
     with replacing(path, "wb") as file:
@@ -143,12 +153,17 @@ def _write_shard(plan: ShardPlan, stage: str, strict: bool) -> ShardResult:
                 if strict:
                     raise strict_error(skipped[-1]) from error
                 continue
+            index.add(size, record)
             data = tfrecord.frame(schema.encode(record))
             file.write(data)
             digest.update(data)
             size += len(data)
             written.append(position)
-    shard = Shard(plan.file, len(written), size, digest.hexdigest())
+    index_bytes = index.encoded()
+    with replacing(Path(stage) / index_file(plan.file), "wb") as file:
+        file.write(index_bytes)
+    index_sha256 = hashlib.sha256(index_bytes).hexdigest()
+    shard = Shard(plan.file, len(written), size, digest.hexdigest(), index_file(plan.file), index_sha256)
     result = ShardResult(shard, tuple(written), tuple(skipped))
     write_json(f"{path}.json", dataclasses.asdict(result))
     return result
@@ -156,17 +171,7 @@ def _write_shard(plan: ShardPlan, stage: str, strict: bool) -> ShardResult:
 
 def _record(plan: ShardPlan, source: Source) -> schema.Record:
     options = plan.options
-    if plan.layout == "medmnist":
-        pixels = medmnist.medmnist_pixels(Path(plan.root), source.path)
-        sha256 = hashlib.sha256(pixels.tobytes()).hexdigest()
-        image = image_from_array(pixels, options.channels)
-    else:
-        try:
-            data = (Path(plan.root) / source.path).read_bytes()
-        except OSError as error:
-            raise UnreadableImage(reason(error)) from error
-        sha256 = hashlib.sha256(data).hexdigest()
-        image = decode_image(data, options.channels)
+    image, sha256 = plan.layout.read(Path(plan.root), source, options.channels)
     encoded, height, width = encode_image(image, options.encoding, options.quality, options.max_side)
     return schema.Record(
         image=encoded,
@@ -184,5 +189,5 @@ def _record(plan: ShardPlan, source: Source) -> schema.Record:
 
 
 def strict_error(skipped: Skipped) -> InputError:
-    """What a strict build says of an image that it cannot read."""
-    return InputError(f"{skipped.file}: {skipped.reason}; mend or remove it, or build without --strict to leave it out")
+    """The error of a strict build about an image that it cannot read."""
+    return InputError(f"{skipped.file}: {skipped.reason}; fix or remove it, or build without --strict to leave it out")

@@ -12,10 +12,11 @@ import google_crc32c
 
 _LENGTH = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
+FRAME_BYTES = _LENGTH.size + _CRC.size  # that a frame adds to its data
 
 
 class CorruptShard(ValueError):
-    """A shard that cannot be read to its end: says which record is damaged and how."""
+    """A shard that cannot be read to its end; the message says which record is damaged and how."""
 
 
 def frame(data: bytes) -> bytes:

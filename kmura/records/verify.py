@@ -1,4 +1,4 @@
-"""What `kmura inspect` finds: damaged shards, disagreement with the manifest, leakage between splits, doubles."""
+"""The checks of `kmura inspect`: damaged shards and indexes, wrong counts, leakage between splits, doubles."""
 
 import collections
 import dataclasses
@@ -8,17 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from kmura.errors import reason
+from kmura.errors import InputError, reason
 from kmura.files import sha256_of
 from kmura.records import schema, tfrecord
-from kmura.records.manifest import MANIFEST, Manifest, per_class, read_manifest
+from kmura.records.manifest import MANIFEST, Manifest, Shard, per_class, read_manifest
+from kmura.records.sidecar import INDEX_SUFFIX, SHARD_SUFFIX, ShardIndex, read_shard_index
 
-MEND = "build the records again"
+FIX = "build the records again"
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong (`error`), suspicious (`warning`) or could not be checked (`note`)."""
+    """One problem: `error` (wrong), `warning` (suspicious) or `note` (could not be checked, or worth knowing)."""
 
     severity: Literal["error", "warning", "note"]
     text: str
@@ -46,15 +47,15 @@ class _Row:
     label: tuple[int, ...]
     path: str
     sha256: str
-    picture: str  # hash of the stored bytes: equal pixels give equal bytes, whatever file they came from
+    image_sha256: str  # of the stored image: equal pixels give equal bytes, whatever file they came from
 
 
 def inspect_records(folder: str | os.PathLike, progress: Callable[[int, int], None] | None = None) -> Inspection:
-    """What is wrong with a folder of records, every record read and every checksum computed.
+    """Reads every record of a folder, computes every checksum and returns what is wrong.
 
     Args:
-        folder: of `manifest.json` and its shards.
-        progress: called with (shards done, shards in all).
+        folder: the records folder, with `manifest.json`.
+        progress: called with (shards done, shards in total).
 
     Raises:
         InputError: there is no readable manifest.
@@ -75,10 +76,13 @@ def inspect_records(folder: str | os.PathLike, progress: Callable[[int, int], No
         findings += shard_findings
         if progress:
             progress(number + 1, len(shards))
-    known = {shard.file for _, _, shard in shards}
-    for path in sorted(folder.glob("*/*.tfrecord")):
+    known = {file for _, _, shard in shards for file in (shard.file, shard.index)}
+    for path in sorted(path for suffix in (SHARD_SUFFIX, INDEX_SUFFIX) for path in folder.glob(f"*/*{suffix}")):
         if (file := path.relative_to(folder).as_posix()) not in known:
             findings.append(Finding("warning", f"{file} is not in {MANIFEST}: it is never read"))
+    if unindexed := sum(shard.index is None for _, _, shard in shards):
+        text = f"{unindexed} shards have no index: every start of a training reads all their records; {FIX} to add it"
+        findings.append(Finding("note", text))
     if not any(finding.severity == "error" for finding in findings):
         findings += _count_findings(manifest, rows)
     findings += _study_findings(rows)
@@ -92,38 +96,55 @@ def inspect_records(folder: str | os.PathLike, progress: Callable[[int, int], No
     return Inspection(manifest, tuple(sorted(findings, key=lambda finding: order.index(finding.severity))))
 
 
-def _read_shard(folder: Path, area: str, split: str, shard) -> tuple[list[_Row], list[Finding]]:
+def _read_shard(folder: Path, area: str, split: str, shard: Shard) -> tuple[list[_Row], list[Finding]]:
+    """The rows of a shard up to the first damage, and the damage."""
     path = folder / shard.file
     rows: list[_Row] = []
+    index, start = ShardIndex(), 0
+
+    def damaged(text: str) -> tuple[list[_Row], list[Finding]]:
+        return rows, [Finding("error", f"{shard.file}{text}; {FIX}")]
+
     try:
         for number, data in enumerate(tfrecord.read_frames(path)):
             try:
                 record = schema.decode(data)
             except ValueError as error:
-                return rows, [Finding("error", f"{shard.file}: record {number}: {error}; {MEND}")]
+                return damaged(f": record {number}: {error}")
             if (record.area, record.split) != (area, split):
-                where = f"{record.area}/{record.split}"
-                return rows, [
-                    Finding("error", f"{shard.file}: record {number} belongs to {where}; build the records again")
-                ]
-            picture = hashlib.sha256(record.image).hexdigest()
-            row = (area, split, record.patient, record.study, record.label, record.path, record.sha256, picture)
+                return damaged(f": record {number} belongs to {record.area}/{record.split}")
+            index.add(start, record)
+            start += tfrecord.FRAME_BYTES + len(data)
+            image_sha256 = hashlib.sha256(record.image).hexdigest()
+            row = (area, split, record.patient, record.study, record.label, record.path, record.sha256, image_sha256)
             rows.append(_Row(*row))
         sha256 = sha256_of(path)
     except FileNotFoundError:
-        return rows, [Finding("error", f"{shard.file} is missing; {MEND}")]
+        return damaged(" is missing")
     except OSError as error:
-        return rows, [Finding("error", f"{shard.file} cannot be read: {reason(error)}; {MEND}")]
+        return damaged(f" cannot be read: {reason(error)}")
     except tfrecord.CorruptShard as error:
-        return rows, [Finding("error", f"{shard.file}: {error}; {MEND}")]
+        return damaged(f": {error}")
     if len(rows) != shard.records:
-        text = f"{shard.file} holds {len(rows)} records, {MANIFEST} says {shard.records}; {MEND}"
-        return rows, [Finding("error", text)]
+        return damaged(f" holds {len(rows)} records, {MANIFEST} says {shard.records}")
     if sha256 != shard.sha256:
-        return rows, [
-            Finding("error", f"{shard.file} is not the shard that {MANIFEST} describes (SHA-256 differs); {MEND}")
-        ]
-    return rows, []
+        return damaged(f" is not the shard that {MANIFEST} describes (SHA-256 differs)")
+    return rows, _index_findings(folder, shard, index)
+
+
+def _index_findings(folder: Path, shard: Shard, expected: ShardIndex) -> list[Finding]:
+    """What is wrong with the index file of an undamaged shard, whose records give the `expected` index."""
+    if shard.index is None:
+        return []
+    try:
+        index = read_shard_index(folder, shard)
+    except InputError as error:
+        return [Finding("error", str(error))]
+    for number in range(len(expected)):
+        if index.row(number) != expected.row(number):
+            text = f"{shard.index}: record {number} ({expected.path[number]}) differs from the shard; {FIX}"
+            return [Finding("error", text)]
+    return []
 
 
 def _count_findings(manifest: Manifest, rows: list[_Row]) -> list[Finding]:
@@ -132,28 +153,27 @@ def _count_findings(manifest: Manifest, rows: list[_Row]) -> list[Finding]:
         groups[row.area, row.split].append(row)
     findings = []
     if not manifest.areas:
-        findings.append(Finding("error", f"{MANIFEST} names no area; build the records again"))
+        findings.append(Finding("error", f"{MANIFEST} lists no area; {FIX}"))
     for area, splits in manifest.areas.items():
         for split, counts in splits.items():
             group = groups[area, split]
-            real = (
+            actual = (
                 len(group),
                 len({row.study for row in group}),
                 len({row.patient for row in group}),
                 per_class(manifest.task, len(manifest.classes), [row.label for row in group]),
             )
-            told = (counts.images, counts.studies, counts.patients, counts.per_class)
-            for what, here, there in zip(("images", "studies", "patients", "images a class"), real, told, strict=True):
-                if here != there:
-                    text = f"{area}/{split}: the shards hold {here} {what}, {MANIFEST} says {there}; build again"
+            stated = (counts.images, counts.studies, counts.patients, counts.per_class)
+            names = ("images", "studies", "patients", "images per class")
+            for name, number, claim in zip(names, actual, stated, strict=True):
+                if number != claim:
+                    text = f"{area}/{split}: the shards hold {number} {name}, {MANIFEST} says {claim}; {FIX}"
                     findings.append(Finding("error", text))
             if not group:
-                findings.append(Finding("error", f"{area}/{split} is empty; build the records again"))
+                findings.append(Finding("error", f"{area}/{split} is empty; {FIX}"))
             elif manifest.task == "binary" and 0 in counts.per_class:
                 missing = manifest.classes[counts.per_class.index(0)]
-                findings.append(
-                    Finding("warning", f"{area}/{split} has no {missing} image: no AUC can be computed on it")
-                )
+                findings.append(Finding("warning", f"{area}/{split} has no {missing} image: its AUC is not defined"))
     return findings
 
 
@@ -162,52 +182,45 @@ def _study_findings(rows: list[_Row]) -> list[Finding]:
     for row in rows:
         labels[row.area, row.study].add(row.label)
     return [
-        Finding(
-            "error", f"study {study} of {area} has images with different labels; correct the source and build again"
-        )
-        for (area, study), kinds in sorted(labels.items())
-        if len(kinds) > 1
+        Finding("error", f"study {study} of {area} has images with different labels; correct the source and {FIX}")
+        for (area, study), values in sorted(labels.items())
+        if len(values) > 1
     ]
 
 
 def _patient_findings(manifest: Manifest, rows: list[_Row]) -> list[Finding]:
     if not manifest.has_patients:
-        text = f"layout {manifest.layout} knows no patients: leakage of a patient between splits could not be checked"
+        text = f"layout {manifest.layout} knows no patients: patients in two splits could not be detected"
         return [Finding("note", text)]
     splits: dict[str, set] = collections.defaultdict(set)
     for row in rows:
         splits[row.patient].add(row.split)
-    leaks = sorted(patient for patient, kinds in splits.items() if len(kinds) > 1)
-    return [
-        Finding(
-            "error",
-            f"{patient} stands in the splits {', '.join(sorted(splits[patient], key=schema.SPLITS.index))}; correct the source",
-        )
-        for patient in leaks
-    ]
+    findings = []
+    for patient in sorted(patient for patient, names in splits.items() if len(names) > 1):
+        names = ", ".join(sorted(splits[patient], key=schema.SPLITS.index))
+        findings.append(Finding("error", f"patient {patient} is in the splits {names}; correct the source"))
+    return findings
 
 
 def _double_findings(rows: list[_Row]) -> list[Finding]:
-    """Identical images, found by the source file's hash or by the stored pixels."""
+    """Identical images: those with the same source file or the same stored pixels."""
     groups: dict[str, list[_Row]] = collections.defaultdict(list)
     first_with: dict[str, str] = {}
     for row in rows:
-        key = first_with.get(row.sha256) or first_with.get(row.picture) or row.picture
-        first_with[row.sha256] = first_with[row.picture] = key
+        key = first_with.get(row.sha256) or first_with.get(row.image_sha256) or row.image_sha256
+        first_with[row.sha256] = first_with[row.image_sha256] = key
         groups[key].append(row)
-    doubles = [group for group in groups.values() if len(group) > 1]
-    findings = []
     kinds: dict[tuple[str, ...], list[list[_Row]]] = collections.defaultdict(list)
-    for group in doubles:
-        kinds[tuple(sorted({row.split for row in group}, key=schema.SPLITS.index))].append(group)
-    by_place = sorted(
-        kinds.items(), key=lambda item: (-len(item[0]), [schema.SPLITS.index(split) for split in item[0]])
-    )
-    for splits, found in by_place:
-        example = " = ".join(f"{row.split}: {row.path}" for row in found[0])
-        many = "group" if len(found) == 1 else "groups"
+    for group in groups.values():
+        if len(group) > 1:
+            kinds[tuple(sorted({row.split for row in group}, key=schema.SPLITS.index))].append(group)
+    ordered = sorted(kinds.items(), key=lambda item: (-len(item[0]), [schema.SPLITS.index(name) for name in item[0]]))
+    findings = []
+    for splits, doubles in ordered:
+        example = " = ".join(f"{row.split}: {row.path}" for row in doubles[0])
+        noun = "group" if len(doubles) == 1 else "groups"
         where = f"across {' and '.join(splits)}" if len(splits) > 1 else f"inside {splits[0]}"
-        mixed = sum(len({row.label for row in group}) > 1 for group in found)
+        mixed = sum(len({row.label for row in group}) > 1 for group in doubles)
         labels = f"; {mixed} of them with different labels" if mixed else ""
-        findings.append(Finding("warning", f"{len(found)} {many} of identical images {where} ({example}){labels}"))
+        findings.append(Finding("warning", f"{len(doubles)} {noun} of identical images {where} ({example}){labels}"))
     return findings

@@ -1,4 +1,4 @@
-"""Image files -> shards and a manifest: planned first, written in parallel, published whole, resumable."""
+"""Building records: plan the shards, write them in parallel, move them into place, write the manifest last."""
 
 import collections
 import contextlib
@@ -7,20 +7,20 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from kmura.config import RecordsConfig
-from kmura.errors import InputError, check_choice, reason
+from kmura.errors import InputError, reason
 from kmura.files import locked, replacing, sha256_of, write_json
 from kmura.records import schema, splits
-from kmura.records.layouts import folders, medmnist, mura
-from kmura.records.layouts.base import Listing, Source
-from kmura.records.manifest import MANIFEST, Manifest, SplitCounts, manifest_json, per_class, read_manifest
+from kmura.records.layouts import layout_named, listing_of
+from kmura.records.layouts.base import AREAS, Layout, Listing, Source
+from kmura.records.manifest import MANIFEST, Manifest, Shard, SplitCounts, manifest_json, per_class, read_manifest
 from kmura.records.shards import ShardPlan, ShardResult, is_whole, strict_error, write_shards
 
-LAYOUTS = ("mura", "folders", "medmnist")
-STAGE = ".building"  # inside the output folder until the build is whole
+STAGE = ".building"  # inside the output folder until the build is finished
 
 
 def build_records(
@@ -29,115 +29,85 @@ def build_records(
     *,
     layout: str = "mura",
     options: RecordsConfig | None = None,
-    name: str | None = None,
-    areas: Sequence[str] = (),
-    positive_class: str | None = None,
-    classes: Sequence[str] = (),
-    from_csv: bool = False,
     strict: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    **layout_options: Any,
 ) -> Manifest:
-    """The manifest of the records that now stand in `out`.
+    """Builds records of all images of a source in `out` and returns their manifest.
 
-    The same input and options give byte-identical shards whatever the number of workers. A build that was killed goes
-    on where it stopped when the same call is made again; a finished one is left as it is.
+    The same input and options give byte-identical files for any number of workers. The same call resumes a build that
+    was killed, and leaves a finished one as it is.
 
     Args:
-        root: a folder of images (`mura`, `folders`) or an npz file (`medmnist`).
-        out: the folder for `AREA/SPLIT-00000-of-00008.tfrecord` and `manifest.json`.
-        layout: one of LAYOUTS.
+        root: the folder or file that holds the images, as the layout needs it.
+        out: the folder for `AREA/SPLIT-00000-of-00008.tfrecord`, an index beside each, and `manifest.json`.
+        layout: how the images are stored, a name in `kmura.records.layouts.LAYOUTS`.
         options: encoding, size, splits; see RecordsConfig.
-        name: the area's name where the layout has none (default: the file's or folder's name).
-        areas: of `mura`, only these.
-        positive_class, classes: see `list_folders` and `list_medmnist`.
-        from_csv: of `mura`, take `*_image_paths.csv` instead of walking the folders.
-        strict: an unreadable image is an error instead of an entry of `manifest.skipped`.
+        strict: raise for an unreadable image instead of listing it in `manifest.skipped`.
         overwrite: replace a finished build of another input or other options.
-        workers: processes; default: one a core.
-        progress: called with (images done, images in all).
+        workers: number of processes; None: one per processor.
+        progress: called with (images done, images in total).
+        **layout_options: options of the layout, see its `options`: `areas` and `from_csv` of `mura`; `name`,
+            `positive_class` and `classes` of `folders` and `medmnist`. None, False and empty values count as not given.
 
     Raises:
-        InputError: nothing usable in `root`, contradicting options, `out` taken by other records or not writable, disk
-            full, and with `strict` the first unreadable image. What was written before stays whole.
+        InputError: nothing usable in `root`, contradicting options, `out` contains other records or cannot be written,
+            disk full, and with `strict` the first unreadable image. Files written before stay whole.
     """
     options = options or RecordsConfig()
     root, out = Path(root), Path(out)
-    if layout == "folders" and out.resolve().is_relative_to(root.resolve()):
-        raise InputError(f"{out} lies in {root}, whose folders are taken for classes; choose an --out outside of it")
-    listing = _listing(root, layout, name, tuple(areas), positive_class, tuple(classes), from_csv)
+    source_layout = layout_named(layout)
+    source_layout.check_out(root, out)
+    listing = listing_of(source_layout, root, layout_options)
     sources = list(listing.sources)
-    _check_classes(root, listing, sources, "")
+    _check_classes(root, source_layout, listing, sources, "")
     for split, fraction in (("test", options.test_fraction), ("val", options.val_fraction)):
         if split not in listing.splits_given:
             sources = splits.carve(sources, fraction, options.seed, target=split)
-    _check_classes(root, listing, sources, " left after carving; lower --val-fraction or --test-fraction")
-    source = _fingerprint(root, listing, sources, options)
+    left = " left after carving; lower --val-fraction or --test-fraction"
+    _check_classes(root, source_layout, listing, sources, left)
+    source = _fingerprint(root, source_layout, listing, sources, options)
     if (out / MANIFEST).exists() and not overwrite:
         finished = read_manifest(out)
         if finished.source == source:
             if strict and finished.skipped:
                 raise strict_error(finished.skipped[0])
-            if all(is_whole(out, shard) for shard in finished.shards()):
+            if all(is_whole(shard, out) for shard in finished.shards()):
                 _drop_leftovers(out)
                 return finished
         if finished.source != source:
+            differences = _differences(finished, source_layout, listing, options)
             raise InputError(
-                f"{out} holds records of another input or other options ({_differences(finished, listing, options)}); "
+                f"{out} holds records of another input or other options ({differences}); "
                 "choose another --out, or replace them with --overwrite"
             )
-    plans = list(_plans(root, listing, sources, options))
+    plans = list(_plans(root, source_layout, sources, options))
     with _stage(out, source) as stage:
         results = write_shards(plans, stage, out, workers, strict, progress)
-        manifest = _manifest(listing, options, source, plans, results)
+        manifest = _manifest(source_layout, listing, options, source, plans, results)
         _publish(manifest, stage, out)
     return manifest
 
 
-def _listing(root: Path, layout, name, areas, positive_class, classes, from_csv) -> Listing:
-    check_choice("layout", layout, LAYOUTS)
-    if not root.exists():
-        raise InputError(f"{root} does not exist; give the folder (or .npz file) with the images")
-    if root.is_dir() == (layout == "medmnist"):
-        kind = "an .npz file" if layout == "medmnist" else "a folder"
-        raise InputError(f"{root} is not {kind}, which --layout {layout} needs; give one or choose another --layout")
-    if layout == "mura":
-        for flag, value in (("--name", name), ("--positive-class", positive_class), ("--classes", classes)):
-            if value:
-                raise InputError(
-                    f"{flag} does not go with --layout mura, whose folders name areas and classes; leave it out"
-                )
-        return mura.list_mura(root, areas=areas, from_csv=from_csv)
-    for flag, value in (("--areas", areas), ("--from-csv", from_csv)):
-        if value:
-            raise InputError(f"{flag} goes with --layout mura only; leave it out")
-    name = name or (root.stem if layout == "medmnist" else root.resolve().name)
-    if name.lower() == "all":
-        raise InputError("area name 'all' means every area elsewhere; give another --name")
-    if not name.replace("_", "").replace("-", "").isalnum():
-        raise InputError(f"area name {name!r} has characters other than letters, digits, - and _; give another --name")
-    lister = medmnist.list_medmnist if layout == "medmnist" else folders.list_folders
-    return lister(root, name=name, positive_class=positive_class, classes=classes)
-
-
-def _check_classes(root: Path, listing: Listing, sources: list[Source], after: str) -> None:
-    """Refuses a binary area whose training split lacks a class: nothing could be learnt from it."""
+def _check_classes(root: Path, layout: Layout, listing: Listing, sources: list[Source], after: str) -> None:
+    """Raises InputError for a binary area whose training split lacks a class: no classifier can learn from it."""
     if listing.task != "binary":
         return
     present = {(source.area, source.label[0]) for source in sources if source.split == "train"}
     for area in sorted({source.area for source in sources}):
         for label, class_name in enumerate(listing.classes):
             if (area, label) not in present:
-                leave = ", or leave the area out with --areas" if listing.layout == "mura" else ""
-                mend = after or f"; add some{leave}"
-                raise InputError(f"area {area} in {root} has no {class_name} training images{mend}")
+                leave = ", or leave the area out with --areas" if AREAS in layout.options else ""
+                fix = after or f"; add some{leave}"
+                raise InputError(f"area {area} in {root} has no {class_name} training images{fix}")
 
 
-def _fingerprint(root: Path, listing: Listing, sources: list[Source], options: RecordsConfig) -> str:
-    """SHA-256 of all that decides the shards' bytes; size and time of change stand for the contents of image files."""
+def _fingerprint(root: Path, layout: Layout, listing: Listing, sources: list[Source], options: RecordsConfig) -> str:
+    """SHA-256 of everything that determines the shards; size and time of change represent the contents of files."""
     digest = hashlib.sha256()
-    head = [schema.SCHEMA_VERSION, listing.layout, listing.classes, listing.task, dataclasses.asdict(options)]
+    head = [schema.SCHEMA_VERSION, layout.name, listing.classes, listing.task, dataclasses.asdict(options)]
     digest.update(json.dumps(head, sort_keys=True).encode())
     for source in sorted(sources, key=lambda source: source.path):
         digest.update(json.dumps(dataclasses.astuple(source)).encode())
@@ -146,14 +116,14 @@ def _fingerprint(root: Path, listing: Listing, sources: list[Source], options: R
     return digest.hexdigest()
 
 
-def _differences(finished: Manifest, listing: Listing, options: RecordsConfig) -> str:
-    wanted = {"layout": listing.layout, "classes": list(listing.classes), **dataclasses.asdict(options)}
-    there = {"layout": finished.layout, "classes": list(finished.classes), **finished.options}
-    keys = [f"{key} {there.get(key)}, now {value}" for key, value in wanted.items() if there.get(key) != value]
+def _differences(finished: Manifest, layout: Layout, listing: Listing, options: RecordsConfig) -> str:
+    new = {"layout": layout.name, "classes": list(listing.classes), **dataclasses.asdict(options)}
+    old = {"layout": finished.layout, "classes": list(finished.classes), **finished.options}
+    keys = [f"{key} {old.get(key)}, now {value}" for key, value in new.items() if old.get(key) != value]
     return "; ".join(keys) or "images were added, removed or changed"
 
 
-def _plans(root: Path, listing: Listing, sources: list[Source], options: RecordsConfig) -> Iterator[ShardPlan]:
+def _plans(root: Path, layout: Layout, sources: list[Source], options: RecordsConfig) -> Iterator[ShardPlan]:
     groups: dict[tuple[str, str], list[Source]] = collections.defaultdict(list)
     for source in sources:
         groups[source.area, source.split].append(source)
@@ -163,12 +133,12 @@ def _plans(root: Path, listing: Listing, sources: list[Source], options: Records
         for index in range(number):
             part = group[index * len(group) // number : (index + 1) * len(group) // number]
             file = f"{area}/{split}-{index:05d}-of-{number:05d}.tfrecord"
-            yield ShardPlan(file, listing.layout, str(root), tuple(part), options)
+            yield ShardPlan(file, layout, str(root), tuple(part), options)
 
 
 @contextlib.contextmanager
 def _stage(out: Path, inputs: str) -> Iterator[Path]:
-    """The folder of a build under way, locked; emptied if it belongs to other inputs, removed after success."""
+    """The folder of an unfinished build, locked; emptied if it belongs to other inputs, removed after success."""
     stage = out / STAGE
     busy = f"another build is writing to {out}; wait for it or choose another --out"
     with locked(stage / "lock", busy):
@@ -186,14 +156,14 @@ def _stage(out: Path, inputs: str) -> Iterator[Path]:
 
 
 def _drop_leftovers(out: Path) -> None:
-    """Removes what a build killed after its manifest left behind, unless another build is at work there."""
+    """Removes the files of a build that was killed after it wrote the manifest, unless another build is running."""
     with contextlib.suppress(InputError), locked(out / STAGE / "lock", "another build is writing"):
         for leftover in out.glob(".manifest.json.*.part"):
             leftover.unlink()
         shutil.rmtree(out / STAGE)
 
 
-def _manifest(listing: Listing, options: RecordsConfig, source: str, plans, results) -> Manifest:
+def _manifest(layout: Layout, listing: Listing, options: RecordsConfig, source: str, plans, results) -> Manifest:
     groups: dict[tuple[str, str], list[tuple[ShardPlan, ShardResult]]] = collections.defaultdict(list)
     for plan, result in zip(plans, results, strict=True):
         groups[plan.sources[0].area, plan.sources[0].split].append((plan, result))
@@ -206,7 +176,7 @@ def _manifest(listing: Listing, options: RecordsConfig, source: str, plans, resu
             first = next(result.skipped[0] for _, result in parts)
             raise InputError(
                 f"area {area}, split {split}: none of the images can be read (first: {first.file}: {first.reason}); "
-                "mend them or leave the area out"
+                "fix them or leave the area out"
             )
         areas[area][split] = SplitCounts(
             images=len(sources),
@@ -218,7 +188,7 @@ def _manifest(listing: Listing, options: RecordsConfig, source: str, plans, resu
     skipped.sort(key=lambda item: item.file)
     content = [listing.classes, listing.task, [(result.shard.file, result.shard.sha256) for result in results]]
     return Manifest(
-        layout=listing.layout,
+        layout=layout.name,
         classes=listing.classes,
         task=listing.task,
         channels=options.channels,
@@ -237,19 +207,23 @@ def _publish(manifest: Manifest, stage: Path, out: Path) -> None:
         if (out / MANIFEST).exists():
             try:
                 old = read_manifest(out).shards()
-            except InputError:  # damaged or of another version: its shards stay, and inspect names them
+            except InputError:  # damaged or of an unknown version: its shards stay, and inspect names them
                 old = []
             (out / MANIFEST).unlink()
-            for shard in old:
-                (out / shard.file).unlink(missing_ok=True)
-        for area, counts_of in manifest.areas.items():
+            for file in _files(old):
+                (out / file).unlink(missing_ok=True)
+        for area in manifest.areas:
             (out / area).mkdir(exist_ok=True)
-            for counts in counts_of.values():
-                for shard in counts.shards:
-                    if (stage / shard.file).exists():
-                        os.replace(stage / shard.file, out / shard.file)
+        for file in _files(manifest.shards()):
+            if (stage / file).exists():
+                os.replace(stage / file, out / file)
     except OSError as error:
         raise InputError(
-            f"cannot move the shards into {out}: {reason(error)}; mend it and run the same command"
+            f"cannot move the shards into {out}: {reason(error)}; fix its permissions and run the same command again"
         ) from error
     write_json(out / MANIFEST, manifest_json(manifest))
+
+
+def _files(shards: Iterable[Shard]) -> list[str]:
+    """The shard and index files, relative to the records folder."""
+    return [file for shard in shards for file in (shard.file, shard.index) if file]

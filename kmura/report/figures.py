@@ -7,7 +7,6 @@ can save.
 import dataclasses
 import io
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -17,12 +16,21 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from kmura import metrics
+from kmura.evaluation.exploration import PrincipalParts
 from kmura.evaluation.scoring import Units
+from kmura.explain.explanation import MeanCurves
 
 # Okabe & Ito (2008), told apart with every common colour blindness, on white and on dark
 BLUE, ORANGE, GREEN, PINK, GRAY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a8a8a"
 SKY, AMBER = "#56b4e9", "#e69f00"
 NEGATIVE, POSITIVE = BLUE, ORANGE
+# column of a history -> colour and label in the training curves
+TRAINING_COLUMNS = {
+    "loss": (GRAY, "training"),
+    "val_loss_img": (BLUE, "validation, images"),
+    "val_auc_img": (BLUE, "images"),
+    "val_auc_study": (ORANGE, "studies"),
+}
 _INK = "#123456"  # stands for the page's text colour and is replaced by it
 STYLE = {
     "svg.fonttype": "none",
@@ -56,11 +64,6 @@ class Picture:
     svg: str
     png: bytes
     wide: bool = False
-
-    def save(self, folder: Path) -> None:
-        """As `NAME.svg` (black on nothing) and `NAME.png` (on white, 200 dots an inch) in a folder."""
-        (folder / f"{self.name}.svg").write_text(self.svg.replace("currentColor", "#000000"), encoding="utf-8")
-        (folder / f"{self.name}.png").write_bytes(self.png)
 
 
 def drawn(
@@ -99,16 +102,16 @@ def _attribute(text: str) -> str:
     return text
 
 
-def explained_variance(name: str, what: str, principal: dict) -> Picture:
-    """The share of the variance that the first principal components hold, of `principal` in `eda.json`."""
+def explained_variance(name: str, what: str, principal: PrincipalParts) -> Picture:
+    """The share of the variance that the first principal components of thumbnails explain."""
 
     def draw(axes):
-        cumulative = principal["cumulative"]
+        cumulative = principal.cumulative
         axes.plot(np.arange(1, len(cumulative) + 1), cumulative, color=BLUE)
         for share in (0.9, 0.95):
             axes.axhline(share, color=GRAY, linestyle=":", linewidth=1)
         axes.set(xlabel="principal components", ylabel="share of the variance", ylim=(0, 1.02))
-        axes.set_title(f"Explained variance, n = {principal['images']} images")
+        axes.set_title(f"Explained variance, n = {principal.images} images")
 
     return drawn(name, f"Explained variance of {what}", draw)
 
@@ -257,11 +260,9 @@ def training(name: str, what: str, history: pd.DataFrame) -> Picture:
 
     def draw(axes):
         loss, auc = axes
-        for each, columns in (
-            (loss, (("loss", GRAY, "training"), ("val_loss_img", BLUE, "validation, images"))),
-            (auc, (("val_auc_img", BLUE, "images"), ("val_auc_study", ORANGE, "studies"))),
-        ):
-            for column, colour, title in columns:
+        for each, names in ((loss, ("loss", "val_loss_img")), (auc, ("val_auc_img", "val_auc_study"))):
+            for column in names:
+                colour, title = TRAINING_COLUMNS[column]
                 if column in history:
                     each.plot(history["epoch"], history[column], color=colour, label=title, marker=".")
             for epoch in history["epoch"][history["best"].astype(bool)].tail(1):
@@ -273,13 +274,13 @@ def training(name: str, what: str, history: pd.DataFrame) -> Picture:
     return drawn(name, f"Training curves, {what}", draw, panels=2)
 
 
-def perturbation(name: str, what: str, curves: dict, sample: int) -> Picture:
-    """Deletion and insertion curves by the model's maps and by maps of chance."""
+def perturbation(name: str, what: str, curves: MeanCurves, sample: int) -> Picture:
+    """Deletion and insertion curves by the model's maps and by random maps, over a sample of images."""
 
     def draw(axes):
         for each, kind, title in zip(axes, ("deletion", "insertion"), ("Deletion", "Insertion"), strict=True):
-            each.plot(curves["share"], curves[kind], color=BLUE, label="by the maps")
-            each.plot(curves["share"], curves[f"random_{kind}"], color=GRAY, linestyle="--", label="by chance")
+            each.plot(curves.share, getattr(curves, kind), color=BLUE, label="by the maps")
+            each.plot(curves.share, getattr(curves, f"random_{kind}"), color=GRAY, linestyle="--", label="by chance")
             each.legend()
             each.set(xlim=(0, 1), ylim=(0, 1.02))
             share = "share of pixels made black" if kind == "deletion" else "share of pixels put back"

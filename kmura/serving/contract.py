@@ -1,4 +1,4 @@
-"""What stands between an image file and an answer, besides the weights: read from a run, a model file or an export."""
+"""How an image file becomes an answer, apart from the weights: read from a run, a model file or an export."""
 
 import dataclasses
 import logging
@@ -12,38 +12,42 @@ from kmura import metrics
 from kmura.config import DataConfig, RecordsConfig
 from kmura.errors import InputError
 from kmura.evaluation.calibrators import Calibrator, logits_of
-from kmura.evaluation.class_scores import joint_areas, read_any_evaluation
-from kmura.files import reading_json
+from kmura.evaluation.class_scores import joint_areas
+from kmura.evaluation.evaluation import read_evaluation
+from kmura.evaluation.scoring import OperatingScores
 from kmura.records.manifest import read_manifest
 from kmura.runs.run import RunDescription, RunFolder, read_run
+from kmura.typed import read_typed
 
 SIGNATURE = "signature.json"  # of an export
 EXPORT_VERSION = 1
-NO_LABEL = "none"  # the decision of several labels, none of which is there
+NO_LABEL = "none"  # the decision of a multilabel model if no label is present
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Contract:
-    """How an image becomes the model's input, and its logit (of several classes: logits) an answer.
+    """How an image becomes the model's input, and its logit (logits, for several classes) an answer.
 
-    The probability of an image is that of a study of this one view: with a calibrator fitted at study level, the
-    calibrated value of its own. The threshold is of the probabilities of studies, and serves images as such studies.
+    The probability of an image is that of a study of this one view: if the calibrator was fitted at study level, the
+    image's own probability, calibrated. The threshold applies to probabilities of studies, and to images as such
+    studies.
 
     Attributes:
-        classes: what a decision is called: normal, abnormal, or the names of the logits in their order.
-        image_size, resize, channels: of the model's input, see DataConfig.
-        max_side: larger images are first reduced to this on the longest side, as the records were.
-        calibrator, calibrated_at: None leaves the model's own probabilities; see `evaluation.calibrated_levels`.
+        classes: names of the decisions: normal, abnormal, or the names of the logits in their order.
+        image_size, resize, channels: of the model's input in pixels, see DataConfig.
+        max_side: larger images are first reduced to this many pixels on the longest side, as the records were.
+        calibrator, calibrated_at: None keeps the model's own probabilities; see `evaluation.calibrated_levels`.
         pooling, top_k: from images to their study, see `metrics.pool_studies` and `metrics.pool_classes`.
-        rule, threshold: abnormal is probability >= threshold, which the rule chose on val; of several labels each is
-            there at 0.5 or more.
+        rule, threshold: abnormal is probability >= threshold, which the rule chose on val; a label of several is
+            present at 0.5 or more.
         tap: feature map whose Grad-CAM++ explains an answer.
         task: `binary`, `multiclass` (the decision is the most probable class) or `multilabel`; see
-            `data.labels.Labelling`. Only binary ones are calibrated.
-        abnormal: how many of the classes, the first ones, are abnormal, of one model over all areas; else 0.
-        jpeg_quality: that of the records, whose losses image files do not go through; None of lossless ones.
+            `data.labels.Labelling`. Only binary models are calibrated.
+        abnormal: of one model over all areas, how many classes are abnormal (they come first); else 0.
+        jpeg_quality: of the records, if they are JPEG; image files do not pass through this compression. None if the
+            records are lossless.
     """
 
     classes: tuple[str, ...]
@@ -64,7 +68,7 @@ class Contract:
 
     @property
     def losses(self) -> str:
-        """What sets the answers apart from those of the evaluation, for people; empty if nothing does."""
+        """A sentence on why answers differ from those of the evaluation; empty if they do not."""
         if self.jpeg_quality is None:
             return ""
         return (
@@ -74,16 +78,25 @@ class Contract:
 
     @property
     def calibration(self) -> str:
-        """Which calibration the probabilities have gone through, for people: `platt, fitted to studies`."""
+        """The calibration of the probabilities in words: `platt, fitted to studies`."""
         if self.calibrator is None:
             return "none"
         return f"{self.calibrator.method}, fitted to {'studies' if self.calibrated_at == 'study' else 'images'}"
 
     def study_probabilities(self, study, logit) -> metrics.Studies:
-        """The probabilities of studies, calibrated, from the logits of their images; [N], of several classes [N, L]."""
+        """The calibrated probabilities of S studies from the logits of their images.
+
+        Args:
+            study: names of the images' studies [N].
+            logit: of the images [N], of several classes [N, L].
+
+        Returns:
+            `metrics.Studies` whose `value` is [S], of several classes [S, L].
+        """
         if self.task != "binary":
-            each, softmax = metrics.probabilities(logit, self.task), self.task == "multiclass"
-            return metrics.pool_classes(study, each, self.pooling, k=self.top_k, normalize=softmax)
+            softmax = self.task == "multiclass"
+            probability = metrics.probabilities(logit, softmax=softmax)
+            return metrics.pool_classes(study, probability, self.pooling, k=self.top_k, normalize=softmax)
         logit = np.clip(np.asarray(logit, float), -60, 60)
         if self.calibrator is not None and self.calibrated_at == "image":
             return metrics.pool_studies(study, self.calibrator(logit), self.pooling, k=self.top_k)
@@ -93,7 +106,8 @@ class Contract:
         return dataclasses.replace(pooled, value=self.calibrator(logits_of(pooled.value)))
 
     def decision(self, probability) -> np.ndarray:
-        """The class names [N] that probabilities [N] or [N, L] come to; several labels as `one, other` or `none`."""
+        """The names of the decided classes [N], for probabilities [N] or [N, L]; several labels as `one, other`, or
+        `none`."""
         probability, names = np.asarray(probability), np.array(self.classes)
         if self.task == "multiclass":
             return names[probability.argmax(1)]
@@ -103,7 +117,7 @@ class Contract:
         return np.where(above, self.classes[1], self.classes[0])
 
     def undecided(self, probability, within: float) -> np.ndarray:
-        """Which decisions [N] on probabilities [N] or [N, L] are nearer than `within` to another one."""
+        """Which decisions [N] would change if a probability of [N] or [N, L] changed by less than `within`; bool."""
         probability = np.asarray(probability)
         if self.task == "multiclass":
             return np.ptp(np.sort(probability, axis=1)[:, -2:], axis=1) < within
@@ -111,24 +125,47 @@ class Contract:
         return near.any(axis=1) if self.task == "multilabel" else near
 
     def abnormal_probability(self, probability) -> np.ndarray:
-        """That of any abnormal class [N], from probabilities [N, L] of one model over all areas."""
+        """The probability [N] of any abnormal class, from probabilities [N, L] of one model over all areas."""
         return np.asarray(probability)[:, : self.abnormal].sum(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """What kmura reads of the `signature.json` of an export; people find more in it.
+
+    Attributes:
+        format: one of `kmura.export.bundle.FORMATS`.
+        contract: how an image becomes an answer.
+        files: file of the export -> its SHA-256; empty while the export is being checked.
+    """
+
+    format: str
+    contract: Contract
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Version:
+    export_version: int
 
 
 def contract_of_run(
     run: str | os.PathLike, *, records: str | os.PathLike | None = None, threshold: str | None = None
 ) -> Contract:
-    """The contract of a run's best model as it was evaluated; where it was not, uncalibrated at 0.5, studies by mean.
+    """Returns the contract of a run's best model as it was evaluated.
+
+    A run that was not evaluated is not calibrated, has the threshold 0.5, and pools studies by the mean.
 
     Args:
         run: folder of a run.
-        records: where its records are now, which say to what size large images are reduced. Where they are gone, the
-            default of records is taken.
-        threshold: of a binary run a rule among those evaluated; None takes 0.5, or the first where that is not among
-            them.
+        records: where its records are now; they say to what size large images are reduced. Without records, the default
+            size of records is used.
+        threshold: of a binary run, one of the rules that it was evaluated at; None takes 0.5, or the first rule if 0.5
+            is not among them.
 
     Raises:
-        InputError: no run, a stale evaluation, an unknown rule, a rule for several classes, other records.
+        InputError: there is no run, its evaluation is stale, the rule is unknown or given for several classes, or the
+            records are others.
     """
     description = read_run(run)
     check_threshold(run, description.task, threshold)
@@ -148,47 +185,50 @@ def contract_of_run(
         _log.warning("%s: %s", run, contract.losses)
     if not RunFolder(Path(run)).metrics.exists():
         if threshold not in (None, "0.5"):
-            raise InputError(f"{run} is not evaluated, so it has the threshold 0.5 alone; run kmura evaluate {run}")
+            raise InputError(f"{run} is not evaluated, so its only threshold is 0.5; run kmura evaluate {run}")
         lacking = "its probabilities are not calibrated" if contract.task == "binary" else "studies are pooled by mean"
         _log.warning("%s is not evaluated: %s; run kmura evaluate %s", run, lacking, run)
         return contract
-    scores = read_any_evaluation(run, description)[0]["scores"]
-    options = scores["options"]
-    contract = dataclasses.replace(contract, pooling=options["pooling"], top_k=options["top_k"])
+    scores = read_evaluation(run, description)[0].scores
+    contract = dataclasses.replace(contract, pooling=scores.options.pooling, top_k=scores.options.top_k)
     if contract.task != "binary":
         return contract
-    rule, value = _operating_point(run, scores["operating_points"], threshold)
+    rule, value = _operating_point(run, scores.operating_points, threshold)
     return dataclasses.replace(
         contract,
-        calibrator=Calibrator.from_json(scores["calibrator"]),
-        calibrated_at=options["calibrate_at"],
+        calibrator=scores.calibrator,
+        calibrated_at=scores.options.calibrate_at,
         rule=rule,
         threshold=value,
     )
 
 
 def check_threshold(model: str | os.PathLike, task: str, threshold: str | None) -> None:
-    """Refuses a threshold (`--threshold`) for a model of several classes or labels.
+    """Checks that no threshold (`--threshold`) is given for a model of several classes or labels.
 
     Raises:
-        InputError: names the model and how it decides.
+        InputError: one is given; says how the model decides.
     """
     if task != "binary" and threshold is not None:
         way = "the most probable class" if task == "multiclass" else "each label at 0.5"
-        raise InputError(f"{model} is a {task} model, which decides by {way}; leave --threshold {threshold} out")
+        raise InputError(f"{model} is a {task} model, which decides by {way}; remove --threshold {threshold}")
 
 
 def contract_of_model(model, name: str) -> Contract:
-    """The contract of a saved classifier without its run: neither calibration nor threshold, default preparation.
+    """Returns the contract of a saved classifier without its run: no calibration, threshold 0.5, default preparation.
+
+    Args:
+        model: a Keras model.
+        name: of its file, for messages.
 
     Raises:
-        InputError: no classifier of one logit for square images.
+        InputError: the model is not a classifier of one logit for square images.
     """
     shape = model.input_shape
     if len(shape) != 4 or shape[1] != shape[2] or model.output_shape[1:] != (1,):
         raise InputError(
-            f"{name} takes {shape} and gives {model.output_shape}; without its run, which names several classes, a "
-            "binary classifier of kmura is needed"
+            f"{name} takes {shape} and returns {model.output_shape}; without a run, which names the classes, kmura can "
+            "use only a binary classifier of square images; give the folder of the run"
         )
     _log.warning("%s lies in no run: its probabilities are not calibrated, the threshold is 0.5", name)
     return Contract(
@@ -200,44 +240,44 @@ def contract_of_model(model, name: str) -> Contract:
     )
 
 
-def read_signature(folder: Path) -> dict[str, Any]:
-    """What `signature.json` of an export (a version's folder) says, with the `Contract` under `contract`.
+def read_signature(folder: Path) -> Signature:
+    """Returns what the `signature.json` of an export (the folder of a version) says.
 
     Raises:
-        InputError: missing, damaged or of another version.
+        InputError: the file is missing, damaged or of another version.
     """
     path = folder / SIGNATURE
-    missing = f"{folder} is no export of kmura (no {SIGNATURE}); make one with: kmura export RUN"
-    with reading_json(path, mend="export the run again", missing=missing) as found:
-        if found["export_version"] != EXPORT_VERSION:
-            raise InputError(
-                f"{path} has export version {found['export_version']}, this kmura reads {EXPORT_VERSION}; export again"
-            )
-        raw = found["contract"]
-        read = {"classes": tuple(raw["classes"]), "calibrator": Calibrator.from_json(raw["calibrator"])}
-        return found | {"contract": Contract(**raw | read)}
+    if not path.is_file():
+        raise InputError(f"{folder} is not an export of kmura (no {SIGNATURE}); make one with: kmura export RUN")
+    version = read_typed(_Version, path, "kmura export RUN").export_version
+    if version != EXPORT_VERSION:
+        raise InputError(f"{path} has export version {version}, this kmura reads {EXPORT_VERSION}; export again")
+    return read_typed(Signature, path, "kmura export RUN")
 
 
 def _record_options(description: RunDescription, records) -> dict[str, Any]:
-    """The options that the run's records were built with; none where they are gone."""
+    """The options that the run's records were built with; empty if there are no records any more."""
     folder = records or description.records
     try:
         manifest = read_manifest(folder)
     except InputError:
         if records:
             raise
-        text = "records %s are gone: larger images are reduced to %d pixels, the default of records; --records tells"
+        text = (
+            "records %s are missing: images are reduced to %d pixels, the default of records; if that is wrong, give "
+            "the records with --records"
+        )
         _log.warning(text, folder, RecordsConfig.max_side)
         return {}
     if manifest.inputs != description.inputs:
         if records:
             raise InputError(f"{records} are not the records that the run was trained on; give those with --records")
-        _log.warning("records %s are not those of the run any more; their max_side is taken all the same", folder)
+        _log.warning("records %s are no longer those of the run; their max_side is used nevertheless", folder)
     return dict(manifest.options)
 
 
-def _operating_point(run, points: dict[str, list[dict]], wanted: str | None) -> tuple[str, float]:
-    known = {point["rule"]: point["threshold"] for split in points.values() for point in split}
+def _operating_point(run, points: dict[str, list[OperatingScores]], wanted: str | None) -> tuple[str, float]:
+    known = {point.rule: point.threshold for split in points.values() for point in split}
     if not known and wanted is None:
         return "0.5", 0.5
     if wanted is None:
@@ -247,4 +287,4 @@ def _operating_point(run, points: dict[str, list[dict]], wanted: str | None) -> 
             f"threshold {wanted!r} is not among those {run} was evaluated at ({', '.join(known)}); choose one, or "
             f"evaluate it again: kmura evaluate {run} --threshold '{wanted}'"
         )
-    return wanted, float(known[wanted])
+    return wanted, known[wanted]

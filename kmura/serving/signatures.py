@@ -107,8 +107,8 @@ def check_warmup_possible() -> None:
         import tensorflow_serving.apis.prediction_log_pb2  # noqa: F401
     except ImportError as error:
         raise InputError(
-            "the warm-up requests for TensorFlow Serving need tensorflow-serving-api; pip install 'kmura[serving]', or "
-            "leave them out with --no-warmup"
+            "the warm-up requests for TensorFlow Serving need tensorflow-serving-api; run pip install '.[serving]' in "
+            "a clone of kmura, or leave them out with --no-warmup"
         ) from error
 
 

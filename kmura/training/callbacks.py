@@ -8,10 +8,7 @@ from typing import Any
 
 import keras
 
-from kmura.config import TrainConfig
 from kmura.errors import InputError
-
-MONITOR = {"monitor": "val_loss_img", "mode": "min"}
 
 
 class NonFiniteLoss(InputError):
@@ -47,30 +44,38 @@ def non_finite_loss(what: str, last: Path, epochs: int) -> NonFiniteLoss:
     )
 
 
-def patient_callbacks(train: TrainConfig, history: Sequence[Mapping[str, Any]]) -> list[keras.callbacks.Callback]:
+def plateau_callbacks(train: Any, history: Sequence[Mapping[str, Any]], loss: str) -> list[keras.callbacks.Callback]:
     """ReduceLROnPlateau and EarlyStopping as configured, brought to where the epochs in `history` leave them.
 
     They follow from the validation losses alone, so they are shown those of the epochs behind a resumed run instead of
-    being stored. To stand behind all that sets the learning rate when training begins.
+    being stored. They have to stand behind everything that sets the learning rate when training begins.
+
+    Args:
+        train: has `learning_rate`, `plateau_patience`, `plateau_factor`, `plateau_min_rate` and `stop_patience`.
+        history: the rows of the epochs behind the run.
+        loss: the name of the validation loss.
     """
-    found = []
+    callbacks = []
     if train.plateau_patience:
-        floor = min(train.plateau_min_rate, train.learning_rate)
-        found.append(
+        callbacks.append(
             keras.callbacks.ReduceLROnPlateau(
-                factor=train.plateau_factor, patience=train.plateau_patience, min_lr=floor, **MONITOR
+                monitor=loss,
+                mode="min",
+                factor=train.plateau_factor,
+                patience=train.plateau_patience,
+                min_lr=min(train.plateau_min_rate, train.learning_rate),
             )
         )
     if train.stop_patience:
-        found.append(_early_stopping(train))
-    return [*found, _Replay(found, history)] if found else []
+        callbacks.append(_early_stopping(train, loss))
+    return [*callbacks, _Replay(callbacks, history)] if callbacks else []
 
 
-def is_stopped(train: TrainConfig, history: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether early stopping has ended a run with this history."""
+def has_stopped(train: Any, history: Sequence[Mapping[str, Any]], loss: str) -> bool:
+    """Whether early stopping has ended a run with this history; arguments as of `plateau_callbacks`."""
     if not train.stop_patience:
         return False
-    stopping, model = _early_stopping(train), SimpleNamespace(stop_training=False)
+    stopping, model = _early_stopping(train, loss), SimpleNamespace(stop_training=False)
     stopping.set_model(model)
     stopping.on_train_begin()
     for epoch, row in enumerate(history):
@@ -78,8 +83,8 @@ def is_stopped(train: TrainConfig, history: Sequence[Mapping[str, Any]]) -> bool
     return model.stop_training
 
 
-def _early_stopping(train: TrainConfig) -> keras.callbacks.EarlyStopping:
-    return keras.callbacks.EarlyStopping(patience=train.stop_patience, **MONITOR)
+def _early_stopping(train: Any, loss: str) -> keras.callbacks.EarlyStopping:
+    return keras.callbacks.EarlyStopping(monitor=loss, mode="min", patience=train.stop_patience)
 
 
 class _Replay(keras.callbacks.Callback):

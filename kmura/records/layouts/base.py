@@ -1,22 +1,34 @@
-"""What a source layout gives to the writer: a list of images with their labels, before any of them is opened."""
+"""What a source layout is: its options, the listing of its images with their labels, and how one image is read."""
 
+import abc
 import dataclasses
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
+
+from PIL import Image
 
 from kmura.errors import InputError, reason
+from kmura.records.images import UnreadableImage, decode_image
 from kmura.records.manifest import Skipped
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One image of a source: where it is and all that the layout knows of it.
+    """One image of a source: its path and everything that the layout knows about it.
 
     Attributes:
-        path: relative to the root, posix; for arrays `key/index`.
+        path: relative to the root, posix; `key/index` for arrays.
+        area: anatomical area; one subfolder of the records per area.
+        patient: unique within the source; the path where patients are not known.
+        study: unique within the source; the path where studies are not known.
+        label: one class id (binary, multiclass) or a 0/1 vector (multilabel); -1 is unknown.
+        split: `train`, `val` or `test`.
         bytes: size of the file (of the array row), part of the fingerprint of a build; None if the file is missing.
-        changed: time of the file's last change, nanoseconds, the same; None for arrays and missing files.
+        changed: time of the last change of the file, nanoseconds, part of the fingerprint; None for arrays and missing
+            files.
     """
 
     path: str
@@ -34,11 +46,14 @@ class Listing:
     """All images of a source.
 
     Attributes:
+        classes: class names in the order of their ids.
+        task: `binary`, `multiclass` or `multilabel`.
+        sources: the images.
         splits_given: the splits that the source itself defines; `val` and `test` are carved where they are absent.
-        has_patients: whether the source knows patients; else every image is its own study and patient.
+        has_patients: whether the source knows patients; otherwise every image is its own study and patient.
+        skipped: files that are left out, with the reason.
     """
 
-    layout: str
     classes: tuple[str, ...]
     task: str
     sources: tuple[Source, ...]
@@ -47,26 +62,142 @@ class Listing:
     skipped: tuple[Skipped, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option of a layout, declared once for `build_records` and for the command line.
+
+    Attributes:
+        name: the keyword argument of `build_records`.
+        help: one sentence for `kmura build-tfrecords --help`, without the name of the layout.
+        type: `str`, `int`, `float`, `bool` (a flag that is False unless given) or `tuple` (names; separated by commas
+            on the command line).
+        default: the value where the option is not given; flags and names are False and () then.
+        choices: the allowed values of a `str` option; () allows all.
+        metavar: placeholder of the value in the help text.
+    """
+
+    name: str
+    help: str
+    type: type = str
+    default: str | int | float | None = None
+    choices: tuple[str, ...] = ()
+    metavar: str | None = None
+
+    @property
+    def flag(self) -> str:
+        """The option on the command line."""
+        return f"--{self.name.replace('_', '-')}"
+
+    def value(self, given: Any) -> Any:
+        """The value that the layout receives; None, False, "" and empty sequences count as not given.
+
+        Raises:
+            InputError: a value of another type or outside the choices.
+        """
+        if given is None or given is False or (isinstance(given, str | tuple | list) and not given):
+            return self.type() if self.type in (bool, tuple) else self.default
+        if self.type is tuple:
+            if isinstance(given, str) or not all(isinstance(item, str) for item in given):
+                raise InputError(f"{self.name} is {given!r}; give a list of names")
+            return tuple(given)
+        if not isinstance(given, self.type) and not (self.type is float and isinstance(given, int)):
+            raise InputError(f"{self.name} is {given!r}; give a value of type {self.type.__name__}")
+        if self.choices and given not in self.choices:
+            raise InputError(f"{self.flag} {given!r} is unknown; choose one of {', '.join(self.choices)}")
+        return given
+
+
+# options that several layouts take
+AREAS = Option("areas", "build only these areas.", tuple)
+NAME = Option("name", "name of the area; default: that of the folder or file.")
+CLASSES = Option("classes", "class names in the order of their ids.", tuple, metavar="A,B,C")
+POSITIVE_CLASS = Option("positive_class", "which of the two classes is positive (class 1).", metavar="NAME")
+
+
+class Layout(abc.ABC):
+    """A way in which images and labels are stored. Subclasses have no state: writer processes receive a pickled copy.
+
+    Attributes:
+        name: the value of `layout` and `--layout`.
+        help: what the layout looks like, one line.
+        options: the options that the layout takes.
+        suffix: suffix of the file that the root is (`.npz`); None if the root is a folder.
+    """
+
+    name: ClassVar[str]
+    help: ClassVar[str]
+    options: ClassVar[tuple[Option, ...]] = ()
+    suffix: ClassVar[str | None] = None
+
+    @abc.abstractmethod
+    def listing(self, root: Path, **options) -> Listing:
+        """All images below `root` with their labels; no image is opened.
+
+        Args:
+            root: the folder, or the file with the suffix.
+            **options: the value of every option in `options`, default values included.
+
+        Raises:
+            InputError: nothing usable in `root`, or contradicting options.
+        """
+
+    def check_out(self, root: Path, out: Path) -> None:  # noqa: B027 (most layouts accept every folder)
+        """Checks that records may be written to `out`.
+
+        Raises:
+            InputError: records in `out` would become part of the source.
+        """
+
+    def read(self, root: Path, source: Source, channels: int) -> tuple[Image.Image, str]:
+        """One image of 8 bits, mode L (1 channel) or RGB (3 channels), and the SHA-256 of its source, hexadecimal.
+
+        Here: `source.path` is an image file below `root`. Layouts of other images override this method.
+
+        Raises:
+            UnreadableImage: the image cannot become a record.
+        """
+        try:
+            data = (root / source.path).read_bytes()
+        except OSError as error:
+            raise UnreadableImage(reason(error)) from error
+        return decode_image(data, channels), hashlib.sha256(data).hexdigest()
+
+
+def area_name(given: str | None, default: str) -> str:
+    """The name of the only area of a source, checked.
+
+    Raises:
+        InputError: a name that cannot be an area.
+    """
+    name = given or default
+    if name.lower() == "all":
+        raise InputError("the area name 'all' stands for every area elsewhere; give another --name")
+    if not name.replace("_", "").replace("-", "").isalnum():
+        raise InputError(f"area name {name!r} has characters other than letters, digits, - and _; give another --name")
+    return name
+
+
 def size_and_change(file: Path) -> tuple[int | None, int | None]:
-    """Size and time of change of a file, None twice if it cannot be looked at (the writer then gives the reason)."""
+    """Size in bytes and time of change in nanoseconds; None twice if the file cannot be read (the build says why)."""
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError:
         return None, None
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, links followed, in the order of their names; hidden files and folders are left out.
+    """All files below a folder in the order of their names; follows links, leaves out hidden files and folders.
 
     Raises:
         InputError: a folder that cannot be listed.
     """
-    for where, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(where, name) for name in sorted(names) if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _refuse(error: OSError) -> None:
-    """For `os.walk`, which would pass over a folder that it cannot list."""
-    raise InputError(f"{error.filename} cannot be listed: {reason(error)}; mend its rights or leave it out") from error
+    """Raises the error of a folder that `os.walk` would skip silently."""
+    text = f"{error.filename} cannot be listed: {reason(error)}; fix its permissions or exclude it"
+    raise InputError(text) from error

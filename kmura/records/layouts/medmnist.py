@@ -1,78 +1,106 @@
-"""The layout of MedMNIST: one `.npz` with `{train,val,test}_{images,labels}`, without patients."""
+"""The layout of MedMNIST: one `.npz` file with `{train,val,test}_{images,labels}`, without patients."""
 
 import functools
+import hashlib
 import zipfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from kmura.errors import InputError, reason
-from kmura.records.layouts.base import Listing, Source
+from kmura.records.images import image_from_array
+from kmura.records.layouts.base import CLASSES, NAME, POSITIVE_CLASS, Layout, Listing, Source, area_name
+from kmura.records.schema import SPLITS
 
-SPLITS = ("train", "val", "test")
 
+class MedMNIST(Layout):
+    """A MedMNIST file; patients are not known, so each image is its own study and patient."""
 
-def list_medmnist(
-    path: Path, *, name: str, positive_class: str | None = None, classes: tuple[str, ...] = ()
-) -> Listing:
-    """The images of a MedMNIST file, in the splits that it has.
+    name = "medmnist"
+    help = "a .npz file with {train,val,test}_{images,labels}"
+    options = (NAME, POSITIVE_CLASS, CLASSES)
+    suffix = ".npz"
 
-    Labels [N, 1] with two values are binary, with more multiclass; labels [N, L], L > 1, of 0 and 1 are multilabel.
-    MedMNIST files carry no class names: `classes` gives them (default: the class ids as texts).
+    def listing(self, root: Path, *, name: str | None, positive_class: str | None, classes: tuple[str, ...]) -> Listing:
+        """The images of a MedMNIST file, in the splits that it has.
 
-    Raises:
-        InputError: not a MedMNIST file, arrays that do not fit together, or a number of names that does not fit.
-    """
-    labels = {}
-    sources = []
-    for key in SPLITS:
-        images, labels[key] = _array(path, f"{key}_images"), _array(path, f"{key}_labels")
-        if images.ndim not in (3, 4) or labels[key].ndim not in (1, 2) or len(images) != len(labels[key]):
+        Labels [N, 1] with two values are binary, with more values multiclass; labels [N, L], L > 1, of 0 and 1 are
+        multilabel. MedMNIST files hold no class names.
+
+        Args:
+            root: the file.
+            name: name of the area; None: that of the file.
+            positive_class: the name of class 1 of a binary file, only checked.
+            classes: class names in the order of their ids; () numbers them.
+
+        Raises:
+            InputError: not a MedMNIST file, arrays that do not fit together, or a number of names that does not fit.
+        """
+        area = area_name(name, root.stem)
+        labels = {}
+        sources = []
+        for split in SPLITS:
+            labels[split] = _checked_labels(root, split)
+            size = _array(root, f"{split}_images")[0].nbytes
+            for number, label in enumerate(labels[split].tolist()):
+                path = f"{split}/{number:06d}"
+                sources.append(Source(path, area, path, path, tuple(label), split, size))
+        task, number = _task(root, labels)
+        names = tuple(classes) or tuple(map(str, range(number)))
+        if len(names) != number:
+            raise InputError(f"{root} has {number} classes; --classes gives {len(names)} names")
+        if positive_class and (task != "binary" or positive_class != names[1]):
             raise InputError(
-                f"{path} holds {key}_images {images.shape} and {key}_labels {labels[key].shape}; "
-                "[N, H, W] or [N, H, W, 3] and [N] or [N, L] are needed"
+                f"--positive-class {positive_class} does not fit {root}: class 1 is {names[1]}; give --classes"
             )
-        if len(images) == 0:
-            raise InputError(f"{path} has no {key} images; MedMNIST files hold all of train, val and test")
-        if images.dtype != np.uint8 or labels[key].dtype.kind not in "iub":
-            raise InputError(
-                f"{path} holds {key}_images of type {images.dtype} and {key}_labels of type {labels[key].dtype}; "
-                "8-bit images and whole-number labels are needed"
-            )
-        labels[key] = labels[key].reshape(len(images), -1).astype(np.int64)
-        size = images[0].nbytes
-        for index, label in enumerate(labels[key].tolist()):
-            where = f"{key}/{index:06d}"
-            sources.append(Source(where, name, where, where, tuple(label), key, size))
-    widths = {key: array.shape[1] for key, array in labels.items()}
-    if len(set(widths.values())) > 1 or 0 in widths.values():
-        raise InputError(f"{path} has {widths} labels an image; the same number, 1 or more, is needed in all three")
-    every = np.concatenate(list(labels.values()))
-    if every.min() < 0:
-        raise InputError(f"{path} has the label {every.min()}; labels count from 0")
-    if every.shape[1] > 1:
-        if every.max() > 1:
-            raise InputError(
-                f"{path} has {every.shape[1]} labels an image with values up to {every.max()}; 0 and 1 are needed"
-            )
-        task, number = "multilabel", every.shape[1]
-    else:
-        number = max(2, int(every.max()) + 1)
-        task = "binary" if number == 2 else "multiclass"
-    names = tuple(classes) or tuple(map(str, range(number)))
-    if len(names) != number:
-        raise InputError(f"{path} has {number} classes; --classes gives {len(names)} names")
-    if positive_class and (task != "binary" or positive_class != names[1]):
+        return Listing(names, task, tuple(sources), SPLITS, has_patients=False)
+
+    def read(self, root: Path, source: Source, channels: int) -> tuple[Image.Image, str]:
+        """One image, mode L or RGB, and the SHA-256 of its pixels; `source.path` is for example `train/000012`.
+
+        Raises:
+            UnreadableImage: the array row is no image.
+        """
+        split, _, number = source.path.partition("/")
+        pixels = _array(root, f"{split}_images")[int(number)]
+        return image_from_array(pixels, channels), hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+def _checked_labels(path: Path, split: str) -> np.ndarray:
+    """The labels of a split, int64 [N, L]."""
+    images, labels = _array(path, f"{split}_images"), _array(path, f"{split}_labels")
+    if images.ndim not in (3, 4) or labels.ndim not in (1, 2) or len(images) != len(labels):
         raise InputError(
-            f"--positive-class {positive_class} does not fit {path}: class 1 is {names[1]}; give --classes"
+            f"{path} holds {split}_images {images.shape} and {split}_labels {labels.shape}; "
+            "[N, H, W] or [N, H, W, 3] and [N] or [N, L] are needed"
         )
-    return Listing("medmnist", names, task, tuple(sources), SPLITS, has_patients=False)
+    if len(images) == 0:
+        raise InputError(f"{path} has no {split} images; MedMNIST files hold all of train, val and test")
+    if images.dtype != np.uint8 or labels.dtype.kind not in "iub":
+        raise InputError(
+            f"{path} holds {split}_images of type {images.dtype} and {split}_labels of type {labels.dtype}; "
+            "8-bit images and whole-number labels are needed"
+        )
+    return labels.reshape(len(images), -1).astype(np.int64)
 
 
-def medmnist_pixels(path: Path, where: str) -> np.ndarray:
-    """The pixels [H, W] or [H, W, 3] of the image that a `Source.path` such as `train/000012` names."""
-    key, _, index = where.partition("/")
-    return _array(path, f"{key}_images")[int(index)]
+def _task(path: Path, labels: dict[str, np.ndarray]) -> tuple[str, int]:
+    """The task of a file and its number of classes."""
+    widths = {split: array.shape[1] for split, array in labels.items()}
+    if len(set(widths.values())) > 1 or 0 in widths.values():
+        raise InputError(f"{path} has {widths} labels per image; the same number, 1 or more, is needed in all three")
+    values = np.concatenate(list(labels.values()))
+    if values.min() < 0:
+        raise InputError(f"{path} has the label {values.min()}; labels count from 0")
+    if values.shape[1] == 1:
+        number = max(2, int(values.max()) + 1)
+        return ("binary" if number == 2 else "multiclass"), number
+    if values.max() > 1:
+        raise InputError(
+            f"{path} has {values.shape[1]} labels per image with values up to {values.max()}; 0 and 1 are needed"
+        )
+    return "multilabel", values.shape[1]
 
 
 @functools.lru_cache(maxsize=6)
@@ -88,4 +116,4 @@ def _array(path: Path, key: str) -> np.ndarray:
         if isinstance(error, InputError):
             raise
         text = f" ({reason(error)})" if isinstance(error, OSError) and error.errno else ""
-        raise InputError(f"{path} is not a readable .npz file{text}; fetch it again from MedMNIST") from error
+        raise InputError(f"{path} is not a readable .npz file{text}; download it again from MedMNIST") from error

@@ -2,12 +2,12 @@
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kmura.errors import InputError, reason
 from kmura.records.images import SUFFIXES
-from kmura.records.layouts.base import Listing, Source, size_and_change, visible_files
+from kmura.records.layouts.base import AREAS, Layout, Listing, Option, Source, size_and_change, visible_files
 from kmura.records.manifest import Skipped
 
 CLASSES = ("normal", "abnormal")
@@ -20,18 +20,43 @@ _IMAGE = re.compile(
 _STUDY = re.compile(r"(?:^|.*/)(?P<study>(?:train|valid)/XR_\w+/patient[^/]+/study[^/]+?)/?$")
 
 
-def list_mura(root: Path, *, areas: tuple[str, ...] = (), from_csv: bool = False) -> Listing:
-    """The images of a MURA folder, by walking it or from its `*_image_paths.csv`.
+class Mura(Layout):
+    """The layout of MURA; patients are known."""
 
-    Labels come from the study folders' names; where `*_labeled_studies.csv` stands, both must agree.
+    name = "mura"
+    help = "ROOT/{train,valid}/XR_AREA/patientNNNNN/studyK_{positive,negative}/image.png"
+    options = (
+        AREAS,
+        Option("from_csv", "read *_image_paths.csv instead of walking the folders.", bool),
+    )
 
-    Raises:
-        InputError: no MURA layout, unknown area, an area or split without images, contradicting labels.
-    """
-    found = list(_listed(root) if from_csv else _walked(root))
+    def listing(self, root: Path, *, areas: tuple[str, ...], from_csv: bool) -> Listing:
+        """The images of a MURA folder, found by walking it or listed in its `*_image_paths.csv`.
+
+        Labels come from the names of the study folders; where `*_labeled_studies.csv` exists, both must agree.
+
+        Raises:
+            InputError: no MURA layout, unknown area, an area or split without images, contradicting labels.
+        """
+        sources, skipped = _sources(root, _listed(root) if from_csv else _walked(root))
+        if not sources:
+            nested = root / "MURA-v1.1"
+            folder = nested if nested.is_dir() else "the folder that holds train/ and valid/, or another --layout"
+            raise InputError(
+                f"{root} has no images of the MURA layout (train|valid/XR_AREA/patient/study_positive); give {folder}"
+            )
+        _check_areas(root, sources, areas)
+        _check_labels(root, sources)
+        if areas:
+            sources = [source for source in sources if source.area in areas]
+        _check_splits(root, sources)
+        return Listing(CLASSES, "binary", tuple(sources), tuple(SPLIT_OF.values()), True, tuple(skipped))
+
+
+def _sources(root: Path, paths: Iterable[str]) -> tuple[list[Source], list[Skipped]]:
     sources, skipped = [], []
     seen = set()
-    for path in found:
+    for path in paths:
         match = _IMAGE.match(path)
         if not match:
             skipped.append(Skipped(path, "not .../{train,valid}/XR_AREA/patient/study_{positive,negative}/image"))
@@ -55,25 +80,7 @@ def list_mura(root: Path, *, areas: tuple[str, ...] = (), from_csv: bool = False
                 changed=changed,
             )
         )
-    if not sources:
-        nested = root / "MURA-v1.1"
-        hint = (
-            f"give {nested}" if nested.is_dir() else "give the folder that holds train/ and valid/, or another --layout"
-        )
-        raise InputError(
-            f"{root} has no images of the MURA layout (train|valid/XR_AREA/patient/study_positive); {hint}"
-        )
-    _check_areas(root, sources, areas)
-    _check_labels(root, sources)
-    if areas:
-        sources = [source for source in sources if source.area in areas]
-    for folder, split in SPLIT_OF.items():
-        for area in sorted({source.area for source in sources}):
-            if not any(source.area == area and source.split == split for source in sources):
-                raise InputError(
-                    f"area {area} has no images in {root / folder}; add them, or leave it out with --areas"
-                )
-    return Listing("mura", CLASSES, "binary", tuple(sources), tuple(SPLIT_OF.values()), True, tuple(skipped))
+    return sources, skipped
 
 
 def _walked(root: Path) -> Iterator[str]:
@@ -106,10 +113,20 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def _check_areas(root: Path, sources: list[Source], areas: tuple[str, ...]) -> None:
-    there = sorted({source.area for source in sources})
+    known = sorted({source.area for source in sources})
     for area in areas:
-        if area not in there:
-            raise InputError(f"area {area} is not in {root}; there are: {', '.join(there)}")
+        if area not in known:
+            raise InputError(f"area {area} is not in {root}; there are: {', '.join(known)}")
+
+
+def _check_splits(root: Path, sources: list[Source]) -> None:
+    present = {(source.area, source.split) for source in sources}
+    for folder, split in SPLIT_OF.items():
+        for area in sorted({source.area for source in sources}):
+            if (area, split) not in present:
+                raise InputError(
+                    f"area {area} has no images in {root / folder}; add them, or leave it out with --areas"
+                )
 
 
 def _check_labels(root: Path, sources: list[Source]) -> None:

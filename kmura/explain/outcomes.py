@@ -1,12 +1,12 @@
 """What a model makes of images, in words: right or wrong, and what it took them for."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from kmura import cam
-from kmura.evaluation.class_scores import joint_areas, sides_of
+from kmura.tasks import Task
 
 OUTCOMES = ("TP", "TN", "FP", "FN")  # of the binary task at threshold 0.5
 CLASS_OUTCOMES = ("right", "wrong")  # of several classes: the most probable one; of several labels: all at 0.5
@@ -40,18 +40,19 @@ class Reading:
         return OUTCOMES if set(self.outcome) <= {*OUTCOMES, ""} else CLASS_OUTCOMES
 
 
-def read_images(label: np.ndarray, probability: np.ndarray, task: str, classes: Sequence[str], area: str) -> Reading:
-    """What probabilities [N, L] of a model mean beside labels [N, L'], as `kmura.data.labels.Labelling.ids` gives them.
+def read_images(label: np.ndarray, probability: np.ndarray, task: Task) -> Reading:
+    """What probabilities [N, L] of a model mean beside labels [N, L'], as `kmura.data.dataset.Dataset.ids` gives them.
 
     Args:
         label: -1 is unknown.
         probability: of the positive class (L = 1), or of each class or label.
-        task, classes, area: of the run.
+        task: of the run.
     """
+    classes = task.classes
     if probability.shape[1] == 1:
         label, probability = label[:, 0], probability[:, 0]
         taken = probability >= 0.5
-        sides = sides_of(area, task, classes)
+        sides = task.sides
         outcome = np.where(taken, np.where(label == 1, "TP", "FP"), np.where(label == 1, "FN", "TN"))
         caption = [
             f"{sides[one] if one >= 0 else 'unknown'}, p = {p:.2f}" for one, p in zip(label, probability, strict=True)
@@ -60,7 +61,7 @@ def read_images(label: np.ndarray, probability: np.ndarray, task: str, classes: 
         known = np.where(label < 0, "", outcome)
         return Reading(known, label, probability, np.abs(probability - 0.5), caption, label == 1, towards)
     taken, largest = probability.argmax(axis=1), probability.max(axis=1)
-    if task == "multilabel":
+    if task.by_label:
         right = ((probability >= 0.5) == (label == 1)).all(axis=1)
         unknown = (label < 0).any(axis=1)
         truth = np.where(unknown, -1, label[np.arange(len(label)), taken])
@@ -74,13 +75,14 @@ def read_images(label: np.ndarray, probability: np.ndarray, task: str, classes: 
         f"{'unknown' if missing else name}{'' if fits else f', taken for {classes[place]}'}, p = {p:.2f}"
         for name, place, p, missing, fits in zip(names, taken, largest, unknown, right, strict=True)
     ]
-    positive, towards = _question(truth, task, classes, area)
+    positive, towards = _question(truth, task)
     return Reading(outcome, truth, largest, largest, caption, positive, towards)
 
 
-def _question(truth, task: str, classes: Sequence[str], area: str):
+def _question(truth, task: Task):
     """Which images are positive and what speaks for that, where the classes have such a side."""
-    if task == "multilabel" or not (joint_areas(area, task, classes) or len(classes) == 2):
+    classes = task.classes
+    if task.by_label or not (task.is_joint or len(classes) == 2):
         return None, None
     half = len(classes) // 2
     sides = np.arange(len(classes)) < half if len(classes) > 2 else np.array([False, True])

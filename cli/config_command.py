@@ -1,0 +1,110 @@
+"""The command that shows the configuration: config."""
+
+import sys
+
+import click
+
+from kmura.config.names import PHASE_NAMES
+
+
+@click.command()
+@click.argument("recipe", required=False)
+@click.option("--phase", type=click.Choice(PHASE_NAMES), help="Take the phase's own recipe, unless RECIPE is given.")
+@click.option("--area", help="With --phase: also apply the tuned values of this area, as kmura fit does.")
+@click.option(
+    "--runs", default="runs", show_default=True, type=click.Path(), help="With --area: folder of the runs and searches."
+)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key, as kmura fit --set.")
+@click.option("--only", metavar="PREFIX", help="Only keys that begin so: train, train.focal, ...")
+@click.option(
+    "--format",
+    "form",
+    default="table",
+    show_default=True,
+    type=click.Choice(["table", "toml", "markdown"]),
+    help="toml: a commented recipe for --recipe. markdown: the page docs/configuration.md.",
+)
+def config(recipe, phase, area, runs, settings, only, form):
+    """Print every configuration key with its type, value, default, allowed values and meaning.
+
+    RECIPE is the name of a shipped recipe or a TOML file; without it and without --phase the values are the defaults.
+    Values that differ from the default are marked with *.
+
+    \b
+    Examples:
+      kmura config final --only cam
+      kmura config --phase final --area XR_WRIST
+      kmura config baseline --set train.epochs=20 --format toml > mine.toml
+    """
+    if area and not phase:
+        raise click.UsageError("--area requires --phase, which says whose tuned values to apply")
+    if form == "markdown":
+        if recipe or phase or settings or only:
+            raise click.UsageError(
+                "--format markdown is the page of all keys; give no RECIPE, --phase, --set or --only"
+            )
+        from kmura.config.reference import as_markdown
+
+        click.echo(as_markdown(), nl=False)
+        return
+
+    from kmura.config import ClassificationConfig
+    from kmura.config.reference import as_text, as_toml, chosen_keys
+
+    keys = chosen_keys(ClassificationConfig, only)
+    values, source = _configuration(recipe, phase, area, runs, settings)
+    if source:
+        click.echo(source, err=True)
+    if form == "toml":
+        click.echo(as_toml(values, keys, f"Written by: {_command_line()}"), nl=False)
+    elif sys.stdout.isatty():
+        _show_tables(values, keys)
+    else:
+        click.echo(as_text(values, keys), nl=False)
+
+
+def _configuration(recipe, phase, area, runs, settings):
+    """The configuration that the options describe, and where its tuned values come from, or ""."""
+    from kmura.config import load_config
+
+    if phase is None:
+        return load_config(recipe, settings), ""
+
+    from kmura.classification.phases import SEARCHES, phase_config
+
+    if area is None and phase in SEARCHES:  # without an area there are no tuned values
+        return load_config(recipe or phase, settings), ""
+    return phase_config(phase, area, runs, recipe, settings)
+
+
+def _command_line() -> str:
+    import shlex
+
+    return shlex.join(["kmura", *sys.argv[1:]])
+
+
+def _show_tables(values, keys) -> None:
+    """One table per stage on a terminal."""
+    import itertools
+
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from kmura.cli.display import console
+    from kmura.config.reference import CHANGED, facts, value_of, value_text
+
+    for stage, group in itertools.groupby(keys, lambda key: key.stage):
+        table = Table(title=stage, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        table.add_column("key", no_wrap=True)
+        table.add_column("value", overflow="fold", max_width=24)
+        table.add_column("meaning", ratio=1)
+        for key in group:
+            value = value_of(values, key)
+            changed = value != key.default
+            text = Text(value_text(value) + (f" {CHANGED}" if changed else ""), style="bold" if changed else "")
+            table.add_row(key.name, text, Text.assemble(key.meaning, "\n", (facts(key), "dim")))
+        console().print(table)
+
+
+COMMANDS = (config,)

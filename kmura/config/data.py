@@ -1,0 +1,58 @@
+"""Configuration of images: how they are read and augmented."""
+
+import dataclasses
+from typing import Literal
+
+from kmura.config.keys import Range, check_values, key
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """From shards to images and labels."""
+
+    image_size: int = key(224, "Rows and columns of the model's input, pixels.", at_least=16)
+    resize: Literal["squash", "pad"] = key(
+        "squash",
+        "How images are brought to image_size: 'squash' scales both sides to it, 'pad' keeps the aspect ratio and adds "
+        "black borders.",
+    )
+    cache: Literal["auto", "memory", "disk", "off"] = key(
+        "auto",
+        "Where decoded images are kept: 'memory', 'disk' (in the records folder, also for later runs), 'off' "
+        "(each image is decoded whenever it is drawn), or 'auto' (memory if they fit into half of the available "
+        "memory, else off).",
+    )
+    task: Literal["auto", "binary", "multiclass", "multilabel"] = key(
+        "auto",
+        "What the model predicts: 'binary' (one logit, for the positive class), 'multiclass' (softmax over the "
+        "classes), 'multilabel' (one sigmoid per label), or 'auto' (the task of the records).",
+    )
+
+    def __post_init__(self):
+        check_values(self, "data")
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Random augmentation of training images. The defaults are the published settings for MURA."""
+
+    rotation: float = key(15.0, "Largest rotation in either direction, degrees.", within=(0, 180))
+    area_scale: tuple[float, float] = key(
+        (0.9, 1.1),
+        "Smallest and largest share of the image's area that a random crop shows; values above 1 zoom out.",
+        pair=Range(0, 4, above=True),
+    )
+    shift: float = key(0.0, "Largest shift along each axis, as a fraction of the image side.", within=(0, 1))
+    shear: float = key(0.0, "Largest shear angle in either direction, degrees.", within=(0, 60))
+    flip: float = key(0.5, "Probability of a horizontal flip.", within=(0, 1))
+    brightness: float = key(
+        0.1, "Largest relative change b of brightness; the factor is drawn from 1 - b to 1 + b.", within=(0, 1)
+    )
+    contrast: float = key(
+        0.1,
+        "Largest relative change c of contrast about the image's mean; the factor is drawn from 1 - c to 1 + c.",
+        within=(0, 1),
+    )
+
+    def __post_init__(self):
+        check_values(self, "augment")

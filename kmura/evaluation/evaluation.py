@@ -1,0 +1,192 @@
+"""What an evaluation of a classifier found, and how `metrics.json` keeps it. Needs no TensorFlow."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kmura import metrics
+from kmura.errors import InputError
+from kmura.evaluation.class_scores import ClassLevelScores, MultiScores, read_class_predictions
+from kmura.evaluation.scoring import LEVELS, LevelScores, Scores
+from kmura.files import sha256_of
+from kmura.records.schema import VERSION_1_SPLITS
+from kmura.runs.predictions import read_predictions
+from kmura.runs.run import RunDescription, RunFolder, read_run
+from kmura.typed import FieldError, from_json, other_version, read_json
+
+METRICS_VERSION = 2  # version 1 has no number and calls the splits val and test tune and valid
+
+# fields of version 1 that hold names of splits, as the keys of their object and as their value
+_KEYED_BY_SPLIT = ("splits", "calibrated", "operating_points", "areas", "localization_faithfulness")
+_SPLIT_FIELDS = ("select_on", "fit_on")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The scores of a run, as `metrics.json` holds them.
+
+    Attributes:
+        metrics_version: of the file; see METRICS_VERSION.
+        run: folder of the run, as it was given to `evaluate`.
+        area, phase: of the run.
+        select_on: the split that chose the best epoch.
+        selected_epoch_by: the score that chose it.
+        has_patients: whether the records know which images are of the same patient.
+        model_sha256, predictions_sha256: of the `best.keras` and `predictions.csv` that the scores belong to.
+        scores: of a binary run `Scores`, of several classes or labels `MultiScores`.
+        task, classes: of the run.
+        localization_faithfulness: of runs of the phase final, split -> value, see `kmura.evaluation.localization`;
+            else None.
+    """
+
+    metrics_version: int = METRICS_VERSION
+    run: str
+    area: str
+    phase: str
+    select_on: str
+    selected_epoch_by: str
+    has_patients: bool
+    model_sha256: str
+    predictions_sha256: str
+    scores: Scores | MultiScores
+    task: str = "binary"
+    classes: tuple[str, ...] = ()
+    localization_faithfulness: dict[str, float] | None
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Evaluation":
+        """Returns the evaluation that the content of a `metrics.json` stands for, of METRICS_VERSION or of version 1.
+
+        Raises:
+            FieldError: a field is missing or wrong, or the version is unknown.
+        """
+        version = value.get("metrics_version", 1) if isinstance(value, Mapping) else METRICS_VERSION
+        if version not in (1, METRICS_VERSION):
+            raise FieldError("metrics_version", f"is {version!r}, this kmura reads versions 1 and {METRICS_VERSION}")
+        if version == 1:
+            value = _from_version_1(value) | {"metrics_version": METRICS_VERSION}
+        evaluation = from_json(cls, value)
+        _check_complete(evaluation.scores)
+        return evaluation
+
+
+def read_evaluation(
+    run: str | os.PathLike, description: RunDescription | None = None
+) -> tuple[Evaluation, pd.DataFrame]:
+    """Returns the evaluation of a run, and its predictions (one row per image, with today's names of the splits).
+
+    Args:
+        run: its folder.
+        description: of the run; None reads it.
+
+    Raises:
+        InputError: the run is not evaluated, a file is damaged, or scores, predictions and `best.keras` (if there is
+            one) do not belong together.
+    """
+    description = description or read_run(run)
+    folder, command = RunFolder(Path(run)), f"kmura evaluate {run}"
+    value = read_json(folder.metrics, command)
+    try:
+        evaluation = Evaluation.from_json(value)
+    except FieldError as error:
+        raise other_version(folder.metrics, error, command) from error
+    if isinstance(evaluation.scores, Scores) != (description.task == "binary"):
+        raise InputError(f"{folder.metrics} is not of a {description.task} run; make it again with: {command}")
+    if description.task == "binary":
+        table = read_predictions(folder.predictions)
+    else:
+        table = read_class_predictions(folder.predictions, description.task, description.classes)
+    for file, digest in (
+        (folder.predictions, evaluation.predictions_sha256),
+        (folder.best, evaluation.model_sha256),
+    ):
+        if file.exists() and digest != sha256_of(file):
+            raise InputError(f"{file} has changed since the run was evaluated; evaluate it again: {command}")
+    return evaluation, table
+
+
+def _from_version_1(value: Any, field: str = "") -> Any:
+    """The content of a `metrics.json` of version 1, with the names of the splits that version 2 has."""
+    if isinstance(value, Mapping):
+        names = VERSION_1_SPLITS if field in _KEYED_BY_SPLIT else {}
+        return {names.get(name, name): _from_version_1(item, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_from_version_1(item, field) for item in value]
+    if field in _SPLIT_FIELDS:
+        return VERSION_1_SPLITS.get(value, value)
+    if field == "notes" and isinstance(value, str):
+        return re.sub(r"\b(tune|valid)\b", lambda name: VERSION_1_SPLITS[name[0]], value)
+    return value
+
+
+def _check_complete(scores: Scores | MultiScores) -> None:
+    """Checks that the entries are there that dataclasses cannot demand, since they are keys of dictionaries.
+
+    Raises:
+        FieldError: a split has not both levels, or a level lacks a score.
+    """
+    if isinstance(scores, Scores):
+        _check_question(scores, "scores")
+        return
+    _check_class_levels(scores.splits, "scores.splits")
+    if scores.areas:
+        _require("scores.areas", scores.areas, scores.splits)
+        _check_class_levels(scores.areas, "scores.areas")
+    for name, question in scores.questions.items():
+        _check_question(question, f"scores.questions.{name}")
+    if scores.pooled is not None:
+        _require("scores.pooled.splits", scores.pooled.splits, scores.splits)
+        _check_question(scores.pooled, "scores.pooled")
+
+
+def _check_question(scores: Scores, path: str) -> None:
+    _check_levels(scores.splits, f"{path}.splits")
+    for split, levels in scores.splits.items():
+        _require(f"{path}.operating_points", scores.operating_points, (split,))
+        for place, point in enumerate(scores.operating_points[split]):
+            here = f"{path}.operating_points.{split}[{place}]"
+            _require(f"{here}.scores", point.scores, metrics.FROM_CONFUSION)
+        for level, level_scores in scores.calibrated.get(split, {}).items():
+            _check_level(level_scores, f"{path}.calibrated.{split}.{level}", levels["study"])
+
+
+def _check_levels(splits: Mapping[str, Mapping[str, LevelScores]], path: str) -> None:
+    _check_splits(splits, path)
+    for split, levels in splits.items():
+        for level in LEVELS:
+            _check_level(levels[level], f"{path}.{split}.{level}", levels["study"])
+
+
+def _check_level(scores: LevelScores, path: str, study: LevelScores) -> None:
+    _require(f"{path}.scores", scores.scores, metrics.SCORES)
+    _require(f"{path}.confusion", scores.confusion, ("tp", "fp", "fn", "tn"))
+    _require(f"{path}.calibration", scores.calibration, study.calibration)
+    _require(f"{path}.brier_parts", scores.brier_parts, study.brier_parts)
+
+
+def _check_class_levels(splits: Mapping[str, Mapping[str, ClassLevelScores]], path: str) -> None:
+    _check_splits(splits, path)
+    for split, levels in splits.items():
+        for level in LEVELS:
+            place = f"{path}.{split}.{level}"
+            _require(f"{place}.scores", levels[level].scores, ("auc", "kappa", "accuracy"))
+            if not levels[level].classes:
+                raise FieldError(f"{place}.classes", "is empty")
+
+
+def _check_splits(splits: Mapping[str, Mapping[str, Any]], path: str) -> None:
+    if not splits:
+        raise FieldError(path, "is empty")
+    for split, levels in splits.items():
+        _require(f"{path}.{split}", levels, LEVELS)
+
+
+def _require(path: str, value: Mapping[str, Any], names: Iterable[str]) -> None:
+    for name in names:
+        if name not in value:
+            raise FieldError(f"{path}.{name}", "is missing")

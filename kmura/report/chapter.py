@@ -1,0 +1,108 @@
+"""A chapter of the report: all that the page shows of one run, whatever kind of run it is."""
+
+import dataclasses
+from typing import Any
+
+from kmura.evaluation.exploration import AreaData
+from kmura.explain.explanation import Case, Explanation
+from kmura.report.figures import Picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A part of a sentence; `strong` is emphasised."""
+
+    text: str
+    strong: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of texts and numbers; the first column names the rows."""
+
+    caption: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ShownMap:
+    """A map of a case of the galleries.
+
+    Attributes:
+        tap, empty: see `kmura.explain.explanation.Look`.
+        data: the picture as a `data:` URL.
+    """
+
+    tap: str
+    empty: bool
+    data: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ShownCase:
+    """A case of the galleries with its pictures.
+
+    Attributes:
+        case: of the explanation.
+        data: picture (one of `kmura.explain.explanation.PICTURES`) -> the picture as a `data:` URL.
+        maps: of all feature maps, that of the explanation's `tap` first.
+    """
+
+    case: Case
+    data: dict[str, str]
+    maps: tuple[ShownMap, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery:
+    """An explanation of a run with its pictures."""
+
+    explanation: Explanation
+    cases: tuple[ShownCase, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chapter:
+    """All that the page shows of one run.
+
+    Everything but `template`, `details` and `reading` is shown alike for all kinds of runs.
+
+    Attributes:
+        id: of the chapter within the page; file names of its figures begin with it.
+        title: heading of the chapter.
+        area: of the run; the galleries are filtered by it.
+        path: folder of the run.
+        headline: the sentence of the summary.
+        tables: shown at the beginning of the chapter.
+        explored: what `kmura eda` found in the images of the area; None if it was not run on these records.
+        notes: what must be known to read the scores; folded if there are many.
+        warnings: further notes, which are never folded.
+        figures: heading -> name -> picture; the heading "" is not shown.
+        gallery: None if the run was not explained.
+        facts: how the run was made, name -> text.
+        template: file of the package `kmura.report` that shows what this kind of run has beside; "" for none. It
+            finds the chapter as `chapter`.
+        details: what that template needs.
+        reading: file of the package that says how to read chapters of this kind; shown once, at the end of the page.
+            It finds all chapters as `chapters`. "" for none.
+        pooling: pooling and top_k of the evaluation, if the run can be compared by `kmura.evaluation.compare`; else
+            None.
+    """
+
+    id: str
+    title: str
+    area: str
+    path: str
+    headline: tuple[Text, ...]
+    tables: tuple[Table, ...] = ()
+    explored: AreaData | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    figures: dict[str, dict[str, Picture]] = dataclasses.field(default_factory=dict)
+    gallery: Gallery | None = None
+    facts: dict[str, str] = dataclasses.field(default_factory=dict)
+    template: str = ""
+    details: Any = None
+    reading: str = ""
+    pooling: tuple[str, int] | None = None

@@ -1,0 +1,83 @@
+"""The content of the report, gathered from the folders of runs: chapters and their comparison. No HTML."""
+
+import dataclasses
+import importlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from kmura.errors import InputError
+from kmura.evaluation.compare import Comparison, compare
+from kmura.report.chapter import Chapter
+from kmura.runs.run import read_run
+
+# kind of run -> module and function that makes its chapter, of (run, number, eda); imported when it is needed
+CHAPTERS: Mapping[str, str] = {"classification": "kmura.report.classification_chapter:chapter"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """The content of the report.
+
+    Attributes:
+        chapters: one per run.
+        comparison: of the runs that can be compared; None if there are fewer than two, or for the reason `why_not`.
+        why_not: "" if there is a comparison or nothing to compare.
+    """
+
+    chapters: tuple[Chapter, ...]
+    comparison: Comparison | None
+    why_not: str
+
+
+def gather(
+    runs: Sequence[str | os.PathLike],
+    *,
+    eda: str | os.PathLike | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Contents:
+    """Returns the content of a report about runs.
+
+    Args:
+        runs: folders of evaluated runs.
+        eda: the file that `kmura eda` wrote; None looks for it in the folder of each run's records.
+        resamples, seed: of the comparison's bootstrap.
+
+    Raises:
+        InputError: no runs are given, a run is not evaluated, or one of its files is damaged.
+    """
+    if not runs:
+        raise InputError("report needs a run; give its folder, as runs/XR_WRIST/baseline")
+    chapters = tuple(chapter_of(run, number, None if eda is None else Path(eda)) for number, run in enumerate(runs))
+    comparable = [chapter for chapter in chapters if chapter.pooling is not None]
+    comparison, why_not = None, ""
+    if len({chapter.pooling for chapter in comparable}) > 1:
+        why_not = "the runs were evaluated with different poolings; evaluate them alike"
+    elif len(comparable) > 1:
+        pooling, top_k = comparable[0].pooling
+        folders = [chapter.path for chapter in comparable]
+        try:
+            comparison = compare(folders, pooling=pooling, top_k=top_k, resamples=resamples, seed=seed)
+        except InputError as error:
+            why_not = str(error)
+    return Contents(chapters, comparison, why_not)
+
+
+def chapter_of(run: str | os.PathLike, number: int, eda: Path | None = None) -> Chapter:
+    """Returns the chapter of a run, as its kind makes it.
+
+    Args:
+        run: folder of the run.
+        number: of the chapter, from 0.
+        eda: the file that `kmura eda` wrote; None looks for it in the folder of the records.
+
+    Raises:
+        InputError: the run is not evaluated, one of its files is damaged, or its kind is unknown.
+    """
+    kind = getattr(read_run(run), "kind", "classification")
+    if kind not in CHAPTERS:
+        raise InputError(f"{run} is of the kind {kind!r}; report knows {', '.join(CHAPTERS)}")
+    module, _, name = CHAPTERS[kind].partition(":")
+    chapter: Callable[..., Chapter] = getattr(importlib.import_module(module), name)
+    return chapter(run, number, eda)

@@ -1,0 +1,89 @@
+"""A new kind of learning needs a learner and one entry of the registry: everything else is shared."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import toy_kind
+
+import kmura
+from kmura import kinds
+from kmura.errors import InputError
+from kmura.report.report import report
+from kmura.runs.run import Run
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    monkeypatch.setitem(kinds.KINDS, "toy", toy_kind.TOY)
+
+
+class KillWithinEpoch(keras.callbacks.Callback):
+    """Ends the process, as a power cut would, after the first batch of an epoch (counted from 1)."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.doomed = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch + 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.epoch == self.doomed:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def last_state(folder: Path) -> dict[str, np.ndarray]:
+    (path,) = (folder / "last").glob("epoch-*.npz")
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def test_a_toy_kind_survives_a_kill_within_an_epoch_and_stands_in_the_report(records, tmp_path, toy):
+    undisturbed = toy_kind.train(records, tmp_path / "undisturbed")
+    code = (
+        "import sys, toy_kind, test_kinds; "
+        "toy_kind.train(sys.argv[1], sys.argv[2], callbacks=[test_kinds.KillWithinEpoch(2)])"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
+    killed = subprocess.run(
+        [sys.executable, "-c", code, str(records), str(tmp_path / "killed")], env=environment, capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    folder = tmp_path / "killed" / "XR_WRIST" / "toy"
+    assert json.loads((folder / "last" / "state.json").read_text())["epoch"] == 1
+
+    resumed = toy_kind.train(records, tmp_path / "killed")
+    assert resumed.folder == folder and resumed.history["epoch"].tolist() == [1, 2, 3]
+    ours, theirs = last_state(folder), last_state(undisturbed.folder)
+    assert ours.keys() == theirs.keys() and all((ours[name] == theirs[name]).all() for name in ours)
+    pd.testing.assert_frame_equal(
+        resumed.history.drop(columns="seconds"), undisturbed.history.drop(columns="seconds"), check_exact=True
+    )
+    assert resumed.history["val_loss"].iloc[-1] < resumed.history["val_loss"].iloc[0]
+    assert resumed.best["val_loss"] == resumed.history["val_loss"].min()
+
+    assert Run(folder).kind == "toy" and isinstance(Run(folder).config, toy_kind.ToyConfig)
+    scores = kmura.evaluate(folder)
+    page = report([folder], tmp_path / "report.html").read_text()
+    assert f"missed by {255 * scores['error']:.1f} of 255" in page and "<th scope" in page
+
+
+def test_a_kind_without_a_part_says_so(records, tmp_path, toy):
+    run = toy_kind.train(records, tmp_path, epochs=1).folder
+    with pytest.raises(InputError, match="runs of kind toy have no contract"):
+        kmura.export(run, tmp_path / "served")
+
+
+def test_a_run_of_a_kind_that_is_not_there_is_refused(records, tmp_path, toy, monkeypatch):
+    run = toy_kind.train(records, tmp_path, epochs=1).folder
+    monkeypatch.delitem(kinds.KINDS, "toy")
+    with pytest.raises(InputError, match="kind of run 'toy' is unknown; choose one of classification"):
+        kmura.evaluate(run)

@@ -178,7 +178,9 @@ def test_a_stranger_gets_the_study_that_predict_pools(asked, predictor):
     assert found["single/probability"] == pytest.approx(found["serving_default/probability"][3:4], abs=1e-6)
 
 
-def test_the_clients_of_the_readme_get_the_answers_of_predict(signatures, predictor, monkeypatch, capsys, tmp_path):
+def test_the_clients_of_the_serving_guide_get_the_answers_of_predict(
+    signatures, predictor, monkeypatch, capsys, tmp_path
+):
     from serving_stand_in import served
 
     from kmura.serving.prepare import prepared
@@ -187,7 +189,8 @@ def test_the_clients_of_the_readme_get_the_answers_of_predict(signatures, predic
     (tmp_path / "image.png").write_bytes(data)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    blocks = re.findall("```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
+    guide = Path(__file__).parents[1] / "docs" / "serving.md"
+    blocks = re.findall("```python\n(.*?)```", guide.read_text(), re.DOTALL)
     with served("wrist", signatures) as addresses:
         for port, address in zip(("8500", "8501"), addresses, strict=True):
             (client,) = (block for block in blocks if f"localhost:{port}" in block)

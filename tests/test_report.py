@@ -425,9 +425,7 @@ def test_scores_of_another_task_are_refused(tmp_path):
 
 
 def test_a_report_needs_no_tensorflow():
-    code = (
-        "import sys, kmura.report.classification_chapter, kmura.report.report; assert 'keras' not in sys.modules"
-    )
+    code = "import sys, kmura.report.classification_chapter, kmura.report.report; assert 'keras' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

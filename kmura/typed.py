@@ -8,7 +8,6 @@ import functools
 import json
 import types
 import typing
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,21 +61,20 @@ def from_json(cls: type[T], value: Any, path: str = "") -> T:
     return cls(**values)
 
 
-def read_typed(cls: type[T], path: Path, command: str, update: Callable[[Any], Any] = lambda value: value) -> T:
+def read_typed(cls: type[T], path: Path, command: str) -> T:
     """Returns the dataclass that a JSON file holds, see `from_json`.
 
     Args:
         cls: the dataclass.
         path: of the file.
         command: the command that makes the file, for messages.
-        update: applied to the JSON value first, to bring an earlier version of the file up to date.
 
     Raises:
         InputError: the file is missing, cannot be read, is not JSON, or does not fit the dataclass.
     """
     value = read_json(path, command)
     try:
-        return from_json(cls, update(value))
+        return from_json(cls, value)
     except FieldError as error:
         raise other_version(path, error, command) from error
 

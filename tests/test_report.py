@@ -2,21 +2,32 @@
 
 import dataclasses
 import html.parser
+import json
 import re
+import subprocess
+import sys
+import types
 
+import jinja2
 import numpy as np
+import pandas as pd
 import pytest
 from test_compare import blurred, write_run_of
 from test_scoring import FEW, simulated
 
 from kmura.errors import InputError
-from kmura.evaluation.evaluation import Evaluation
+from kmura.evaluation.evaluation import Evaluation, read_evaluation
 from kmura.evaluation.scoring import score_table
+from kmura.explain.explanation import Case, Explanation, Localization, MeanCurves
+from kmura.export.card import model_card
 from kmura.files import sha256_of, write_json
 from kmura.metrics import Interval
+from kmura.report import class_figures, figures, gather, render
+from kmura.report.chapter import Chapter, Table, Text
 from kmura.report.report import report
 from kmura.runs.predictions import read_predictions
 from kmura.runs.run import RunFolder, epochs_trained, read_run, write_run
+from kmura.serving.contract import contract_of_run
 from kmura.typed import from_json
 
 EVIL = '<script>alert("x")</script>$\\frac'
@@ -75,6 +86,21 @@ class Page(html.parser.HTMLParser):
         self.text.append(data)
 
 
+def words(page):
+    return " ".join(" ".join(page.text).split())
+
+
+@pytest.fixture
+def sketched(monkeypatch):
+    """Leaves the drawing of figures out, which takes most of the time of a report."""
+
+    def sketch(name, title, draw, **options):
+        return figures.Picture(name, title, '<svg aria-label="none"></svg>', b"")
+
+    for module in (figures, class_figures):
+        monkeypatch.setattr(module, "drawn", sketch)
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
@@ -98,7 +124,7 @@ def test_the_page_is_whole_and_alone(two):
 
 def test_it_says_what_was_found(two):
     runs, _, page = two
-    text = " ".join(" ".join(page.text).split())
+    text = words(page)
     found = score_table(read_predictions(runs[1] / "predictions.csv"), FEW).splits["test"]["study"]
     auc = found.scores["auc"]
     assert f"study AUC {auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f}) on 60 held-out studies" in text
@@ -124,7 +150,7 @@ def test_names_that_contain_html_stay_text(tmp_path):
     assert EVIL in "".join(page.text)
 
 
-def test_only_epochs_that_were_trained_are_counted(tmp_path):
+def test_only_epochs_that_were_trained_are_counted(tmp_path, sketched):
     run = evaluated(tmp_path / "run" / "x", simulated(60))
     most = read_run(run).config.train.epochs
     assert epochs_trained(RunFolder(run), read_run(run).config) == f"2 of at most {most} epochs"
@@ -152,7 +178,7 @@ def test_one_class_leaves_a_stated_gap(tmp_path):
     assert not re.search(r"\bnan\b", " ".join(Page(text).text).lower())
 
 
-def test_files_beside_the_page_are_left_alone(two):
+def test_files_beside_the_page_are_left_alone(two, sketched):
     runs, out, _ = two
     mine = out.with_name("page-figures") / "mine.txt"
     mine.write_text("mine")
@@ -161,7 +187,7 @@ def test_files_beside_the_page_are_left_alone(two):
     mine.unlink()
 
 
-def test_the_comparison_pools_studies_as_the_evaluation_did(tmp_path):
+def test_the_comparison_pools_studies_as_the_evaluation_did(tmp_path, sketched):
     pooled = dataclasses.replace(FEW, pooling="max")
     table = simulated(120)
     runs = [
@@ -187,7 +213,6 @@ def test_the_drawn_precision_recall_curve_has_the_area_of_its_legend(monkeypatch
 
     from kmura import metrics
     from kmura.evaluation.scoring import units_of
-    from kmura.report import figures
 
     drawn = []
     monkeypatch.setattr(Axes, "step", lambda self, x, y, **options: drawn.append((x, y, options["where"])))
@@ -198,32 +223,219 @@ def test_the_drawn_precision_recall_curve_has_the_area_of_its_legend(monkeypatch
     assert np.sum(np.diff(x) * y[1:]) == pytest.approx(metrics.average_precision(units.label, units.probability)[0])
 
 
-@pytest.mark.parametrize("damage", ["localization_faithfulness", "scores.splits", "scores.options", "brier_parts"])
-def test_metrics_of_another_version_are_one_clear_error(tmp_path, damage):
-    import json
-
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        ("localization_faithfulness", "localization_faithfulness is missing"),
+        ("scores.splits", "scores.splits is empty"),
+        ("scores.options", "scores.options is missing"),
+        ("brier_parts", "scores.splits.test.study.brier_parts is missing"),
+        ("auc", "scores.splits.test.study.scores.auc is missing"),
+        ("metrics_version", "metrics_version is 3, this kmura reads versions 1 and 2"),
+    ],
+)
+def test_metrics_of_another_version_are_one_clear_error(tmp_path, damage, problem):
     run = evaluated(tmp_path / "x" / "baseline", simulated(60))
-    found = json.loads((run / "metrics.json").read_text())
+    value = json.loads((run / "metrics.json").read_text())
     if damage == "brier_parts":
-        del found["scores"]["splits"]["test"]["study"]["brier_parts"]
+        del value["scores"]["splits"]["test"]["study"]["brier_parts"]
+    elif damage == "auc":
+        del value["scores"]["splits"]["test"]["study"]["scores"]["auc"]
     elif damage == "scores.splits":
-        found["scores"]["splits"] = {}
+        value["scores"]["splits"] = {}
     elif damage == "scores.options":
-        del found["scores"]["options"]
+        del value["scores"]["options"]
+    elif damage == "metrics_version":
+        value[damage] = 3
     else:
-        del found[damage]
-    (run / "metrics.json").write_text(json.dumps(found))
-    with pytest.raises(InputError, match="another version"):
+        del value[damage]
+    (run / "metrics.json").write_text(json.dumps(value))
+    expected = f"metrics.json: {problem}; it is damaged or of another version; make it again with: kmura evaluate {run}"
+    with pytest.raises(InputError, match=f"{re.escape(expected)}$"):
         report([run], tmp_path / "page.html")
 
 
-def test_runs_that_cannot_be_compared_are_reported_side_by_side(tmp_path, two):
+@pytest.mark.parametrize(
+    ("history", "problem"),
+    [
+        ("epoch,loss\n1,0.5\n", "history.csv has no column best; train the run again"),
+        ("loss,best\n0.5,True\n", "history.csv has no column epoch; train the run again"),
+        ("epoch,loss,best\n1,low,True\n", "history.csv, column loss, has an entry that is not a number; train the run"),
+        ("", "history.csv cannot be read"),
+    ],
+)
+def test_a_damaged_history_is_named(tmp_path, history, problem):
+    run = evaluated(tmp_path / "x" / "baseline", simulated(60))
+    (run / "history.csv").write_text(history)
+    with pytest.raises(InputError, match=problem):
+        report([run], tmp_path / "page.html")
+
+
+def explained(run):
+    """A run of `evaluated` with an explanation, whose pictures are a few bytes."""
+    names, interval = ("image", "cam", "saliency", "smoothgrad"), Interval(0.5, 0.4, 0.6)
+    means = {name: interval for name in ("deletion", "insertion", "drop")}
+    means |= {f"random_{name}": interval for name in means}
+    explanation = Explanation(
+        run=str(run),
+        area="XR_WRIST",
+        phase="baseline",
+        model_sha256="of no model",
+        split="test",
+        tap="P5",
+        cases=[Case("TP", "a.png", "s", 1, 0.75, "p = 0.75", False, None, {name: f"{name}.png" for name in names}, [])],
+        counts={"TP": 1},
+        empty_share=0.25,
+        sample=7,
+        curves=MeanCurves([0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.5], [0.0, 0.5], means),
+        localization=Localization(3, interval, 0.25, interval),
+    )
+    write_json(run / "explain" / "explain.json", dataclasses.asdict(explanation))
+    for name in names:
+        (run / "explain" / f"{name}.png").write_bytes(name.encode())
+    return run
+
+
+def test_an_explanation_brings_its_gallery_and_the_scores_of_its_maps(tmp_path):
+    run = explained(evaluated(tmp_path / "x" / "baseline", simulated(60)))
+    page = Page(report([run], tmp_path / "page.html").read_text())
+    text = words(page)
+    assert "Grad-CAM++ of P5, 7 images of test; 25 % of the maps are without positive evidence" in text
+    assert "pointing game, 3 images 0.500 (0.400 to 0.600) 0.250" in text
+    images = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert images == ["data:image/png;base64,aW1hZ2U=", "data:image/png;base64,Y2Ft"]  # "image" and "cam"
+    assert (tmp_path / "page-figures" / "run0-perturbation-P5.svg").is_file()
+
+
+def test_a_damaged_explanation_is_named(tmp_path):
+    run = explained(evaluated(tmp_path / "x" / "baseline", simulated(60)))
+    (run / "explain" / "saliency.png").unlink()
+    with pytest.raises(InputError, match="saliency.png cannot be read: No such file .* kmura explain"):
+        report([run], tmp_path / "page.html")
+    value = json.loads((run / "explain" / "explain.json").read_text())
+    del value["curves"]["means"]
+    write_json(run / "explain" / "explain.json", value)
+    with pytest.raises(InputError, match="explain.json: curves.means is missing; .*: kmura explain .*baseline$"):
+        report([run], tmp_path / "page.html")
+
+
+@pytest.mark.parametrize("error", [KeyError("a bug"), TypeError("a bug"), ValueError("a bug"), IndexError("a bug")])
+def test_a_bug_in_a_figure_is_not_called_damage(tmp_path, monkeypatch, sketched, error):
+    def broken(*_):
+        raise error
+
+    run = evaluated(tmp_path / "x" / "baseline", simulated(60))
+    monkeypatch.setattr(figures, "histogram", broken)
+    with pytest.raises(type(error), match="a bug") as caught:
+        report([run], tmp_path / "page.html")
+    assert caught.value is error
+
+
+def test_a_bug_in_a_template_is_not_called_damage(tmp_path, monkeypatch, sketched):
+    run = evaluated(tmp_path / "x" / "baseline", simulated(60))
+    monkeypatch.delitem(render.FILTERS, "number")
+    with pytest.raises(jinja2.TemplateError, match="number"):
+        report([run], tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def toy_chapter(run, number, eda):
+    """The chapter of a run of a kind that is registered by a test."""
+    picture = figures.drawn("run1-errors", "Errors", lambda axes: axes.plot([0, 1], [1, 0]))
+    return Chapter(
+        id=f"run{number}",
+        title=f"Toy {EVIL}",
+        area="toys",
+        path=str(run),
+        headline=(Text("mean error 0.250, "), Text("small", strong=True), Text(".")),
+        tables=(Table("Errors", ("split", "error"), (("val", 0.25), (EVIL, "unknown"))),),
+        notes=("a note",),
+        warnings=("a warning",),
+        figures={"Errors by epoch": {"errors": picture}},
+        facts={"network": "none"},
+    )
+
+
+def test_a_kind_of_run_brings_its_own_chapter(tmp_path, monkeypatch):
+    run, read = evaluated(tmp_path / "x" / "baseline", simulated(60)), gather.read_run
+    monkeypatch.setitem(gather.CHAPTERS, "toy", f"{__name__}:toy_chapter")
+    toy = types.SimpleNamespace(kind="toy")
+    monkeypatch.setattr(gather, "read_run", lambda path: toy if path == "toy" else read(path))
+    page = Page(report(["toy"], tmp_path / "alone.html").read_text())
+    text = words(page)
+    assert page.open == [] and not [tag for tag, _ in page.tags if tag == "script"] and "Not compared" not in text
+    for part in (
+        "mean error 0.250, small .",
+        f"{EVIL} unknown",
+        "a note",
+        "a warning",
+        "Errors by epoch",
+        "network none",
+    ):
+        assert part in text, part
+    assert "AUC" not in text and "kappa" not in text.lower() and "study" not in text and "How to read" not in text
+    both = words(Page(report([run, "toy"], tmp_path / "both.html").read_text()))
+    assert "study AUC" in both and "mean error 0.250" in both and "Not compared" not in both
+    assert {"run0-histogram.svg", "run1-errors.png"} <= {path.name for path in (tmp_path / "both-figures").iterdir()}
+    monkeypatch.delitem(gather.CHAPTERS, "toy")
+    with pytest.raises(InputError, match="toy is of the kind 'toy'; report knows classification"):
+        report(["toy"], tmp_path / "page.html")
+
+
+def of_version_1(run):
+    """Turns a run into one on records of schema version 1: splits `tune` and `valid`, no metrics_version."""
+    names = {"val": "tune", "test": "valid"}
+    table = pd.read_csv(run / "predictions.csv", dtype=str, keep_default_na=False)
+    table.assign(split=table["split"].replace(names)).to_csv(run / "predictions.csv", index=False)
+    for path in (run / "metrics.json", run / "explain" / "explain.json"):
+        if path.exists():
+            path.write_text(re.sub(r"\b(val|test)\b", lambda name: names[name[0]], path.read_text()))
+    value = json.loads((run / "metrics.json").read_text()) | {"predictions_sha256": sha256_of(run / "predictions.csv")}
+    del value["metrics_version"]
+    write_json(run / "metrics.json", value)
+    assert {"tune", "valid"} <= value["scores"]["splits"].keys() and value["select_on"] == "tune"
+
+
+def test_a_run_of_version_1_is_read_with_todays_names_of_the_splits(tmp_path, sketched):
+    table = simulated(120)
+    rare = table[(table["split"] == "val") | (table["label"] == 0) | (table.index % 4 == 0)]  # leaves a note
+    run = explained(evaluated(tmp_path / "XR_WRIST" / "baseline", rare))
+    other = evaluated(tmp_path / "XR_WRIST" / "final", blurred(rare, 1.0), "final")
+    new, (evaluation, predictions) = report([run, other], tmp_path / "new.html", resamples=20), read_evaluation(run)
+    assert any("test" in note for note in evaluation.scores.notes)
+    of_version_1(run)
+    old, (read, read_predictions) = report([run, other], tmp_path / "old.html", resamples=20), read_evaluation(run)
+    assert read == dataclasses.replace(evaluation, predictions_sha256=sha256_of(run / "predictions.csv"))
+    pd.testing.assert_frame_equal(read_predictions, predictions)
+    pages = [re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "", page.read_text()) for page in (new, old)]
+    assert pages[0] == pages[1]
+    contract = contract_of_run(run, threshold="max_f1")
+    assert contract.calibrator == evaluation.scores.calibrator
+    assert contract.threshold == evaluation.scores.operating_points["test"][1].threshold
+    card = model_card(read_run(run), read, contract, trained="2 epochs", made="today", records="none")
+    assert "calibrated on val" in card and "### test, study level" in card
+    assert not re.search(r"\b(tune|valid)\b", pages[1] + card)
+
+
+def test_scores_of_another_task_are_refused(tmp_path):
+    run = evaluated(tmp_path / "x" / "baseline", simulated(60))
+    write_run(RunFolder(run), dataclasses.replace(read_run(run), task="multiclass"))
+    with pytest.raises(InputError, match="metrics.json is not of a multiclass run; make it again with: kmura evaluate"):
+        report([run], tmp_path / "page.html")
+
+
+def test_a_report_needs_no_tensorflow():
+    code = "import sys, kmura.report.classification_chapter, kmura.report.report; assert 'keras' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_runs_that_cannot_be_compared_are_reported_side_by_side(tmp_path, two, sketched):
     other = evaluated(tmp_path / "b" / "XR_WRIST" / "final", simulated(50, 7), "final")
     text = report([two[0][0], other], tmp_path / "page.html").read_text()
     assert "Not compared: " in text and "different images" in text
 
 
-def test_what_is_missing_or_damaged_is_named_and_the_old_page_stays(tmp_path):
+def test_what_is_missing_or_damaged_is_named_and_the_old_page_stays(tmp_path, sketched):
     run, out = evaluated(tmp_path / "x" / "baseline", simulated(60)), tmp_path / "page.html"
     report([run], out)
     before = out.read_bytes()
@@ -251,7 +463,7 @@ def test_intervals_are_written_as_read():
     assert written(np.nan, 0, 1) == "undefined"
 
 
-def test_scores_predictions_and_galleries_of_different_models_are_not_mixed(tmp_path):
+def test_scores_predictions_and_galleries_of_different_models_are_not_mixed(tmp_path, sketched):
     run, out = evaluated(tmp_path / "x" / "baseline", simulated(60)), tmp_path / "page.html"
     write_json(run / "explain" / "explain.json", {"model_sha256": "of an earlier model"})
     assert "Galleries left out: they are of an earlier model" in report([run], out).read_text()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_class_scores import AREAS, FEW, JOINT, JOINT_TASK, class_table
 from test_compare import write_run_of
-from test_report import EVIL, Page, evaluated
+from test_report import EVIL, Page, evaluated, words
 
 from kmura.data.index import ALL
 from kmura.errors import InputError
@@ -57,10 +57,6 @@ def evaluated_classes(folder, table, classes=JOINT, task="multiclass", area=ALL)
 
 def interval(score):
     return from_json(Interval, score)
-
-
-def words(page):
-    return " ".join(" ".join(page.text).split())
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What an evaluation of a classifier found, and how `metrics.json` keeps it. Needs no TensorFlow."""
+"""The evaluation of a classifier, as `metrics.json` holds it. Needs no TensorFlow."""
 
 import dataclasses
 import os
@@ -124,10 +124,10 @@ def _from_version_1(value: Any, field: str = "") -> Any:
 
 
 def _check_complete(scores: Scores | MultiScores) -> None:
-    """Checks that the entries are there that dataclasses cannot demand, since they are keys of dictionaries.
+    """Checks the keys of dictionaries, which the types of the dataclasses do not name.
 
     Raises:
-        FieldError: a split has not both levels, or a level lacks a score.
+        FieldError: a split lacks a level, or a level lacks a score.
     """
     if isinstance(scores, Scores):
         _check_question(scores, "scores")

@@ -1,4 +1,4 @@
-"""Figures of runs over several classes, areas or labels, in the visual language of `figures`."""
+"""Figures of runs over several classes, areas or labels, in the style of `figures`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ from kmura.report.figures import (
     roc_points,
 )
 
-# a curve is told from the others by colour, marker and line together: seven colours are too alike for some eyes
-_COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER, None)  # None is the colour of text
+# curves differ by colour, marker and line together, since some people cannot distinguish seven colours
+_COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER, None)  # None stands for the colour of text
 _MARKERS = "os^DvPX"
 _STROKES = ("-", "--", ":", "-.")
 
@@ -34,8 +34,9 @@ class Curve:
 
     Attributes:
         name: of the class.
-        label, probability: of the units whose label is known, [N]; 0 or 1.
-        auc, ap: the areas, as the evaluation found them.
+        label: [N] of the units whose label is known, 0 or 1.
+        probability: [N] of the class, 0 to 1.
+        auc, ap: areas under the ROC and the precision-recall curve, from the evaluation.
     """
 
     name: str
@@ -46,15 +47,21 @@ class Curve:
 
 
 def roc_curves(name: str, what: str, curves: Sequence[Curve], n: int, period: int = len(_COLOURS)) -> Picture:
-    """The ROC curves of all classes over n units; a class has colour and marker of that `period` places before it."""
+    """The ROC curves of all classes.
+
+    Args:
+        name, what: of the picture: its name, and the end of its title.
+        curves: one per class.
+        n: number of units.
+        period: classes that are so many places apart have the same colour and marker.
+    """
 
     def draw(axes):
         for place, curve in enumerate(curves):
             text = f"{_area(curve.auc)}  {_short(curve.name)}"
-            there = 0 < curve.label.sum() < len(curve.label)
-            axes.plot(
-                *(roc_points(curve.label, curve.probability) if there else ([], [])), **_line(place, period, text)
-            )
+            has_both = 0 < curve.label.sum() < len(curve.label)
+            points = roc_points(curve.label, curve.probability) if has_both else ([], [])
+            axes.plot(*points, **_line(place, period, text))
         axes.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle=(0, (1, 3)))
         labelled(axes, "1 - specificity", "sensitivity", f"ROC, n = {n}")
         _finish(axes, "AUC")
@@ -63,7 +70,7 @@ def roc_curves(name: str, what: str, curves: Sequence[Curve], n: int, period: in
 
 
 def pr_curves(name: str, what: str, curves: Sequence[Curve], n: int, period: int = len(_COLOURS)) -> Picture:
-    """The precision-recall curves of all classes over n units, drawn as in `roc_curves`."""
+    """The precision-recall curves of all classes; arguments as in `roc_curves`."""
 
     def draw(axes):
         for place, curve in enumerate(curves):
@@ -80,8 +87,10 @@ def confusion_of(name: str, what: str, classes: Sequence[str], matrix: Sequence[
     """The confusion matrix of several classes: counts, and shares of the true class as text and shade.
 
     Args:
-        matrix: rows true, columns predicted.
-        groups: of so many classes of equal number that lines part them.
+        name, what: as in `roc_curves`.
+        classes: names of the C classes.
+        matrix: counts [C, C]; rows are true classes, columns predicted ones.
+        groups: number of groups of equally many classes, which are separated by lines.
     """
     counts = np.array(matrix, float)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -102,11 +111,11 @@ def confusion_of(name: str, what: str, classes: Sequence[str], matrix: Sequence[
                 line(place, color=ink() if border else GRAY, linewidth=0.8 if border else 0.25)
         ticks = np.arange(number) + 0.5
         axes.set(xlim=(0, number), ylim=(number, 0), xticks=ticks, yticks=ticks, aspect="equal")
-        names = [_short(each) for each in classes]
+        names = [_short(title) for title in classes]
         upright = max(map(len, names)) * number > 50
         axes.set_xticklabels(names, rotation=45 if upright else 0, ha="right" if upright else "center")
         axes.set_xticklabels(names, rotation_mode="anchor")
-        axes.set_yticklabels([f"{each}  ({row:.0f})" for each, row in zip(names, counts.sum(1), strict=True)])
+        axes.set_yticklabels([f"{title}  ({row:.0f})" for title, row in zip(names, counts.sum(1), strict=True)])
         axes.tick_params(length=0)
         labelled(axes, "predicted", "true (n)", f"Share of the true class and count, n = {counts.sum():.0f}")
 
@@ -115,20 +124,26 @@ def confusion_of(name: str, what: str, classes: Sequence[str], matrix: Sequence[
 
 
 def kappas(name: str, what: str, rows: Sequence[tuple[str, Interval]], others: Sequence[tuple[str, list]]) -> Picture:
-    """Cohen's kappa of each row with its interval, and that of `others` in the same rows, None where they have none."""
+    """Cohen's kappa of rows with its interval, beside the kappas of others.
+
+    Args:
+        name, what: as in `roc_curves`.
+        rows: title and kappa of each row.
+        others: name, and kappa of each row; None where there is none.
+    """
     places = np.arange(len(rows))
 
     def draw(axes):
-        value = np.array([found.value for _, found in rows])
-        spread = np.array([[found.value - found.low, found.high - found.value] for _, found in rows]).T
+        value = np.array([kappa.value for _, kappa in rows])
+        spread = np.array([[kappa.value - kappa.low, kappa.high - kappa.value] for _, kappa in rows]).T
         axes.errorbar(
             value, places, xerr=np.maximum(0, np.nan_to_num(spread)), color=BLUE, fmt="o", markersize=5, capsize=2.5,
             linewidth=1.4, label="this model, 95 %",
         )  # fmt: skip
         for (title, values), marker, colour in zip(others, "Ds^v", (ORANGE, GREEN, PINK, AMBER), strict=False):
-            there = [(found, place) for found, place in zip(values, places, strict=True) if found is not None]
+            points = [(kappa, place) for kappa, place in zip(values, places, strict=True) if kappa is not None]
             axes.plot(
-                *zip(*there, strict=True), marker, color=colour, markersize=5.5, markerfacecolor="none", label=title
+                *zip(*points, strict=True), marker, color=colour, markersize=5.5, markerfacecolor="none", label=title
             )
         axes.axvline(0, color=GRAY, linewidth=1, linestyle="--")
         axes.set(yticks=places, ylim=(len(rows) - 0.4, -0.6), xlim=(min(-0.05, axes.get_xlim()[0]), 1.02))
@@ -166,8 +181,8 @@ def _height(curves: Sequence[Curve]) -> float:
     return 3.9 + 0.19 * ((len(curves) + 1) // 2)
 
 
-def _area(found: Interval) -> str:
-    return "    -" if np.isnan(found.value) else f"{found.value:.3f}"
+def _area(area: Interval) -> str:
+    return "    -" if np.isnan(area.value) else f"{area.value:.3f}"
 
 
 def _short(name: str) -> str:

@@ -132,9 +132,14 @@ def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
         others |= _perturbations(names, gallery.explanation)
     warnings = []
     if stale:
-        warnings.append(f"Galleries left out: they are of an earlier model of this run; run kmura explain {run} again.")
+        warnings.append(
+            f"Galleries left out: they are of an earlier model of this run; make them again with: kmura explain {run}"
+        )
     if not evaluation.has_patients:
-        warnings.append("These records know no patients: intervals resample images, leakage could not be checked.")
+        warnings.append(
+            "These records do not identify patients: intervals resample images, and leakage between splits could not "
+            "be checked."
+        )
     return Chapter(
         id=names.id,
         title=title,

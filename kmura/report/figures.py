@@ -1,7 +1,6 @@
-"""Figures of a run, drawn with matplotlib: one visual language, colours that the colour-blind can tell apart.
+"""Figures of a run, drawn with matplotlib in one style, with colours that colour-blind people can distinguish.
 
-A figure is SVG text for a page, whose light or dark colours it follows (`currentColor`), and files that a user
-can save.
+A figure is SVG text for a page, whose text colour it takes over (`currentColor`), and a PNG.
 """
 
 import dataclasses
@@ -20,7 +19,7 @@ from kmura.evaluation.exploration import PrincipalParts
 from kmura.evaluation.scoring import Units
 from kmura.explain.explanation import MeanCurves
 
-# Okabe & Ito (2008), told apart with every common colour blindness, on white and on dark
+# Okabe & Ito (2008): distinguishable with every common colour blindness, on light and dark pages
 BLUE, ORANGE, GREEN, PINK, GRAY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a8a8a"
 SKY, AMBER = "#56b4e9", "#e69f00"
 NEGATIVE, POSITIVE = BLUE, ORANGE
@@ -57,7 +56,15 @@ STYLE = {
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A figure: `name` for files, `title` for people, `svg` for a page (`wide`: its whole width), `png` for a slide."""
+    """A figure.
+
+    Attributes:
+        name: of its files.
+        title: shown below it and read by screen readers.
+        svg: for a page, with `currentColor` as the colour of text.
+        png: the same on white, 200 dots per inch.
+        wide: whether it takes the whole width of the page.
+    """
 
     name: str
     title: str
@@ -76,7 +83,14 @@ def drawn(
     panels: int = 1,
     wide: bool = False,
 ) -> Picture:
-    """The picture that `draw(axes)` makes; with several panels side by side `draw(list of axes)`. Sizes in inches."""
+    """Returns a picture.
+
+    Args:
+        name, title, wide: see `Picture`.
+        draw: `draw(axes)` draws the figure; it gets an array of axes if there are several panels.
+        width, height: of a panel, in inches.
+        panels: number of panels, side by side.
+    """
     text, pixels = io.StringIO(), io.BytesIO()
     black = {key: "black" if value == _INK else value for key, value in STYLE.items()}
     black |= {"figure.facecolor": "white", "figure.dpi": 200}
@@ -90,7 +104,7 @@ def drawn(
                 canvas(figure).print_png(pixels)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    # ids are the same in every figure and would meet in one page
+    # matplotlib gives every figure the same ids, which would collide within one page
     svg = svg.replace('id="', f'id="{name}-').replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{_attribute(title)}" ', 1)
     return Picture(name, title, svg, pixels.getvalue(), wide)
@@ -117,16 +131,25 @@ def explained_variance(name: str, what: str, principal: PrincipalParts) -> Pictu
 
 
 def roc_points(label, probability) -> tuple[np.ndarray, np.ndarray]:
-    """1 - specificity and sensitivity at every threshold, of labels 0 and 1 that hold both."""
+    """Returns 1 - specificity and sensitivity at every threshold, [T + 1] each.
+
+    Args:
+        label: [N], 0 or 1; both must occur.
+        probability: [N], 0 to 1.
+    """
     tp, fp = _counts(label, probability)
     return fp / fp[-1], tp / tp[-1]
 
 
 def pr_points(label, probability) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and precision at every threshold, of labels 0 and 1 that hold a 1.
+    """Returns recall and precision at every threshold, [T + 1] each.
 
-    The area under their steps (of kind `pre`) is the average precision: each gain in recall at the precision it ends
-    with.
+    Drawn as steps of the kind `pre`, the area under the curve is the average precision: each gain in recall counts with
+    the precision at its end.
+
+    Args:
+        label: [N], 0 or 1; a 1 must occur.
+        probability: [N], 0 to 1.
     """
     tp, fp = _counts(label, probability)
     precision = tp[1:] / (tp + fp)[1:]
@@ -134,7 +157,7 @@ def pr_points(label, probability) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _counts(label, probability) -> tuple[np.ndarray, np.ndarray]:
-    """True and false positives, from none predicted to all; ties are one step."""
+    """Numbers of true and false positives at the T distinct thresholds, beginning with none predicted: [T + 1] each."""
     order = np.argsort(-probability, kind="stable")
     ends = np.flatnonzero(np.r_[np.diff(probability[order]) != 0, True][: len(order)])
     tp, fp = (np.r_[0, np.cumsum(label[order] == value)[ends]] for value in (1, 0))
@@ -142,7 +165,7 @@ def _counts(label, probability) -> tuple[np.ndarray, np.ndarray]:
 
 
 def roc_pr(name: str, what: str, units: Units) -> Picture:
-    """ROC and precision-recall curves of the units of one level, with their areas, n and the chance lines."""
+    """ROC and precision-recall curves of the units of one level, with the areas under them, n and chance lines."""
     label, probability = units.label, units.probability
     n, positives = len(label), int((label == 1).sum())
 
@@ -162,15 +185,20 @@ def roc_pr(name: str, what: str, units: Units) -> Picture:
         pr.legend(loc="lower left")
         labelled(roc, "1 - specificity", "sensitivity", f"ROC, n = {n}")
         labelled(pr, "recall (sensitivity)", "precision", f"Precision and recall, n = {n}, {positives} positive")
-        for each in axes:
-            each.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        for panel in axes:
+            panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 
     return drawn(name, f"ROC and precision-recall curves, {what}", draw, panels=2)
 
 
 def confusion(name: str, what: str, cells: dict[str, int], sides: tuple[str, str]) -> Picture:
-    """A confusion matrix at threshold 0.5: counts, and shares of the true class as shade; sides: names of the classes,
-    the positive one second."""
+    """A confusion matrix at threshold 0.5: counts, and shares of the true class as shade.
+
+    Args:
+        name, what: of the picture: its name, and the end of its title.
+        cells: counts `tp`, `fp`, `fn` and `tn`.
+        sides: names of the negative and the positive class.
+    """
     counts = np.array([[cells["tn"], cells["fp"]], [cells["fn"], cells["tp"]]], float)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
@@ -190,7 +218,7 @@ def confusion(name: str, what: str, cells: dict[str, int], sides: tuple[str, str
 
 
 def histogram(name: str, what: str, units: Units, sides: tuple[str, str]) -> Picture:
-    """Probabilities by true class, 20 bins; sides as of `confusion`."""
+    """Histograms of the probabilities by true class, 20 bins; sides as in `confusion`."""
 
     def draw(axes):
         edges = np.linspace(0, 1, 21)
@@ -208,29 +236,34 @@ def histogram(name: str, what: str, units: Units, sides: tuple[str, str]) -> Pic
 def reliability(
     name: str, what: str, before: Units, after: Units | None, sides: tuple[str, str], bins: int = 10
 ) -> Picture:
-    """Reliability diagrams before and after calibration: share of positives against probability, bins of equal mass;
-    sides as of `confusion`."""
-    panels = [("as the model gives them", before)] + ([("calibrated", after)] if after else [])
+    """Reliability diagrams before and after calibration: share of positives against mean probability.
+
+    Args:
+        name, what, sides: as in `confusion`.
+        before, after: units with probabilities of the model, and with calibrated ones; None if there are none.
+        bins: number of bins, of equal mass.
+    """
+    panels = [("uncalibrated", before)] + ([("calibrated", after)] if after else [])
 
     def draw(axes):
-        for each, (title, units) in zip(np.atleast_1d(axes), panels, strict=True):
-            each.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle="--", label="perfect")
-            found = metrics.reliability_bins(units.label, units.probability, bins, "mass")
-            low, high = metrics.wilson(found.fraction, found.count)
-            spread = np.maximum(0, [found.fraction - low, high - found.fraction])
-            each.errorbar(
-                found.probability, found.fraction, yerr=spread, color=BLUE, fmt="o-", markersize=4, linewidth=1.2,
+        for panel, (title, units) in zip(np.atleast_1d(axes), panels, strict=True):
+            panel.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle="--", label="perfect")
+            shown = metrics.reliability_bins(units.label, units.probability, bins, "mass")
+            low, high = metrics.wilson(shown.fraction, shown.count)
+            spread = np.maximum(0, [shown.fraction - low, high - shown.fraction])
+            panel.errorbar(
+                shown.probability, shown.fraction, yerr=spread, color=BLUE, fmt="o-", markersize=4, linewidth=1.2,
                 elinewidth=0.8, label="bins, 95 % (Wilson)",
             )  # fmt: skip
-            each.legend(loc="upper left")
-            each.set(xlim=(-0.02, 1.02), ylim=(-0.05, 1.1))
-            labelled(each, "mean probability", f"share of {sides[1]}", f"Reliability {title}, n = {len(units.label)}")
+            panel.legend(loc="upper left")
+            panel.set(xlim=(-0.02, 1.02), ylim=(-0.05, 1.1))
+            labelled(panel, "mean probability", f"share of {sides[1]}", f"Reliability {title}, n = {len(units.label)}")
 
     return drawn(name, f"Reliability diagrams, {what}", draw, panels=len(panels))
 
 
 def thresholds(name: str, what: str, units: Units, chosen: Sequence[tuple[str, float]]) -> Picture:
-    """Sensitivity, specificity, precision and F1 against the threshold; chosen thresholds as lines."""
+    """Sensitivity, specificity, precision and F1 against the threshold; chosen (rule, threshold) as vertical lines."""
     grid = np.linspace(0, 1, 201)
     cells = [metrics.confusion(units.label, units.probability, threshold) for threshold in grid]
 
@@ -256,18 +289,23 @@ def thresholds(name: str, what: str, units: Units, chosen: Sequence[tuple[str, f
 
 
 def training(name: str, what: str, history: pd.DataFrame) -> Picture:
-    """Loss and AUC by epoch, at both levels, with the chosen epoch."""
+    """Loss and AUC by epoch, with the chosen epoch.
+
+    Args:
+        name, what: as in `confusion`.
+        history: one row per epoch, with the columns `epoch` and `best`, and those of TRAINING_COLUMNS that there are.
+    """
 
     def draw(axes):
         loss, auc = axes
-        for each, names in ((loss, ("loss", "val_loss_img")), (auc, ("val_auc_img", "val_auc_study"))):
+        for panel, names in ((loss, ("loss", "val_loss_img")), (auc, ("val_auc_img", "val_auc_study"))):
             for column in names:
                 colour, title = TRAINING_COLUMNS[column]
                 if column in history:
-                    each.plot(history["epoch"], history[column], color=colour, label=title, marker=".")
+                    panel.plot(history["epoch"], history[column], color=colour, label=title, marker=".")
             for epoch in history["epoch"][history["best"].astype(bool)].tail(1):
-                each.axvline(epoch, color=GRAY, linewidth=1, linestyle="--", label=f"chosen epoch {epoch}")
-            each.legend()
+                panel.axvline(epoch, color=GRAY, linewidth=1, linestyle="--", label=f"chosen epoch {epoch}")
+            panel.legend()
         labelled(loss, "epoch", "loss", "Loss")
         labelled(auc, "epoch", "AUC", "AUC of the selecting split")
 
@@ -278,19 +316,19 @@ def perturbation(name: str, what: str, curves: MeanCurves, sample: int) -> Pictu
     """Deletion and insertion curves by the model's maps and by random maps, over a sample of images."""
 
     def draw(axes):
-        for each, kind, title in zip(axes, ("deletion", "insertion"), ("Deletion", "Insertion"), strict=True):
-            each.plot(curves.share, getattr(curves, kind), color=BLUE, label="by the maps")
-            each.plot(curves.share, getattr(curves, f"random_{kind}"), color=GRAY, linestyle="--", label="by chance")
-            each.legend()
-            each.set(xlim=(0, 1), ylim=(0, 1.02))
-            share = "share of pixels made black" if kind == "deletion" else "share of pixels put back"
-            labelled(each, share, "confidence in the prediction", f"{title}, n = {sample}")
+        for panel, kind, title in zip(axes, ("deletion", "insertion"), ("Deletion", "Insertion"), strict=True):
+            panel.plot(curves.share, getattr(curves, kind), color=BLUE, label="the model's maps")
+            panel.plot(curves.share, getattr(curves, f"random_{kind}"), color=GRAY, linestyle="--", label="random maps")
+            panel.legend()
+            panel.set(xlim=(0, 1), ylim=(0, 1.02))
+            share = "share of pixels removed" if kind == "deletion" else "share of pixels shown"
+            labelled(panel, share, "confidence in the prediction", f"{title}, n = {sample}")
 
     return drawn(name, f"Deletion and insertion, {what}", draw, panels=2)
 
 
 def ink() -> str:
-    """The colour of text in the figure that is being drawn."""
+    """The colour of text in the figure that is drawn at the moment."""
     return matplotlib.rcParams["text.color"]
 
 

@@ -12,6 +12,14 @@ PAGE = "page.html.jinja"
 SHOWN = ("auc", "f1", "kappa")  # scores of the comparison
 
 
+def number_text(value: float) -> str:
+    """Three decimals, or `undefined` for NaN."""
+    return "undefined" if np.isnan(value) else f"{value:.3f}"
+
+
+FILTERS = {"number": number_text, "percent": lambda share: f"{100 * share:.0f} %"}
+
+
 def render(contents: Contents) -> str:
     """Returns the page as HTML."""
     environment = jinja2.Environment(
@@ -21,7 +29,7 @@ def render(contents: Contents) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number_text, "percent": lambda share: f"{100 * share:.0f} %"}
+    environment.filters |= FILTERS
     galleries = [chapter for chapter in contents.chapters if chapter.gallery]
     return environment.get_template(PAGE).render(
         title="kmura report",
@@ -29,6 +37,7 @@ def render(contents: Contents) -> str:
         version=kmura.__version__,
         chapters=contents.chapters,
         galleries=galleries,
+        readings=list(dict.fromkeys(chapter.reading for chapter in contents.chapters if chapter.reading)),
         outcomes={shown.case.outcome for chapter in galleries for shown in chapter.gallery.cases},
         comparison=contents.comparison,
         why_not=contents.why_not,
@@ -41,8 +50,3 @@ def _sentences(contents: Contents) -> list[str]:
     """The differences between the compared runs in the scores that are shown."""
     differences = contents.comparison.differences if contents.comparison else []
     return [difference.text for difference in differences if difference.level == "study" and difference.score in SHOWN]
-
-
-def number_text(value: float) -> str:
-    """Three decimals, or `undefined` for NaN."""
-    return "undefined" if np.isnan(value) else f"{value:.3f}"

@@ -92,7 +92,7 @@ def show_evaluation(found) -> None:
     """The tables of an `Evaluation` on stdout, with what must be known to read them."""
     out, scores = console(), found.scores
     title = f"{found.area}, {found.phase}: best epoch chosen on {found.select_on} by {found.selected_epoch_by}"
-    if found.task == "binary":
+    if found.is_binary:
         for split in scores.splits:
             out.print(evaluation_table(scores, split, title))
             if scores.operating_points[split] and split != scores.options.fit_on:

@@ -12,10 +12,10 @@ def show_export(found) -> None:
     """What an `Export` is, on stdout."""
     out, contract = console(), found.contract
     out.print(f"{found.folder}: version {found.version}, written and read back")
-    if contract.task == "binary":
+    if contract.is_binary:
         out.print(f"calibration: {contract.calibration}; threshold {contract.threshold:.4g} (rule {contract.rule})")
     else:
-        kind = "classes" if contract.task == "multiclass" else "labels"
+        kind = "labels" if contract.labels.by_label else "classes"
         out.print(f"calibration: {contract.calibration}; {len(contract.classes)} {kind}: {', '.join(contract.classes)}")
     if found.parity:
         parity = found.parity
@@ -60,9 +60,9 @@ def show_predictions(found) -> None:
 
 
 def _heading(contract) -> str:
-    if contract.task == "multiclass":
+    if contract.labels.softmax:
         return f"the most probable of {len(contract.classes)} classes, and its probability"
-    if contract.task == "multilabel":
+    if contract.labels.by_label:
         return (
             f"of {len(contract.classes)} labels those of probability 0.5 or more; without any, the largest probability"
         )
@@ -74,12 +74,12 @@ def _answers(contract, table) -> dict[str, list[str]]:
     """The cells of each column that shows the answers in a table of `Predictions`; of several classes no others than
     the decision's probabilities, for all are too many."""
     decision = {"decision": [_one_line(name) for name in table["decision"]]}
-    if contract.task == "binary":
+    if contract.is_binary:
         logit = {"logit": [f"{value:+.3f}" for value in table["logit"]]} if "logit" in table else {}
         return logit | {"probability": [f"{value:.3f}" for value in table["probability"]]} | decision
     decided = []
     for row in table[[f"probability_{name}" for name in contract.classes]].to_numpy():
-        there = row[row >= contract.threshold] if contract.task == "multilabel" else ()
+        there = row[row >= contract.threshold] if contract.labels.by_label else ()
         decided.append(", ".join(f"{value:.3f}" for value in (there if len(there) else [row.max()])))
     found = decision | {"probability": decided}
     if contract.abnormal:

@@ -22,8 +22,8 @@ class Kind:
         config: the configuration bundle, a frozen dataclass of stages; it has the stages `data` and `train`.
         learner: (Dataset, config, load_weights=...) -> `kmura.training.loop.Learner`.
         evaluate: (Run, **options) -> the scores of the run, also written into its folder.
-        evaluation: (Run) -> what `evaluate` wrote, read back and checked.
-        chapter: (Run, number, eda) -> `kmura.report.chapters.Chapter`, the run's part of a report.
+        evaluation: (Run) -> (what `evaluate` wrote, the table of predictions), read back and checked.
+        chapter: (Run, number, eda) -> `kmura.report.chapter.Chapter`, the run's part of a report.
         contract: (Run, records=..., threshold=...) -> `kmura.serving.contract.Contract`, what the model's answers mean.
             None for a kind that is neither exported nor served.
     """
@@ -41,9 +41,9 @@ KINDS: dict[str, Kind] = {
         config="kmura.config:ClassificationConfig",
         learner="kmura.classification.learner:ClassificationLearner",
         evaluate="kmura.evaluation.classification:evaluate_run",
-        evaluation="kmura.evaluation.classification:read_evaluation",
+        evaluation="kmura.evaluation.evaluation:read_evaluation",
         chapter="kmura.report.classification_chapter:chapter",
-        contract="kmura.serving.contract:contract_of",
+        contract="kmura.serving.contract:classification_contract",
     ),
 }
 

@@ -10,12 +10,14 @@ from scipy.special import softmax
 
 from kmura import metrics
 from kmura.data.index import ALL
-from kmura.evaluation.class_scores import class_units_of, columns_of, joint_areas, questions_of, score_classes
+from kmura.evaluation.class_scores import class_units_of, questions_of, score_classes
 from kmura.evaluation.scoring import ScoreOptions
+from kmura.tasks import Multiclass, Multilabel, joint_areas_of, task_of
 
 FEW = ScoreOptions(resamples=100)
 AREAS = ("XR_ELBOW", "XR_HAND", "XR_WRIST")
 JOINT = ("Abnormal-ELBOW", "Abnormal-HAND", "Abnormal-WRIST", "Normal-ELBOW", "Normal-HAND", "Normal-WRIST")
+JOINT_TASK = Multiclass(JOINT, AREAS * 2)
 
 
 def class_table(classes=JOINT, task="multiclass", studies=120, seed=0, areas=AREAS, noise=1.5):
@@ -28,7 +30,7 @@ def class_table(classes=JOINT, task="multiclass", studies=120, seed=0, areas=ARE
     logit = (3 * target - 1.5 + rng.normal(0, noise, target.shape))[study] + rng.normal(
         0, 0.5, (len(study), len(classes))
     )
-    of_labels, of_logits, of_probabilities = columns_of(task, classes)
+    model = task_of(task, classes)
     area = np.array(areas)[(truth[:, 0] if not several else np.zeros(studies, int)) % len(areas)][study]
     keys = {
         "split": np.where(study < studies / 2, "val", "test"),
@@ -40,9 +42,9 @@ def class_table(classes=JOINT, task="multiclass", studies=120, seed=0, areas=ARE
     return pd.concat(
         [
             pd.DataFrame(keys),
-            pd.DataFrame(truth[study], columns=of_labels),
-            pd.DataFrame(logit, columns=of_logits),
-            pd.DataFrame(metrics.probabilities(logit, task), columns=of_probabilities),
+            pd.DataFrame(truth[study], columns=model.label_columns),
+            pd.DataFrame(logit, columns=model.logit_columns),
+            pd.DataFrame(model.probabilities(logit), columns=model.probability_columns),
         ],
         axis=1,
     )
@@ -50,7 +52,7 @@ def class_table(classes=JOINT, task="multiclass", studies=120, seed=0, areas=ARE
 
 def test_all_areas_pooled_are_scored_as_one_binary_table():
     table = class_table()
-    found = score_classes(table, ALL, "multiclass", JOINT, FEW)
+    found = score_classes(table, ALL, JOINT_TASK, FEW)
     held_out = table[table["split"] == "test"]
     by_study = held_out.groupby("study")
     probability = by_study[[f"probability_{name}" for name in JOINT[:3]]].mean().sum(axis=1)
@@ -67,7 +69,7 @@ def test_all_areas_pooled_are_scored_as_one_binary_table():
 
 def test_an_area_is_as_probable_as_its_classes_together():
     table = class_table()
-    found = score_classes(table, ALL, "multiclass", JOINT, FEW)
+    found = score_classes(table, ALL, JOINT_TASK, FEW)
     held_out = table[table["split"] == "test"]
     probability = held_out[[f"probability_{name}" for name in JOINT]].to_numpy()
     predicted = (probability[:, :3] + probability[:, 3:]).argmax(1)
@@ -88,13 +90,13 @@ def test_an_area_is_as_probable_as_its_classes_together():
     ],
 )
 def test_other_models_have_no_areas_to_take_apart(area, task, classes):
-    assert joint_areas(area, task, classes) == []
-    found = score_classes(class_table(classes, task), area, task, classes, FEW)
+    assert joint_areas_of(area, task, classes) == ()
+    found = score_classes(class_table(classes, task), area, task_of(task, classes), FEW)
     assert found.pooled is None and found.areas == {}
 
 
 def test_questions_are_asked_of_probabilities_as_they_are():
-    found = score_classes(class_table(), ALL, "multiclass", JOINT, FEW)
+    found = score_classes(class_table(), ALL, JOINT_TASK, FEW)
     for scores in (*found.questions.values(), found.pooled):
         assert scores.calibrator is None and not any(scores.calibrated.values())
     assert not [note for note in found.notes if "calibrat" in note]
@@ -104,7 +106,7 @@ def test_shares_of_labels_without_error_keep_an_interval():
     names = ("a", "b")
     table = class_table(names, "multilabel", noise=0)
     table[["probability_a", "probability_b"]] = table[["label_a", "label_b"]]
-    scores = score_classes(table, "chest", "multilabel", names, FEW).splits["test"]["study"].scores
+    scores = score_classes(table, "chest", Multilabel(names), FEW).splits["test"]["study"].scores
     for name in ("accuracy", "recall", "specificity", "precision"):
         assert scores[name].value == scores[name].high == 1 and 0.8 < scores[name].low < 1, name
 
@@ -113,7 +115,7 @@ def test_shares_without_error_keep_an_interval():
     table = class_table(noise=0.0)
     logit = np.where(np.arange(6) == table[["label"]].to_numpy(), 4.0, 0.0)
     table[[f"probability_{name}" for name in JOINT]] = softmax(logit, axis=1)
-    found = score_classes(table, ALL, "multiclass", JOINT, FEW).splits["test"]["study"]
+    found = score_classes(table, ALL, JOINT_TASK, FEW).splits["test"]["study"]
     patients = table[(table["split"] == "test")]["patient"].nunique()
     accuracy = found.scores["accuracy"]
     assert (accuracy.value, accuracy.high) == (1, 1)
@@ -127,9 +129,9 @@ def test_shares_without_error_keep_an_interval():
 def test_a_split_without_known_labels_is_no_crash(task):
     classes = JOINT if task == "multiclass" else ("a", "b")
     table = class_table(classes, task, studies=40)
-    labels, _, _ = columns_of(task, classes)
-    table.loc[table["split"] == "test", labels] = -1
-    found = score_classes(table, ALL if task == "multiclass" else "XR_WRIST", task, classes, FEW)
+    model = JOINT_TASK if task == "multiclass" else Multilabel(classes)
+    table.loc[table["split"] == "test", model.label_columns] = -1
+    found = score_classes(table, ALL if task == "multiclass" else "XR_WRIST", model, FEW)
     assert found.splits["test"]["study"].studies == 0 and found.splits["val"]["study"].studies == 20
     assert np.isnan(found.splits["test"]["study"].scores["auc"].value)
 
@@ -137,8 +139,8 @@ def test_a_split_without_known_labels_is_no_crash(task):
 @pytest.mark.parametrize("pooling", metrics.POOLINGS)
 def test_units_are_those_that_are_scored(pooling):
     table = class_table()
-    units = class_units_of(table[table["split"] == "test"], "study", "multiclass", JOINT, pooling=pooling)
-    found = score_classes(table, ALL, "multiclass", JOINT, dataclasses.replace(FEW, pooling=pooling))
+    units = class_units_of(table[table["split"] == "test"], "study", JOINT_TASK, pooling=pooling)
+    found = score_classes(table, ALL, JOINT_TASK, dataclasses.replace(FEW, pooling=pooling))
     assert found.splits["test"]["study"].scores["accuracy"].value == pytest.approx(
         (units.predicted & (units.target == 1)).sum() / len(units.label)
     )
@@ -149,11 +151,11 @@ def test_a_label_that_is_unknown_counts_for_none_of_its_scores():
     classes = ("a", "b")
     table = class_table(classes, "multilabel", studies=80)
     table.loc[table.index % 5 == 0, "label_a"] = -1
-    found = score_classes(table, "XR_WRIST", "multilabel", classes, FEW).splits["test"]["image"]
+    found = score_classes(table, "XR_WRIST", Multilabel(classes), FEW).splits["test"]["image"]
     known = table[(table["split"] == "test") & (table["label_a"] >= 0)]
     assert found.classes[0].units == (known["label_a"] == 1).sum()
     assert found.classes[0].scores["precision"].value == pytest.approx(
         reference.precision_score(known["label_a"], known["probability_a"] >= 0.5)
     )
-    questions = questions_of(table, "XR_WRIST", "multilabel", classes)
+    questions = questions_of(table, "XR_WRIST", Multilabel(classes))
     assert list(questions) == ["a", "b"] and (questions["a"]["label"] == table["label_a"]).all()

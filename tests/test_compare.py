@@ -25,6 +25,7 @@ def write_run_of(folder, table, phase, select_on="val"):
     write_run(
         RunFolder(folder),
         RunDescription(
+            kind="classification",
             area=area,
             phase=phase,
             records="records",

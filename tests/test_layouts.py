@@ -1,5 +1,6 @@
 """Source layouts list every image with its area, patient, study, label and split."""
 
+import os
 import shutil
 
 import numpy as np
@@ -9,6 +10,7 @@ from conftest import make_mura_tree, textured, write_mura_csv
 from kmura.errors import InputError
 from kmura.records.layouts import LAYOUTS, layouts_of_options, listing_of
 from kmura.records.layouts.base import Option
+from kmura.records.manifest import read_manifest
 from kmura.records.writer import build_records
 
 
@@ -197,6 +199,18 @@ def test_options_that_do_not_fit_the_layout_are_refused(tree, medmnist_file, tmp
     with pytest.raises(InputError, match=message):
         build_records(root, tmp_path / "out", layout=layout, **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_is_not_utf8_is_skipped_with_its_reason(classes, tmp_path):
+    try:
+        os.rename(classes / "train" / "normal" / "0.png", os.fsencode(classes / "train" / "normal") + b"/\xff.png")
+    except OSError:
+        pytest.skip("this file system refuses such names")
+    manifest = build_records(classes, tmp_path / "out", layout="folders", positive_class="disease", workers=1)
+    assert [(item.file, item.reason) for item in manifest.skipped] == [
+        (r"train/normal/\udcff.png", "name is not UTF-8")
+    ]
+    assert read_manifest(tmp_path / "out") == manifest
 
 
 def test_empty_options_of_other_layouts_count_as_not_given(tree):

@@ -7,13 +7,13 @@ import shutil
 
 import numpy as np
 import pytest
-from test_class_scores import AREAS, FEW, JOINT, class_table
+from test_class_scores import AREAS, FEW, JOINT, JOINT_TASK, class_table
 from test_compare import write_run_of
 from test_report import EVIL, Page, evaluated
 
 from kmura.data.index import ALL
 from kmura.errors import InputError
-from kmura.evaluation.class_scores import questions_of, read_class_predictions, score_classes
+from kmura.evaluation.class_scores import questions_of, score_classes
 from kmura.evaluation.evaluation import Evaluation
 from kmura.files import sha256_of, write_json
 from kmura.metrics import Interval
@@ -21,7 +21,9 @@ from kmura.report import class_figures
 from kmura.report.classification_chapter import kappa_rows
 from kmura.report.published import MURA_AREAS
 from kmura.report.report import report
+from kmura.runs.predictions import read_predictions
 from kmura.runs.run import RunFolder, read_run, write_run
+from kmura.tasks import joint_areas_of
 from kmura.typed import from_json
 
 MURA = list(MURA_AREAS)
@@ -30,9 +32,10 @@ MURA = list(MURA_AREAS)
 def evaluated_classes(folder, table, classes=JOINT, task="multiclass", area=ALL):
     """A run folder as evaluate leaves it, without a model."""
     write_run_of(folder, table, "baseline")
-    description = dataclasses.replace(read_run(folder), area=area, task=task, classes=tuple(classes))
+    areas = joint_areas_of(area, task, classes)
+    description = dataclasses.replace(read_run(folder), area=area, task=task, classes=tuple(classes), areas=areas)
     write_run(RunFolder(folder), description)
-    read = read_class_predictions(folder / "predictions.csv", task, classes)
+    read = read_predictions(folder / "predictions.csv", description.labels)
     found = Evaluation(
         run=str(folder),
         area=area,
@@ -42,7 +45,7 @@ def evaluated_classes(folder, table, classes=JOINT, task="multiclass", area=ALL)
         has_patients=True,
         model_sha256="of no model",
         predictions_sha256=sha256_of(folder / "predictions.csv"),
-        scores=score_classes(read, area, task, classes, FEW),
+        scores=score_classes(read, area, description.labels, FEW),
         task=task,
         classes=tuple(classes),
         localization_faithfulness=None,
@@ -117,7 +120,7 @@ def test_one_model_of_some_areas_stands_beside_models_of_one(tmp_path):
     table = class_table()
     runs = [
         evaluated_classes(tmp_path / "all" / "baseline", table),
-        evaluated(tmp_path / "XR_HAND" / "baseline", questions_of(table, ALL, "multiclass", JOINT)["XR_HAND"]),
+        evaluated(tmp_path / "XR_HAND" / "baseline", questions_of(table, ALL, JOINT_TASK)["XR_HAND"]),
     ]
     page = Page(report(runs, tmp_path / "page.html", resamples=50).read_text())
     text = words(page)
@@ -132,7 +135,7 @@ def test_one_model_of_some_areas_stands_beside_models_of_one(tmp_path):
 def test_areas_that_nobody_published_have_no_published_values_beside_them():
     table = class_table()
     table["area"] = table["area"].str.replace("XR_", "DX_")
-    rows = kappa_rows(score_classes(table, ALL, "multiclass", JOINT, FEW), "test")
+    rows = kappa_rows(score_classes(table, ALL, JOINT_TASK, FEW), "test")
     assert [row.area for row in rows] == ["DX_ELBOW", "DX_HAND", "DX_WRIST", "all areas"]
     assert not any(value is not None for row in rows for value in row.published)
 

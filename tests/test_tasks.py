@@ -15,7 +15,7 @@ from kmura.classification.learner import validation_scores
 from kmura.config import DataConfig, load_config
 from kmura.data.dataset import Dataset
 from kmura.errors import InputError
-from kmura.evaluation.class_scores import columns_of, questions_of
+from kmura.evaluation.class_scores import questions_of
 from kmura.evaluation.compare import compare
 from kmura.evaluation.scoring import ScoreOptions
 from kmura.runs.run import read_run
@@ -136,7 +136,7 @@ def test_a_model_of_all_areas_is_one_run_that_is_evaluated_by_class_and_by_area(
     model = keras.saving.load_model(run.folder / "best.keras")
     assert model.output_shape == (None, 4)
     table = pd.read_csv(run.folder / "predictions.csv")
-    assert table[columns_of("multiclass", description.classes)[2]].sum(axis=1).to_numpy() == pytest.approx(1)
+    assert table[description.labels.probability_columns].sum(axis=1).to_numpy() == pytest.approx(1)
     assert set(found.scores.questions) == {"XR_ELBOW", "XR_WRIST"}
     held_out = table[table["split"] == "test"]
     of_wrist = held_out[held_out["area"] == "XR_WRIST"]
@@ -145,7 +145,7 @@ def test_a_model_of_all_areas_is_one_run_that_is_evaluated_by_class_and_by_area(
     expected = float(metrics.auc(abnormal, probability)[0])
     assert found.scores.questions["XR_WRIST"].splits["test"]["image"].scores["auc"].value == pytest.approx(expected)
     image = found.scores.splits["test"]["image"]
-    predicted = table.loc[held_out.index, columns_of("multiclass", description.classes)[2]].to_numpy().argmax(axis=1)
+    predicted = table.loc[held_out.index, description.labels.probability_columns].to_numpy().argmax(axis=1)
     assert image.scores["accuracy"].value == pytest.approx((predicted == held_out["label"]).mean())
     assert np.sum(image.confusion) == image.images == len(held_out)
     assert json.loads((run.folder / "metrics.json").read_text())["classes"] == list(description.classes)
@@ -175,9 +175,9 @@ def test_questions_of_several_labels_are_the_labels():
         | {"label_mass": [1, 0], "label_edema": [-1, 1]}
         | {f"{kind}_{name}": [0.2, 0.8] for kind in ("logit", "probability") for name in ("mass", "edema")}
     )
-    found = questions_of(table, "chest", "multilabel", ("mass", "edema"))
+    found = questions_of(table, "chest", Multilabel(("mass", "edema")))
     assert found["edema"]["label"].tolist() == [-1, 1] and found["mass"]["probability"].tolist() == [0.2, 0.8]
-    assert list(questions_of(table, "chest", "multilabel", ("mass",))) == ["chest"]
+    assert list(questions_of(table, "chest", Multilabel(("mass",)))) == ["chest"]
 
 
 def test_the_place_of_the_positive_class_in_the_alphabet_changes_no_metric(tmp_path):

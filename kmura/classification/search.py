@@ -109,7 +109,7 @@ def tune(
             trained.
     """
     config = config or phase_config("tune", area, runs, recipe, settings)[0]
-    _check_search(config)
+    check_search(config)
     dataset = dataset_of(records, area, config.data)
     check_data(dataset, config)
     folder = RunFolder(Path(runs) / area / searched(config)[1])
@@ -171,7 +171,7 @@ def _role() -> str:
     return "chief" if "chief" in os.environ["KERASTUNER_TUNER_ID"] else "worker"  # KerasTuner's own test
 
 
-def _check_search(config: ClassificationConfig) -> None:
+def check_search(config: ClassificationConfig) -> None:
     """Refuses a search of values that change nothing, or one that cannot search."""
     epochs, tune = config.train.epochs, config.tune
     if config.train.monitor in LOSSES:

@@ -22,7 +22,7 @@ from kmura.records import schema
 from kmura.records.manifest import MANIFEST, Manifest, Shard, SplitCounts, read_manifest, shard_paths
 from kmura.records.sidecar import ShardIndex, read_shard_index
 from kmura.records.tfrecord import FRAME_BYTES, CorruptShard, read_frames
-from kmura.tasks import ALL
+from kmura.tasks import ALL, task_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -171,7 +171,7 @@ def how_to_fix(records: str | os.PathLike) -> str:
 
 def _labels(table: ShardIndex, manifest: Manifest, path: Path) -> np.ndarray:
     """The labels of a shard, int64 [n, 1] or [n, number of classes], each checked."""
-    multilabel = manifest.task == "multilabel"
+    multilabel = task_of(manifest.task, manifest.classes).by_label
     expected, highest = (len(manifest.classes), 1) if multilabel else (1, len(manifest.classes) - 1)
     for number, label in enumerate(table.label):
         if len(label) != expected or min(label) < -1 or max(label) > highest:

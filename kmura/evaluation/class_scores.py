@@ -7,18 +7,15 @@ one pot; and which area it is.
 """
 
 import dataclasses
-import os
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from kmura import metrics
-from kmura.data.index import ALL
 from kmura.evaluation.scoring import LEVELS, ScoreOptions, Scores, score_table, with_ends
-from kmura.runs.predictions import read_predictions, read_table, refuse_rows
-from kmura.runs.run import RunDescription, RunFolder, read_run
+from kmura.runs.predictions import read_predictions
+from kmura.runs.run import Run
+from kmura.tasks import Binary, Multiclass, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,105 +103,52 @@ class ClassUnits:
     patient: np.ndarray
 
 
-def columns_of(task: str, classes: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """Names of the columns of labels, logits and probabilities in `predictions.csv`."""
-    labels = [f"label_{name}" for name in classes] if task == "multilabel" else ["label"]
-    if task == "binary":
-        return labels, ["logit"], ["probability"]
-    return labels, [f"logit_{name}" for name in classes], [f"probability_{name}" for name in classes]
-
-
-def read_class_predictions(path: str | os.PathLike, task: str, classes: Sequence[str]) -> pd.DataFrame:
-    """The table in a `predictions.csv` of a multiclass or multilabel run, one row an image.
+def binary_tables(run: Run) -> dict[str, pd.DataFrame]:
+    """Binary predictions of a run: area (of several labels: label) -> table; empty if it answers no yes/no question.
 
     Raises:
-        InputError: missing, damaged, without a column of `columns_of`, or with a value out of range; names the row.
+        InputError: the run is not evaluated, or its predictions are damaged.
     """
-    labels, logits, probabilities = columns_of(task, classes)
-    table = read_table(path, (*labels, *logits, *probabilities))
-    highest = 1 if task == "multilabel" else len(classes) - 1
-    values, within = table[labels].to_numpy(), table[probabilities].apply(lambda column: column.between(0, 1))
-    wrong = {
-        "a probability that is not a number in 0 to 1": ~within.all(axis=1),
-        "a logit that is not a finite number": ~np.isfinite(table[logits]).all(axis=1),
-        f"a label other than -1 to {highest}": ~np.isin(values, range(-1, highest + 1)).all(axis=1),
-    }
-    refuse_rows(path, table, wrong)
-    return table.astype(dict.fromkeys(labels, int))
+    table = read_predictions(run.folder.predictions, run.labels)
+    return {run.area: table} if isinstance(run.labels, Binary) else questions_of(table, run.area, run.labels)
 
 
-def binary_tables(run: str | os.PathLike, description: RunDescription | None = None) -> dict[str, pd.DataFrame]:
-    """Binary predictions of a run by area (of several labels by label), one that answers no such question has none.
-
-    Raises:
-        InputError: not evaluated, or damaged.
-    """
-    description = description or read_run(run)
-    path = RunFolder(Path(run)).predictions
-    if description.task == "binary":
-        return {description.area: read_predictions(path)}
-    table = read_class_predictions(path, description.task, description.classes)
-    return questions_of(table, description.area, description.task, description.classes)
-
-
-def questions_of(table: pd.DataFrame, area: str, task: str, classes: Sequence[str]) -> dict[str, pd.DataFrame]:
+def questions_of(table: pd.DataFrame, area: str, task: Task) -> dict[str, pd.DataFrame]:
     """The yes/no questions that a table of class predictions answers: area (of several labels: label) -> a table with
     the columns of `kmura.runs.predictions.COLUMNS`.
 
     Args:
-        table: as `read_class_predictions` gives it.
-        area: of the run.
-        task, classes: of the run.
+        table: as `kmura.runs.predictions.read_predictions` returns it.
+        area, task: of the run.
     """
-    _, _, names = columns_of(task, classes)
-    probability = table[names].to_numpy(float)
-    if task == "multilabel":
-        single = len(classes) == 1
+    probability = table[task.probability_columns].to_numpy(float)
+    if task.by_label:
+        single = len(task.classes) == 1
         return {
-            area if single else name: _question(table, table[f"label_{name}"].to_numpy(), probability[:, number])
-            for number, name in enumerate(classes)
+            area if single else name: _question(table, table[column].to_numpy(), probability[:, number])
+            for number, (name, column) in enumerate(zip(task.classes, task.label_columns, strict=True))
         }
-    if joint_areas(area, task, classes):
-        return {name: rows.reset_index(drop=True) for name, rows in abnormality_of(table, classes).groupby("area")}
-    return {area: _question(table, table["label"].to_numpy(), probability[:, 1])} if len(classes) == 2 else {}
+    if task.is_joint:
+        return {name: rows.reset_index(drop=True) for name, rows in abnormality_of(table, task).groupby("area")}
+    return {area: _question(table, table["label"].to_numpy(), probability[:, 1])} if len(task.classes) == 2 else {}
 
 
-def joint_areas(area: str, task: str, classes: Sequence[str]) -> list[str]:
-    """The areas of one model over all areas, as its classes name them (`ELBOW` of `Abnormal-ELBOW`); else none."""
-    half = len(classes) // 2
-    if area != ALL or task != "multiclass" or half < 2 or len(classes) % 2:
-        return []
-    # Abnormal-ELBOW and Normal-ELBOW end alike; the classes of other records over all areas need not
-    ends = (os.path.commonprefix([one[::-1], other[::-1]]) for one, other in zip(classes, classes[half:], strict=False))
-    return [name.partition("-")[2] for name in classes[:half]] if all("-" in end for end in ends) else []
-
-
-def sides_of(area: str, task: str, classes: Sequence[str]) -> tuple[str, str]:
-    """What the yes/no question of a run that has one is between, the positive side second: its two classes, a single
-    label and not that, or of one model over all areas the classes of its records."""
-    if areas := joint_areas(area, task, classes):
-        half = len(areas)
-        return tuple(classes[one].removesuffix(f"-{areas[0]}").lower() for one in (half, 0))
-    return (f"not {classes[0]}", classes[0]) if len(classes) == 1 else (classes[0], classes[1])
-
-
-def abnormality_of(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+def abnormality_of(table: pd.DataFrame, task: Task) -> pd.DataFrame:
     """Abnormal or normal as one model over all areas says it, all areas in one binary table."""
-    half, label = len(classes) // 2, table["label"].to_numpy()
-    _, _, names = columns_of("multiclass", classes)
+    half, label = task.abnormal, table["label"].to_numpy()
     abnormal = np.where(label < 0, -1, label < half)
-    return _question(table, abnormal, table[names[:half]].to_numpy(float).sum(1))
+    return _question(table, abnormal, table[task.probability_columns[:half]].to_numpy(float).sum(1))
 
 
-def _areas_table(table: pd.DataFrame, areas: Sequence[str], classes: Sequence[str]) -> pd.DataFrame:
-    """The table of class predictions whose classes are the areas of one model over all areas."""
-    label = table["label"].to_numpy()
-    (_, _, of_classes), (_, _, of_areas) = (columns_of("multiclass", names) for names in (classes, areas))
-    probability = table[of_classes].to_numpy(float).reshape(len(table), 2, len(areas)).sum(1)
+def _areas_table(table: pd.DataFrame, task: Task, areas: Task) -> pd.DataFrame:
+    """The table of class predictions of the task `areas`, whose classes are the areas of the joint `task`."""
+    label, number = table["label"].to_numpy(), len(areas.classes)
+    probability = table[task.probability_columns].to_numpy(float).reshape(len(table), 2, number).sum(1)
+    label = np.where(label < 0, -1, label % number)
     return pd.concat(
         [
             table[["split", "area", "patient", "study", "image"]],
-            pd.DataFrame(probability, table.index, of_areas).assign(label=np.where(label < 0, -1, label % len(areas))),
+            pd.DataFrame(probability, table.index, areas.probability_columns).assign(label=label),
         ],
         axis=1,
     )
@@ -218,9 +162,7 @@ def _question(table: pd.DataFrame, label, probability) -> pd.DataFrame:
     return keys.assign(label=np.asarray(label, int), logit=logit, probability=probability)
 
 
-def score_classes(
-    table: pd.DataFrame, area: str, task: str, classes: Sequence[str], options: ScoreOptions | None = None
-) -> MultiScores:
+def score_classes(table: pd.DataFrame, area: str, task: Task, options: ScoreOptions | None = None) -> MultiScores:
     """Scores of every split of a table of class predictions.
 
     Raises:
@@ -228,12 +170,13 @@ def score_classes(
     """
     options = options or ScoreOptions()
     options.check()
-    splits, pooled, of_areas = _split_scores(table, task, classes, options), None, {}
+    splits, pooled, of_areas = _split_scores(table, task, options), None, {}
     as_given = dataclasses.replace(options, calibration="none")  # a model of several classes is not calibrated
-    questions = {name: score_table(rows, as_given) for name, rows in questions_of(table, area, task, classes).items()}
-    if areas := joint_areas(area, task, classes):
-        pooled = score_table(abnormality_of(table, classes), as_given)
-        of_areas = _split_scores(_areas_table(table, areas, classes), task, areas, options)
+    questions = {name: score_table(rows, as_given) for name, rows in questions_of(table, area, task).items()}
+    if task.is_joint:
+        pooled = score_table(abnormality_of(table, task), as_given)
+        which = Multiclass(task.area_names)
+        of_areas = _split_scores(_areas_table(table, task, which), which, options)
     notes = [
         f"{split}: no {'images' if level == 'image' else 'studies'} of {found.name}, which counts for no mean"
         for split, levels in splits.items()
@@ -246,45 +189,43 @@ def score_classes(
     return MultiScores(options, splits, questions, pooled, of_areas, tuple(notes))
 
 
-def _split_scores(table: pd.DataFrame, task: str, classes: Sequence[str], options: ScoreOptions):
+def _split_scores(table: pd.DataFrame, task: Task, options: ScoreOptions):
     return {
-        split: {level: _level_scores(rows, level, task, classes, options) for level in LEVELS}
+        split: {level: _level_scores(rows, level, task, options) for level in LEVELS}
         for split, rows in table.groupby("split", sort=False)
     }
 
 
-def class_units_of(
-    table: pd.DataFrame, level: str, task: str, classes: Sequence[str], *, pooling: str = "mean", top_k: int = 2
-) -> ClassUnits:
+def class_units_of(table: pd.DataFrame, level: str, task: Task, *, pooling: str = "mean", top_k: int = 2) -> ClassUnits:
     """The images or studies of a table of one split. Images of unknown label (of several: all unknown) are left out."""
-    labels, _, names = columns_of(task, classes)
-    table = _known(table, labels)
-    label, probability, patient = table[labels].to_numpy(), table[names].to_numpy(float), table["patient"].to_numpy()
+    table = _known(table, task)
+    label, patient = table[task.label_columns].to_numpy(), table["patient"].to_numpy()
+    probability = table[task.probability_columns].to_numpy(float)
     if level == "study":
         study = (table["area"] + "/" + table["study"]).to_numpy()
-        pooled = metrics.pool_classes(study, probability, pooling, k=top_k, normalize=task == "multiclass")
+        pooled = metrics.pool_classes(study, probability, pooling, k=top_k, normalize=task.softmax)
         label, patient, probability = label[pooled.first], patient[pooled.first], pooled.value
-    if task == "multilabel":
+    if task.by_label:
         return ClassUnits(label, label, probability, probability >= 0.5, patient)
-    each = np.arange(len(classes))
+    each = np.arange(len(task.classes))
     target, predicted = each == label, each == probability.argmax(1)[:, None]
     return ClassUnits(label[:, 0], target.astype(int), probability, predicted, patient)
 
 
-def _known(table: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-    return table[(table[labels] >= 0).any(axis=1)]
+def _known(table: pd.DataFrame, task: Task) -> pd.DataFrame:
+    return table[(table[task.label_columns] >= 0).any(axis=1)]
 
 
-def _level_scores(table, level: str, task: str, classes: Sequence[str], options: ScoreOptions) -> ClassLevelScores:
-    known = _known(table, columns_of(task, classes)[0])
-    units = class_units_of(table, level, task, classes, pooling=options.pooling, top_k=options.top_k)
+def _level_scores(table, level: str, task: Task, options: ScoreOptions) -> ClassLevelScores:
+    known = _known(table, task)
+    units = class_units_of(table, level, task, pooling=options.pooling, top_k=options.top_k)
     patient, probability = units.patient, units.probability
     weights = np.empty((0, len(patient)))
     if len(np.unique(patient)) > 1:
         # whole patients, whatever their classes: a class that a resample lacks counts for none of its means
         rng = np.random.default_rng(options.seed)
         weights = metrics.cluster_weights(patient, resamples=options.resamples, rng=rng)
-    several, number = task == "multilabel", len(classes)
+    several, number = task.by_label, len(task.classes)
     score = metrics.multilabel_scores if several else metrics.multiclass_scores
     values, drawn = (_by_class(units, several, part) for part in (None, weights))
     intervals = {name: _columns(values[name], drawn[name]) for name in values}
@@ -320,7 +261,7 @@ def _level_scores(table, level: str, task: str, classes: Sequence[str], options:
                     patient,
                 ),
             )
-            for place, name in enumerate(classes)
+            for place, name in enumerate(task.classes)
         ],
         confusion=matrix,
     )

@@ -6,14 +6,15 @@ import os
 import pandas as pd
 
 from kmura.data.dataset import Dataset
-from kmura.evaluation.class_scores import MultiScores, read_class_predictions, score_classes
+from kmura.evaluation.class_scores import MultiScores, score_classes
 from kmura.evaluation.evaluation import Evaluation
 from kmura.evaluation.inference import predict_split
 from kmura.evaluation.localization import localization_faithfulness
 from kmura.evaluation.scoring import ScoreOptions, Scores, score_table
 from kmura.files import replacing, sha256_of, write_json
 from kmura.runs.predictions import read_predictions
-from kmura.runs.run import Run, RunDescription, RunFolder
+from kmura.runs.run import Run
+from kmura.tasks import Binary
 
 
 def evaluate_run(
@@ -40,7 +41,7 @@ def evaluate_run(
     model, model_sha256 = run.model(), run.model_sha256()
     present = [split for split in splits if split in dataset.splits]
     tables = [predict_split(model, dataset, split) for split in present]
-    faithfulness = _faithfulness(model, dataset, description, present)
+    faithfulness = _faithfulness(model, dataset, run, present)
     with replacing(folder.predictions) as file:
         pd.concat(tables).to_csv(file, index=False)
     found = Evaluation(
@@ -52,7 +53,7 @@ def evaluate_run(
         has_patients=dataset.manifest.has_patients,
         model_sha256=model_sha256,
         predictions_sha256=sha256_of(folder.predictions),
-        scores=_scored(folder, description, options),
+        scores=_scored(run, options),
         task=description.task,
         classes=description.classes,
         localization_faithfulness=faithfulness,
@@ -61,16 +62,15 @@ def evaluate_run(
     return found
 
 
-def _scored(folder: RunFolder, description: RunDescription, options: ScoreOptions) -> Scores | MultiScores:
-    if description.task == "binary":
-        return score_table(read_predictions(folder.predictions), options)
-    kind = description.task, description.classes
-    return score_classes(read_class_predictions(folder.predictions, *kind), description.area, *kind, options)
+def _scored(run: Run, options: ScoreOptions) -> Scores | MultiScores:
+    table = read_predictions(run.folder.predictions, run.labels)
+    if isinstance(run.labels, Binary):
+        return score_table(table, options)
+    return score_classes(table, run.area, run.labels, options)
 
 
-def _faithfulness(model, dataset: Dataset, description: RunDescription, splits: list[str]) -> dict[str, float] | None:
-    if description.phase != "final" or description.task != "binary":
+def _faithfulness(model, dataset: Dataset, run: Run, splits: list[str]) -> dict[str, float] | None:
+    if run.phase != "final" or not isinstance(run.labels, Binary):
         return None
-    config = description.config
-    options = {"q": config.cam.erase_q, "tap": config.cam.tap}
+    options = {"q": run.config.cam.erase_q, "tap": run.config.cam.tap}
     return {split: localization_faithfulness(model, dataset, split, **options) for split in splits}

@@ -13,8 +13,8 @@ from kmura.errors import InputError, check_choice
 from kmura.evaluation.class_scores import binary_tables
 from kmura.evaluation.scoring import LEVELS, Units, units_of
 from kmura.files import write_json
-from kmura.runs.run import read_run
-from kmura.tasks import ALL
+from kmura.runs.run import Run
+from kmura.tasks import ALL, Binary
 
 OVERALL = ("macro", "weighted", "pooled")  # means over areas, plain and by size; and all units in one pot
 
@@ -107,9 +107,9 @@ def compare(
     folders, notes = _by_model(runs), []
     tables = {}
     for model, areas in folders.items():
-        of_run = {path: binary_tables(path) for path in dict.fromkeys(areas.values())}
+        of_run = {path: binary_tables(Run(path)) for path in dict.fromkeys(areas.values())}
         for path in of_run:
-            if read_run(path).config.train.select_on == split:
+            if Run(path).config.train.select_on == split:
                 notes.append(f"{path}: its best epoch was chosen on {split}; its scores there are optimistic")
         for area, path in areas.items():
             table = of_run[path][area]
@@ -153,16 +153,20 @@ def write_comparison(found: Comparison, path: str | os.PathLike) -> None:
 def _by_model(runs) -> dict[str, dict[str, Path]]:
     """model -> area -> folder, models named by phase where that is unique in each area, else by folder and phase."""
     paths = [Path(run) for run in runs]
-    described = [read_run(path) for path in paths]
+    described = [Run(path) for path in paths]
     names = [f"{run.phase} of all areas" if run.area == ALL else run.phase for run in described]
     if len(set(zip([run.area for run in described], names, strict=True))) < len(paths):
         names = [f"{path.resolve().parents[1].name}/{name}" for path, name in zip(paths, names, strict=True)]
     models: dict[str, dict[str, Path]] = {}
     for path, run, name in zip(paths, described, names, strict=True):
+        if run.labels is None:
+            raise InputError(f"{path} is a run of kind {run.kind}, which answers no yes/no question; compare others")
         areas = models.setdefault(name, {})
-        answered = list(binary_tables(path, run)) if run.task != "binary" else [run.area]
+        answered = [run.area] if isinstance(run.labels, Binary) else list(binary_tables(run))
         if not answered:
-            raise InputError(f"{path} answers no yes/no question of its {len(run.classes)} classes; compare others")
+            raise InputError(
+                f"{path} answers no yes/no question of its {len(run.labels.classes)} classes; compare others"
+            )
         for area in answered:
             if area in areas:
                 raise InputError(

@@ -4,19 +4,19 @@ import dataclasses
 import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from kmura import metrics
 from kmura.errors import InputError
-from kmura.evaluation.class_scores import ClassLevelScores, MultiScores, read_class_predictions
+from kmura.evaluation.class_scores import ClassLevelScores, MultiScores
 from kmura.evaluation.scoring import LEVELS, LevelScores, Scores
 from kmura.files import sha256_of
 from kmura.records.schema import VERSION_1_SPLITS
 from kmura.runs.predictions import read_predictions
-from kmura.runs.run import RunDescription, RunFolder, read_run
+from kmura.runs.run import Run
+from kmura.tasks import Binary
 from kmura.typed import FieldError, from_json, other_version, read_json
 
 METRICS_VERSION = 2  # version 1 has no number and calls the splits val and test tune and valid
@@ -54,9 +54,14 @@ class Evaluation:
     model_sha256: str
     predictions_sha256: str
     scores: Scores | MultiScores
-    task: str = "binary"
+    task: str = Binary.name
     classes: tuple[str, ...] = ()
     localization_faithfulness: dict[str, float] | None
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the scores are those of one yes/no question."""
+        return isinstance(self.scores, Scores)
 
     @classmethod
     def from_json(cls, value: Any) -> "Evaluation":
@@ -75,32 +80,26 @@ class Evaluation:
         return evaluation
 
 
-def read_evaluation(
-    run: str | os.PathLike, description: RunDescription | None = None
-) -> tuple[Evaluation, pd.DataFrame]:
+def read_evaluation(run: str | os.PathLike | Run) -> tuple[Evaluation, pd.DataFrame]:
     """Returns the evaluation of a run, and its predictions (one row per image, with today's names of the splits).
 
     Args:
-        run: its folder.
-        description: of the run; None reads it.
+        run: the run, or its folder.
 
     Raises:
         InputError: the run is not evaluated, a file is damaged, or scores, predictions and `best.keras` (if there is
             one) do not belong together.
     """
-    description = description or read_run(run)
-    folder, command = RunFolder(Path(run)), f"kmura evaluate {run}"
+    run = run if isinstance(run, Run) else Run(run)
+    folder, task, command = run.folder, run.labels, f"kmura evaluate {run}"
     value = read_json(folder.metrics, command)
     try:
         evaluation = Evaluation.from_json(value)
     except FieldError as error:
         raise other_version(folder.metrics, error, command) from error
-    if isinstance(evaluation.scores, Scores) != (description.task == "binary"):
-        raise InputError(f"{folder.metrics} is not of a {description.task} run; make it again with: {command}")
-    if description.task == "binary":
-        table = read_predictions(folder.predictions)
-    else:
-        table = read_class_predictions(folder.predictions, description.task, description.classes)
+    if isinstance(evaluation.scores, Scores) != isinstance(task, Binary):
+        raise InputError(f"{folder.metrics} is not of a {task.name} run; make it again with: {command}")
+    table = read_predictions(folder.predictions, task)
     for file, digest in (
         (folder.predictions, evaluation.predictions_sha256),
         (folder.best, evaluation.model_sha256),

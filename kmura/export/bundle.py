@@ -11,13 +11,13 @@ from typing import Any
 
 import kmura
 from kmura.errors import InputError, check_choice, reason
-from kmura.evaluation.evaluation import Evaluation, read_evaluation
+from kmura.evaluation.evaluation import Evaluation
 from kmura.export import exchange
 from kmura.export.card import model_card
 from kmura.export.golden import golden_requests, versions, write_golden
 from kmura.export.parity import Parity, parity_in_fresh_process
 from kmura.files import flush_to_disk, locked, sha256_of, write_json
-from kmura.runs.run import RunDescription, RunFolder, epochs_trained, load_model, read_run
+from kmura.runs.run import Run, RunDescription, load_model
 from kmura.serving.answers import answers_of
 from kmura.serving.contract import EXPORT_VERSION, SIGNATURE, Contract, contract_of_run
 from kmura.serving.signatures import SIGNATURES, ServedModel, check_warmup_possible, write_warmup
@@ -74,9 +74,10 @@ def export(
             be written, or the export does not answer as the model.
     """
     check_choice("format", format, FORMATS)
-    folder, out, description = RunFolder(Path(run)), Path(out), read_run(run)
-    evaluation, _ = read_evaluation(run, description)
+    run, out = Run(run), Path(out)
+    folder, description = run.folder, run.description
     contract = contract_of_run(run, records=records, threshold=threshold)
+    evaluation, _ = run.part("evaluation")(run)
     if format != "savedmodel":
         exchange.check_possible(format)
     elif warmup:
@@ -91,7 +92,7 @@ def export(
             description,
             evaluation,
             contract,
-            trained=epochs_trained(folder, description.config),
+            trained=run.epochs_trained(),
             made=made,
             records=os.fspath(records or description.records),
         )

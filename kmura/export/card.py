@@ -1,14 +1,14 @@
 """The model card of an export: what the model is, how it was evaluated, and what it is and is not meant for."""
 
 from kmura.data.dataset import Dataset
-from kmura.data.index import ALL
 from kmura.errors import InputError
 from kmura.evaluation.class_scores import ClassLevelScores, MultiScores
 from kmura.evaluation.evaluation import Evaluation
 from kmura.evaluation.scoring import LevelScores, OperatingScores, ScoreOptions, Scores
 from kmura.metrics import Interval
 from kmura.runs.run import RunDescription
-from kmura.serving.contract import NO_LABEL, Contract
+from kmura.serving.contract import Contract
+from kmura.tasks import ALL, NO_LABEL, Binary
 
 _SHOWN = ("auc", "ap", "accuracy", "recall", "specificity", "f1", "kappa", "brier", "log_loss")
 
@@ -89,7 +89,7 @@ def _use(description: RunDescription, contract: Contract) -> str:
         f"Limits: it answers for any picture, also for one that is not one of these {_kind(contract)} or shows another "
         "area; it does not detect such pictures. The scores hold for the source of the data, its machines, patients "
         "and prevalence; for other data they must be measured again"
-        f"{', and so must calibration and threshold' if contract.task == 'binary' else ''}. "
+        f"{', and so must calibration and threshold' if contract.is_binary else ''}. "
         "A map shows which region moved the answer, not where a lesion is."
         + (f" Note: {contract.losses}." if contract.losses else "")
     )
@@ -100,16 +100,16 @@ def _kind(contract: Contract) -> str:
 
 
 def _answers(contract: Contract) -> str:
-    if contract.task == "binary":
+    if contract.is_binary:
         return f"{contract.classes[0]} or {contract.classes[1]}"
     names = ", ".join(map(_text, contract.classes))
-    return f"{'one' if contract.task == 'multiclass' else 'any or none'} of {names}"
+    return f"{'one' if contract.labels.softmax else 'any or none'} of {names}"
 
 
 def _data(description: RunDescription, records: str) -> str:
     try:
         dataset = Dataset(records, description.area, description.config.data)
-        if description.task != "binary":
+        if not isinstance(description.labels, Binary):
             return _class_data(dataset)
         splits = dataset.manifest.areas[description.area]
     except InputError:
@@ -163,21 +163,19 @@ def _pooling(contract: Contract) -> str:
 
 
 def _class_decision(contract: Contract) -> str:
-    softmax = contract.task == "multiclass"
-    ways = {
-        "multiclass": "The decision is the most probable class.",
-        "multilabel": f"The decision is every label with a probability of 0.5 or more, `{NO_LABEL}` if there is none.",
-    }
+    softmax, way = contract.labels.softmax, "The decision is the most probable class."
+    if not softmax:
+        way = f"The decision is every label with a probability of 0.5 or more, `{NO_LABEL}` if there is none."
     abnormal = " `abnormal_probability` is the sum over the abnormal classes." if contract.abnormal else ""
     return (
         f"Probabilities are the model's own ({'softmax' if softmax else 'the logistic function'} of the logits), not "
         f"calibrated. The probabilities of a study are the {_pooling(contract)} of those of its images, class by class"
-        f"{', normalised to the sum 1' if softmax else ''}. {ways[contract.task]}{abnormal}"
+        f"{', normalised to the sum 1' if softmax else ''}. {way}{abnormal}"
     )
 
 
 def _class_level(split: str, scores: ClassLevelScores, contract: Contract) -> str:
-    means = "of the most probable class" if contract.task == "multiclass" else "at 0.5, means over the labels"
+    means = "of the most probable class" if contract.labels.softmax else "at 0.5, means over the labels"
     rows = "\n".join(_row(name, score) for name, score in scores.scores.items())
     return (
         f"### {split}, {scores.level} level\n\n{scores.images} images, {scores.studies} studies; scores of decisions "

@@ -94,7 +94,7 @@ def parity(folder: Path, model: Path) -> Parity:
 
     def logits(images):
         found = compiled(tf.constant(images, tf.float32)).numpy().astype(float)
-        return found[:, 0] if contract.task == "binary" else found
+        return found[:, 0] if contract.is_binary else found
 
     size = (contract.image_size, contract.image_size, contract.channels)
     rng = np.random.default_rng(0)

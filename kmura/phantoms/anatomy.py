@@ -1,4 +1,4 @@
-"""The synthetic skeleton behind the phantoms: bones and skin of each area, posed. Nothing here knows of lesions."""
+"""The synthetic skeleton of a phantom: posed bones and skin of every area, without lesions."""
 
 import math
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from kmura.phantoms.shapes import ALONG, ROUND, SAMPLES, Ball, Bone, Figure, Pos
 
 
 def _blend(at: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Weights [N, K] that turn K values at the places `at` into a smooth curve (cubic Hermite) at `where` [N]."""
+    """Weights [N, K] that interpolate K values at positions `at` [K] to positions `where` [N] (cubic Hermite)."""
     slope = np.gradient(np.eye(len(at)), at, axis=0)
     cell = np.clip(np.searchsorted(at, where, "right") - 1, 0, len(at) - 2)
     width = (at[cell + 1] - at[cell])[:, None]
     s = (where - at[cell])[:, None] / width
-    here, there = np.eye(len(at))[cell], np.eye(len(at))[cell + 1]
+    start, end = np.eye(len(at))[cell], np.eye(len(at))[cell + 1]
     return (
-        (2 * s**3 - 3 * s**2 + 1) * here
+        (2 * s**3 - 3 * s**2 + 1) * start
         + (s**3 - 2 * s**2 + s) * width * slope[cell]
-        + (3 * s**2 - 2 * s**3) * there
+        + (3 * s**2 - 2 * s**3) * end
         + (s**3 - s**2) * width * slope[cell + 1]
     )
 
@@ -27,7 +27,7 @@ def _profile(at: Sequence[float], half: Sequence[float]) -> np.ndarray:
     return _blend(np.array(at, float), ALONG) @ np.array(half, float)
 
 
-# half-widths along a bone, as fractions of its largest
+# half-widths along a bone, as fractions of the largest half-width
 PROFILES = {
     "even": np.ones(SAMPLES),
     "metacarpal": _profile((0, 0.08, 0.2, 0.5, 0.75, 0.9, 1), (0.95, 0.97, 0.74, 0.55, 0.66, 0.97, 0.9)),
@@ -53,18 +53,18 @@ PROFILES = {
     "palm_skin": _profile((0, 0.25, 0.6, 1), (0.74, 0.78, 0.98, 1)),
     "finger_skin": _profile((0, 0.3, 0.6, 0.8, 1), (1, 0.9, 0.88, 0.8, 0.68)),
 }
-_WALL = 0.22 + 0.78 * np.sin(math.pi * ALONG) ** 1.3  # cortex is thick in mid-shaft, thin at the ends
+_WALL = 0.22 + 0.78 * np.sin(math.pi * ALONG) ** 1.3  # the cortex is thick in the middle of a shaft, thin at the ends
 
 
 _FROM_END = np.minimum(ALONG, 1 - ALONG)
 _STEPS = 1 / np.diff(ALONG).max()  # length of a tube in units of its longest step
 _WAVES = np.stack([np.sin(9 * ALONG), np.cos(9 * ALONG), np.sin(16 * ALONG), np.cos(16 * ALONG)], 1)
-# control points, spaced about evenly, to the centre line
+# number of control points -> weights that turn control points, evenly spaced, into the centre line
 _PATHS = {count: _blend(np.linspace(0, 1, count), ALONG) for count in range(2, 7)}
 
 
 class _Builder:
-    """Collects bones and skin of one patient. The order of its random draws must not depend on the pose."""
+    """Collects the bones and skin of one patient. The order of the random draws must not depend on the pose."""
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
@@ -82,7 +82,7 @@ class _Builder:
         return np.asarray(points, float) @ self.frame.T * self.size + self.origin
 
     def at(self, origin, flexion: float = 0.0) -> None:
-        """Later points are given relative to `origin` (placed now), flexed by `flexion` degrees."""
+        """Makes later points relative to `origin`, which is placed now, and flexed by `flexion` degrees."""
         self.origin = self.place(origin)
         self.frame = self.frame @ rotation(0, flexion, 0)
 
@@ -157,8 +157,10 @@ _CARPALS = (
 def _hand(
     b: _Builder, pose: Pose, rays: Sequence[int] = (0, 1, 2, 3, 4), carpals: bool = True, reach: int = 4
 ) -> list[np.ndarray]:
-    """Adds a hand whose wrist is the builder's origin, up to the bone number `reach` of each ray (1 metacarpal,
-    4 tip); gives the joints of each ray [K, 3]."""
+    """Adds a hand with its wrist at the origin of the builder and returns the joints [K, 3] of each ray, mm.
+
+    Each ray is drawn up to bone number `reach` (1 is the metacarpal, 4 the tip).
+    """
     if carpals:
         for name, centre, radii, lean in _CARPALS:
             radii = np.array(radii) * b.rng.uniform(0.88, 1.0)
@@ -166,7 +168,7 @@ def _hand(
         b.wrap([(0, -16, 0), (0, 20, 0), (1, 55, 0), (2, 108, 0)], "palm_skin", 39, 16, deep_profile="even", cap=0.12)
         b.wrap([(12, 5, 2), (24, 35, 5), (31, 64, 5)], "even", 17, 15)
     chains = []
-    patient, own = b.rng, b.rng.spawn(5)  # a ray looks the same whether its neighbours are in the image or not
+    patient, own = b.rng, b.rng.spawn(5)  # a ray looks the same with and without its neighbours
     for ray in range(5):
         b.rng = own[ray]
         (x, y), aim, lengths, halves = _RAYS[ray]
@@ -322,12 +324,14 @@ def _shoulder(b: _Builder) -> None:
 
 
 def figure(area: str, rng: np.random.Generator, pose: Pose) -> Figure:
-    """The bones and skin of one area in a pose. `rng` holds the patient: give a fresh one of the same seed for
-    each pose, and the anatomy stays the same."""
+    """The bones and skin of one area in a pose.
+
+    `rng` determines the patient: a new generator of the same seed for every pose gives the same anatomy.
+    """
     b = _Builder(rng)
     sites: dict[str, tuple[float, float]]
     if area == "XR_SHOULDER":
-        _humerus(b, spin=pose.elbow)  # no elbow in sight: the angle turns the arm about its own axis
+        _humerus(b, spin=pose.elbow)  # the elbow is outside the image: the angle turns the arm about its own axis
         _shoulder(b)
         region = b.place([(48, -300, 0), (-140, -290, 0), (-40, -372, 0), (-20, -205, 0)])
         sites = {"humerus": (0.09, 0.24), "clavicle": (0.15, 0.72)}

@@ -1,4 +1,4 @@
-"""A planned view of a phantom as pixels: bones, lesion, soft tissue, exposure, noise, collimation, markers."""
+"""Draws a planned view of a phantom: bones, lesion, soft tissue, exposure, noise, collimation, markers."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ class Box(NamedTuple):
 
 
 class View(NamedTuple):
-    """One synthetic radiograph, uint8 [H, W], with the boxes of what is not anatomy."""
+    """One synthetic radiograph, uint8 [H, W], with the boxes of its lesions and markers."""
 
     pixels: np.ndarray
     lesions: tuple[Box, ...]
@@ -39,14 +39,14 @@ def _closed(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def _value(at: float, samples: np.ndarray) -> np.ndarray:
-    """Samples [N, ...] along a tube, interpolated at one place."""
+    """Samples [N, ...] along a tube, interpolated at position `at` (0..1)."""
     place = np.interp(at, ALONG, np.arange(len(ALONG)))
     low = min(int(place), len(ALONG) - 2)
     return samples[low] + (samples[low + 1] - samples[low]) * (place - low)
 
 
 def _swollen(tube: Tube, lesion: Lesion) -> Tube:
-    """The tube blown up around a lytic lesion that would not fit into it."""
+    """The tube, widened around a lytic lesion that does not fit into it."""
     length = np.linalg.norm(tube.path[-1] - tube.path[0])
     hump = np.exp(-(((ALONG - lesion.at) * length / (0.5 * lesion.form["length"] * lesion.extent)) ** 2))
     room = max(0.0, 0.042 * lesion.extent - float(_value(lesion.at, tube.wide).mean()))
@@ -54,7 +54,7 @@ def _swollen(tube: Tube, lesion: Lesion) -> Tube:
 
 
 def _broken(edges: Edges, tube: Tube, lesion: Lesion, camera: Camera) -> tuple[list[list[np.ndarray]], np.ndarray]:
-    """Outlines of the two fragments, [outer, inner] polygons of each, and the gap between them."""
+    """The [outer, inner] polygons of the two fragments of a fractured bone, and the polygon of the gap between them."""
     form, unit = lesion.form, lesion.extent * camera.scale
     steps = np.hypot(*np.diff(edges.centre, axis=0).T)
     length = steps.sum()
@@ -93,12 +93,12 @@ def _broken(edges: Edges, tube: Tube, lesion: Lesion, camera: Camera) -> tuple[l
     return pieces, _closed(*line)
 
 
-# levels of what a lesion adds to the film (metal, a sclerotic rim) or takes from it; `_NEUTRAL` changes nothing
+# gray levels of what a lesion adds to the film (metal, a sclerotic rim) or removes from it; _NEUTRAL changes nothing
 _NEUTRAL, _VOID, _RIM, _SCREW, _PLATE, _HEAD = 128, 110, 156, 178, 194, 244
 
 
 def _bone_shapes(bone: Bone, camera: Camera, lesion: Lesion | None) -> tuple[_Shapes, _Shapes]:
-    """The polygons of a bone, and those of what its lesion adds or takes away."""
+    """The polygons of a bone, and those that its lesion adds or removes."""
     outer: _Shapes = []
     inner: _Shapes = []
     late: _Shapes = []
@@ -150,7 +150,7 @@ def _bone_shapes(bone: Bone, camera: Camera, lesion: Lesion | None) -> tuple[_Sh
 
 
 def _plate_shapes(tube: Tube, camera: Camera, lesion: Lesion) -> _Shapes:
-    """A plate along a bone with screws through it."""
+    """The polygons of a plate along a bone and of its screws."""
     form, unit = lesion.form, lesion.extent
     length = np.linalg.norm(np.diff(tube.path, axis=0), axis=1).sum()
     reach = min(0.5 * form["plate"] * unit / length, 0.42)
@@ -179,7 +179,7 @@ def _plate_shapes(tube: Tube, camera: Camera, lesion: Lesion) -> _Shapes:
 
 
 def _box(kind: str, points: np.ndarray, shot: Shot, pad: float = 0.008) -> Box | None:
-    """The pixels of the final image that points of the working image span; None outside the image."""
+    """The bounding box in the final image of points [N, 2] of the working image; None outside the image."""
     pad *= shot.longest
     low = np.floor((points.min(0) - pad) / shot.finer)
     high = np.ceil((points.max(0) + pad) / shot.finer)
@@ -190,7 +190,7 @@ def _box(kind: str, points: np.ndarray, shot: Shot, pad: float = 0.008) -> Box |
 
 
 def _stamp(canvas: np.ndarray, shapes: _Shapes) -> None:
-    """Adds one bone to the canvas, uint16 [H, W]; inside the bone later shapes cover earlier ones."""
+    """Adds one bone to the canvas, uint16 [H, W]; within the bone later shapes cover earlier ones."""
     every = np.concatenate([points for points, _ in shapes])
     (x0, y0), (x1, y1) = every.min(0).tolist(), every.max(0).tolist()
     x0, y0 = max(int(x0) - 1, 0), max(int(y0) - 1, 0)
@@ -205,7 +205,7 @@ def _stamp(canvas: np.ndarray, shapes: _Shapes) -> None:
 
 
 def _skin(shot: Shot) -> np.ndarray:
-    """Soft tissue at a third of the working resolution, float32 [H/3, W/3] in 0..255: thin fat, muscle within."""
+    """Soft tissue, float32 [H/3, W/3] in 0..255: a thin layer of fat around muscle."""
     size = tuple(-(-length // 3) for length in shot.size)
     image = Image.new("L", size)
     pen = ImageDraw.Draw(image)
@@ -220,7 +220,7 @@ def _skin(shot: Shot) -> np.ndarray:
     return np.asarray(image.filter(ImageFilter.GaussianBlur(shot.longest * 0.003)), np.float32)
 
 
-_LETTERS = {  # strokes in a cell one unit high, origin in its middle
+_LETTERS = {  # strokes in a cell of height 1, the origin in its middle
     "L": (((-0.28, -0.5), (-0.28, 0.5), (0.3, 0.5)),),
     "R": (
         (
@@ -239,13 +239,13 @@ _LETTERS = {  # strokes in a cell one unit high, origin in its middle
 
 
 def _letter(film: Image.Image, shot: Shot, level: int) -> np.ndarray:
-    """Puts the side marker on the film; gives its points."""
+    """Draws the side marker on the film and returns its points [N, 2]."""
     x, y, tall, degrees = shot.letter
     angle = math.radians(degrees)
     spin = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) * tall
     strokes = [np.array(stroke) @ spin.T for stroke in _LETTERS["L" if shot.left else "R"]]
     half = round(tall)
-    ink = Image.new("L", (4 * half, 4 * half))  # twice as fine as the film
+    ink = Image.new("L", (4 * half, 4 * half))  # twice the resolution of the film
     pen = ImageDraw.Draw(ink)
     for stroke in strokes:
         points = (2 * (stroke + half)).ravel().tolist()
@@ -254,14 +254,17 @@ def _letter(film: Image.Image, shot: Shot, level: int) -> np.ndarray:
     return np.concatenate(strokes) + (x, y)
 
 
-# film saturates: two bones on top of each other are brighter than one, but not twice as bright
+# film saturates: two overlapping bones are brighter than one, but not twice as bright
 _SHOULDER = (255 * (1 - np.exp(-np.arange(800) / 170))).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=1)
 def _textures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Three fixed tiles of unit variance, each twice side by side so that a piece may start anywhere: trabecular
-    grain, cloudy tissue and film noise. Images take pieces of them; fresh noise would cost half of the drawing."""
+    """Three fixed tiles of unit variance: trabecular grain, cloudy tissue and film noise.
+
+    Each is repeated twice per axis so that a piece may start anywhere. Images use pieces of them, because new noise for
+    every image would take half of the drawing time.
+    """
     noise = np.random.default_rng(0).standard_normal((768, 768), dtype=np.float32)
     fine = Image.fromarray(np.clip(np.pad(noise, 32, "wrap") * 40 + 128, 0, 255).astype(np.uint8))
     near, far = (np.asarray(fine.filter(ImageFilter.GaussianBlur(radius)), np.float32) for radius in (1.0, 4.0))
@@ -272,7 +275,7 @@ def _textures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _piece(tile: np.ndarray, rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """A piece of a doubled tile, at a place that `rng` chooses."""
+    """A piece of a doubled tile, at a random position."""
     period = len(tile) // 2
     y, x = (int(start) for start in rng.integers(period, size=2))
     if max(shape) > period:
@@ -321,7 +324,7 @@ def _developed(shot: Shot, bones: np.ndarray, inset: _Shapes, rng: np.random.Gen
 
 
 def _shortcut(key: StudyKey, view: int, size: tuple[int, int], side: int) -> tuple[Image.Image, Image.Image, int, int]:
-    """The shortcut marker, its mask and its place x, y: a white disc with a black hole near a corner."""
+    """The shortcut marker, a white disc with a black hole near a corner: image, mask, and position x, y."""
     rng = key.rng("shortcut", view)
     across = max(5, round(0.08 * side))
     big = Image.new("L", (across * 4, across * 4))
@@ -336,7 +339,7 @@ def _shortcut(key: StudyKey, view: int, size: tuple[int, int], side: int) -> tup
 
 
 def draw_view(key: StudyKey, shots: Sequence[Shot], view: int, lesion: Lesion | None, shortcut: bool) -> View:
-    """One planned view as pixels and boxes."""
+    """The pixels and boxes of one planned view."""
     shot = shots[view]
     shown = lesion if lesion and view in lesion.views else None
     bones = np.zeros(shot.size[::-1], np.uint16)

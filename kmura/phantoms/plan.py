@@ -1,4 +1,4 @@
-"""What a study of phantoms shows, before any pixel is drawn: views, patient, exposure field, marker, lesion."""
+"""The plan of a study of phantoms, made before drawing: views, patient, exposure field, marker, lesion."""
 
 import dataclasses
 import math
@@ -14,14 +14,14 @@ KINDS = ("fracture", "hardware", "lytic")
 SPLITS = ("train", "valid")
 MAX_VIEWS = 4
 
-_VIEW_COUNTS = (0.12, 0.33, 0.42, 0.13)  # of 1, 2, 3 and 4 views; MURA has 2.7 images a study
-SECOND_STUDY = 0.15  # patients with two studies
-_ONE_VIEW_ONLY = 0.12  # abnormal studies of several views whose lesion shows in one view alone
+_VIEW_COUNTS = (0.12, 0.33, 0.42, 0.13)  # probabilities of 1, 2, 3 and 4 views; MURA has 2.7 images per study
+SECOND_STUDY = 0.15  # probability that a patient has a second study
+_ONE_VIEW_ONLY = 0.12  # probability that only one of several views shows the lesion
 
-# separate streams of random numbers: adding a lesion or a marker leaves the rest of the image as it was
+# separate streams of random numbers: adding a lesion or a marker does not change the rest of the image
 _STREAMS = ("anatomy", "study", "camera", "lesion", "exposure", "shortcut", "tree", "views")
 
-# the projections of an area, the usual ones first; a study takes some of them
+# the projections of an area, the most common first; a study has some of them
 _PROJECTIONS = {
     "XR_ELBOW": (Pose(), Pose(90, elbow=88), Pose(42, elbow=8), Pose(-40, elbow=8)),
     "XR_FINGER": (
@@ -50,7 +50,7 @@ _PROJECTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class StudyKey:
-    """What every random draw of a study is keyed by."""
+    """The key of all random numbers of a study."""
 
     seed: int
     area: str
@@ -59,9 +59,10 @@ class StudyKey:
     patient: int  # index of the patient's first study
 
     def rng(self, stream: str, view: int = 0) -> np.random.Generator:
-        who = self.patient if stream == "anatomy" else self.study
-        place = (AREAS.index(self.area), SPLITS.index(self.split), who, view, _STREAMS.index(stream))
-        return np.random.default_rng([self.seed, *place])
+        """The random numbers of one stream: of the patient for `anatomy`, of the study otherwise."""
+        number = self.patient if stream == "anatomy" else self.study
+        key = (AREAS.index(self.area), SPLITS.index(self.split), number, view, _STREAMS.index(stream))
+        return np.random.default_rng([self.seed, *key])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Shot:
     figure: Figure
     camera: Camera
     size: tuple[int, int]  # width, height of the working image, pixels
-    finer: int  # working pixels per pixel of the final image
+    finer: int  # working pixels per pixel of the final image, along each axis
     extent: float  # longest side of the image in mm
     field: np.ndarray | None  # corners [4, 2] of the collimated field, pixels
     letter: tuple[float, float, float, float] | None  # centre x, y, height, degrees, pixels
@@ -79,15 +80,18 @@ class Shot:
 
     @property
     def longest(self) -> int:
+        """The longest side of the working image, pixels."""
         return max(self.size)
 
 
 @dataclasses.dataclass(frozen=True)
 class Lesion:
+    """The lesion of an abnormal study, the same in all views that show it."""
+
     kind: str
     bone: str
     at: float  # 0..1 along the bone
-    extent: float  # the mm that relative sizes refer to
+    extent: float  # mm; relative sizes refer to it
     views: tuple[int, ...]
     form: dict  # sizes and angles, drawn once for all views
 
@@ -122,7 +126,7 @@ def _plan_shot(key: StudyKey, pose: Pose, view: int, left: bool, side: int) -> S
     longest = max(size)
     field = None
     if rng.random() < 0.6:
-        inset = rng.uniform(-0.04, 0.09, 4) * longest  # a negative inset lies outside: no border on that side
+        inset = rng.uniform(-0.04, 0.09, 4) * longest  # a negative inset is outside the image: no border on that side
         x0, y0, x1, y1 = inset[0], inset[1], size[0] - inset[2], size[1] - inset[3]
         angle = math.radians(rng.normal(0, 2.5))
         spin = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
@@ -143,6 +147,7 @@ def _plan_shot(key: StudyKey, pose: Pose, view: int, left: bool, side: int) -> S
 
 
 def view_count(key: StudyKey) -> int:
+    """The number of views of a study, 1 to MAX_VIEWS."""
     return 1 + int(key.rng("views").choice(MAX_VIEWS, p=_VIEW_COUNTS))
 
 
@@ -158,7 +163,7 @@ def plan_shots(key: StudyKey, side: int) -> list[Shot]:
 
 
 def _inside(point: np.ndarray, shot: Shot) -> bool:
-    """Whether a lesion at `point` would be seen: in the image, in the collimated field, not under the marker."""
+    """Whether a lesion at `point` is visible: in the image and the collimated field, not under the marker."""
     margin = 0.08 * shot.longest
     if not (margin < point[0] < shot.size[0] - margin and margin < point[1] < shot.size[1] - margin):
         return False
@@ -173,12 +178,12 @@ def _inside(point: np.ndarray, shot: Shot) -> bool:
 
 
 def bone_named(body: Figure, name: str) -> Bone:
-    """The bone of a figure that has this name."""
+    """The bone of a figure with this name."""
     return next(bone for bone in body.bones if bone.name == name)
 
 
 def plan_lesion(key: StudyKey, shots: Sequence[Shot], kind: str | None) -> Lesion:
-    """The lesion of an abnormal study: what, where, and in which views it shows."""
+    """The lesion of an abnormal study: its kind, its position, and the views that show it."""
     rng = key.rng("lesion")
     drawn = str(rng.choice(KINDS, p=(0.4, 0.3, 0.3)))
     views = list(range(len(shots)))
@@ -199,7 +204,7 @@ def plan_lesion(key: StudyKey, shots: Sequence[Shot], kind: str | None) -> Lesio
             best = (len(seen), bone, at, seen)
         if len(seen) == len(views):
             break
-    _, bone, at, seen = best  # 40 places rarely fail all; the best of them then shows in as many views as it can
+    _, bone, at, seen = best  # if all 40 positions fail, which is rare, the best of them is used
     extent = max(shots[view].extent for view in (seen or views))
     form = {
         "angle": rng.uniform(0, 2 * math.pi),

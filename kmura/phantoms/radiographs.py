@@ -1,9 +1,9 @@
-"""Phantoms: a MURA-shaped tree of synthetic radiographs, made from seeds.
+"""Phantoms: a tree of synthetic radiographs in the layout of MURA, generated from a seed.
 
-Each image is a projection of a posed skeleton (`phantom_anatomy`) with soft tissue, exposure, noise, collimation
-and an L/R marker. The views of a study share the patient and the lesion. An abnormal study carries one lesion: a
-displaced fracture, a plate with screws, or a lytic hole with a sclerotic rim; now and then only one of its views
-shows it, and the others are clean. Everything follows from (seed, area, split, study, view), whoever computes it.
+Each image is a projection of a posed skeleton (`anatomy`) with soft tissue, exposure, noise, collimation and an L/R
+marker. The views of a study share the patient and the lesion. An abnormal study has one lesion: a displaced fracture, a
+plate with screws, or a lytic hole with a sclerotic rim; sometimes only one of its views shows the lesion. Every image
+is a function of (seed, area, split, study, view) alone.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from kmura.records.images import encode_png
 
 @dataclasses.dataclass(frozen=True)
 class PhantomSummary:
-    """How much was written, over both splits and all areas."""
+    """Numbers of written images, studies and patients, over both splits and all areas."""
 
     images: int
     studies: int
@@ -49,9 +49,9 @@ def render_view(
 ) -> View:
     """One synthetic radiograph: uint8 pixels [H, W] (longest side `side`), lesion boxes, marker boxes.
 
-    A pure function of its arguments. `lesion` True puts the lesion of the study into the views that show it (none
-    of the others), one of `KINDS` does so with that kind, False gives the same image without. `patient` is the
-    index of the first study of the same patient. `view` counts from 0; `study_views` says how many there are.
+    A pure function of its arguments. `lesion` True draws the lesion of the study if this view shows it, one of `KINDS`
+    draws a lesion of that kind, False gives the same image without a lesion. `patient` is the index of the first study
+    of the same patient. `view` counts from 0 to `study_views` - 1.
 
     Raises:
         InputError: an unknown area, split or kind, or a view that the study does not have.
@@ -64,8 +64,8 @@ def render_view(
     shots = plan_shots(key, side)
     if not 0 <= view < len(shots):
         raise InputError(f"view {view}: study {study} of {area} has {len(shots)} views; choose 0 to {len(shots) - 1}")
-    found = plan_lesion(key, shots, None if isinstance(lesion, bool) else lesion) if lesion else None
-    return draw_view(key, shots, view, found, shortcut)
+    planned = plan_lesion(key, shots, None if isinstance(lesion, bool) else lesion) if lesion else None
+    return draw_view(key, shots, view, planned, shortcut)
 
 
 def study_views(area: str, *, seed: int = 0, split: str = "train", study: int = 0) -> int:
@@ -86,7 +86,7 @@ class _Task:
 
 
 def _write_study(root: str, task: _Task) -> tuple[int, list[tuple], list[tuple]]:
-    """Writes the images of a study; gives their number, the rows of lesions.csv and of markers.csv."""
+    """Writes the images of a study; returns their number, the rows of lesions.csv and the rows of markers.csv."""
     shots = plan_shots(task.key, task.side)
     lesion = plan_lesion(task.key, shots, None) if task.positive else None
     folder = Path(root, task.folder)
@@ -106,7 +106,7 @@ def _write_study(root: str, task: _Task) -> tuple[int, list[tuple], list[tuple]]
 
 
 def _tasks(areas: Sequence[str], studies: dict[str, int], seed: int, positive_fraction: float, **form) -> list[_Task]:
-    """Every study of the tree. Patients are numbered through, so no patient stands in two splits or areas."""
+    """Every study of the tree. Patients are numbered consecutively, so no patient is in two splits or areas."""
     tasks, number = [], 0
     for split, count in studies.items():
         for area in areas:
@@ -143,21 +143,26 @@ def write_phantoms(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PhantomSummary:
-    """Counts of what was written: a MURA-shaped tree of synthetic radiographs at `out`.
+    """Writes a tree of synthetic radiographs in the layout of MURA to `out` and returns its numbers.
 
-    Beside the images and the four lists of MURA stand `lesions.csv` (where the lesion is) and `markers.csv` (where
-    the L/R letter and the shortcut marker are), of columns image, kind, x0, y0, x1, y1. The tree appears whole or
-    not at all, and its bytes do not depend on the number of workers.
+    Beside the images and the four CSV files of MURA it writes `lesions.csv` (boxes of the lesions) and `markers.csv`
+    (boxes of the L/R letter and of the shortcut marker), with the columns image, kind, x0, y0, x1, y1. The tree appears
+    complete or not at all, and its bytes do not depend on the number of workers.
 
-    `train_studies` and `test_studies` count per area. `side` is the longest side in pixels. `rgb_fraction` of the
-    images are stored as RGB, as many of MURA are. `progress` is called with studies done and studies in all.
-
-    `shortcut` is for measuring shortcut learning: with this probability an image of an abnormal TRAINING study
-    carries a marker of one fixed look near a corner. No normal and no validation image carries it, so a model that
-    leans on it looks good in training and falls behind on the held-out one; `markers.csv` says where it stands.
-
-    `workers` processes draw (default: one a processor, fewer for small trees; 1 stays in this process). A script
-    that asks for more needs the usual `if __name__ == "__main__":` guard.
+    Args:
+        out: a new or empty folder.
+        areas: areas of the skeleton, from `AREAS`.
+        train_studies, test_studies: studies per area in the folders `train` and `valid`.
+        seed: 0 or more.
+        side: longest side of the images, pixels.
+        positive_fraction: share of the studies that are abnormal.
+        shortcut: probability that an image of an abnormal TRAINING study has a marker of fixed appearance near a
+            corner, to measure shortcut learning. Normal and held-out images never have it, so a model that relies on it
+            scores well in training and worse on held-out images.
+        rgb_fraction: share of the images that are stored as RGB, as some of MURA are.
+        workers: processes; None: one per processor, fewer for small trees; 1 uses this process. A script that asks for
+            more needs the usual `if __name__ == "__main__":` guard.
+        progress: called with (studies done, studies in total).
 
     Raises:
         InputError: `out` exists and is not empty or cannot be written; an argument is outside its range.
@@ -168,7 +173,7 @@ def write_phantoms(
     for area in areas:
         check_choice("area", area, AREAS)
     if len(set(areas)) < len(areas):
-        raise InputError(f"areas {', '.join(areas)}: an area is named twice; name each once")
+        raise InputError(f"areas {', '.join(areas)}: an area is given twice; give each once")
     for name, value in (("train_studies", train_studies), ("test_studies", test_studies)):
         _at_least(name, value, 1)
     _at_least("seed", seed, 0)
@@ -191,12 +196,12 @@ def write_phantoms(
         out.parent.mkdir(parents=True, exist_ok=True)
         aside = out.with_name(f".{out.name}.{os.getpid()}.part")
         try:
-            shutil.rmtree(aside, ignore_errors=True)  # of a dead process that had our number
+            shutil.rmtree(aside, ignore_errors=True)  # of a dead process with the same id
             aside.mkdir()
             results = _write_studies(aside, tasks, workers, progress)
             _write_lists(aside, tasks, results)
             if out.is_dir():
-                out.rmdir()  # empty; some systems do not rename onto a folder
+                out.rmdir()  # it is empty; some systems cannot rename onto a folder
             aside.rename(out)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -213,12 +218,12 @@ def write_phantoms(
 
 
 def _write_studies(root: Path, tasks: Sequence[_Task], workers: int, progress) -> list:
-    """What `_write_study` gives for each task, in the order of the tasks."""
+    """The results of `_write_study`, in the order of the tasks."""
     work = functools.partial(_write_study, str(root))
     results = []
     with contextlib.ExitStack() as stack:
         if workers > 1:
-            # spawned, not forked: the caller may have started TensorFlow's threads
+            # spawn, because TensorFlow may have started threads in this process
             pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
             stack.callback(pool.shutdown, cancel_futures=True)
             done = pool.map(work, tasks, chunksize=8)
@@ -232,16 +237,16 @@ def _write_studies(root: Path, tasks: Sequence[_Task], workers: int, progress) -
 
 
 def _write_lists(root: Path, tasks: Sequence[_Task], results: Sequence) -> None:
-    """The four lists of MURA and the two lists of boxes."""
+    """Writes the four CSV files of MURA and the two of boxes."""
     for split in SPLITS:
-        here = [(task, result) for task, result in zip(tasks, results, strict=True) if task.key.split == split]
+        pairs = [(task, result) for task, result in zip(tasks, results, strict=True) if task.key.split == split]
         _write_rows(
             root / f"{split}_image_paths.csv",
-            ((f"MURA-v1.1/{task.folder}/image{view + 1}.png",) for task, result in here for view in range(result[0])),
+            ((f"MURA-v1.1/{task.folder}/image{view + 1}.png",) for task, result in pairs for view in range(result[0])),
         )
         _write_rows(
             root / f"{split}_labeled_studies.csv",
-            ((f"MURA-v1.1/{task.folder}/", int(task.positive)) for task, _ in here),
+            ((f"MURA-v1.1/{task.folder}/", int(task.positive)) for task, _ in pairs),
         )
     header = ("image", *Box._fields)
     _write_rows(root / "lesions.csv", [header, *(row for _, lesions, _ in results for row in lesions)])

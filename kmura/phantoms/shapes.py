@@ -1,8 +1,8 @@
-"""Solids in space and the camera that projects them: tubes, balls and sheets, of which phantoms are made.
+"""The solids of which phantoms are made (tubes, balls and sheets) and the camera that projects them.
 
-Coordinates are millimetres in the anatomical position of a right arm seen from the front: x points to the
-thumb's side, y from the shoulder to the fingers, z to the viewer; the elbow is the origin. A left arm is the
-mirror image, made by the camera. Nothing here draws or knows of bones or lesions.
+Coordinates are millimetres in the anatomical position of a right arm seen from the front: x points to the side of the
+thumb, y from the shoulder to the fingers, z to the viewer; the elbow is the origin. The camera mirrors the image for a
+left arm.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 SAMPLES = 30  # points along a tube
-# 0..1 along a tube, denser at both ends where the outline turns round
+# 0..1 along a tube, denser at both ends, where the outline curves
 ALONG = (1 - np.cos(np.linspace(0, math.pi, SAMPLES))) / 2
 ROUND = np.linspace(0, 2 * math.pi, 28, endpoint=False)  # angles of an outline
 _CIRCLE = np.stack([np.cos(ROUND), np.sin(ROUND)])  # [2, 28]
@@ -41,7 +41,7 @@ class Edges:
     cortex: np.ndarray  # [N] thickness of the bright wall
 
     def sides(self, inset: float = 0.0, shrink: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-        """Left and right outline [N, 2], drawn in by `inset` times the cortex and scaled by `shrink`."""
+        """Left and right outline [N, 2], moved inwards by `inset` times the cortex and scaled by `shrink`."""
         left = np.maximum(self.left * shrink - inset * self.cortex, 0)[:, None]
         right = np.maximum(self.right * shrink - inset * self.cortex, 0)[:, None]
         return self.centre + self.normal * left, self.centre - self.normal * right
@@ -49,7 +49,7 @@ class Edges:
 
 @dataclasses.dataclass(frozen=True)
 class Tube:
-    """A long bone, a finger's skin or a plate: a centre line with an elliptic cross-section."""
+    """A long bone, the skin of a finger or a plate: a centre line with an elliptic cross-section."""
 
     path: np.ndarray  # [N, 3] mm
     wide: np.ndarray  # [N, 2] half-width along `side` and against it, mm
@@ -59,6 +59,7 @@ class Tube:
     cortex: np.ndarray  # [N] mm
 
     def edges(self, camera: Camera) -> Edges:
+        """The outline of the projected tube."""
         centre = camera.project(self.path)
         run = np.empty_like(centre)
         run[1:-1] = centre[2:] - centre[:-2]
@@ -79,16 +80,16 @@ class Tube:
 
 @dataclasses.dataclass(frozen=True)
 class Ball:
-    """A carpal, a condyle, a muscle belly: an ellipsoid, its outline a little irregular."""
+    """A carpal, a condyle or a muscle belly: an ellipsoid with a slightly irregular outline."""
 
     centre: np.ndarray  # [3] mm
     axes: np.ndarray  # [3, 3] half-axes as columns, mm
     wobble: np.ndarray  # [28] factors about 1
     cortex: float  # mm
-    level: int | None = None  # fill that overrides the bone's medulla (a fossa is darker, a condyle lighter)
+    level: int | None = None  # gray level that overrides the medulla of the bone (a fossa is darker, a condyle lighter)
 
     def outline(self, camera: Camera, inset: float = 0.0, shrink: float = 1.0) -> np.ndarray:
-        """Pixel outline [28, 2]; `inset` in cortices."""
+        """The outline [28, 2], pixels; `inset` is in units of the cortex."""
         axes = camera.matrix @ self.axes
         gram = axes @ axes.T
         a = math.sqrt(max(gram[0, 0], 1e-9))
@@ -109,7 +110,7 @@ class Sheet:
 
 @dataclasses.dataclass(frozen=True)
 class Bone:
-    """Parts that are drawn as one: where they overlap nothing adds up. Lesions go to the first part."""
+    """Parts that are drawn as one, so that overlapping parts do not add up. Lesions are placed in the first part."""
 
     name: str
     parts: tuple[Tube | Ball | Sheet, ...]
@@ -117,17 +118,17 @@ class Bone:
     medulla_level: int
 
     def reaches(self, camera: Camera, size: tuple[int, int]) -> bool:
-        """Whether any of the bone can fall into an image of `size` (width, height)."""
+        """Whether any part of the bone can be visible in an image of `size` (width, height), pixels."""
         main = self.parts[0]
         points = main.path if isinstance(main, Tube) else main.points if isinstance(main, Sheet) else main.centre
         flat = camera.project(np.atleast_2d(points))
-        room = 50 * camera.scale  # no part of a bone is further than 50 mm from the line of the first
+        room = 50 * camera.scale  # no part of a bone is more than 50 mm away from the centre line of the first
         return bool((flat.max(0) > -room).all() and (flat.min(0) < np.add(size, room)).all())
 
 
 @dataclasses.dataclass(frozen=True)
 class Pose:
-    """How a patient is put before the camera. Angles in degrees."""
+    """The position of a patient before the camera. Angles are in degrees."""
 
     turn: float = 0.0  # about the long axis: 0 frontal, 90 lateral
     tilt: float = 0.0  # about the transverse axis
@@ -136,18 +137,18 @@ class Pose:
     fingers: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)  # flexion of thumb ... little finger
     curl: float = 0.0  # flexion of each finger joint
     spread: float = 1.0
-    alone: bool = False  # the finger stands alone (lateral view), its neighbours are folded away
+    alone: bool = False  # only this finger is visible (lateral view), its neighbours are folded away
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """Everything of one patient in one pose, and the region that the image is centred on."""
+    """One patient in one pose, and the region on which the image is centred."""
 
     bones: tuple[Bone, ...]
     skin: tuple[Tube | Ball, ...]
     air: tuple[Ball, ...]  # lungs
     region: np.ndarray  # [K, 3] mm, points that must be in the image
-    sites: dict[str, tuple[float, float]]  # bone name -> stretch (0..1 along it) where a lesion may sit
+    sites: dict[str, tuple[float, float]]  # bone name -> interval (0..1 along it) where a lesion may be
 
 
 def rotation(turn: float, tilt: float, roll: float) -> np.ndarray:

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from kmura.errors import InputError, reason
-from kmura.evaluation.class_scores import columns_of
 from kmura.explain.overlays import overlay
 from kmura.files import replacing
 from kmura.metrics import pool_studies
@@ -50,7 +49,7 @@ class Predictions:
         studies = self.studies.drop(columns="skipped").set_index("study").add_prefix("study_")
         table = self.images.merge(studies, on="study", how="left")
         table["study_images"] = table["study_images"].astype("Int64")
-        if self.contract.task == "binary":
+        if self.contract.is_binary:
             table["threshold"] = self.contract.threshold
         return table if self.images["map"].any() else table.drop(columns="map")
 
@@ -160,13 +159,13 @@ def _draw(file: Path, pixels: np.ndarray, heat: np.ndarray) -> None:
 
 def _predictions(contract: Contract, sources, rows: Iterable[tuple], skipped, files) -> Predictions:
     places, *numbers, decision = zip(*rows, strict=True) if rows else ((), (), (), ())
-    shape = -1 if contract.task == "binary" else (-1, len(contract.classes))
+    shape = -1 if contract.is_binary else (-1, len(contract.classes))
     logit, probability = (np.array(values, float).reshape(shape) for values in numbers)
     images = pd.DataFrame(
         {
             "image": [sources[place].name for place in places],
             "study": [sources[place].study for place in places],
-            **_named(columns_of(contract.task, contract.classes)[1], logit),
+            **_named(contract.labels.logit_columns, logit),
             **_probabilities(contract, probability),
             "decision": [str(name) for name in decision],
             "map": [shown(files[place]) if files else "" for place in places],
@@ -198,5 +197,5 @@ def _named(names: Sequence[str], values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _probabilities(contract: Contract, probability: np.ndarray) -> dict[str, np.ndarray]:
-    found = _named(columns_of(contract.task, contract.classes)[2], probability)
+    found = _named(contract.labels.probability_columns, probability)
     return found | ({"abnormal_probability": contract.abnormal_probability(probability)} if contract.abnormal else {})

@@ -1,4 +1,4 @@
-"""One DICOM file: its picture as a radiologist sees it. Needs pydicom (`pip install '.[dicom]'` in a clone)."""
+"""Decodes one DICOM file to the image that a viewer shows. Needs pydicom (`pip install '.[dicom]'`)."""
 
 import io
 import warnings
@@ -10,24 +10,24 @@ from kmura.errors import in_brief
 from kmura.records.images import UnreadableImage, check_size
 
 SUFFIXES = frozenset({".dcm", ".dicom"})
-PREAMBLE = 132  # bytes, the last four say DICM
+PREAMBLE = 132  # bytes at the start of a file, the last four are DICM
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether bytes begin as a DICOM file (PS3.10, section 7.1)."""
+    """Whether the bytes start like a DICOM file (PS3.10, section 7.1)."""
     return data[PREAMBLE - 4 : PREAMBLE] == b"DICM"
 
 
 def decode_dicom(data: bytes, channels: int = 1) -> Image.Image:
-    """The picture in a DICOM file's bytes: 8 bits, mode L (1 channel) or RGB (3 channels).
+    """The image in the bytes of a DICOM file: 8 bits, mode L (1 channel) or RGB (3 channels).
 
-    Gray values are rescaled (slope and intercept, or the modality's table), then put through the VOI table or the first
-    window, or, without either, stretched from minimum to maximum; MONOCHROME1 is inverted. Padding is black.
-    One frame alone is taken: several are refused, for nobody says which is the radiograph.
+    Gray values are rescaled (slope and intercept, or the modality table), then mapped by the VOI table or the first
+    window, or stretched from minimum to maximum if the file has neither; MONOCHROME1 is inverted. Padding is black.
+    Files of several frames are refused, because they do not say which frame is the radiograph.
 
     Raises:
-        UnreadableImage: pydicom is missing, no DICOM, no pixels, several frames, a transfer syntax that pydicom cannot
-            decode here, colours other than 8-bit RGB, too many pixels (refused before they are decoded).
+        UnreadableImage: pydicom is missing, not a DICOM file, no pixels, several frames, a transfer syntax that the
+            installed pydicom cannot decode, colours other than 8-bit RGB, too many pixels (refused before decoding).
     """
     try:
         import pydicom
@@ -42,23 +42,23 @@ def decode_dicom(data: bytes, channels: int = 1) -> Image.Image:
             raise UnreadableImage("DICOM without pixels")
         frames = int(dataset.get("NumberOfFrames") or 1)
         if frames != 1:
-            raise UnreadableImage(f"DICOM of {frames} frames; save the one that is meant")
+            raise UnreadableImage(f"DICOM of {frames} frames; save the radiograph as a file of one frame")
         check_size((int(dataset.Columns), int(dataset.Rows)))
         pixels, kind = dataset.pixel_array, dataset.PhotometricInterpretation
         if pixels.ndim == 3:
             if pixels.dtype != np.uint8:
-                raise UnreadableImage(f"DICOM of {pixels.dtype} colours; 8 bits are read")
+                raise UnreadableImage(f"DICOM of {pixels.dtype} colours; only 8 bits are supported")
             if kind.startswith("YBR"):
                 pixels = convert_color_space(pixels, kind, "RGB")
             return Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
         if not kind.startswith("MONOCHROME"):
-            raise UnreadableImage(f"DICOM of {kind}; MONOCHROME1, MONOCHROME2 and RGB are read")
+            raise UnreadableImage(f"DICOM of {kind}; only MONOCHROME1, MONOCHROME2, RGB and YBR are supported")
         values = np.asarray(apply_modality_lut(pixels, dataset), float)
         outside = _padding(pixels, dataset)
         share = _window(values, outside, dataset, apply_voi)
     except UnreadableImage:
         raise
-    except Exception as error:  # whatever a damaged file makes pydicom raise
+    except Exception as error:  # pydicom raises many kinds of errors for damaged files
         text = in_brief(error) or type(error).__name__
         raise UnreadableImage(f"DICOM that cannot be decoded ({text})") from error
     if kind == "MONOCHROME1":
@@ -69,8 +69,7 @@ def decode_dicom(data: bytes, channels: int = 1) -> Image.Image:
 
 
 def _padding(pixels: np.ndarray, dataset) -> np.ndarray:
-    """Which pixels [H, W] are no part of the picture (PS3.3, section C.7.5.1.1.2); all of one that is padding alone
-    count as picture."""
+    """Which pixels [H, W] are padding (PS3.3, section C.7.5.1.1.2); none, if the image has no other pixels."""
     value = dataset.get("PixelPaddingValue")
     if value is None:
         return np.zeros(pixels.shape, bool)
@@ -80,8 +79,10 @@ def _padding(pixels: np.ndarray, dataset) -> np.ndarray:
 
 
 def _window(values: np.ndarray, outside: np.ndarray, dataset, apply_voi) -> np.ndarray:
-    """Gray values [H, W] in 0..1 (PS3.3, section C.11.2.1): table, first window, or from minimum to maximum of those
-    that are no padding."""
+    """Gray values [H, W] in 0..1 (PS3.3, section C.11.2.1).
+
+    They are mapped by the VOI table, by the first window, or from the minimum to the maximum outside of the padding.
+    """
     if dataset.get("VOILUTSequence"):
         bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
         return np.clip(apply_voi(np.round(values).astype(np.int64), dataset) / (2**bits - 1), 0, 1)
@@ -92,7 +93,7 @@ def _window(values: np.ndarray, outside: np.ndarray, dataset, apply_voi) -> np.n
     function = dataset.get("VOILUTFunction") or "LINEAR"
     if function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -60, 60)))
-    if function == "LINEAR":  # counts the borders as pixels
+    if function == "LINEAR":  # this function counts the borders of the window as pixels
         centre, width = centre - 0.5, width - 1
     return np.clip((values - centre) / width + 0.5, 0, 1) if width > 0 else (values > centre).astype(float)
 

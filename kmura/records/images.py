@@ -1,4 +1,4 @@
-"""One image: check, decode, bring to 8 bits, reduce, encode. Everything that image files can do wrong is met here."""
+"""Checks, decodes, reduces and encodes one image; all problems of image files are handled here."""
 
 import io
 import struct
@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 MAX_PIXELS = 100_000_000  # a film digitised at 50 micrometres has 60 million
 MIN_SIDE = 8
-REDUCING_GAP = 3.0  # a reduction by more than twice this is first a mean over whole pixels, then Lanczos
+REDUCING_GAP = 3.0  # a reduction by more than twice this factor is a mean over whole pixels first, then Lanczos
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm"})
 
@@ -20,15 +20,15 @@ class UnreadableImage(ValueError):
 
 
 def decode_image(data: bytes, channels: int = 1) -> Image.Image:
-    """The picture in an image file's bytes: upright, 8 bits, mode L (1 channel) or RGB (3 channels).
+    """The image in the bytes of an image file: upright, 8 bits, mode L (1 channel) or RGB (3 channels).
 
-    16-bit and 32-bit gray is divided by 2^(b-8), b the smallest depth of 8 to 16 bits that holds the image's
-    maximum, so that 12-bit data in a 16-bit file keeps its contrast; floats are stretched from minimum to maximum.
-    Transparency lies on black. The first frame of several is taken; EXIF orientation is applied.
+    16-bit and 32-bit gray values are divided by 2^(b-8), where b is the smallest depth of 8 to 16 bits that holds the
+    maximum of the image, so that 12-bit data in a 16-bit file keeps its contrast; floats are stretched from minimum to
+    maximum. Transparent images are placed on black. Of several frames the first is taken; EXIF orientation is applied.
 
     Raises:
-        UnreadableImage: empty, no image, cut off, damaged, declared larger than MAX_PIXELS (refused before any pixel
-            is decoded), or smaller than MIN_SIDE on a side.
+        UnreadableImage: empty, not an image, truncated, damaged, declared larger than MAX_PIXELS (refused before any
+            pixel is decoded), or smaller than MIN_SIDE on a side.
     """
     if not data:
         raise UnreadableImage("empty file")
@@ -47,12 +47,12 @@ def decode_image(data: bytes, channels: int = 1) -> Image.Image:
         raise UnreadableImage(f"declares more than {MAX_PIXELS:,} pixels") from error
     except Image.UnidentifiedImageError as error:
         raise UnreadableImage("not an image file") from error
-    except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them raise
+    except Exception as error:  # the decoders of Pillow raise many kinds of errors for damaged files
         raise UnreadableImage(f"damaged or cut off ({' '.join(str(error).split()) or type(error).__name__})") from error
 
 
 def image_from_array(pixels: np.ndarray, channels: int = 1) -> Image.Image:
-    """An array [H, W] or [H, W, 3] of unsigned 8-bit pixels as a picture of mode L or RGB.
+    """An array [H, W] or [H, W, 3] of unsigned 8-bit pixels as an image of mode L or RGB.
 
     Raises:
         UnreadableImage: another shape or type, or smaller than MIN_SIDE on a side.
@@ -65,7 +65,7 @@ def image_from_array(pixels: np.ndarray, channels: int = 1) -> Image.Image:
 
 
 def reduced(image: Image.Image, max_side: int | None) -> Image.Image:
-    """The picture, antialiased to `max_side` pixels on the longest side where that is longer; None leaves it."""
+    """The image, reduced with antialiasing if its longest side exceeds `max_side` pixels; None leaves it unchanged."""
     if not max_side or max(image.size) <= max_side:
         return image
     scale = max_side / max(image.size)
@@ -74,7 +74,13 @@ def reduced(image: Image.Image, max_side: int | None) -> Image.Image:
 
 
 def encode_image(image: Image.Image, encoding: str = "png", quality: int = 95, max_side: int | None = None):
-    """The picture's bytes with its height and width, `reduced` to `max_side` first.
+    """The encoded image, `reduced` to `max_side` first.
+
+    Args:
+        image: mode L or RGB.
+        encoding: `png` or `jpeg`.
+        quality: of JPEG, 1 to 100.
+        max_side: pixels; None leaves the size unchanged.
 
     Returns:
         (bytes, height, width)
@@ -90,9 +96,13 @@ def encode_image(image: Image.Image, encoding: str = "png", quality: int = 95, m
 def encode_png(pixels: np.ndarray, level: int = 6) -> bytes:
     """A PNG of uint8 pixels [H, W] or [H, W, 3] that is fast to decode: filter Up on every row, run-length deflate.
 
-    Pillow always chooses the filter row by row, mostly Paeth, which a decoder can only undo pixel after pixel. Against
-    Pillow's default this writes 6 to 8 times faster and TensorFlow decodes it 1.7 times faster, at the same size
+    Pillow chooses the filter row by row, mostly Paeth, which a decoder can only undo pixel by pixel. Compared with the
+    default of Pillow, this writes 6 to 8 times faster and TensorFlow decodes it 1.7 times faster, at the same size
     (radiographs of 512 pixels). Any PNG reader opens it (PNG specification, third edition, sections 9.2 and 10).
+
+    Args:
+        pixels: uint8 [H, W] or [H, W, 3].
+        level: of the compression, 0 to 9.
     """
     height, width = pixels.shape[:2]
     rows = pixels.reshape(height, -1)
@@ -110,7 +120,7 @@ def encode_png(pixels: np.ndarray, level: int = 6) -> bytes:
 
 
 def check_size(size: tuple[int, int]) -> None:
-    """Refuses a picture of this width and height that is too large or too small.
+    """Checks that the width and height of an image are allowed.
 
     Raises:
         UnreadableImage: more than MAX_PIXELS, or less than MIN_SIDE on a side.

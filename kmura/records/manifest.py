@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kmura.errors import InputError
 from kmura.records.schema import SCHEMA_VERSION, SPLITS, VERSION_1_SPLITS
+from kmura.tasks import TASKS
 
 MANIFEST = "manifest.json"
 EDA = "eda.json"  # written beside it by `kmura eda`
@@ -111,7 +112,7 @@ def per_class(task: str, number: int, labels: Iterable[tuple[int, ...]]) -> tupl
     """The number of labels of each class; unknown labels (-1) are not counted."""
     counts = collections.Counter()
     for label in labels:
-        counts.update([i for i, value in enumerate(label) if value == 1] if task == "multilabel" else label)
+        counts.update([i for i, value in enumerate(label) if value == 1] if TASKS[task].by_label else label)
     return tuple(counts[index] for index in range(number))
 
 

@@ -148,7 +148,7 @@ def _write_shard(plan: ShardPlan, stage: str, strict: bool) -> ShardResult:
         for position, source in enumerate(plan.sources):
             try:
                 record = _record(plan, source)
-            except (UnreadableImage, UnicodeEncodeError) as error:
+            except UnreadableImage as error:
                 skipped.append(Skipped(source.path, str(error)))
                 if strict:
                     raise strict_error(skipped[-1]) from error

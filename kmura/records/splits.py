@@ -8,16 +8,23 @@ from collections.abc import Iterable
 
 from kmura.records.layouts.base import Source
 
-# the keys of the hashes that choose patients: those of schema version 1, so that a seed still chooses the same ones
+# keys of the hashes that choose patients; those of schema version 1, so that a seed still chooses the same patients
 _PURPOSES = {"val": "tune", "test": "valid"}
 
 
 def carve(sources: Iterable[Source], fraction: float, seed: int, *, origin: str = "train", target: str) -> list[Source]:
-    """The sources with about `fraction` of the patients of split `origin` moved, whole, to split `target`.
+    """The sources with about `fraction` of the patients of split `origin` moved to split `target`.
 
-    A patient goes with all images of all areas, so that models over several areas stay patient-disjoint too. The
-    choice is stratified: patients are sorted by the (area, label) pairs they have, then by a keyed hash, and taken
-    systematically along that order, so each kind of patient is moved in proportion (to within one patient).
+    A patient is moved with all images of all areas, so that models over several areas stay patient-disjoint too. The
+    choice is stratified: patients are sorted by their (area, label) pairs, then by a keyed hash, and every
+    1 / `fraction`-th patient in this order is taken, so every kind of patient is moved in proportion (to within one
+    patient).
+
+    Args:
+        sources: all images.
+        fraction: share of the patients, 0 to 1; 0 moves none.
+        seed: chooses the patients.
+        origin, target: names of splits.
     """
     sources = list(sources)
     purpose = _PURPOSES.get(target, target)
@@ -28,7 +35,7 @@ def carve(sources: Iterable[Source], fraction: float, seed: int, *, origin: str 
         if source.split == origin:
             kinds[source.patient].add((source.area, source.label))
     order = sorted(kinds, key=lambda patient: (sorted(kinds[patient]), _keyed_hash(seed, purpose, patient)))
-    offset = 0.5  # the first patient of every 1 / fraction is taken from the middle of its run
+    offset = 0.5  # of every run of 1 / fraction patients, the one in the middle is taken
     moved = {
         patient
         for number, patient in enumerate(order)
@@ -41,7 +48,7 @@ def carve(sources: Iterable[Source], fraction: float, seed: int, *, origin: str 
 
 
 def shuffled(sources: Iterable[Source], seed: int) -> list[Source]:
-    """The sources in an order that depends on nothing but their paths and the seed."""
+    """The sources in a random order that depends on their paths and the seed alone."""
     return sorted(sources, key=lambda source: _keyed_hash(seed, "order", source.path))
 
 

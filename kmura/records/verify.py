@@ -13,6 +13,7 @@ from kmura.files import sha256_of
 from kmura.records import schema, tfrecord
 from kmura.records.manifest import MANIFEST, Manifest, Shard, per_class, read_manifest
 from kmura.records.sidecar import INDEX_SUFFIX, SHARD_SUFFIX, ShardIndex, read_shard_index
+from kmura.tasks import Binary
 
 FIX = "build the records again"
 
@@ -171,7 +172,7 @@ def _count_findings(manifest: Manifest, rows: list[_Row]) -> list[Finding]:
                     findings.append(Finding("error", text))
             if not group:
                 findings.append(Finding("error", f"{area}/{split} is empty; {FIX}"))
-            elif manifest.task == "binary" and 0 in counts.per_class:
+            elif manifest.task == Binary.name and 0 in counts.per_class:
                 missing = manifest.classes[counts.per_class.index(0)]
                 findings.append(Finding("warning", f"{area}/{split} has no {missing} image: its AUC is not defined"))
     return findings

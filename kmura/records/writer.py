@@ -19,6 +19,7 @@ from kmura.records.layouts import layout_named, listing_of
 from kmura.records.layouts.base import AREAS, Layout, Listing, Source
 from kmura.records.manifest import MANIFEST, Manifest, Shard, SplitCounts, manifest_json, per_class, read_manifest
 from kmura.records.shards import ShardPlan, ShardResult, is_whole, strict_error, write_shards
+from kmura.tasks import Binary
 
 STAGE = ".building"  # inside the output folder until the build is finished
 
@@ -93,7 +94,7 @@ def build_records(
 
 def _check_classes(root: Path, layout: Layout, listing: Listing, sources: list[Source], after: str) -> None:
     """Raises InputError for a binary area whose training split lacks a class: no classifier can learn from it."""
-    if listing.task != "binary":
+    if listing.task != Binary.name:
         return
     present = {(source.area, source.label[0]) for source in sources if source.split == "train"}
     for area in sorted({source.area for source in sources}):

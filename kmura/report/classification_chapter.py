@@ -1,22 +1,17 @@
 """The chapter of a classifier: binary, of several classes or labels, of one area or of all areas."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from kmura.data.index import ALL
 from kmura.evaluation.class_scores import (
     MultiScores,
     abnormality_of,
     class_units_of,
-    columns_of,
-    joint_areas,
     questions_of,
-    sides_of,
 )
 from kmura.evaluation.evaluation import Evaluation, read_evaluation
 from kmura.evaluation.scoring import LEVELS, LevelScores, ScoreOptions, Scores, units_of
@@ -28,7 +23,8 @@ from kmura.report.class_figures import Curve
 from kmura.report.figures import Picture
 from kmura.report.published import EARLIER_CLASS_KAPPA, MURA_AREAS, PUBLISHED, SOURCE, Published
 from kmura.report.run_files import facts_of, read_explored, read_gallery, read_history
-from kmura.runs.run import RunDescription, RunFolder, read_run
+from kmura.runs.run import Run
+from kmura.tasks import ALL, Task
 
 TEMPLATE = "classification.html.jinja"
 READING = "classification_reading.html.jinja"
@@ -74,8 +70,8 @@ class Details:
     """What the template of classifiers shows beside the general parts of a chapter.
 
     Attributes:
-        task: of the run.
-        classes: number of classes or labels.
+        units: what it tells apart, `classes` or `labels`.
+        classes: their number.
         split: whose scores are shown first.
         scores: of the run.
         answers: scores of the yes/no question, if the run answers one of all its images; else None.
@@ -86,7 +82,7 @@ class Details:
         earlier_kappa: of an earlier system over the same classes; None if the classes are others.
     """
 
-    task: str
+    units: str
     classes: int
     split: str
     scores: Scores | MultiScores
@@ -103,26 +99,26 @@ class Details:
         return isinstance(self.scores, MultiScores)
 
 
-def chapter(run: str | os.PathLike, number: int, eda: Path | None = None) -> Chapter:
+def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
     """Returns the chapter of a classifier.
 
     Args:
-        run: folder of an evaluated run.
+        run: an evaluated run.
         number: of the chapter.
         eda: the file that `kmura eda` wrote; None looks for it in the folder of the records.
 
     Raises:
         InputError: the run is not evaluated, or one of its files is damaged.
     """
-    folder, description = RunFolder(Path(run)), read_run(run)
-    evaluation, table = read_evaluation(run, description)
+    folder, description, task = run.folder, run.description, run.labels
+    evaluation, table = read_evaluation(run)
     explored = read_explored(description, eda)
     gallery, stale = read_gallery(folder, evaluation.model_sha256)
     history = read_history(folder)
     scores = evaluation.scores
     split = "test" if "test" in scores.splits else next(iter(scores.splits))
-    question = question_of(table, scores, description)
-    details = _details(scores, split, question, description)
+    question = question_of(table, scores, run.area, task)
+    details = _details(scores, split, question, task)
     area = "All areas" if description.area == ALL else description.area
     title = f"{area}, {description.phase}"
     names = _Names(f"run{number}", title, f"{title}, {split}")
@@ -145,11 +141,11 @@ def chapter(run: str | os.PathLike, number: int, eda: Path | None = None) -> Cha
         area=area,
         path=str(run),
         headline=_headline(evaluation, details),
-        tables=(_data(table, question, description, evaluation.has_patients),),
+        tables=(_data(table, question, task, evaluation.has_patients),),
         explored=explored,
         notes=scores.notes,
         warnings=tuple(warnings),
-        figures=_figures(names, table, question, details, description, others),
+        figures=_figures(names, table, question, details, run.area, task, others),
         gallery=gallery,
         facts=facts_of(description, folder),
         template=TEMPLATE,
@@ -173,25 +169,24 @@ class _Names:
     of_split: str
 
 
-def question_of(table: pd.DataFrame, scores: Scores | MultiScores, description: RunDescription) -> Question | None:
+def question_of(table: pd.DataFrame, scores: Scores | MultiScores, area: str, task: Task) -> Question | None:
     """Returns the yes/no question that a run answers of all its images, or None.
 
     Args:
         table: predictions of the run.
         scores: of these.
-        description: of the run.
+        area, task: of the run.
     """
-    area, task, classes = description.area, description.task, description.classes
     if isinstance(scores, Scores):
-        return Question(table, scores, sides_of(area, task, classes), "")
-    if joint_areas(area, task, classes):
+        return Question(table, scores, task.sides, "")
+    if task.is_joint:
         heading = "Abnormal or normal, all areas pooled"
-        return Question(abnormality_of(table, classes), scores.pooled, sides_of(area, task, classes), heading)
-    tables = questions_of(table, area, task, classes)
+        return Question(abnormality_of(table, task), scores.pooled, task.sides, heading)
+    tables = questions_of(table, area, task)
     if len(tables) != 1:
         return None
     (name, of_question), *_ = tables.items()
-    return Question(of_question, scores.questions[name], sides_of(area, task, classes), "As a yes/no question")
+    return Question(of_question, scores.questions[name], task.sides, "As a yes/no question")
 
 
 def kappa_rows(scores: MultiScores, split: str) -> tuple[KappaRow, ...]:
@@ -213,15 +208,12 @@ def kappa_rows(scores: MultiScores, split: str) -> tuple[KappaRow, ...]:
     )
 
 
-def _details(
-    scores: Scores | MultiScores, split: str, question: Question | None, description: RunDescription
-) -> Details:
-    area, task, classes = description.area, description.task, description.classes
-    kappas = kappa_rows(scores, split) if joint_areas(area, task, classes) else ()
+def _details(scores: Scores | MultiScores, split: str, question: Question | None, task: Task) -> Details:
+    kappas = kappa_rows(scores, split) if task.is_joint else ()
     is_published = any(value is not None for row in kappas for value in row.published)
     return Details(
-        task=task,
-        classes=len(classes),
+        units="labels" if task.by_label else "classes",
+        classes=len(task.classes),
         split=split,
         scores=scores,
         answers=question.scores if question else None,
@@ -245,7 +237,7 @@ def _headline(evaluation: Evaluation, details: Details) -> tuple[Text, ...]:
         )
     else:
         sentence = (
-            f"{details.classes} {'labels' if details.task == 'multilabel' else 'classes'}, study kappa "
+            f"{details.classes} {details.units}, study kappa "
             f"{study.scores['kappa']}, mean AUC {study.scores['auc']} on {study.studies} {held_out}studies "
             f"({patients})."
         )
@@ -258,14 +250,13 @@ def _headline(evaluation: Evaluation, details: Details) -> tuple[Text, ...]:
     return Text(f"{sentence}, the split scored here: "), Text("optimistic", strong=True), Text(".")
 
 
-def _data(table: pd.DataFrame, question: Question | None, description: RunDescription, has_patients: bool) -> Table:
+def _data(table: pd.DataFrame, question: Question | None, task: Task, has_patients: bool) -> Table:
     """Counts of the images of each split, with those of the positive side of a question."""
     if question:
         table, positive = question.table, (question.sides[1],)
         unknown = table["label"] < 0
     else:
-        labels, _, _ = columns_of(description.task, description.classes)
-        positive, unknown = (), (table[labels] < 0).all(axis=1)
+        positive, unknown = (), (table[task.label_columns] < 0).all(axis=1)
     rows = []
     for split, images in table.assign(unknown=unknown).groupby("split", sort=False):
         of_side = [images[images["label"] == 1]] if question else []
@@ -293,17 +284,17 @@ def _figures(
     table: pd.DataFrame,
     question: Question | None,
     details: Details,
-    description: RunDescription,
+    area: str,
+    task: Task,
     others: dict[str, Picture],
 ) -> dict[str, dict[str, Picture]]:
     """Heading -> name -> picture; `others` are those that do not depend on the scores."""
     groups: dict[str, dict[str, Picture]] = {}
     rows = table[table["split"] == details.split]
     if isinstance(details.scores, MultiScores):
-        heading = "Labels" if details.task == "multilabel" else "Classes"
-        groups[heading] = _class_pictures(names, rows, details, description)
+        groups[details.units.capitalize()] = _class_pictures(names, rows, details, task)
         if details.kappas:
-            groups["Abnormal or normal by area"] = _area_pictures(names, rows, details, description)
+            groups["Abnormal or normal by area"] = _area_pictures(names, rows, details, area, task)
     if question:
         groups[question.heading] = _question_pictures(names, question, details.split)
     heading = question.heading if isinstance(details.scores, Scores) else "Training"
@@ -337,12 +328,9 @@ def _question_pictures(names: _Names, question: Question, split: str) -> dict[st
     return pictures
 
 
-def _class_pictures(
-    names: _Names, rows: pd.DataFrame, details: Details, description: RunDescription
-) -> dict[str, Picture]:
+def _class_pictures(names: _Names, rows: pd.DataFrame, details: Details, task: Task) -> dict[str, Picture]:
     """Curves of all classes and confusion matrices at both levels; rows: predictions of the split."""
-    task, classes, scores = description.task, description.classes, details.scores
-    areas = joint_areas(description.area, task, classes)
+    classes, areas, scores = task.classes, task.area_names, details.scores
     of_classes, of_areas = {}, {}
     for level in reversed(LEVELS):
         level_scores, place = scores.splits[details.split][level], f"{names.of_split}, {PLURAL[level]}"
@@ -350,7 +338,7 @@ def _class_pictures(
             of_classes[f"classes_{level}"] = class_figures.confusion_of(
                 f"{names.id}-classes-{level}", place, classes, level_scores.confusion, 2 if areas else 1
             )
-        units = class_units_of(rows, level, task, classes, **_pooling(scores.options))
+        units = class_units_of(rows, level, task, **_pooling(scores.options))
         columns = zip(classes, units.target.T, units.probability.T, level_scores.classes, strict=True)
         curves = [_curve(*column, of_class.scores) for *column, of_class in columns]
         what = f"each against the rest, {place}"
@@ -363,12 +351,10 @@ def _class_pictures(
     return of_classes | of_areas
 
 
-def _area_pictures(
-    names: _Names, rows: pd.DataFrame, details: Details, description: RunDescription
-) -> dict[str, Picture]:
+def _area_pictures(names: _Names, rows: pd.DataFrame, details: Details, area: str, task: Task) -> dict[str, Picture]:
     """Abnormal or normal by area: curves at both levels, kappas; rows: predictions of the split."""
     scores = details.scores
-    tables = questions_of(rows, description.area, description.task, description.classes)
+    tables = questions_of(rows, area, task)
     pictures = {}
     for level in reversed(LEVELS):
         curves = []

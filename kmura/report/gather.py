@@ -1,18 +1,14 @@
 """The content of the report, gathered from the folders of runs: chapters and their comparison. No HTML."""
 
 import dataclasses
-import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from kmura.errors import InputError
 from kmura.evaluation.compare import Comparison, compare
 from kmura.report.chapter import Chapter
-from kmura.runs.run import read_run
-
-# kind of run -> module and function that makes its chapter, of (run, number, eda); imported when it is needed
-CHAPTERS: Mapping[str, str] = {"classification": "kmura.report.classification_chapter:chapter"}
+from kmura.runs.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,20 +60,16 @@ def gather(
     return Contents(chapters, comparison, why_not)
 
 
-def chapter_of(run: str | os.PathLike, number: int, eda: Path | None = None) -> Chapter:
+def chapter_of(run: str | os.PathLike | Run, number: int, eda: Path | None = None) -> Chapter:
     """Returns the chapter of a run, as its kind makes it.
 
     Args:
-        run: folder of the run.
+        run: the run, or its folder.
         number: of the chapter, from 0.
         eda: the file that `kmura eda` wrote; None looks for it in the folder of the records.
 
     Raises:
         InputError: the run is not evaluated, one of its files is damaged, or its kind is unknown.
     """
-    kind = getattr(read_run(run), "kind", "classification")
-    if kind not in CHAPTERS:
-        raise InputError(f"{run} is of the kind {kind!r}; report knows {', '.join(CHAPTERS)}")
-    module, _, name = CHAPTERS[kind].partition(":")
-    chapter: Callable[..., Chapter] = getattr(importlib.import_module(module), name)
-    return chapter(run, number, eda)
+    run = run if isinstance(run, Run) else Run(run)
+    return run.part("chapter")(run, number, eda)

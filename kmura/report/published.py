@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from kmura.data.index import ALL
+from kmura.tasks import ALL
 
 SOURCE = "the hidden one of 207 studies (Rajpurkar et al. 2018, and the leaderboard of MURA)"
 

@@ -9,35 +9,48 @@ import pandas as pd
 
 from kmura.errors import InputError, reason
 from kmura.records.schema import VERSION_1_SPLITS
+from kmura.tasks import Binary, Task
 
 COLUMNS = ("split", "area", "patient", "study", "image", "label", "logit", "probability")
 _TEXTS = COLUMNS[:5]
+BINARY = Binary(("negative", "positive"))  # its columns do not depend on the names of the classes
 
 
-def read_predictions(path: str | os.PathLike) -> pd.DataFrame:
-    """Returns the table of a binary run's `predictions.csv`, one row per image, with the columns of COLUMNS.
+def read_predictions(path: str | os.PathLike, task: Task = BINARY) -> pd.DataFrame:
+    """Returns the table of a run's `predictions.csv`, one row per image.
+
+    Its columns are split, area, patient, study and image, and the columns of labels, logits and probabilities of the
+    task; of a binary task those of COLUMNS.
+
+    Args:
+        path: of the file.
+        task: of the run.
 
     Raises:
-        InputError: the file is missing, damaged, or lacks one of COLUMNS; or a row is impossible: a probability or
-            logit that is not a number or out of range, a label other than 0, 1 and -1 (unknown), an image that occurs
-            twice, a study without a name or with images of both labels. Says which row.
+        InputError: the file is missing, damaged, or lacks a column; or a row is impossible: a probability or logit that
+            is not a number or out of range, a label that the task does not have (-1 is unknown), an image that occurs
+            twice, a study without a name or, in a binary task, with images of both labels. Says which row.
     """
-    table = read_table(path, COLUMNS[5:])
+    labels, logits, probabilities = task.label_columns, task.logit_columns, task.probability_columns
+    table = read_table(path, (*labels, *logits, *probabilities))
+    values, within = table[labels].to_numpy(), table[probabilities].apply(lambda column: column.between(0, 1))
+    allowed = "0, 1 and -1" if task.largest_label == 1 else f"-1 to {task.largest_label}"
     refuse_rows(
         path,
         table,
         {
-            "a probability that is not a number in 0 to 1": ~table["probability"].between(0, 1),
-            "a logit that is not a finite number": ~np.isfinite(table["logit"]),
-            "a label other than 0, 1 and -1": ~table["label"].isin([0, 1, -1]),
+            "a probability that is not a number in 0 to 1": ~within.all(axis=1),
+            "a logit that is not a finite number": ~np.isfinite(table[logits]).all(axis=1),
+            f"a label other than {allowed}": ~np.isin(values, range(-1, task.largest_label + 1)).all(axis=1),
         },
     )
-    table["label"] = table["label"].astype(int)
-    known = table[table["label"] >= 0]
-    mixed = known.groupby(["split", "area", "study"])["label"].nunique()
-    if (mixed > 1).any():
-        split, area, study = mixed.index[int(np.argmax(mixed > 1))]
-        raise InputError(f"{path}: study {study} of {area}, {split}, has images of both labels; {_fix(path)}")
+    table = table.astype(dict.fromkeys(labels, int))
+    if isinstance(task, Binary):
+        known = table[table["label"] >= 0]
+        mixed = known.groupby(["split", "area", "study"])["label"].nunique()
+        if (mixed > 1).any():
+            split, area, study = mixed.index[int(np.argmax(mixed > 1))]
+            raise InputError(f"{path}: study {study} of {area}, {split}, has images of both labels; {_fix(path)}")
     return table
 
 

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from kmura import cam
 from kmura.evaluation.calibrators import TINY, Calibrator
-from kmura.serving.contract import NO_LABEL, Contract
+from kmura.serving.contract import Contract
+from kmura.tasks import NO_LABEL, Binary, Multiclass, Multilabel, Task
 
 
 class BinaryAnswers:
@@ -85,7 +86,7 @@ class ClassAnswers:
 
     def __init__(self, contract: Contract):
         self.contract = contract
-        softmax = contract.task == "multiclass"
+        softmax = contract.labels.softmax
         self.explained = "the decision" if softmax else "the most probable label"
         self.described = {
             "logit": "float32 [B, L], the network's output",
@@ -111,7 +112,7 @@ class ClassAnswers:
         """The answer to a study, from the logits [N, L] of its images."""
         each = self._probability(logits)
         probability = pooled(each, self.contract.pooling, self.contract.top_k)[None]
-        if self.contract.task == "multiclass":
+        if self.contract.labels.softmax:
             total = tf.reduce_sum(probability, axis=1, keepdims=True)
             probability = tf.where(total > 0, probability / total, 1 / len(self.contract.classes))
         found = self._verdict(probability)
@@ -127,7 +128,7 @@ class ClassAnswers:
 
     def _probability(self, logits):
         """Float64 [B, L]."""
-        if self.contract.task == "multiclass":
+        if self.contract.labels.softmax:
             return tf.nn.softmax(tf.cast(logits, tf.float64))
         return tf.sigmoid(_wide(logits))
 
@@ -146,7 +147,7 @@ class ClassAnswers:
 
     def _decision(self, probability):
         contract = self.contract
-        if contract.task == "multiclass":
+        if contract.labels.softmax:
             return tf.gather(tf.constant(contract.classes), tf.argmax(probability, axis=1))
         above = probability >= tf.constant(contract.threshold, tf.float64)
         parts = tf.where(above, tf.constant([f", {name}" for name in contract.classes]), "")
@@ -155,16 +156,16 @@ class ClassAnswers:
 
 
 # task -> its answers
-ANSWERS: Mapping[str, Callable[[Contract], BinaryAnswers | ClassAnswers]] = {
-    "binary": BinaryAnswers,
-    "multiclass": ClassAnswers,
-    "multilabel": ClassAnswers,
+ANSWERS: Mapping[type[Task], Callable[[Contract], BinaryAnswers | ClassAnswers]] = {
+    Binary: BinaryAnswers,
+    Multiclass: ClassAnswers,
+    Multilabel: ClassAnswers,
 }
 
 
 def answers_of(contract: Contract) -> BinaryAnswers | ClassAnswers:
     """What logits come to under a contract."""
-    return ANSWERS[contract.task](contract)
+    return ANSWERS[type(contract.labels)](contract)
 
 
 def pooled(probability: tf.Tensor, how: str, k: int) -> tf.Tensor:

@@ -10,18 +10,16 @@ import numpy as np
 
 from kmura import metrics
 from kmura.config import DataConfig, RecordsConfig
+from kmura.data.dataset import Dataset
 from kmura.errors import InputError
 from kmura.evaluation.calibrators import Calibrator, logits_of
-from kmura.evaluation.class_scores import joint_areas
-from kmura.evaluation.evaluation import read_evaluation
 from kmura.evaluation.scoring import OperatingScores
-from kmura.records.manifest import read_manifest
-from kmura.runs.run import RunDescription, RunFolder, read_run
+from kmura.runs.run import Run
+from kmura.tasks import Binary, Task, task_of
 from kmura.typed import read_typed
 
 SIGNATURE = "signature.json"  # of an export
 EXPORT_VERSION = 1
-NO_LABEL = "none"  # the decision of a multilabel model if no label is present
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +41,7 @@ class Contract:
         rule, threshold: abnormal is probability >= threshold, which the rule chose on val; a label of several is
             present at 0.5 or more.
         tap: feature map whose Grad-CAM++ explains an answer.
-        task: `binary`, `multiclass` (the decision is the most probable class) or `multilabel`; see
-            `data.labels.Labelling`. Only binary models are calibrated.
+        task: a name of `kmura.tasks.TASKS`. Only binary models are calibrated.
         abnormal: of one model over all areas, how many classes are abnormal (they come first); else 0.
         jpeg_quality: of the records, if they are JPEG; image files do not pass through this compression. None if the
             records are lossless.
@@ -62,9 +59,19 @@ class Contract:
     rule: str = "0.5"
     threshold: float = 0.5
     tap: str = "P5"
-    task: str = "binary"
+    task: str = Binary.name
     abnormal: int = 0
     jpeg_quality: int | None = None
+
+    @property
+    def labels(self) -> Task:
+        """The task itself; its classes are those of the contract."""
+        return task_of(self.task, self.classes)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the model has one logit, a threshold and perhaps a calibrator."""
+        return isinstance(self.labels, Binary)
 
     @property
     def losses(self) -> str:
@@ -93,10 +100,9 @@ class Contract:
         Returns:
             `metrics.Studies` whose `value` is [S], of several classes [S, L].
         """
-        if self.task != "binary":
-            softmax = self.task == "multiclass"
-            probability = metrics.probabilities(logit, softmax=softmax)
-            return metrics.pool_classes(study, probability, self.pooling, k=self.top_k, normalize=softmax)
+        if not self.is_binary:
+            probability = self.labels.probabilities(logit)
+            return metrics.pool_classes(study, probability, self.pooling, k=self.top_k, normalize=self.labels.softmax)
         logit = np.clip(np.asarray(logit, float), -60, 60)
         if self.calibrator is not None and self.calibrated_at == "image":
             return metrics.pool_studies(study, self.calibrator(logit), self.pooling, k=self.top_k)
@@ -108,21 +114,11 @@ class Contract:
     def decision(self, probability) -> np.ndarray:
         """The names of the decided classes [N], for probabilities [N] or [N, L]; several labels as `one, other`, or
         `none`."""
-        probability, names = np.asarray(probability), np.array(self.classes)
-        if self.task == "multiclass":
-            return names[probability.argmax(1)]
-        above = probability >= self.threshold
-        if self.task == "multilabel":
-            return np.array([", ".join(names[row]) or NO_LABEL for row in above], dtype=str)
-        return np.where(above, self.classes[1], self.classes[0])
+        return self.labels.decision(probability, self.threshold)
 
     def undecided(self, probability, within: float) -> np.ndarray:
         """Which decisions [N] would change if a probability of [N] or [N, L] changed by less than `within`; bool."""
-        probability = np.asarray(probability)
-        if self.task == "multiclass":
-            return np.ptp(np.sort(probability, axis=1)[:, -2:], axis=1) < within
-        near = np.abs(probability - self.threshold) < within
-        return near.any(axis=1) if self.task == "multilabel" else near
+        return self.labels.undecided(probability, self.threshold, within)
 
     def abnormal_probability(self, probability) -> np.ndarray:
         """The probability [N] of any abnormal class, from probabilities [N, L] of one model over all areas."""
@@ -167,9 +163,17 @@ def contract_of_run(
         InputError: there is no run, its evaluation is stale, the rule is unknown or given for several classes, or the
             records are others.
     """
-    description = read_run(run)
-    check_threshold(run, description.task, threshold)
-    options = _record_options(description, records)
+    run = run if isinstance(run, Run) else Run(run)
+    return run.part("contract")(run, records=records, threshold=threshold)
+
+
+def classification_contract(
+    run: Run, *, records: str | os.PathLike | None = None, threshold: str | None = None
+) -> Contract:
+    """Returns the contract of a run of kind classification; see `contract_of_run`."""
+    description = run.description
+    check_threshold(run, run.labels, threshold)
+    options = _record_options(run, records)
     contract = Contract(
         classes=description.classes,
         image_size=description.config.data.image_size,
@@ -178,20 +182,20 @@ def contract_of_run(
         max_side=options.get("max_side", RecordsConfig.max_side),
         tap=description.config.cam.tap,
         task=description.task,
-        abnormal=len(joint_areas(description.area, description.task, description.classes)),
+        abnormal=run.labels.abnormal,
         jpeg_quality=options["quality"] if options.get("encoding") == "jpeg" else None,
     )
     if contract.losses:
         _log.warning("%s: %s", run, contract.losses)
-    if not RunFolder(Path(run)).metrics.exists():
+    if not run.folder.metrics.exists():
         if threshold not in (None, "0.5"):
             raise InputError(f"{run} is not evaluated, so its only threshold is 0.5; run kmura evaluate {run}")
-        lacking = "its probabilities are not calibrated" if contract.task == "binary" else "studies are pooled by mean"
+        lacking = "its probabilities are not calibrated" if contract.is_binary else "studies are pooled by mean"
         _log.warning("%s is not evaluated: %s; run kmura evaluate %s", run, lacking, run)
         return contract
-    scores = read_evaluation(run, description)[0].scores
+    scores = run.part("evaluation")(run)[0].scores
     contract = dataclasses.replace(contract, pooling=scores.options.pooling, top_k=scores.options.top_k)
-    if contract.task != "binary":
+    if not contract.is_binary:
         return contract
     rule, value = _operating_point(run, scores.operating_points, threshold)
     return dataclasses.replace(
@@ -203,15 +207,15 @@ def contract_of_run(
     )
 
 
-def check_threshold(model: str | os.PathLike, task: str, threshold: str | None) -> None:
+def check_threshold(model: str | os.PathLike, task: Task, threshold: str | None) -> None:
     """Checks that no threshold (`--threshold`) is given for a model of several classes or labels.
 
     Raises:
         InputError: one is given; says how the model decides.
     """
-    if task != "binary" and threshold is not None:
-        way = "the most probable class" if task == "multiclass" else "each label at 0.5"
-        raise InputError(f"{model} is a {task} model, which decides by {way}; remove --threshold {threshold}")
+    if not isinstance(task, Binary) and threshold is not None:
+        way = "the most probable class" if task.softmax else "each label at 0.5"
+        raise InputError(f"{model} is a {task.name} model, which decides by {way}; remove --threshold {threshold}")
 
 
 def contract_of_model(model, name: str) -> Contract:
@@ -255,11 +259,11 @@ def read_signature(folder: Path) -> Signature:
     return read_typed(Signature, path, "kmura export RUN")
 
 
-def _record_options(description: RunDescription, records) -> dict[str, Any]:
+def _record_options(run: Run, records) -> dict[str, Any]:
     """The options that the run's records were built with; empty if there are no records any more."""
-    folder = records or description.records
+    folder = records or run.description.records
     try:
-        manifest = read_manifest(folder)
+        manifest = Dataset(folder, run.area, run.config.data).manifest
     except InputError:
         if records:
             raise
@@ -269,7 +273,7 @@ def _record_options(description: RunDescription, records) -> dict[str, Any]:
         )
         _log.warning(text, folder, RecordsConfig.max_side)
         return {}
-    if manifest.inputs != description.inputs:
+    if manifest.inputs != run.description.inputs:
         if records:
             raise InputError(f"{records} are not the records that the run was trained on; give those with --records")
         _log.warning("records %s are no longer those of the run; their max_side is used nevertheless", folder)

@@ -1,5 +1,6 @@
 """The registry of source layouts. To add a layout, write one file beside this one and add one line to `_LAYOUTS`."""
 
+import dataclasses
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from kmura.records.layouts.base import Layout, Listing, Option
 from kmura.records.layouts.folders import Folders
 from kmura.records.layouts.medmnist import MedMNIST
 from kmura.records.layouts.mura import Mura
+from kmura.records.manifest import Skipped
 
 _LAYOUTS = (
     Mura(),
@@ -47,7 +49,7 @@ def listing_of(layout: Layout, root: Path, options: Mapping[str, Any]) -> Listin
         raise InputError(
             f"{root} is not {kind}, which --layout {layout.name} needs; give one or choose another --layout"
         )
-    return layout.listing(root, **_values(layout, options))
+    return _with_utf8_names(layout.listing(root, **_values(layout, options)))
 
 
 def layouts_of_options() -> dict[str, dict[str, Option]]:
@@ -57,6 +59,18 @@ def layouts_of_options() -> dict[str, dict[str, Option]]:
         for option in layout.options:
             table.setdefault(option.name, {})[layout.name] = option
     return table
+
+
+def _with_utf8_names(listing: Listing) -> Listing:
+    """The listing without the sources whose names are not UTF-8, which a record cannot hold; they count as skipped."""
+    sources, skipped = [], list(listing.skipped)
+    for source in listing.sources:
+        try:
+            "".join((source.path, source.area, source.patient, source.study)).encode()
+            sources.append(source)
+        except UnicodeEncodeError:
+            skipped.append(Skipped(source.path.encode(errors="backslashreplace").decode(), "name is not UTF-8"))
+    return dataclasses.replace(listing, sources=tuple(sources), skipped=tuple(skipped))
 
 
 def _values(layout: Layout, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from kmura.records.layouts.base import (
     size_and_change,
     visible_files,
 )
+from kmura.tasks import Binary, Multiclass
 
 # folder name -> split; a split that the source lacks is carved from the training patients
 _SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
@@ -55,7 +56,7 @@ class Folders(Layout):
                 for file in files:
                     path = file.relative_to(root).as_posix()
                     sources.append(Source(path, area, path, path, (label,), split, *size_and_change(file)))
-        task = "binary" if len(order) == 2 else "multiclass"
+        task = Binary.name if len(order) == 2 else Multiclass.name
         return Listing(order, task, tuple(sources), tuple(folders), has_patients=False)
 
     def check_out(self, root: Path, out: Path) -> None:

@@ -12,6 +12,7 @@ from kmura.errors import InputError, reason
 from kmura.records.images import image_from_array
 from kmura.records.layouts.base import CLASSES, NAME, POSITIVE_CLASS, Layout, Listing, Source, area_name
 from kmura.records.schema import SPLITS
+from kmura.tasks import Binary, Multiclass, Multilabel
 
 
 class MedMNIST(Layout):
@@ -50,7 +51,7 @@ class MedMNIST(Layout):
         names = tuple(classes) or tuple(map(str, range(number)))
         if len(names) != number:
             raise InputError(f"{root} has {number} classes; --classes gives {len(names)} names")
-        if positive_class and (task != "binary" or positive_class != names[1]):
+        if positive_class and (task != Binary.name or positive_class != names[1]):
             raise InputError(
                 f"--positive-class {positive_class} does not fit {root}: class 1 is {names[1]}; give --classes"
             )
@@ -95,12 +96,12 @@ def _task(path: Path, labels: dict[str, np.ndarray]) -> tuple[str, int]:
         raise InputError(f"{path} has the label {values.min()}; labels count from 0")
     if values.shape[1] == 1:
         number = max(2, int(values.max()) + 1)
-        return ("binary" if number == 2 else "multiclass"), number
+        return (Binary.name if number == 2 else Multiclass.name), number
     if values.max() > 1:
         raise InputError(
             f"{path} has {values.shape[1]} labels per image with values up to {values.max()}; 0 and 1 are needed"
         )
-    return "multilabel", values.shape[1]
+    return Multilabel.name, values.shape[1]
 
 
 @functools.lru_cache(maxsize=6)

@@ -9,6 +9,7 @@ from kmura.errors import InputError, reason
 from kmura.records.images import SUFFIXES
 from kmura.records.layouts.base import AREAS, Layout, Listing, Option, Source, size_and_change, visible_files
 from kmura.records.manifest import Skipped
+from kmura.tasks import Binary
 
 CLASSES = ("normal", "abnormal")
 # folder -> split: papers report on the shipped `valid` (MURA's test set is hidden); `val` is carved from `train`
@@ -50,7 +51,7 @@ class Mura(Layout):
         if areas:
             sources = [source for source in sources if source.area in areas]
         _check_splits(root, sources)
-        return Listing(CLASSES, "binary", tuple(sources), tuple(SPLIT_OF.values()), True, tuple(skipped))
+        return Listing(CLASSES, Binary.name, tuple(sources), tuple(SPLIT_OF.values()), True, tuple(skipped))
 
 
 def _sources(root: Path, paths: Iterable[str]) -> tuple[list[Source], list[Skipped]]:

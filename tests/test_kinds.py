@@ -1,5 +1,6 @@
 """A new kind of learning needs a learner and one entry of the registry: everything else is shared."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -87,3 +88,17 @@ def test_a_run_of_a_kind_that_is_not_there_is_refused(records, tmp_path, toy, mo
     monkeypatch.delitem(kinds.KINDS, "toy")
     with pytest.raises(InputError, match="kind of run 'toy' is unknown; choose one of classification"):
         kmura.evaluate(run)
+
+
+def test_of_epochs_with_equal_scores_the_one_with_the_lower_loss_is_best(records, tmp_path, monkeypatch):
+    class Tied(toy_kind.MeanGray):
+        monitor = "val_score"
+
+        def validate(self):
+            return {"val_score": next(scores), "val_loss": next(losses)}
+
+    scores, losses = iter([0.5, 0.5, float("nan"), 0.5, 0.7]), iter([0.4, 0.3, 0.1, 0.3, 0.9])
+    monkeypatch.setattr(toy_kind, "TOY", dataclasses.replace(toy_kind.TOY, learner=Tied))
+    monkeypatch.setitem(kinds.KINDS, "toy", toy_kind.TOY)
+    run = toy_kind.train(records, tmp_path, epochs=5)
+    assert run.history["best"].tolist() == [True, True, False, False, True]

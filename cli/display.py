@@ -1,10 +1,11 @@
-"""Progress and tables as a person reads them: bars on a terminal, plain lines elsewhere."""
+"""Progress and tables for people: progress bars on a terminal, plain lines elsewhere."""
 
 import contextlib
 import dataclasses
 import math
 import sys
 import time
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,7 +15,7 @@ PLAIN_WIDTH = 120
 
 
 def console(file=None) -> Console:
-    """A console on `file` (default stdout): as wide as the terminal, PLAIN_WIDTH where there is none."""
+    """A console on `file` (default stdout), as wide as the terminal, or PLAIN_WIDTH where there is none."""
     file = file or sys.stdout
     return Console(
         file=file,
@@ -27,7 +28,7 @@ def console(file=None) -> Console:
 
 @contextlib.contextmanager
 def counting(label: str):
-    """A callable (done, total) that shows how far a work is."""
+    """A callable (done, total) that shows how many items of a task are done."""
     if sys.stderr.isatty():
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console(sys.stderr), transient=True) as bars:
@@ -44,37 +45,124 @@ def counting(label: str):
     yield line
 
 
+class RunClock:
+    """Estimates how long a run of several epochs still takes, from the time that its epochs have taken."""
+
+    RECENT = 3  # epochs that the estimate is based on: later phases may be slower than earlier ones
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        """
+        Args:
+            clock: the present time, seconds.
+        """
+        self._clock = clock
+        self._seconds = []  # of the finished epochs, validation and checkpoint included
+        self._started = self._epoch_started = clock()
+        self._first_batch_ended = None
+
+    def begin_epoch(self) -> None:
+        self._epoch_started, self._first_batch_ended = self._clock(), None
+
+    def end_epoch(self) -> None:
+        self._seconds.append(self._clock() - self._epoch_started)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the clock was made."""
+        return self._clock() - self._started
+
+    def remaining(self, epochs: int) -> float | None:
+        """Seconds that this many whole epochs will take; None before the first epoch has ended.
+
+        The first epoch counts only while it is the only one: it also traces the model.
+        """
+        measured = (self._seconds[1:] or self._seconds)[-self.RECENT :]
+        return sum(measured) / len(measured) * epochs if measured else None
+
+    def remaining_within(self, batch: int, steps: int, epochs: int) -> float | None:
+        """Seconds until the end, within an epoch.
+
+        Args:
+            batch: batches of the epoch that are done, 1 or more.
+            steps: batches of an epoch.
+            epochs: whole epochs that follow.
+
+        In the first epoch the estimate is based on the batches after the first, which traces the model, and lacks
+        validation; None until it has two batches.
+        """
+        now = self._clock()
+        if self._first_batch_ended is None:
+            self._first_batch_ended = now
+        whole = self.remaining(1)
+        if whole is not None:
+            return max(0.0, whole - (now - self._epoch_started)) + whole * epochs
+        if batch < 2:
+            return None
+        per_batch = (now - self._first_batch_ended) / (batch - 1)
+        return per_batch * (steps - batch + steps * epochs)
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: `42 s`, `3:07 min`, `2:05 h`."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60}:{seconds % 60:02d} min"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60}:{minutes % 60:02d} h"
+
+
 @contextlib.contextmanager
 def training_progress():
-    """A Keras callback: a bar an epoch on a terminal, and a line an epoch everywhere; the bar goes with the block."""
+    """A Keras callback that prints one line per epoch, on a terminal also a bar; both with the remaining time."""
     import keras
 
     class TrainingProgress(keras.callbacks.Callback):
         bars = None
-        trial = None  # of a search; set by it
+        trial = None  # of a search, which sets it
 
         def title(self, epoch):
             trial = f"trial {self.trial}, " if self.trial is not None else ""
             return f"{trial}epoch {epoch + 1}/{self.params['epochs']}"
 
+        def on_train_begin(self, logs=None):
+            self.clock = RunClock()
+
         def on_epoch_begin(self, epoch, logs=None):
+            self.clock.begin_epoch()
+            self.later = self.params["epochs"] - epoch - 1  # epochs after this one
             if sys.stderr.isatty():
-                columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+                columns = (
+                    TextColumn("{task.description}"),
+                    BarColumn(),
+                    MofNCompleteColumn(),
+                    TextColumn("{task.fields[left]}"),
+                )
                 self.bars = Progress(*columns, console=console(sys.stderr), transient=True)
-                self.task = self.bars.add_task(self.title(epoch), total=self.params["steps"])
+                left = self.time_left(self.clock.remaining(1 + self.later))
+                self.task = self.bars.add_task(self.title(epoch), total=self.params["steps"], left=left)
                 self.bars.start()
 
         def on_train_batch_end(self, batch, logs=None):
             if self.bars:
-                self.bars.update(self.task, completed=batch + 1)
+                seconds = self.clock.remaining_within(batch + 1, self.params["steps"], self.later)
+                self.bars.update(self.task, completed=batch + 1, left=self.time_left(seconds))
 
         def on_epoch_end(self, epoch, logs=None):
             self.stop()
+            self.clock.end_epoch()
             names = ("loss", "val_loss_img", "val_auc_img", "val_auc_study", "val_acc_study", "val_f1_study")
-            found = "  ".join(f"{name} {logs[name]:.4f}" for name in names if name in logs)
+            scores = "  ".join(f"{name} {logs[name]:.4f}" for name in names if name in logs)
             star = "  *" if logs.get("best") else ""
-            line = f"{self.title(epoch)}  {found}  {logs.get('seconds', 0):.0f} s{star}"
-            print(line, file=sys.stderr)
+            times = f"{logs.get('seconds', 0):.0f} s, {duration(self.clock.elapsed)} in all"
+            if self.later:
+                times += f", {self.time_left(self.clock.remaining(self.later))}"
+            print(f"{self.title(epoch)}  {scores}  {times}{star}", file=sys.stderr)
+
+        @staticmethod
+        def time_left(seconds):
+            return "" if seconds is None else f"about {duration(seconds)} left"
 
         def stop(self):
             if self.bars:
@@ -88,11 +176,12 @@ def training_progress():
         progress.stop()
 
 
-def show_evaluation(found) -> None:
-    """The tables of an `Evaluation` on stdout, with what must be known to read them."""
-    out, scores = console(), found.scores
-    title = f"{found.area}, {found.phase}: best epoch chosen on {found.select_on} by {found.selected_epoch_by}"
-    if found.is_binary:
+def show_evaluation(evaluation) -> None:
+    """Prints the tables of an `Evaluation`, and notes on how to read them."""
+    out, scores = console(), evaluation.scores
+    chosen = f"best epoch chosen on {evaluation.select_on} by {evaluation.selected_epoch_by}"
+    title = f"{evaluation.area}, {evaluation.phase}: {chosen}"
+    if evaluation.is_binary:
         for split in scores.splits:
             out.print(evaluation_table(scores, split, title))
             if scores.operating_points[split] and split != scores.options.fit_on:
@@ -106,19 +195,19 @@ def show_evaluation(found) -> None:
             if scores.questions:
                 pooled = {"all areas": scores.pooled} if scores.pooled else {}
                 out.print(questions_table(scores.questions | pooled, split))
-    for split, value in (found.localization_faithfulness or {}).items():
+    for split, value in (evaluation.localization_faithfulness or {}).items():
         out.print(f"localization faithfulness on {split}: {value:.3f} (mean drop of p without the hottest part)")
     for note in scores.notes:
         out.print(note)
-    if found.select_on == "test":
+    if evaluation.select_on == "test":
         out.print("the best epoch was chosen on test: its scores there are optimistic")
-    if not found.has_patients:
-        out.print("these records know no patients: intervals resample images, leakage could not be checked")
+    if not evaluation.has_patients:
+        out.print("these records have no patients: intervals resample images, leakage could not be checked")
 
 
 def evaluation_table(scores, split: str, title: str) -> Table:
-    """Both levels of a split of `Scores`, as they are and calibrated, a column each."""
-    fitted = "; calibrated here, so those columns are optimistic" if split == scores.options.fit_on else ""
+    """Scores of a split at image and study level, raw and calibrated, one column each."""
+    fitted = "; calibrated on this split, so those columns are optimistic" if split == scores.options.fit_on else ""
     heading = f"{title}\n{split}, 95 % intervals by patient bootstrap{fitted if scores.calibrator else ''}"
     table = Table(title=heading, title_justify="left")
     table.add_column("")
@@ -141,45 +230,45 @@ def evaluation_table(scores, split: str, title: str) -> Table:
 
 
 def class_scores_table(levels, split: str, title: str) -> Table:
-    """Scores over all classes of a split of `MultiScores`, a column a level."""
+    """Scores over all classes of a split of `MultiScores`, one column per level."""
     table = Table(title=f"{title}\n{split}, 95 % intervals by patient bootstrap", title_justify="left")
     table.add_column("")
-    for level, found in levels.items():
-        table.add_column(f"{'images' if level == 'image' else 'studies'}\nn = {found.units}", justify="right")
+    for level, level_scores in levels.items():
+        table.add_column(f"{'images' if level == 'image' else 'studies'}\nn = {level_scores.units}", justify="right")
     for name in next(iter(levels.values())).scores:
-        table.add_row(name, *(str(found.scores[name]) for found in levels.values()))
+        table.add_row(name, *(str(level_scores.scores[name]) for level_scores in levels.values()))
     return table
 
 
-def classes_table(found, split: str) -> Table:
-    """Each class of `ClassLevelScores`, a row each; the intervals stand in `metrics.json`."""
-    table = Table(title=f"classes on {split}, {found.level} level", title_justify="left")
-    names = list(found.classes[0].scores)
+def classes_table(level_scores, split: str) -> Table:
+    """Scores of each class of `ClassLevelScores`, one row per class; `metrics.json` has the intervals."""
+    table = Table(title=f"classes on {split}, {level_scores.level} level", title_justify="left")
+    names = list(level_scores.classes[0].scores)
     table.add_column("class", no_wrap=True)
     for heading in ("n", *names):
         table.add_column(heading, justify="right")
-    for each in found.classes:
-        values = (dataclasses.replace(each.scores[name], low=math.nan, high=math.nan) for name in names)
-        table.add_row(each.name, str(each.units), *map(str, values))
+    for class_scores in level_scores.classes:
+        values = (dataclasses.replace(class_scores.scores[name], low=math.nan, high=math.nan) for name in names)
+        table.add_row(class_scores.name, str(class_scores.units), *map(str, values))
     return table
 
 
 def questions_table(questions, split: str) -> Table:
-    """The yes/no questions of `MultiScores` at study level, a row each; scores at 0.5, as the model gives them."""
+    """The yes/no questions of `MultiScores` at study level, one row each; threshold 0.5, uncalibrated."""
     table = Table(title=f"as yes/no questions on {split}, study level", title_justify="left")
     names = ("auc", "accuracy", "f1", "kappa")
     for heading in ("", "n", "positive", *names):
         table.add_column(heading, justify="right" if heading else "left")
     for question, scores in questions.items():
         if split in scores.splits:
-            found = scores.splits[split]["study"]
-            values = (str(found.scores[name]) for name in names)
-            table.add_row(question, str(found.units), str(found.positives), *values)
+            study = scores.splits[split]["study"]
+            values = (str(study.scores[name]) for name in names)
+            table.add_row(question, str(study.units), str(study.positives), *values)
     return table
 
 
 def thresholds_table(scores, split: str) -> Table:
-    """What the thresholds chosen on one split give on another, at study level."""
+    """Scores on a split at study level, at the thresholds that were chosen on another split."""
     chosen = f", chosen on {scores.options.fit_on}"
     kind = "calibrated " if scores.calibrator else ""
     table = Table(title=f"thresholds of the {kind}probability of studies on {split}{chosen}", title_justify="left")
@@ -191,83 +280,89 @@ def thresholds_table(scores, split: str) -> Table:
     return table
 
 
-def show_comparison(found, levels, scores) -> None:
-    """The tables and sentences of a `Comparison` on stdout, for these levels and scores.
+def check_scores(scores) -> None:
+    """Refuses an unknown name of a score, with the nearest and all known names.
 
     Raises:
         InputError: an unknown score.
     """
+    from kmura.cli.options import nearest
     from kmura.errors import InputError
     from kmura.metrics import SCORES
 
     unknown = [name for name in scores if name not in SCORES]
     if unknown:
-        raise InputError(f"score {unknown[0]!r} is unknown; choose from {', '.join(SCORES)}")
+        known = f"choose from {', '.join(SCORES)}{nearest(unknown[0], SCORES)}"
+        raise InputError(f"score {unknown[0]!r} is unknown; {known}")
+
+
+def show_comparison(comparison, levels, scores) -> None:
+    """Prints the tables and sentences of a `Comparison` for these levels and scores."""
     out = console()
     for level in levels:
         for score in scores:
-            out.print(comparison_table(found, level, score))
-        out.print(ece_table(found, level))
-    for difference in found.differences:
+            out.print(comparison_table(comparison, level, score))
+        out.print(ece_table(comparison, level))
+    for difference in comparison.differences:
         if difference.level in levels and difference.score in scores:
             out.print(difference.text)
-    for note in found.notes:
+    for note in comparison.notes:
         out.print(note)
 
 
-def comparison_table(found, level: str, score: str) -> Table:
-    """One score of all models, a column each, over areas; the best of a row is marked."""
-    title = f"{score} on {found.split}, {level} level, 95 % intervals by patient bootstrap"
+def comparison_table(comparison, level: str, score: str) -> Table:
+    """One score of all models, one column each, over areas; the best of each row is marked."""
+    title = f"{score} on {comparison.split}, {level} level, 95 % intervals by patient bootstrap"
 
     def cell(where, model):
-        best = found.best[level][where].get(score) if len(found.runs) > 1 else None
-        return str(found.scores[level][where][model][score]) + (" *" if model == best else "  ")
+        best = comparison.best[level][where].get(score) if len(comparison.runs) > 1 else None
+        return str(comparison.scores[level][where][model][score]) + (" *" if model == best else "  ")
 
-    return _over_areas(found, level, title + (", * best" if len(found.runs) > 1 else ""), cell)
+    return _over_areas(comparison, level, title + (", * best" if len(comparison.runs) > 1 else ""), cell)
 
 
-def ece_table(found, level: str) -> Table:
-    """The calibration error of all models, a column each, over areas."""
-    perfect = ", in brackets that of a perfectly calibrated model" if level == "study" else ""
-    title = f"expected calibration error (15 bins of equal width) on {found.split}, {level} level{perfect}"
+def ece_table(comparison, level: str) -> Table:
+    """The calibration error of all models, one column each, over areas."""
+    perfect = ", in brackets the value of a perfectly calibrated model" if level == "study" else ""
+    title = f"expected calibration error (15 bins of equal width) on {comparison.split}, {level} level{perfect}"
 
     def cell(where, model):
-        return _error_text(found.calibration[level][where][model]["ece"], level)
+        return _error_text(comparison.calibration[level][where][model]["ece"], level)
 
-    return _over_areas(found, level, title, cell)
+    return _over_areas(comparison, level, title, cell)
 
 
-def _over_areas(found, level: str, title: str, cell) -> Table:
-    """A table of `cell(where, model)` with a column a model and a row an area or mean of areas."""
+def _over_areas(comparison, level: str, title: str, cell) -> Table:
+    """A table of `cell(where, model)`: one column per model, one row per area or mean of areas."""
     plural = {"image": "images", "study": "studies"}[level]
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    for heading in (plural, *found.runs):
+    for heading in (plural, *comparison.runs):
         table.add_column(heading, justify="right")
     titles = {"macro": "mean of areas", "weighted": "mean of areas by size", "pooled": f"all {plural} pooled"}
-    for where, by_model in found.scores[level].items():
-        count = found.units[level].get(where, sum(found.units[level].values()))
-        cells = (cell(where, model) if model in by_model else "-" for model in found.runs)
+    for where, by_model in comparison.scores[level].items():
+        count = comparison.units[level].get(where, sum(comparison.units[level].values()))
+        cells = (cell(where, model) if model in by_model else "-" for model in comparison.runs)
         table.add_row(titles.get(where, where), str(count), *cells)
     return table
 
 
-def show_explanation(found) -> None:
-    """What an `Explanation` found, on stdout."""
+def show_explanation(explanation) -> None:
+    """Prints the tables of an `Explanation`."""
     out = console()
-    for maps in (found, *found.beside):
-        out.print(_worth(found, maps))
-    counts = ", ".join(f"{number} {name}" for name, number in found.counts.items())
-    empty = ", ".join(f"{100 * maps.empty_share:.0f} %" for maps in (found, *found.beside))
+    for maps in (explanation, *explanation.beside):
+        out.print(_worth(explanation, maps))
+    counts = ", ".join(f"{number} {name}" for name, number in explanation.counts.items())
+    empty = ", ".join(f"{100 * maps.empty_share:.0f} %" for maps in (explanation, *explanation.beside))
     out.print(f"images: {counts}; maps without positive evidence: {empty} of the sample")
-    out.print(f"galleries of {len(found.cases)} images in {found.run}/explain")
+    out.print(f"galleries of {len(explanation.cases)} images in {explanation.run}/explain")
 
 
-def _worth(found, maps) -> Table:
-    """What the maps of one tap of an `Explanation` are worth."""
+def _worth(explanation, maps) -> Table:
+    """How faithful the maps of one tap of an `Explanation` are."""
     table = Table(
-        title=f"{found.area}, {found.phase}, {found.split}: Grad-CAM++ of {maps.tap} on {found.sample} images, "
-        "means with 95 % intervals",
+        title=f"{explanation.area}, {explanation.phase}, {explanation.split}: "
+        f"Grad-CAM++ of {maps.tap} on {explanation.sample} images, means with 95 % intervals",
         title_justify="left",
     )
     for heading in ("", "by the maps", "by chance"):
@@ -286,8 +381,8 @@ def _worth(found, maps) -> Table:
     return table
 
 
-def show_eda(found) -> None:
-    """What an `Eda` found, on stdout."""
+def show_eda(exploration) -> None:
+    """Prints the tables and notes of an `Eda`."""
     from kmura.evaluation.eda import MOST_COMPONENTS, SIDE
 
     out = console()
@@ -295,18 +390,18 @@ def show_eda(found) -> None:
     table = Table(title=title, title_justify="left")
     for heading in ("area", "class", "images", "studies", "mean", "within", "between", "black", "white"):
         table.add_column(heading, justify="left" if heading in ("area", "class") else "right")
-    for area, data in found.areas.items():
-        for name, each in data.classes.items():
-            numbers = (f"{each.mean:.1f}", f"{each.deviation:.1f}", f"{each.between:.1f}")
-            shares = (f"{100 * each.black:.0f} %", f"{100 * each.white:.1f} %")
-            table.add_row(area, name, str(each.images), str(each.studies), *numbers, *shares)
+    for area, data in exploration.areas.items():
+        for name, grays in data.classes.items():
+            numbers = (f"{grays.mean:.1f}", f"{grays.deviation:.1f}", f"{grays.between:.1f}")
+            shares = (f"{100 * grays.black:.0f} %", f"{100 * grays.white:.1f} %")
+            table.add_row(area, name, str(grays.images), str(grays.studies), *numbers, *shares)
     out.print(table)
-    for area, data in found.areas.items():
+    for area, data in exploration.areas.items():
         sizes = (f"{name} {low} to {high} (median {middle})" for name, (low, middle, high) in
                  (("height", data.height), ("width", data.width)))  # fmt: skip
         whole, batches = (
-            each.get("0.95") or f"more than {MOST_COMPONENTS}"
-            for each in (data.principal.pca, data.principal.incremental)
+            components.get("0.95") or f"more than {MOST_COMPONENTS}"
+            for components in (data.principal.pca, data.principal.incremental)
         )
         out.print(
             f"{area}: {', '.join(sizes)}; 95 % of the variance of {data.principal.images} thumbnails in {whole} "
@@ -314,17 +409,17 @@ def show_eda(found) -> None:
         )
         crossing = sum(pair.crosses for pair in data.near_doubles)
         out.print(
-            f"{area}: {len(data.outliers)} exposure outliers, {len(data.near_doubles)} pairs of near doubles, "
-            f"{crossing} of them over the border of two splits"
+            f"{area}: {len(data.outliers)} exposure outliers, {len(data.near_doubles)} near-duplicate pairs, "
+            f"{crossing} of them in two splits"
         )
-        for each in data.outliers[:5]:
-            out.print(f"  outlier {each.image} ({each.split}): mean {each.mean:.0f}, z {each.z:+.1f}")
+        for outlier in data.outliers[:5]:
+            out.print(f"  outlier {outlier.image} ({outlier.split}): mean {outlier.mean:.0f}, z {outlier.z:+.1f}")
         for pair in data.near_doubles[:5]:
             out.print(f"  alike {pair.one} ({pair.splits[0]}), {pair.other} ({pair.splits[1]}): {pair.correlation:.4f}")
 
 
 def _error_text(error, level: str) -> str:
-    if level == "image":  # images of a study share a label, which the perfect model's figure does not know
+    if level == "image":  # images of a study share a label, which the value of a perfect model does not consider
         return f"{error.value:.3f}"
     return f"{error.value:.3f} (perfect: {error.expected:.3f})"
 
@@ -340,7 +435,7 @@ def _calibration_line(scores) -> str:
 
 
 def records_table(manifest) -> Table:
-    """Counts of every area and split of a manifest."""
+    """The counts of every area and split of a `Manifest`."""
     table = Table(title_justify="left")
     per_class = manifest.classes if len(manifest.classes) <= 4 else ()
     for heading in ("area", "split", "images", "studies", "patients", *per_class, "shards", "MB"):

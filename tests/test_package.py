@@ -1,10 +1,15 @@
-"""What is installed is the package with its command line inside, and nothing else."""
+"""The installed package contains the library and its command line, and nothing else."""
 
+import configparser
+import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+import pytest
 
 import kmura
 
@@ -31,11 +36,57 @@ def test_the_wheel_holds_the_command_line_and_the_recipes(tmp_path):
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert "kmura/cli/main.py" in names and "kmura/recipes/baseline.toml" in names
+    for file in ("cli/main.py", "recipes/baseline.toml", "py.typed"):
+        assert f"kmura/{file}" in names
     tops = {name.split("/")[0] for name in names}
     assert tops == {"kmura", f"kmura-{kmura.__version__}.dist-info"}
     for path in (ROOT / "kmura").rglob("*.py"):
-        assert path.relative_to(ROOT).as_posix() in names, "setup.cfg's packages lists every room"
+        assert path.relative_to(ROOT).as_posix() in names, "setup.cfg lists every package"
+
+
+def requirements(extra: str = "") -> dict[str, str]:
+    """name of a package -> the versions that setup.cfg allows, of an extra or of kmura itself."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lines = setup["options.extras_require"][extra] if extra else setup["options"]["install_requires"]
+    return dict(re.match(r"([\w-]+)(.*)", line).groups() for line in lines.split())
+
+
+def test_packages_whose_private_methods_are_overridden_have_upper_bounds():
+    assert requirements()["keras"] == ">=3.15,<3.16" and requirements()["keras-tuner"] == ">=1.4.8,<1.5"
+    import keras
+    import keras_tuner
+
+    from kmura.classification.cam_erasing import CamErasingModel
+    from kmura.training.optimizers import AdamL2
+
+    for ours, theirs, name in (
+        (AdamL2, keras.optimizers.Adam, "_distributed_tf_update_step"),
+        (CamErasingModel, keras.Model, "_symbolic_build"),
+    ):
+        assert getattr(ours, name) is not getattr(theirs, name), "else the bound needs no such reason"
+    assert hasattr(keras_tuner.Tuner, "_get_tuner_fname") and hasattr(keras_tuner.Oracle, "_save_trial")
+
+
+def test_the_extra_all_holds_every_feature_that_installs_on_any_machine():
+    assert requirements("gpu") == {"tensorflow": "[and-cuda]>=2.21"}
+    assert requirements("all") == {"kmura": "[serving,dicom,onnx,mlflow]"}
+    assert list(requirements("mlflow")) == ["mlflow-skinny"]
+
+
+def test_messages_advise_what_works_from_a_clone():
+    for path in (*(ROOT / "kmura").rglob("*.py"), *(ROOT / "cli").rglob("*.py")):
+        assert "kmura[" not in path.read_text(encoding="utf-8"), f"{path}: kmura is on no package index"
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "1"), ("0", "0")])
+def test_onednn_is_on_unless_the_user_says_otherwise(given, used):
+    environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    if given is not None:
+        environment["TF_ENABLE_ONEDNN_OPTS"] = given
+    code = "import os, kmura.cli.main; print(os.environ['TF_ENABLE_ONEDNN_OPTS'])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    assert done.stdout == f"{used}\n"
 
 
 def test_a_module_of_the_models_may_be_imported_first_and_saved_classes_are_known():

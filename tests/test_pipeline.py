@@ -281,7 +281,8 @@ def undecodable(tmp_path):
     return write_records(tmp_path, [0, 1, 0, 1, 1], images=images)
 
 
-SENTENCE = r"train-00001-of-00002.tfrecord: the image of record 1 \(.*patient00003.*\) cannot be decoded; run kmura"
+IMAGE = r"the image of record 1 \(.*patient00003.*\)"
+SENTENCE = rf"train-00001-of-00002.tfrecord: {IMAGE} cannot be decoded; run kmura inspect"
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk"])

@@ -1,6 +1,6 @@
-"""Frozen dataclasses from the JSON that `dataclasses.asdict` and `kmura.files.write_json` made of them.
+"""Reads frozen dataclasses from JSON files that were written with `dataclasses.asdict` and `kmura.files.write_json`.
 
-The annotations of a dataclass are the schema of its file: no other code says which fields a file has.
+The annotations of a dataclass are the schema of its file; no other code lists the fields of a file.
 """
 
 import dataclasses
@@ -32,23 +32,23 @@ class FieldError(ValueError):
 
 
 def from_json(cls: type[T], value: Any, path: str = "") -> T:
-    """Returns the object that a JSON value stands for; `from_json(cls, json of asdict(x))` equals x.
+    """Returns the object that a JSON value represents; `from_json(cls, json of asdict(x))` equals x.
 
-    A field that is missing takes the default of the dataclass, if there is one. Fields that the dataclass does not
-    have are ignored, so that a file can be read that a later version has added to; a field whose meaning changes needs
-    a new version number in its file. null is NaN where a float is expected (JSON has no NaN), and None where the type
+    A missing field has the default of the dataclass, if there is one. Fields that the dataclass does not have are
+    ignored, so that files of later versions with additional fields can be read; a field whose meaning changes needs a
+    new version number in its file. null is NaN where a float is expected (JSON has no NaN), and None where the type
     allows None.
 
     Args:
         cls: a dataclass. Its fields are str, bool, int, float, Literal, Any, dataclasses, Optional and other unions,
-            list[X], tuple[X, ...], tuple[X, Y] and dict[str, X] of these. Of a union of dataclasses the value's class
-            is the one whose Literal fields have the value's entries, then the one that has the most of its fields.
+            list[X], tuple[X, ...], tuple[X, Y] and dict[str, X] of these. In a union of dataclasses, the class is
+            chosen whose Literal fields match the value; among several, the one that shares most fields with the value.
         value: as `json.loads` returns it.
         path: of the value inside the file, for messages.
 
     Raises:
-        FieldError: a value that does not fit; says where and why.
-        TypeError: a field of a type that is not listed above.
+        FieldError: a value does not fit; the message says where and why.
+        TypeError: a field has a type that is not listed above.
     """
     if not isinstance(value, dict):
         raise FieldError(path, f"is {_shown(value)}, not an object with the fields of {cls.__name__}")
@@ -63,12 +63,12 @@ def from_json(cls: type[T], value: Any, path: str = "") -> T:
 
 
 def read_typed(cls: type[T], path: Path, command: str, update: Callable[[Any], Any] = lambda value: value) -> T:
-    """Returns the dataclass that a JSON file holds, see `from_json`.
+    """Returns the object in a JSON file, see `from_json`.
 
     Args:
         cls: the dataclass.
         path: of the file.
-        command: the command that makes the file, for messages.
+        command: the command that creates the file, for messages.
         update: applied to the JSON value first, to bring an earlier version of the file up to date.
 
     Raises:
@@ -82,12 +82,12 @@ def read_typed(cls: type[T], path: Path, command: str, update: Callable[[Any], A
 
 
 def other_version(path: Path, error: FieldError, command: str) -> InputError:
-    """The error of a file that lacks a field or holds a wrong one; arguments as of `read_typed`."""
+    """Returns the error of a file with a missing or wrong field; see `read_typed` for the arguments."""
     return InputError(f"{path}: {error}; it is damaged or of another version; make it again with: {command}")
 
 
 def read_json(path: Path, command: str) -> Any:
-    """Returns what a JSON file holds, as `json.loads` returns it; arguments as of `read_typed`.
+    """Returns the content of a JSON file as `json.loads` returns it; see `read_typed` for the arguments.
 
     Raises:
         InputError: the file is missing, cannot be read, or is not JSON.
@@ -110,7 +110,7 @@ def _is_required(field: dataclasses.Field) -> bool:
 
 
 def _converted(hint: Any, value: Any, path: str) -> Any:
-    """The value as the type that `hint` asks for."""
+    """Returns the value converted to the type `hint`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
@@ -154,20 +154,20 @@ def _simple(hint: type, value: Any, path: str) -> Any:
 
 
 def _member(options: list[Any], value: Any, path: str) -> Any:
-    """The type of a union that a value is of."""
+    """Returns the type in a union that matches a value."""
     fitting = [option for option in options if isinstance(value, _json_types(option))]
     if len(fitting) > 1 and isinstance(value, dict):
         fitting = [option for option in fitting if _literals_fit(option, value)]
         shared = [len(value.keys() & {field.name for field in dataclasses.fields(option)}) for option in fitting]
         fitting = [option for option, number in zip(fitting, shared, strict=True) if number == max(shared)]
     if len(fitting) != 1:
-        names = " or ".join(getattr(option, "__name__", str(option)) for option in options)
-        raise FieldError(path, f"is {_shown(value)}, of which it is not clear whether it is {names}")
+        names = ", ".join(getattr(option, "__name__", str(option)) for option in options)
+        raise FieldError(path, f"is {_shown(value)}, which does not match exactly one of {names}")
     return fitting[0]
 
 
 def _json_types(hint: Any) -> type | tuple[type, ...]:
-    """The types that `json.loads` gives to values of a type."""
+    """Returns the types that `json.loads` uses for values of a type."""
     if dataclasses.is_dataclass(hint):
         return dict
     origin = typing.get_origin(hint) or hint
@@ -190,7 +190,7 @@ def _require(cls: type, value: Any, path: str, noun: str) -> None:
 
 
 def _inside(path: str, name: str) -> str:
-    """The path of a field; a name that would not be clear in a sentence stands in quotes."""
+    """Returns the path of a field; a name that would be ambiguous in a sentence is quoted."""
     if not name or not all(character.isalnum() or character in "_-" for character in name):
         return f"{path}[{name!r}]"
     return f"{path}.{name}" if path else name

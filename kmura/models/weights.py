@@ -259,7 +259,7 @@ def _check_architecture(config: dict, part: Part, source: Path) -> None:
         if theirs[part.key] != part.name:
             raise InputError(
                 f"weights {source}: they belong to {part.key} {theirs[part.key]}, but the model has {part.name}; "
-                f"set model.{part.key} or give other weights"
+                f"set model.{part.key}={theirs[part.key]} or give other weights"
             )
         padding = bool(theirs.get("torch_padding"))
         if part.key == "backbone" and padding != part.model.get_config()["torch_padding"]:
@@ -278,8 +278,8 @@ def _check_architecture(config: dict, part: Part, source: Path) -> None:
     for key in sorted(ours.keys() & theirs.keys() - NOT_ARCHITECTURE):
         if theirs[key] != ours[key]:
             raise InputError(
-                f"weights {source}: {key} is {theirs[key]}, but backbone {part.name} has {ours[key]}; choose the backbone "
-                "that they were saved from"
+                f"weights {source}: {key} is {theirs[key]}, but backbone {part.name} has {ours[key]}; choose the "
+                "backbone that they were saved from"
             )
 
 

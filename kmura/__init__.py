@@ -1,6 +1,6 @@
 """Build, train, evaluate, explain and serve models of medical images.
 
-`import kmura` is fast: the names below import their modules (and TensorFlow) when they are first used.
+`import kmura` is fast: the names below import their modules (and TensorFlow) on first use.
 """
 
 import importlib
@@ -8,12 +8,12 @@ import os
 
 from kmura.registration import register_with_keras
 
-# TensorFlow reads it once, when it is imported: oneDNN's kernels also on processors without AVX-512. 0 turns them off.
+# TensorFlow reads it once, on import: it enables oneDNN kernels also on processors without AVX-512. 0 disables them.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 __version__ = "0.1.0"
 
-# public name -> the module that holds it
+# public name -> the module that defines it
 _HOMES = {
     "build_records": "kmura.records.writer",
     "Dataset": "kmura.data.dataset",

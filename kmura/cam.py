@@ -1,7 +1,7 @@
-"""Class activation maps: weight functions, a batched engine, and the mask that erases. Tensors in, tensors out.
+"""Class activation maps: weight functions, a batched engine, and erase masks. All functions work on tensors.
 
-A method is a pure function (activations, gradients) -> weights; the map is ReLU(sum_k w_k A^k). Maps leave as they are,
-never scaled to 0..1: a scaled map of an almost empty image looks as sure as any other.
+A method is a pure function (activations, gradients) -> weights; the map is ReLU(sum_k w_k A^k). Maps are returned raw
+and not scaled to 0..1, because a scaled map that is almost empty looks as confident as any other.
 
 Shapes: activations A and gradients g = dS/dA of a score S are [B, h, w, K]; weights are [B, 1, 1, K] or [B, h, w, K].
 """
@@ -13,13 +13,13 @@ import tensorflow as tf
 
 EPSILON = 1e-7
 
-# feature map -> the one that stands in for images that it leaves empty
+# feature map -> the fallback for images whose map is empty
 FALLBACKS: Mapping[str, str | None] = {"P5": "P4", "P4": "P3", "P3": None, "S4": None}
-CONVOLUTIONAL = ("P3", "P4", "P5")  # each is computed from the one before
+CONVOLUTIONAL = ("P3", "P4", "P5")  # each is computed from its predecessor
 
 
 def cam(activations, gradients):
-    """w_k = sum_ij g (Zhou et al. 2016, eq. 2): after global average pooling exactly the dense layer's weights."""
+    """w_k = sum_ij g (Zhou et al. 2016, eq. 2); with global average pooling, w_k is the weight of the dense layer."""
     return tf.reduce_sum(gradients, axis=(1, 2), keepdims=True)
 
 
@@ -31,19 +31,19 @@ def grad_cam(activations, gradients):
 def grad_cam_pp(activations, gradients):
     """w_k = sum_ij alpha ReLU(g), alpha = g^2 / (2 g^2 + sum_ab A g^3) (Chattopadhyay et al. 2018, eq. 19).
 
-    The powers of g stand for the higher derivatives of exp(S), the common factor exp(S) left out. Where the denominator
-    vanishes (g = 0) so does alpha; it is computed from g scaled to at most 1, so that small gradients keep their share.
+    The powers of g are the higher derivatives of exp(S) without the common factor exp(S). Alpha is 0 where the
+    denominator is 0 (g = 0). It is computed from g scaled to at most 1, so that small gradients keep their weight.
     """
     scale = tf.reduce_max(tf.abs(gradients), axis=(1, 2, 3), keepdims=True)
     g = tf.math.divide_no_nan(gradients, scale)
-    # of the scaled g: g^2 / (2 g^2 + scale * sum_ab A g^3)
+    # in terms of the scaled g: alpha = g^2 / (2 g^2 + scale * sum_ab A g^3)
     denominator = 2 * g**2 + scale * tf.reduce_sum(activations * g**3, axis=(1, 2), keepdims=True)
     alpha = tf.where(tf.abs(denominator) > EPSILON, g**2 / denominator, 0.0)
     return tf.reduce_sum(alpha * tf.nn.relu(gradients), axis=(1, 2), keepdims=True)
 
 
 def layer_cam(activations, gradients):
-    """w_kij = ReLU(g) (Jiang et al. 2021, eq. 5): a weight of its own for every place."""
+    """w_kij = ReLU(g) (Jiang et al. 2021, eq. 5), a separate weight for every position."""
     return tf.nn.relu(gradients)
 
 
@@ -56,20 +56,22 @@ METHODS: Mapping[str, Callable] = {
 
 
 def weighted_map(activations, weights) -> tf.Tensor:
-    """ReLU(sum_k w_k A^k), [B, h, w]."""
+    """Returns the map ReLU(sum_k w_k A^k), [B, h, w]."""
     return tf.nn.relu(tf.reduce_sum(weights * activations, axis=-1))
 
 
 def erase_mask(maps, q, size: tuple[int, int] | None = None) -> tf.Tensor:
-    """1 where an image is to be erased, else 0: float32 [B, H, W].
+    """Returns a mask float32 [B, H, W] that is 1 where the image is to be erased, otherwise 0.
 
-    Of the pixels of an image with a positive map, the top 1 - q by rank (rounded; ties by position). A map without any
-    erases nothing; a flat one erases 1 - q of the image and never the whole of it.
+    Erased is the fraction 1 - q of the pixels whose map value is positive, those with the highest values (the number is
+    rounded; ties are ordered by position). A map without positive values erases nothing; a constant map erases the
+    fraction 1 - q of the image.
 
     Args:
         maps: [B, H, W], any scale.
         q: in (0, 1), a number or a tensor.
-        size: rows and columns H, W of the mask, to which the maps are brought first (bilinear); None keeps theirs.
+        size: rows and columns H, W of the mask, to which the maps are resized first (bilinear); None keeps the size of
+            the maps.
     """
     if size is not None:
         maps = _resized(maps, size)
@@ -78,7 +80,7 @@ def erase_mask(maps, q, size: tuple[int, int] | None = None) -> tf.Tensor:
     positive = tf.reduce_sum(tf.cast(flat > 0, tf.float32), axis=1)
     wanted = tf.cast(tf.round((1 - tf.cast(q, tf.float32)) * positive), tf.int32)
     ordered = tf.sort(flat, axis=1, direction="DESCENDING")
-    cut = tf.gather(ordered, tf.maximum(wanted - 1, 0)[:, None], batch_dims=1)  # value of the last one taken
+    cut = tf.gather(ordered, tf.maximum(wanted - 1, 0)[:, None], batch_dims=1)  # value of the last erased pixel
     above = flat > cut
     ties = tf.cast(flat == cut, tf.int32)
     room = wanted[:, None] - tf.reduce_sum(tf.cast(above, tf.int32), axis=1, keepdims=True)
@@ -87,9 +89,9 @@ def erase_mask(maps, q, size: tuple[int, int] | None = None) -> tf.Tensor:
 
 
 def predicted_sign(logits) -> tf.Tensor:
-    """Gradient of the predicted side's score by the logits [B, C], itself [B, C].
+    """Returns d score / d logits [B, C] of the predicted class, from logits [B, C].
 
-    One logit: +1 where p >= 0.5, else -1 (what speaks for normal). Several: one-hot of the largest.
+    One logit: +1 where p >= 0.5, otherwise -1 (evidence for normal). Several logits: one-hot of the largest.
     """
     if logits.shape[-1] == 1:
         return tf.where(logits >= 0, 1.0, -1.0)
@@ -97,15 +99,15 @@ def predicted_sign(logits) -> tf.Tensor:
 
 
 def named_target(name: str, classes: Sequence[str]) -> Callable:
-    """What a map is to explain, as a function for `CamEngine`: logits [B, C] -> d score / d logits [B, C].
+    """Returns a target for `CamEngine`, a function: logits [B, C] -> d score / d logits [B, C].
 
     Args:
-        name: `predicted` (the side or class that the model leans to) or a class; `normal` and `abnormal` always name
-            the two sides of a single logit.
+        name: `predicted` (the predicted class) or the name of a class; for two classes `normal` and `abnormal` are
+            accepted as names of the first and the second class.
         classes: names in the order of the labels; two for a single logit.
 
     Raises:
-        ValueError: unknown name; lists those there are.
+        ValueError: the name is unknown; lists the known names.
     """
     if name == "predicted":
         return predicted_sign
@@ -124,11 +126,12 @@ def named_target(name: str, classes: Sequence[str]) -> Callable:
 
 
 def log_odds(positive: Sequence[bool]) -> Callable:
-    """As `named_target`, what speaks for a group of classes against the others: d log(p / (1 - p)) / d logits, p the
-    summed softmax probability of the group.
+    """Returns a target for `CamEngine`: evidence for a group of classes against the other classes.
+
+    The target is d log(p / (1 - p)) / d logits, where p is the summed softmax probability of the group.
 
     Args:
-        positive: whether each class is of the group.
+        positive: for each class, whether it belongs to the group.
     """
     mask = tf.constant(list(map(bool, positive)))
 
@@ -140,13 +143,13 @@ def log_odds(positive: Sequence[bool]) -> Callable:
 
 
 class CamEngine:
-    """Maps of a batch in one forward pass; the gradient runs from the score back to the tap and no further.
+    """Computes maps of a batch in one forward pass, with a backward pass from the score to the tap only.
 
-    Always float32 arithmetic on the maps, in inference mode. An image whose map at `tap` is empty gets that of
-    `fallback`; if both are empty, so is its map.
+    The maps are computed in float32 and in inference mode. An image whose map at `tap` is empty gets the map at
+    `fallback`; if both are empty, its map is empty.
 
     Attributes:
-        compiled: the same as a call, as one graph for each `target`, `size` and `flip`; for use outside of graphs.
+        compiled: the compiled version of a call, one graph per `target`, `size` and `flip`; for use outside of graphs.
     """
 
     def __init__(
@@ -154,13 +157,13 @@ class CamEngine:
     ):
         """
         Args:
-            model: functional, with `feature_maps` (name -> KerasTensor) as RadiographClassifier has them.
+            model: a functional model with `feature_maps` (name -> KerasTensor), as in RadiographClassifier.
             method: a name of METHODS.
             tap: feature map to explain.
-            fallback: feature map for images that the first leaves empty, or None.
+            fallback: feature map for images whose map at `tap` is empty, or None.
 
         Raises:
-            ValueError: unknown method or tap; lists those there are.
+            ValueError: the method or a feature map is unknown; lists the known names.
         """
         for name, known in ((method, METHODS), (tap, model.feature_maps), (fallback or tap, model.feature_maps)):
             if name not in known:
@@ -174,16 +177,17 @@ class CamEngine:
         self.compiled = tf.function(self.__call__, reduce_retracing=True)
 
     def __call__(self, images, target=None, size: tuple[int, int] | None = None, flip: bool = False):
-        """Raw maps and logits of a batch.
+        """Returns raw maps and logits of a batch.
 
         Args:
-            images: [B, H, W, C] as the model takes them.
-            target: a function logits [B, C] -> d score / d logits [B, C]; None explains the predicted side.
-            size: rows and columns of the maps, bilinear; None takes the images'.
-            flip: average with the map of the mirrored image, mirrored back, towards the same target. Costs twice.
+            images: [B, H, W, C], the input of the model.
+            target: a function logits [B, C] -> d score / d logits [B, C]; None explains the predicted class.
+            size: rows and columns of the maps (bilinear resizing); None uses the size of the images.
+            flip: average the map with that of the mirrored image, mirrored back, for the same target. This doubles the
+                cost.
 
         Returns:
-            maps float32 [B, rows, columns], 0 or more; logits float32 [B, C] of the images as they are.
+            maps float32 [B, rows, columns], non-negative; logits float32 [B, C] of the images that are not mirrored.
         """
         target = target or predicted_sign
         if flip:
@@ -210,28 +214,28 @@ class CamEngine:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(activations)
             logits = tf.cast(self._tails[name](features | {name: activations}), tf.float32)
-        # the seed of the backward pass is the target itself: the score needs no graph of its own
+        # the target is d score / d logits, so it starts the backward pass and the score itself is not needed
         gradients = tape.gradient(logits, activations, output_gradients=tf.stop_gradient(target(logits)))
         activations, gradients = tf.cast(activations, tf.float32), tf.cast(gradients, tf.float32)
         return weighted_map(activations, self.weights_of(activations, gradients)), logits
 
 
 def _tail(model: keras.Model, name: str) -> Callable:
-    """The part of a model from one of its feature maps to the logits, in inference mode.
+    """Returns the part of a model from one of its feature maps to the logits, in inference mode.
 
-    A function of all maps that the head sees and the one by `name`; of the convolutional maps (P3, P4, P5), those that
-    come after it are computed from it again, so that the gradient takes every way to the logits.
+    It is a function of the map `name` and of all inputs of the head. Convolutional maps (P3, P4, P5) that depend on the
+    map `name` are computed from it again, so that the gradient includes every path to the logits.
     """
     seen = model.head_sees
-    head = keras.Model([model.feature_maps[each] for each in seen], model.output)
+    head = keras.Model([model.feature_maps[level] for level in seen], model.output)
     after = CONVOLUTIONAL[CONVOLUTIONAL.index(name) + 1 :] if name in CONVOLUTIONAL else ()
-    later = [each for each in seen if each in after]
+    later = [level for level in seen if level in after]
     inner = model.get_layer("feature_maps") if later else None
-    between = keras.Model(inner.output[name], {each: inner.output[each] for each in later}) if later else None
+    between = keras.Model(inner.output[name], {level: inner.output[level] for level in later}) if later else None
 
     def tail(maps):
-        anew = between(maps[name], training=False) if later else {}
-        return head([anew.get(each, maps[each]) for each in seen], training=False)
+        recomputed = between(maps[name], training=False) if later else {}
+        return head([recomputed.get(level, maps[level]) for level in seen], training=False)
 
     return tail
 

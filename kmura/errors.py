@@ -1,20 +1,25 @@
-"""The one error that a user can cause and mend, and words that such errors share."""
+"""The error class for invalid input, and functions for error messages."""
 
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Input that kmura cannot use: one line that names the thing, the reason and the mend.
+    """Invalid input. The message is one line that says what failed, why, and how to fix it.
 
-    The command line prints the line and exits with code 2; library users catch it as a ValueError.
+    The command line prints the message and exits with code 2; library users catch it as a ValueError.
     """
 
 
 def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
-    """Refuses a value that is not among the choices; `what` is what it was given for ("layout").
+    """Checks that a value is one of the choices.
+
+    Args:
+        what: name of the value in the message ("layout").
+        value: the value to check.
+        choices: the allowed values.
 
     Raises:
-        InputError: names the value and the choices.
+        InputError: the value is not allowed; lists the choices.
     """
     choices = tuple(choices)
     if value not in choices:
@@ -22,10 +27,10 @@ def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
 
 
 def in_brief(error: Exception) -> str:
-    """The words of somebody else's error, on one line of 200 characters at most."""
+    """Returns the message of an error of another library on one line, at most 200 characters."""
     return " ".join(str(error).split())[:200]
 
 
 def reason(error: OSError) -> str:
-    """The operating system's own words for an error, without number and path ("No space left on device")."""
+    """Returns the operating system's message of an error, without number and path ("No space left on device")."""
     return error.strerror or str(error)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written under a temporary name, flushed to disk, then renamed."""
+"""Atomic file writes (temporary name, flush, rename), locks, and reading of JSON files."""
 
 import contextlib
 import hashlib
@@ -16,9 +16,13 @@ from kmura.errors import InputError, reason
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
-    """An open file that replaces `path` when the block ends without an error.
+    """A context manager with an open file that replaces `path` when the block ends without an error.
 
-    Readers see the old content or the new content, never a part of it. After an error or a kill the old file remains.
+    Readers see either the old or the new content, never a part of it. After an error or a kill the old file remains.
+
+    Args:
+        path: the file to replace.
+        mode: the mode of `open`, `w` or `wb`.
 
     Raises:
         InputError: the folder cannot be written or the disk is full.
@@ -41,16 +45,20 @@ def replacing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 
 @contextlib.contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-    """A block that holds the lock file `path`. The operating system releases it when the process ends, however it ends.
+    """A context manager that holds a lock file. The operating system releases it when the process ends or is killed.
+
+    Args:
+        path: the lock file.
+        busy: the whole error message if another process holds the lock.
 
     Raises:
-        InputError: another process holds the lock (the message is `busy`), or its folder cannot be written.
+        InputError: another process holds the lock, or the folder of the lock file cannot be written.
     """
     lock = filelock.FileLock(path, timeout=0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except filelock.Timeout as error:  # which is an OSError, too
+    except filelock.Timeout as error:  # a subclass of OSError
         raise InputError(busy) from error
     except OSError as error:
         raise InputError(f"cannot write to {path.parent}: {reason(error)}; choose another folder") from error
@@ -61,11 +69,11 @@ def locked(path: Path, busy: str) -> Iterator[None]:
 
 
 def flush_to_disk(path: str | os.PathLike) -> None:
-    """Flushes a file, or the entries of a folder, to disk. Windows cannot open a folder: there this does nothing."""
+    """Flushes a file, or the entries of a folder, to disk. On Windows, folders cannot be opened and are skipped."""
     windows = os.name == "nt"
     if windows and os.path.isdir(path):
         return
-    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)  # Windows flushes only what is open for writing
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)  # Windows flushes only files open for writing
     try:
         os.fsync(handle)
     finally:
@@ -73,19 +81,19 @@ def flush_to_disk(path: str | os.PathLike) -> None:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes `value` as indented JSON to `path`, whole or not at all. NaN becomes null, since JSON has no NaN."""
+    """Writes `value` as indented JSON to `path`, atomically. NaN is written as null, because JSON has no NaN."""
     text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as file:
         file.write(text + "\n")
 
 
 @contextlib.contextmanager
-def reading_json(path: Path, *, mend: str, missing: str = "") -> Iterator[Any]:
-    """The parsed content of a JSON file, for a block that takes values from it.
+def reading_json(path: Path, *, fix: str, missing: str = "") -> Iterator[Any]:
+    """A context manager with the parsed content of a JSON file, for a block that reads values from it.
 
     Args:
         path: the file.
-        mend: how to fix a damaged file; the last part of the error message.
+        fix: how to fix a damaged file; the last part of the error message.
         missing: the whole error message if the file does not exist; "" reports a missing file as damaged.
 
     Raises:
@@ -98,7 +106,7 @@ def reading_json(path: Path, *, mend: str, missing: str = "") -> Iterator[Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if missing and isinstance(error, FileNotFoundError):
             raise InputError(missing) from error
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); {mend}") from error
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); {fix}") from error
 
 
 def _finite(value: Any) -> Any:
@@ -112,6 +120,6 @@ def _finite(value: Any) -> Any:
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file's bytes, hexadecimal."""
+    """Returns the SHA-256 of the contents of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

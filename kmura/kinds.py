@@ -1,7 +1,7 @@
-"""The registry of kinds of learning: which function or class does each part of the work.
+"""The registry of kinds of learning, with the functions and classes that implement each kind.
 
-A kind is added by one entry here and one package. Parts are named `module:attribute` and imported when they are used,
-so that reading a run folder imports no TensorFlow. Commands look the kind of a run up; they do not compare its name.
+To add a kind, add one entry here and one package. Parts are named `module:attribute` and imported on first use, so that
+reading a run folder does not import TensorFlow. Commands look up the kind of a run; they do not compare its name.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from typing import Any
 
 from kmura.errors import InputError, check_choice
 
-CLASSIFICATION = "classification"  # what runs of version 1, which do not name their kind, are of
+CLASSIFICATION = "classification"  # also the kind of runs of version 1, which do not state it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Kind:
     """The parts of a kind of learning; each is `module:attribute`, or the object itself.
 
     Attributes:
-        config: the configuration bundle, a frozen dataclass of stages; it has the stages `data` and `train`.
+        config: the configuration bundle, a frozen dataclass of stages that include `data` and `train`.
         learner: (Dataset, config, load_weights=...) -> `kmura.training.loop.Learner`.
-        evaluate: (Run, **options) -> the scores of the run, also written into its folder.
-        evaluation: (Run) -> (what `evaluate` wrote, the table of predictions), read back and checked.
-        chapter: (Run, number, eda) -> `kmura.report.chapter.Chapter`, the run's part of a report.
-        contract: (Run, records=..., threshold=...) -> `kmura.serving.contract.Contract`, what the model's answers mean.
-            None for a kind that is neither exported nor served.
+        evaluate: (Run, **options) -> the scores of the run, which are also written to its folder.
+        evaluation: (Run) -> (the scores that `evaluate` wrote, the table of predictions), read and checked.
+        chapter: (Run, number, eda) -> `kmura.report.chapter.Chapter`, the chapter of the run in a report.
+        contract: (Run, records=..., threshold=...) -> `kmura.serving.contract.Contract`, the meaning of the model's
+            outputs; None for kinds that cannot be exported and served.
     """
 
     config: str | type
@@ -49,10 +49,14 @@ KINDS: dict[str, Kind] = {
 
 
 def part(kind: str, name: str) -> Any:
-    """The part `name` (a field of Kind) of a kind.
+    """Returns a part of a kind.
+
+    Args:
+        kind: a name of KINDS.
+        name: a field of Kind.
 
     Raises:
-        InputError: there is no such kind, or it has no such part.
+        InputError: the kind is unknown, or it does not have this part.
     """
     check_choice("kind of run", kind, KINDS)
     value = getattr(KINDS[kind], name)

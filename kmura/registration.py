@@ -1,8 +1,8 @@
-"""Makes `keras.saving.load_model` find kmura's classes after a mere `import kmura`.
+"""Registers kmura's classes with Keras, so that `keras.saving.load_model` finds them after `import kmura`.
 
-Keras looks a saved class up among the classes registered so far; it imports the module named in the file only
-for packages of its own (`keras`, `keras_hub`). `import kmura` must not import TensorFlow, so the classes are
-registered when Keras has been imported, whichever of the two comes first.
+Keras looks up saved classes among the registered classes; it imports the module named in the file only for its own
+packages (`keras`, `keras_hub`). `import kmura` must not import TensorFlow, so the classes are registered when Keras is
+imported, before or after kmura.
 """
 
 import importlib
@@ -12,11 +12,11 @@ import sys
 MODULES = (
     "kmura.models.classifier",
     "kmura.models.hybrid",
-)  # these register everything that a saved classifier is made of
+)  # importing them registers all classes of saved classifiers
 
 
 def register_with_keras() -> None:
-    """Registers the saved classes with Keras: now if it is there, else as soon as it is imported."""
+    """Registers the classes with Keras: immediately if Keras is imported, otherwise when it is imported."""
     if "keras" in sys.modules:
         _register()
     elif not any(isinstance(finder, _KerasFinder) for finder in sys.meta_path):
@@ -29,7 +29,7 @@ def _register() -> None:
 
 
 class _KerasFinder(importlib.abc.MetaPathFinder):
-    """Lets `import keras` take its usual way, and registers kmura's classes at the end of it."""
+    """An import hook that registers kmura's classes at the end of the first import of Keras."""
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname != "keras":
@@ -42,7 +42,7 @@ class _KerasFinder(importlib.abc.MetaPathFinder):
 
         def execute_and_register(module):
             execute(module)
-            if self in sys.meta_path:  # once is enough
+            if self in sys.meta_path:  # register only once
                 sys.meta_path.remove(self)
                 _register()
 

@@ -1,7 +1,7 @@
-"""The tasks of a classifier: one yes/no question, one class of several, or any number of labels.
+"""The tasks of a classifier: binary, multiclass or multilabel.
 
-A task knows the columns of its tables, its targets, its probabilities and its decision. `TASKS` is the only place that
-maps the names of tasks, as records, configurations and run folders hold them, to what they mean.
+A task defines the columns of its tables, its targets, its probabilities and its decision. `TASKS` is the registry that
+maps the names of tasks in records, configurations and run folders to their classes.
 
 Shapes: N images, L logits. A label is -1 where it is unknown.
 """
@@ -15,26 +15,30 @@ import numpy as np
 from kmura import metrics
 from kmura.errors import InputError, check_choice
 
-ALL = "all"  # the area that stands for every area of the records
-NO_LABEL = "none"  # the decision of a multi-label model without a label above its threshold
+ALL = "all"  # denotes all areas of the records
+NO_LABEL = "none"  # the decision of a multilabel model if no label is above the threshold
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a model is to tell.
+    """The task of a classifier.
 
     Attributes:
-        classes: names in the order of the labels; of `Binary` two, the second is the positive one.
-        areas: of a model over all areas whose classes are area by class, the area of each class; else empty. The first
-            half of its classes is positive (abnormal), the other half negative, areas in the same order.
+        classes: names in the order of the labels; `Binary` has two, of which the second is the positive one.
+        areas: the area of each class of a joint model, which covers all areas and has one class per area and class of
+            the records; otherwise empty. The first half of the classes is positive (abnormal), the second half
+            negative, with the areas in the same order.
+        name: the name in `TASKS`.
+        softmax: whether the probabilities of an image sum to 1.
+        by_label: whether a label is a vector of 0 and 1 instead of a class id.
     """
 
     classes: tuple[str, ...]
     areas: tuple[str, ...] = ()
 
     name: ClassVar[str]
-    softmax: ClassVar[bool] = False  # the probabilities of an image sum to 1
-    by_label: ClassVar[bool] = False  # a label is a vector of 0 and 1 instead of a class id
+    softmax: ClassVar[bool] = False
+    by_label: ClassVar[bool] = False
 
     @property
     def outputs(self) -> int:
@@ -43,25 +47,25 @@ class Task:
 
     @property
     def is_joint(self) -> bool:
-        """Whether the classes are area by class, of one model over all areas."""
+        """Whether this is the task of a joint model, with one class per area and class of the records."""
         return bool(self.areas)
 
     @property
     def area_names(self) -> tuple[str, ...]:
-        """The areas of a joint model as its classes name them (`ELBOW` of `Abnormal-ELBOW`), each once; else empty."""
+        """The areas of a joint model as in its class names (`ELBOW` of `Abnormal-ELBOW`), each once; else empty."""
         return short_names(self.areas[: len(self.areas) // 2])
 
     @property
     def abnormal(self) -> int:
-        """How many of the classes, the first ones, are abnormal, in a joint model; else 0."""
+        """The number of abnormal classes of a joint model, which are the first ones; otherwise 0."""
         return len(self.areas) // 2
 
     @property
     def sides(self) -> tuple[str, str]:
-        """The negative and the positive side of the model's yes/no question.
+        """The names of the negative and the positive outcome.
 
-        They are its two classes, the absence and presence of a single label, or, of a joint model, the classes of its
-        records. Of other models of several classes, which have no such question, they are the first two classes.
+        They are the two classes, the absence and presence of a single label, or (joint model) the classes of the
+        records. For other tasks of several classes, which have no binary outcome, they are the first two classes.
         """
         if self.is_joint:
             half, first = self.abnormal, self.area_names[0]
@@ -73,17 +77,17 @@ class Task:
 
     @property
     def label_columns(self) -> list[str]:
-        """Names of the columns of labels in tables of rows and predictions."""
+        """The names of the label columns in tables of rows and predictions."""
         return ["label"]
 
     @property
     def logit_columns(self) -> list[str]:
-        """Names of the columns of logits in tables of predictions."""
+        """The names of the logit columns in tables of predictions."""
         return [f"logit_{name}" for name in self.classes]
 
     @property
     def probability_columns(self) -> list[str]:
-        """Names of the columns of probabilities in tables of predictions."""
+        """The names of the probability columns in tables of predictions."""
         return [f"probability_{name}" for name in self.classes]
 
     @property
@@ -92,37 +96,48 @@ class Task:
         return len(self.classes) - 1
 
     def ids(self, labels: np.ndarray, areas: Sequence[str]) -> np.ndarray:
-        """The labels of the model, int64 [N, 1] class ids or [N, L] of 0 and 1, from the labels of the records.
+        """Converts labels of the records to labels of the task: int64 [N, 1] class ids or [N, L] of 0 and 1.
 
         Args:
-            labels: as the records hold them, [N, 1] or [N, L].
+            labels: labels of the records, int64 [N, 1] or [N, L].
             areas: the area of each image [N].
         """
         return labels
 
     def targets(self, ids: np.ndarray) -> np.ndarray:
-        """Labels as a loss takes them, float32 [N, L]; unknown labels are -1.
+        """Converts labels to targets of a loss function, float32 [N, L]; unknown labels are -1.
 
         Args:
-            ids: as `ids` returns them.
+            ids: labels of the task, as `ids` returns them.
         """
         return ids.astype(np.float32)
 
     def probabilities(self, logit: np.ndarray) -> np.ndarray:
-        """Probabilities [N, L] of logits [N, L], float64."""
+        """Converts logits [N, L] to probabilities [N, L], float64."""
         return metrics.probabilities(logit, softmax=self.softmax)
 
     def decision(self, probability: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-        """The names [N] that probabilities [N, L] lead to, `Binary` also [N]."""
+        """Converts probabilities [N, L] (`Binary` also [N]) to the names of the predicted classes [N].
+
+        Args:
+            probability: in 0..1.
+            threshold: of the decision, 0..1; not used by `Multiclass`, which predicts the most probable class.
+        """
         raise NotImplementedError
 
     def undecided(self, probability: np.ndarray, threshold: float, within: float) -> np.ndarray:
-        """Which decisions on probabilities [N, L] are nearer than `within` to another decision, bool [N]."""
+        """Returns for each image whether it is closer than `within` to another decision, bool [N].
+
+        Args:
+            probability: [N, L] in 0..1.
+            threshold: of the decision; not used by `Multiclass`, which compares the two largest probabilities.
+            within: the distance, in units of probability.
+        """
         return (np.abs(np.asarray(probability) - threshold) < within).any(axis=1)
 
 
 class Binary(Task):
-    """One logit, for the second of two classes."""
+    """Two classes and one logit, which belongs to the second class."""
 
     name = "binary"
 
@@ -146,7 +161,7 @@ class Binary(Task):
 
 
 class Multiclass(Task):
-    """One class of several; softmax over the logits."""
+    """Mutually exclusive classes; softmax over the logits."""
 
     name = "multiclass"
     softmax = True
@@ -170,7 +185,7 @@ class Multiclass(Task):
 
 
 class Multilabel(Task):
-    """Any number of labels; a sigmoid for each logit."""
+    """Independent labels; a sigmoid for each logit."""
 
     name = "multilabel"
     by_label = True
@@ -190,7 +205,7 @@ class Multilabel(Task):
 
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Binary, Multiclass, Multilabel)}
 
-# task of the records -> tasks that models of them may have
+# task of the records -> tasks that their models can have
 _SERVED: dict[type[Task], tuple[type[Task], ...]] = {
     Binary: (Binary, Multiclass, Multilabel),
     Multiclass: (Multiclass,),
@@ -199,28 +214,28 @@ _SERVED: dict[type[Task], tuple[type[Task], ...]] = {
 
 
 def task_of(name: str, classes: Iterable[str], areas: Iterable[str] = ()) -> Task:
-    """The task of this name.
+    """Returns the task with a name of `TASKS`.
 
     Raises:
-        InputError: there is no such task.
+        InputError: the name is unknown.
     """
     check_choice("task", name, TASKS)
     return TASKS[name](tuple(classes), tuple(areas))
 
 
 def model_task(records: Task, areas: Sequence[str], area: str, wanted: str = "auto") -> Task:
-    """The task of a model of records.
+    """Returns the task of a model that is trained on records.
 
     Args:
         records: the task of the records.
         areas: every area of the records.
-        area: the area of the model, or `all` for one model of all areas; for records of two classes and the task
-            multiclass its classes are then area by class (`Abnormal-ELBOW` to `Normal-WRIST`).
-        wanted: `auto` takes that of the records; records of two classes also serve multiclass models (softmax over the
-            two) and multilabel models (a single label, the positive class).
+        area: the area of the model, or `all`. With `all`, records of two classes and the task multiclass give a joint
+            model, which has one class per area and class (`Abnormal-ELBOW` to `Normal-WRIST`).
+        wanted: the name of the task; `auto` uses that of the records. Records of two classes also support multiclass
+            (softmax over the two classes) and multilabel (a single label, the positive class).
 
     Raises:
-        InputError: a task that the records do not serve.
+        InputError: the records do not support the task.
     """
     kind = type(records) if wanted == "auto" else type(task_of(wanted, ()))
     if kind not in _SERVED[type(records)]:
@@ -239,12 +254,12 @@ def model_task(records: Task, areas: Sequence[str], area: str, wanted: str = "au
 
 
 def is_joint(records: Task, areas: Sequence[str], wanted: str) -> bool:
-    """Whether area `all` means one model of all areas with the task `wanted`, not one model after another."""
+    """Returns whether the area `all` means one joint model for the task `wanted`, instead of one model per area."""
     return isinstance(records, Binary) and TASKS.get(wanted) is Multiclass and len(areas) > 1
 
 
 def joint_areas_of(area: str, task: str, classes: Sequence[str]) -> tuple[str, ...]:
-    """The areas of the classes of a run folder that does not state them (run version 1), recovered from their names."""
+    """Returns the areas of the classes of a run of version 1, which does not state them, from the class names."""
     half = len(classes) // 2
     if area != ALL or TASKS.get(task) is not Multiclass or half < 2 or len(classes) % 2:
         return ()
@@ -253,6 +268,6 @@ def joint_areas_of(area: str, task: str, classes: Sequence[str]) -> tuple[str, .
 
 
 def short_names(areas: Sequence[str]) -> tuple[str, ...]:
-    """The areas without MURA's prefix `XR_`, where they stay different."""
+    """Returns the areas without MURA's prefix `XR_` if the short names are unique, otherwise unchanged."""
     short = tuple(area.removeprefix("XR_") for area in areas)
     return short if len(set(short)) == len(short) else tuple(areas)

@@ -10,7 +10,7 @@ from kmura.files import flush_to_disk, locked, reading_json
 
 
 def first_value(path, **missing):
-    with reading_json(path, mend="make it again", **missing) as content:
+    with reading_json(path, fix="make it again", **missing) as content:
         return content["values"][0]
 
 
@@ -37,7 +37,7 @@ def test_a_missing_file_has_a_message_of_its_own_or_counts_as_damaged(tmp_path):
 def test_an_error_that_the_block_raises_passes_unchanged(tmp_path):
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(InputError, match="^of another version$"):
-        with reading_json(tmp_path / "a.json", mend="make it again"):
+        with reading_json(tmp_path / "a.json", fix="make it again"):
             raise InputError("of another version")
 
 

@@ -107,12 +107,12 @@ def test_half_precision_heads_give_float32_logits():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"head": "dense"}, "the head dense needs hidden layers; give model.head_widths"),
+        ({"head": "dense"}, "the head dense needs hidden layers; set model.head_widths"),
         ({"head": "linear", "head_widths": (8,)}, "the head linear has no hidden layers"),
         ({"head": "dense", "head_widths": (8, 4), "head_dropout": (0.5,)}, "1 numbers for 2 hidden layers"),
-        ({"head_l2": 0.1}, "are of hidden layers; give head_widths"),
+        ({"head_l2": 0.1}, "need hidden layers; set model.head_widths"),
         ({"head": "deep"}, "deep"),
-        ({"head": "linear", "attention_maps": 5}, "the head linear has no attention maps; leave model.attention_maps"),
+        ({"head": "linear", "attention_maps": 5}, "the head linear has no attention maps; remove model.attention_maps"),
     ],
 )
 def test_heads_that_cannot_be_are_refused(arguments, message):

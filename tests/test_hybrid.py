@@ -48,7 +48,7 @@ def images():
     ("swin", "side", "safe"), [("swin_tiny", 256, "224, 448 or 672"), ("swin_base_384", 224, "384, 768 or 1152")]
 )
 def test_sizes_that_keras_hub_gets_wrong_are_refused_with_the_safe_ones(swin, side, safe):
-    with pytest.raises(InputError, match=f"image_size {side} is not safe for {swin}.* give {safe}"):
+    with pytest.raises(InputError, match=f"image_size {side} is not supported by {swin}.* give {safe}"):
         HybridClassifier("densenet_mini", swin, image_size=side)
 
 

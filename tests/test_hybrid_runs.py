@@ -24,7 +24,7 @@ from kmura.models.build import build_model
         ({"model.fusion": "sum"}, "no fusion 'sum'"),
         ({"model.swin": "swin_tinny"}, "no Swin transformer 'swin_tinny'"),
         ({"model.backbone": "densenet12"}, "no backbone 'densenet12'"),
-        ({"data.image_size": 96}, "image_size 96 is not safe for swin_mini"),
+        ({"data.image_size": 96}, "image_size 96 is not supported by swin_mini"),
         ({"model.fusion": "gated", "model.fusion_width": 30}, "fusion width is 30; a multiple of 4"),
     ],
 )

@@ -154,5 +154,5 @@ def test_fit_names_a_damaged_record_when_it_draws_it(records, tmp_path):
     content[index.start[3] + 100] ^= 1
     shard.write_bytes(content)
     settings = {"model.backbone": "densenet_mini", "model.weights": "none", "data.image_size": 32, "data.cache": "off"}
-    with pytest.raises(InputError, match=f"{shard.name}: record 3 fails its checksum; kmura inspect"):
+    with pytest.raises(InputError, match=f"{shard.name}: record 3 fails its checksum; run kmura inspect"):
         fit(copy, area="XR_WRIST", runs=tmp_path / "runs", config=load_config("baseline", settings))

@@ -281,7 +281,7 @@ def test_a_classifier_learns_and_is_as_good_in_inference():
             "no backbone 'densenet112'; choose one of densenet121, densenet169, densenet_mini",
         ),
         ({"head": "liner"}, "no head 'liner'; choose one of linear"),
-        ({"channels": 2}, "channels is 2; images have 1"),
+        ({"channels": 2}, "channels is 2; choose 1"),
         ({"num_classes": 0}, "num_classes is 0"),
         ({"image_size": 28}, "28 x 28 is too small for densenet_mini; give 32 or more"),
         ({"image_size": (64, 16)}, "64 x 16 is too small"),

@@ -244,7 +244,7 @@ def test_a_flipped_bit_is_named_when_the_record_is_drawn(tmp_path, cache):
     content = bytearray(shard.read_bytes())
     content[-40] ^= 1
     shard.write_bytes(content)
-    sentence = r"train-00001-of-00002.tfrecord: record 2 fails its checksum; kmura inspect"
+    sentence = r"train-00001-of-00002.tfrecord: record 2 fails its checksum; run kmura inspect"
     with pytest.raises(InputError, match=sentence), readable_errors(tmp_path):
         batches(dataset)
     with pytest.raises(InputError, match=sentence), readable_errors(tmp_path):
@@ -281,7 +281,8 @@ def undecodable(tmp_path):
     return write_records(tmp_path, [0, 1, 0, 1, 1], images=images)
 
 
-SENTENCE = r"train-00001-of-00002.tfrecord: the image of record 1 \(.*patient00003.*\) cannot be decoded; kmura inspect"
+IMAGE = r"the image of record 1 \(.*patient00003.*\)"
+SENTENCE = rf"train-00001-of-00002.tfrecord: {IMAGE} cannot be decoded; run kmura inspect"
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk"])

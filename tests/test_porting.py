@@ -143,7 +143,7 @@ def test_a_swin_of_every_library_is_ported_whole(swin):
     [
         (lambda state: state.pop("features.norm5.bias"), r"131 of 132 arrays matched; missing features.norm5.bias"),
         (lambda state: state.update({"features.conv0.weight": np.zeros((3, 3))}), "features.conv0.weight is"),
-        (lambda state: state.update({"features.more": np.zeros(3)}), "not known features.more"),
+        (lambda state: state.update({"features.more": np.zeros(3)}), "unknown features.more"),
         (
             lambda state: state.update({"features.norm5.bias": np.zeros(3)}),
             r"features.norm5.bias is \(3,\), which",
@@ -221,16 +221,16 @@ def test_a_state_dict_goes_through_weights_or_through_a_preset(densenet, swin, t
     other = options | {"torch_padding": False}
     build_model(weights=str(tmp_path / "preset"), **other)
     assert "set model.torch_padding=true" in caplog.text
-    with pytest.raises(InputError, match="trained with model.torch_padding=true, the model pads otherwise"):
+    with pytest.raises(InputError, match="trained with model.torch_padding=true, but the model has false; set"):
         build_model(weights=str(tmp_path / "torch.keras"), **other)
     with pytest.raises(InputError, match="exists; choose another"):
         port_preset(tmp_path / "densenet.safetensors", "densenet_mini", tmp_path / "preset")
-    with pytest.raises(InputError, match="no table ports torch's weights to resnet18_small"):
+    with pytest.raises(InputError, match="cannot be ported to resnet18_small; choose a DenseNet or Swin backbone"):
         port_preset(tmp_path / "densenet.safetensors", "resnet18_small", tmp_path / "other")
-    with pytest.raises(InputError, match="not of swin_mini"):
+    with pytest.raises(InputError, match="do not belong to swin_mini"):
         port_preset(tmp_path / "densenet.safetensors", "swin_mini", tmp_path / "other")
     with pytest.raises(
-        InputError, match="image_size is of a Swin transformer; weights of densenet_mini fit every size"
+        InputError, match="image_size is an option of Swin transformers; remove it, weights of densenet_mini"
     ):
         port_preset(tmp_path / "densenet.safetensors", "densenet_mini", tmp_path / "other", image_size=64)
     assert done.other_padding and not port_preset(folder, "swin_mini", tmp_path / "swin", image_size=64).other_padding
@@ -246,7 +246,7 @@ def test_a_swin_of_version_2_is_refused_in_one_line(swin):
             state[f"{attention}.logit_scale"] = np.ones((1, 1, 1))
             state[f"{attention}.cpb_mlp.0.weight"] = np.zeros((512, 2))
         with pytest.raises(
-            InputError, match="not of swin_mini: .* arrays matched; .* of a Swin Transformer V2"
+            InputError, match="do not belong to swin_mini: .* arrays matched; .* of a Swin Transformer V2"
         ) as error:
             port(state, swin, "x")
         assert "\n" not in str(error.value)
@@ -266,16 +266,16 @@ def test_halves_of_every_kind_are_read_and_other_types_refused(tmp_path):
         found = read_state(tmp_path / f"{name}.safetensors")["x"]
         assert found.dtype == np.float32 and (found == expected).all()
     write_safetensors(tmp_path / "f8.safetensors", "F8_E4M3", numbers.astype(np.int8))
-    with pytest.raises(InputError, match="no safetensors file of numpy's types.*; save float32 arrays"):
+    with pytest.raises(InputError, match="not a safetensors file of numpy types.*; save float32 arrays"):
         read_state(tmp_path / "f8.safetensors")
 
 
 def test_files_that_are_no_state_dict(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
-    with pytest.raises(InputError, match="no safetensors file of numpy's types, or damaged"):
+    with pytest.raises(InputError, match="damaged or not a safetensors file of numpy types"):
         read_state(tmp_path / "cut.safetensors")
     (tmp_path / "a.pth").write_bytes(b"nonsense")
-    with pytest.raises(InputError, match="needs torch, which is not installed|without running code"):
+    with pytest.raises(InputError, match="files need torch, which is not installed|without executing code"):
         read_state(tmp_path / "a.pth")
-    with pytest.raises(InputError, match="is no state dict of torch"):
+    with pytest.raises(InputError, match="is not a state dict of torch"):
         port_preset(tmp_path, "densenet_mini", tmp_path / "out")

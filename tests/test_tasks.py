@@ -92,14 +92,16 @@ def test_unknown_labels_count_neither_for_nor_against_a_label(tmp_path):
 )
 def test_classes_that_a_split_lacks_are_all_named(tmp_path, options, labels, missing):
     write_records(tmp_path, labels, **options)
-    with pytest.raises(InputError, match=f"XR_WRIST has no images {missing} in its train split of .*; add some$"):
+    with pytest.raises(InputError, match=f"XR_WRIST has no images {missing} in the train split of .*; add some$"):
         kmura.fit(tmp_path, area="XR_WRIST", runs=tmp_path / "runs", config=load_config(None, TINY))
 
 
 def test_one_model_over_areas_names_the_areas_that_lack_a_class(two_areas):
     write_records(two_areas, [0, 0], area="XR_HAND")
     config = load_config(None, TINY | {"data.task": "multiclass"})
-    with pytest.raises(InputError, match="no images of Abnormal-HAND in .*; add some, or build without such an area$"):
+    with pytest.raises(
+        InputError, match="no images of Abnormal-HAND in .*; add some, or build the records without that area$"
+    ):
         kmura.fit(two_areas, area="all", runs=two_areas / "runs", config=config)
 
 

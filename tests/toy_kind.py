@@ -70,7 +70,7 @@ def evaluate(run: Run) -> dict[str, float]:
 
 
 def evaluation(run: Run) -> dict[str, float]:
-    with reading_json(run.folder.metrics, mend="evaluate again") as scores:
+    with reading_json(run.folder.metrics, fix="evaluate again") as scores:
         return {"error": scores["error"]}
 
 

@@ -66,7 +66,7 @@ class _ResumableOracle:
         write_json(Path(self._get_oracle_fname()), self.get_state())
 
     def reload(self):
-        with reading_json(Path(self._get_oracle_fname()), mend="tune with --fresh") as state:
+        with reading_json(Path(self._get_oracle_fname()), fix="tune with --fresh") as state:
             self.set_state(state)
 
     def _save_trial(self, trial):

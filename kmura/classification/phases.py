@@ -99,5 +99,5 @@ def read_best(path: str | Path, keys: tuple[str, ...] = TUNED_KEYS) -> dict[str,
     Raises:
         InputError: it is damaged.
     """
-    with reading_json(Path(path), mend="tune again or remove it") as found:
+    with reading_json(Path(path), fix="tune again or remove it") as found:
         return {key: found["values"][key] for key in keys if key in found["values"]}

@@ -1,10 +1,10 @@
-"""Random changes of radiographs as Keras layers: geometry in one resampling, then intensity.
+"""Random augmentations of radiographs as Keras layers: one affine resampling, then a change of intensity.
 
-Both layers work eagerly, in a graph and inside `Dataset.map`. Given an explicit `seed` they are pure functions, and
-what happens to image i of a batch depends on nothing but (seed, i).
+Both layers work eagerly, in a graph, and inside `Dataset.map`. With an explicit `seed` they are pure functions, and the
+transform of image i of a batch depends only on (seed, i).
 
-Conventions: pixel (x, y) has its centre at whole numbers, x to the right, y down; the centre of an image is
-((W - 1) / 2, (H - 1) / 2). A matrix leads from a pixel of the OUTPUT to the place in the INPUT that it shows.
+Conventions: pixel centres have integer coordinates (x, y); x points right, y points down; the centre of an image is
+((W - 1) / 2, (H - 1) / 2). A matrix maps a pixel of the OUTPUT to the position in the INPUT that it samples.
 """
 
 import math
@@ -16,22 +16,23 @@ import tensorflow as tf
 def affine_matrices(
     height, width, *, angle=0.0, area=1.0, at_x=0.0, at_y=0.0, shift_x=0.0, shift_y=0.0, shear=0.0, mirror=1.0
 ) -> tf.Tensor:
-    """Matrices [B, 2, 3] float32, output pixel -> input pixel, for images of `height` x `width` pixels.
+    """Returns matrices [B, 2, 3] float32 that map output pixels to input pixels.
 
-    What the picture undergoes, in this order: mirrored, sheared, rotated, cropped (or zoomed out), shifted.
+    The transforms are applied to the image in this order: mirror, shear, rotate, crop (or zoom out), shift.
 
     Args:
-        angle: rotation, counter-clockwise as seen, radians. This and all that follow: numbers or [B].
-        area: share of the image's area that the crop shows, aspect kept; above 1 the picture shrinks.
-        at_x, at_y: where the crop lies, -1 (left, top) to 1 (right, bottom) of the slack that its size leaves.
+        height, width: size of the images, pixels.
+        angle: rotation, counter-clockwise as displayed, radians. A number or [B], as are all arguments below.
+        area: fraction of the image's area that the crop covers, at the same aspect ratio; above 1 the image shrinks.
+        at_x, at_y: position of the crop within the available margin, from -1 (left, top) to 1 (right, bottom).
         shift_x, shift_y: shift to the right and down, as a fraction of the width and of the height.
-        shear: angle by which vertical lines lean, radians (positive: the lower end to the right).
-        mirror: -1 exchanges left and right, 1 does not.
+        shear: angle by which vertical lines are tilted, radians (positive: the lower end moves to the right).
+        mirror: -1 flips the image horizontally, 1 does not.
     """
     height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
     cos, sin, side, lean = tf.cos(angle), tf.sin(angle), tf.sqrt(area), tf.tan(shear)
-    # an output pixel (x, y), counted from the centre, shows the point (side * x + u, side * y + v) of the rotated
-    # picture; rows of the product mirror . unshear . unrotate then lead back into the original
+    # an output pixel (x, y), relative to the centre, samples the point (side * x + u, side * y + v) of the rotated
+    # image; the rows of the product mirror . unshear . unrotate map that point back to the original image
     u = at_x * (1 - side) * width / 2 - side * shift_x * width
     v = at_y * (1 - side) * height / 2 - side * shift_y * height
     xx, xy = mirror * (cos - lean * sin), mirror * (-sin - lean * cos)
@@ -43,31 +44,31 @@ def affine_matrices(
         return a, b, to_x * u + to_y * v + (middle - a * middle_x - b * middle_y)
 
     entries = [*row(xx, xy, middle_x), *row(yx, yy, middle_y)]
-    shape = tf.shape(sum(entries))  # of all the arguments, broadcast
+    shape = tf.shape(sum(entries))  # the broadcast shape of all arguments
     return tf.reshape(tf.stack([tf.broadcast_to(entry, shape) for entry in entries], -1), [-1, 2, 3])
 
 
-# XLA, for one loop over the pixels instead of a kernel call and a pass through memory for each step: 0.2 ms an image of
-# 224 pixels against 1.1 ms of ImageProjectiveTransformV3 (same result, a test compares them), on one core
+# XLA compiles this to one loop over the pixels instead of one kernel call and one pass through memory per step: 0.2 ms
+# per image of 224 pixels on one core, against 1.1 ms for ImageProjectiveTransformV3 (a test asserts equal results)
 @tf.function(jit_compile=True, reduce_retracing=True)
 def warp(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
-    """Images resampled bilinearly through `matrices` (output -> input), black (0) where they lead outside.
+    """Returns the images resampled bilinearly through `matrices`; pixels that map outside the input are black (0).
 
     Args:
         images: [B, H, W, C], any numeric type.
-        matrices: float32 [B, 2, 3], see `affine_matrices`.
+        matrices: float32 [B, 2, 3], output pixel to input pixel; see `affine_matrices`.
 
     Returns:
         float32 [B, H, W, C].
     """
     shape = tf.shape(images)
     batch, height, width, channels = shape[0], shape[1], shape[2], shape[3]
-    row = width + 2  # a black frame of one pixel around the image catches everything outside
+    row = width + 2  # a black border of one pixel supplies the value of all positions outside the image
     framed = tf.reshape(tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]]), [batch, (height + 2) * row, channels])
     x = tf.range(tf.cast(width, tf.float32))[None, None, :]
     y = tf.range(tf.cast(height, tf.float32))[None, :, None]
     a, b, c, d, e, f = (value[:, None, None] for value in tf.unstack(tf.reshape(matrices, [batch, 6]), axis=-1))
-    at_x = tf.clip_by_value(a * x + b * y + c, -1.0, tf.cast(width, tf.float32)) + 1  # [B, H, W], in the frame
+    at_x = tf.clip_by_value(a * x + b * y + c, -1.0, tf.cast(width, tf.float32)) + 1  # [B, H, W], bordered coordinates
     at_y = tf.clip_by_value(d * x + e * y + f, -1.0, tf.cast(height, tf.float32)) + 1
     left, top = tf.floor(at_x), tf.floor(at_y)
     right_share, lower_share = at_x - left, at_y - top
@@ -86,11 +87,11 @@ def warp(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
 
 @tf.function(jit_compile=True, reduce_retracing=True)
 def change_intensity(images: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor) -> tf.Tensor:
-    """Images times `brightness`, then their distance from their own mean times `contrast`, clipped to 0..255.
+    """Returns the images scaled by `brightness`, then scaled about their own mean by `contrast`, clipped to 0..255.
 
     Args:
         images: [B, H, W, C], 0..255, any numeric type.
-        brightness, contrast: float32 [B], 1 changes nothing.
+        brightness, contrast: float32 [B], factors; 1 leaves the image unchanged.
 
     Returns:
         float32 [B, H, W, C], 0..255.
@@ -102,7 +103,7 @@ def change_intensity(images: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tens
 
 
 def affine_parameters(numbers: tf.Tensor, limits: tf.Tensor) -> dict[str, tf.Tensor]:
-    """The random arguments [B] of `affine_matrices`.
+    """Returns random arguments [B] for `affine_matrices`.
 
     Args:
         numbers: float32 [B, 8], uniform in [0, 1).
@@ -123,8 +124,8 @@ def affine_parameters(numbers: tf.Tensor, limits: tf.Tensor) -> dict[str, tf.Ten
     }
 
 
-# from random numbers to pixels within XLA: TensorFlow's graph optimizer rounds the few steps in between in other ways
-# inside Dataset.map than elsewhere
+# XLA compiles everything from the random numbers to the pixels, because TensorFlow's graph optimizer rounds the
+# intermediate steps differently inside Dataset.map
 @tf.function(jit_compile=True, reduce_retracing=True)
 def _random_affine(images: tf.Tensor, numbers: tf.Tensor, limits: tf.Tensor) -> tf.Tensor:
     shape = tf.shape(images)
@@ -137,7 +138,7 @@ def _random_intensity(images: tf.Tensor, numbers: tf.Tensor, limits: tf.Tensor) 
 
 
 class _RandomLayer(keras.layers.Layer):
-    """What both layers share: when they act and where their random numbers come from."""
+    """The common base of both layers: the `training` flag and the source of random numbers."""
 
     def __init__(self, *, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
@@ -145,14 +146,14 @@ class _RandomLayer(keras.layers.Layer):
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, images, seed=None, training=None):
-        """The changed images [B, H, W, C] in the layer's compute dtype.
+        """Returns the augmented images [B, H, W, C] in the layer's compute dtype.
 
         Args:
             images: [B, H, W, C], 0..255, integers or floats.
             seed: integers [2] make the output a pure function of images and seed; None draws from the layer's own
                 generator.
-            training: False returns the images unchanged. None counts as True outside a model, as for Keras' own random
-                layers; inside one the model decides.
+            training: False returns the images unchanged. Outside a model, None means True, as in the random layers of
+                Keras; inside a model, the model sets it.
         """
         if training is False or self.changes_nothing:
             return tf.cast(images, self.compute_dtype)
@@ -169,19 +170,19 @@ class _RandomLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="kmura")
 class RandomAffine(_RandomLayer):
-    """Images mirrored, sheared, rotated, zoomed and shifted at random, resampled once.
+    """Randomly flips, shears, rotates, zooms and shifts images, with a single resampling.
 
-    Zooming is a random resized crop: the crop's share of the area is uniform in `area_scale`, its aspect that of the
-    image, its place uniform in the slack. Each image of the batch draws its own numbers. Order and directions:
-    `affine_matrices`; resampling: `warp`.
+    Zooming is a random resized crop: the crop's fraction of the area is uniform in `area_scale`, its aspect ratio is
+    that of the image, and its position is uniform in the available margin. Each image of a batch has its own random
+    numbers. See `affine_matrices` for order and directions, and `warp` for the resampling.
 
     Args:
-        rotation: largest rotation to either side, degrees.
-        area_scale: smallest and largest share of the image's area that a crop shows (above 1: zooms out).
-        shift: largest shift in x and in y, as a fraction of the side.
-        shear: largest angle to either side by which vertical lines lean, degrees.
+        rotation: maximum rotation in either direction, degrees.
+        area_scale: minimum and maximum fraction of the image's area that a crop covers (above 1 zooms out).
+        shift: maximum shift in x and in y, as a fraction of the side.
+        shear: maximum angle in either direction by which vertical lines are tilted, degrees.
         flip: probability of a horizontal flip.
-        seed: of the layer's own generator, for calls without a seed.
+        seed: seed of the layer's own generator, which is used in calls without a seed.
     """
 
     def __init__(self, rotation=0.0, area_scale=(1.0, 1.0), shift=0.0, shear=0.0, flip=0.0, **kwargs):
@@ -194,16 +195,16 @@ class RandomAffine(_RandomLayer):
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether every parameter stands at its identity."""
+        """Whether every parameter has its identity value."""
         return not (self.rotation or self.shift or self.shear or self.flip) and self.area_scale == (1.0, 1.0)
 
     @property
     def limits(self) -> tuple[float, ...]:
-        """What `affine_parameters` takes, with angles in radians."""
+        """The argument `limits` of `affine_parameters`, with angles in radians."""
         return (math.radians(self.rotation), *self.area_scale, self.shift, math.radians(self.shear), self.flip)
 
     def changed(self, images, seed):
-        """The images [B, H, W, C] float32, each through the transform that the seed gives it."""
+        """Returns the images [B, H, W, C] float32, each under the transform determined by the seed."""
         return _random_affine(images, _uniform(images, 8, seed), tf.constant(self.limits, tf.float32))
 
     def get_config(self):
@@ -213,12 +214,12 @@ class RandomAffine(_RandomLayer):
 
 @keras.saving.register_keras_serializable(package="kmura")
 class RandomIntensity(_RandomLayer):
-    """Images brightened and their contrast changed at random, clipped to 0..255; see `change_intensity`.
+    """Randomly changes the brightness and contrast of images and clips them to 0..255; see `change_intensity`.
 
     Args:
-        brightness: largest change of brightness, as a fraction of itself (factor 1 - b to 1 + b).
-        contrast: largest change of contrast about the image's mean (factor 1 - c to 1 + c).
-        seed: of the layer's own generator, for calls without a seed.
+        brightness: maximum relative change of brightness, b (factor 1 - b to 1 + b).
+        contrast: maximum relative change of contrast about the image's mean, c (factor 1 - c to 1 + c).
+        seed: seed of the layer's own generator, which is used in calls without a seed.
     """
 
     def __init__(self, brightness=0.0, contrast=0.0, **kwargs):
@@ -228,11 +229,11 @@ class RandomIntensity(_RandomLayer):
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether both parameters stand at zero."""
+        """Whether both parameters are zero."""
         return not (self.brightness or self.contrast)
 
     def changed(self, images, seed):
-        """The images [B, H, W, C] float32, each with the factors that the seed gives it."""
+        """Returns the images [B, H, W, C] float32, each changed by the factors determined by the seed."""
         limits = tf.constant([self.brightness, self.contrast], tf.float32)
         return _random_intensity(images, _uniform(images, 2, seed), limits)
 
@@ -241,13 +242,14 @@ class RandomIntensity(_RandomLayer):
 
 
 def _uniform(images: tf.Tensor, count: int, seed) -> tf.Tensor:
-    """`count` numbers for each image, float32 [B, count] in [0, 1), row i the same whatever follows it.
+    """Returns `count` numbers per image, float32 [B, count] in [0, 1); row i does not depend on the batch size.
 
-    Counter-based and filled row after row; Philox by name, because the default differs between devices.
+    The generator is counter-based and fills the array row by row. The algorithm is set to Philox explicitly, because
+    the default differs between devices.
     """
     return tf.random.stateless_uniform([tf.shape(images)[0], count], seed, alg="philox")
 
 
 def _to_either_side(number):
-    """A number uniform in [0, 1) as one uniform in [-1, 1)."""
+    """Maps a number that is uniform in [0, 1) to one that is uniform in [-1, 1)."""
     return 2 * number - 1

@@ -1,6 +1,6 @@
-"""One object per records, area and `DataConfig`: what the records hold, what a model is to tell of it, its batches.
+"""The data set of one area of a records folder: its manifest, the task of a model, and batches of images and labels.
 
-TensorFlow is imported when batches are made, not before: counting and checking take no seconds.
+TensorFlow is imported only when batches are made, so counts and checks are fast.
 """
 
 import contextlib
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
 
 
 class Dataset:
-    """The images of one area of a records folder, or of all its areas, for a model.
+    """The images and labels of one area of a records folder, or of all its areas.
 
     Attributes:
         records: the records folder.
         area: an area of the manifest, or `all`.
         config: image size, resizing, cache and task.
-        manifest: what the records hold.
-        labels: the task of the model: its classes, targets, probabilities.
-        splits: the splits that the area has; of all areas those that any area has.
+        manifest: the manifest of the records folder.
+        labels: the task of the model: its classes, targets and probabilities.
+        splits: the splits of the area; for `all`, the splits that at least one area has.
     """
 
     def __init__(self, records: str | os.PathLike, area: str = ALL, config: DataConfig | None = None):
         """
         Raises:
-            InputError: no such records or area, or a task that the records do not serve.
+            InputError: the records or the area do not exist, or the records do not support the task.
         """
         self.records, self.area, self.config = Path(records), area, config or DataConfig()
         self.manifest: Manifest = read_manifest(records)
         if not self.manifest.areas:
-            raise InputError(f"{records} holds no areas; build the records again")
+            raise InputError(f"{records} contains no areas; build the records again")
         areas = self.manifest.areas.values() if area == ALL else [self.manifest.area(area, records)]
         self.splits = tuple(dict.fromkeys(split for of_area in areas for split in of_area))
         self.labels: Task = model_task(self.records_task, list(self.manifest.areas), area, self.config.task)
@@ -51,24 +51,24 @@ class Dataset:
 
     @property
     def records_task(self) -> Task:
-        """The task that the labels of the records themselves serve."""
+        """The task that the labels of the records define."""
         return task_of(self.manifest.task, self.manifest.classes)
 
     def of_area(self, area: str) -> "Dataset":
-        """The data set of another area of the same records."""
+        """Returns the data set of another area of the same records."""
         return Dataset(self.records, area, self.config)
 
     def models(self) -> list[str]:
-        """The areas that get a model of their own where `area` asks for: all areas, one joint model, or this one."""
+        """Returns the areas to train, one model per entry: every area, `all` (one joint model), or this area."""
         if self.area == ALL and not is_joint(self.records_task, list(self.manifest.areas), self.config.task):
             return list(self.manifest.areas)
         return [self.area]
 
     def index(self, split: str) -> Index:
-        """Where the records of a split lie and what is known of each; see `kmura.data.index.Index`.
+        """Returns the positions, labels and identifiers of the records of a split; see `kmura.data.index.Index`.
 
         Raises:
-            InputError: no such split; a shard missing, cut or damaged; a label outside the classes.
+            InputError: the split does not exist; a shard is missing, truncated or damaged; a label is not a class.
         """
         if split not in self._indexes:
             self._indexes[split] = read_index(self.records, self.area, split)
@@ -86,29 +86,30 @@ class Dataset:
         split: str = "train",
         balanced: bool = False,
     ) -> "tf.data.Dataset":
-        """Augmented batches of the epochs `first_epoch` to `epochs` - 1, one after another; each has `steps` batches.
+        """Returns augmented batches of the epochs `first_epoch` to `epochs` - 1; each epoch has `steps` batches.
 
         A batch is a dictionary: `image` float32 [B, S, S, C] in 0..255; `label` float32 [B, L] (binary: L = 1, 0 or 1;
-        multiclass: one-hot; multilabel: 0 or 1 for each class); `mixed_image` and `mixed_label`, the same where nothing
-        is mixed. Images whose label is not known in full are left out. The last batch of an epoch may be smaller.
+        multiclass: one-hot; multilabel: 0 or 1 for each class); `mixed_image` and `mixed_label`, which equal `image`
+        and `label` if mixing is off. Images whose label is not completely known are excluded. The last batch of an
+        epoch may be smaller.
 
-        Every epoch draws all images in a new order. Order and augmentation are functions of (seed, epoch, position)
-        alone: resuming at an epoch, another cache or another number of threads changes no bit.
+        Every epoch draws all images in a new order. Order and augmentation depend only on (seed, epoch, position):
+        results are bit-identical if training resumes at an epoch, or with another cache or number of threads.
 
         Args:
-            augment: random changes; None is the default AugmentConfig.
-            mix: what is mixed, and until which epoch; None mixes nothing.
+            augment: random augmentations; None is the default AugmentConfig.
+            mix: MixUp and CutMix, and the epoch until which they are used; None disables mixing.
             batch_size: images per batch, B.
             seed: 0 or more.
             epochs: the epoch to stop before.
             first_epoch: the epoch to start with, counted from 0.
             split: the split to draw from.
-            balanced: an epoch, of the same length, draws the classes equally often: images of rare classes several
-                times, some of frequent classes not at all. Not for several labels.
+            balanced: draw the classes equally often in epochs of the same length: images of rare classes are repeated,
+                some images of frequent classes are not drawn. Not supported for multilabel tasks.
 
         Raises:
-            InputError: see `index`; an image that cannot be decoded (here where a cache is filled, else while
-                iterating, see `readable_errors`); no image with a known label.
+            InputError: see `index`; an image cannot be decoded (raised here if a cache is filled, otherwise during
+                iteration, see `readable_errors`); no image has a known label.
         """
         from kmura.data.pipeline import train_batches
 
@@ -126,27 +127,27 @@ class Dataset:
         )
 
     def eval(self, split: str, *, batch_size: int = 32) -> "tf.data.Dataset":
-        """Batches of a whole split in the order of the records, which is that of `rows`.
+        """Returns batches of a whole split in the order of the records, which is the order of `rows`.
 
         A batch is a dictionary: `image` float32 [B, S, S, C] in 0..255; `label` float32 [B, L] as in `train`, -1 where
-        unknown (for a multiclass image the whole row); `patient`, `study`, `path` strings [B].
+        unknown (the whole row of a multiclass image); `patient`, `study`, `path` strings [B].
 
         Raises:
-            InputError: as `train`; unknown labels are no error here.
+            InputError: as in `train`, except that unknown labels are allowed.
         """
         from kmura.data.pipeline import eval_batches
 
         return eval_batches(self.index(split), self.labels, data=self.config, batch_size=batch_size)
 
     def images(self, split: str, rows: Sequence[int]) -> np.ndarray:
-        """Some images of a split as the model gets them in evaluation: float32 [len(rows), S, S, C] in 0..255.
+        """Returns images of a split as `eval` returns them: float32 [len(rows), S, S, C] in 0..255.
 
         Args:
             split: the split.
-            rows: places in the order of `rows`.
+            rows: row numbers of the table that the method `rows` returns.
 
         Raises:
-            InputError: as `eval`.
+            InputError: as in `eval`.
         """
         import tensorflow as tf
 
@@ -161,28 +162,28 @@ class Dataset:
             return np.concatenate(list(batches.as_numpy_iterator())).astype(np.float32)
 
     def ids(self, split: str) -> np.ndarray:
-        """The model's labels of a split, -1 where unknown: class ids int64 [n, 1], or 0 and 1 [n, L] (multilabel)."""
+        """Returns the labels of a split: class ids int64 [n, 1], or 0 and 1 [n, L] (multilabel); -1 is unknown."""
         index = self.index(split)
         return self.labels.ids(index.labels, index.keys["area"])
 
     def rows(self, split: str) -> pd.DataFrame:
-        """One row per image, in the order of `eval`: area, patient, study, image (its path), and the labels.
+        """Returns a table with one row per image, in the order of `eval`: area, patient, study, image (path), labels.
 
-        Binary and multiclass: `label` is the class id. Multilabel: a column `label_CLASS` of 0 and 1 for each class.
-        -1 is unknown.
+        Binary and multiclass tasks have a column `label`, the class id. Multilabel tasks have one column `label_CLASS`
+        of 0 and 1 per class. -1 is unknown.
         """
         columns = pd.DataFrame(self.ids(split), columns=self.labels.label_columns)
         return pd.concat([self.index(split).keys, columns], axis=1)
 
     def steps(self, batch_size: int = 16, split: str = "train") -> int:
-        """The number of batches of an epoch of `train`."""
+        """Returns the number of batches per epoch of `train`."""
         return -(-len(self.index(split).known()) // batch_size)
 
     def counts(self, split: str) -> tuple[int, ...]:
-        """Images of each class of the records (of a joint model: of its own classes) in a split.
+        """Returns the number of images of each class in a split: classes of the records, or of the joint model.
 
         Raises:
-            InputError: there is no such split.
+            InputError: the split does not exist.
         """
         manifest = self.manifest
         if self.labels.is_joint:
@@ -195,18 +196,18 @@ class Dataset:
         return manifest.split(self.area, split, self.records).per_class
 
     def count_names(self) -> tuple[str, ...]:
-        """What `counts` counts: the classes of the records, or those of a joint model."""
+        """Returns the names of the classes that `counts` counts."""
         return self.labels.classes if self.labels.is_joint else self.manifest.classes
 
     def negatives(self, split: str) -> list[int]:
-        """Images of a split that are known not to have each label, of multilabel records."""
+        """Returns the number of images in a split that are known not to have each label (multilabel records)."""
         return (self.index(split).labels == 0).sum(axis=0).tolist()
 
     def balance(self, split: str = "train") -> list[float]:
-        """Weights that balance the classes of a split.
+        """Returns weights that balance the classes of a split.
 
-        Of a softmax model images / (classes x images of the class) for each class; else negatives / positives of each
-        label, of the images for which it is known.
+        For softmax models: images / (classes x images of the class), one weight per class. Otherwise: negatives /
+        positives, one weight per label, over the images whose label is known.
         """
         counts = self.counts(split)
         if self.labels.softmax:
@@ -216,10 +217,10 @@ class Dataset:
         return (np.array(self.negatives(split)) / counts).tolist()
 
     def check(self, splits: Sequence[str] = ("train", "val")) -> None:
-        """Refuses splits from which nothing could be learned or chosen.
+        """Checks that each split contains every class, and for multilabel records also images without each label.
 
         Raises:
-            InputError: a split is missing or lacks a class, or a label is never absent in it; says how to fix it.
+            InputError: a split is missing, has no images of a class, or (multilabel) no images without a label.
         """
         for split in splits:
             counts = {f"of {name}": number for name, number in zip(self.count_names(), self.counts(split), strict=True)}
@@ -229,27 +230,30 @@ class Dataset:
             missing = [name for name, number in counts.items() if number == 0]
             if missing:
                 fix = "add some" if split == "train" else "build with a larger --val-fraction or use --select-on test"
-                fix += ", or build without such an area" if self.labels.is_joint else ""
+                fix += ", or build the records without that area" if self.labels.is_joint else ""
                 raise InputError(
-                    f"area {self.area} has no images {' or '.join(missing)} in its {split} split of {self.records}; "
+                    f"area {self.area} has no images {' or '.join(missing)} in the {split} split of {self.records}; "
                     f"{fix}"
                 )
 
     def check_inputs(self, inputs: str, run: str | os.PathLike) -> None:
-        """Refuses records other than those that a run was trained on.
+        """Checks that the records are those that a run was trained on.
 
         Args:
             inputs: the fingerprint of the run's records.
-            run: folder of the run, for the error.
+            run: the run folder, for the error message.
+
+        Raises:
+            InputError: the fingerprint differs.
         """
         if self.manifest.inputs != inputs:
             raise InputError(f"{self.records} are not the records that {run} was trained on; give those with --records")
 
     def readable_errors(self, split: str | None = None) -> contextlib.AbstractContextManager[None]:
-        """A block in which damage met while batches are drawn becomes an InputError that names the record.
+        """Returns a context manager that turns TensorFlow's errors about damaged records into a readable InputError.
 
         Args:
-            split: where to look for the damage; None looks in all splits.
+            split: the split to search for the damage; None searches all splits.
         """
         from kmura.data.decoded import readable_errors
 
@@ -257,7 +261,7 @@ class Dataset:
 
 
 def dataset_of(records: "str | os.PathLike | Dataset", area: str, config: DataConfig) -> Dataset:
-    """`records` itself if it is a Dataset of this area and configuration, else the Dataset of that folder."""
+    """Returns `records` if it is a Dataset of this area and configuration, otherwise a Dataset of that folder."""
     if not isinstance(records, Dataset):
         return Dataset(records, area, config)
     return records if (records.area, records.config) == (area, config) else Dataset(records.records, area, config)

@@ -1,4 +1,4 @@
-"""The images of a split, decoded and at the model's size: made when asked for, or kept in memory or on disk."""
+"""Decoded and resized images of a split: decoded when they are drawn, or cached in memory or on disk."""
 
 import contextlib
 import gc
@@ -21,34 +21,34 @@ from kmura.records.manifest import read_manifest
 from kmura.records.schema import parse_spec
 
 FOLDER = ".decoded"  # inside the records folder
-_VERSION = 1  # raise it when decoding or resizing gives other pixels, so that files of older versions are left alone
+_VERSION = 1  # increase it when decoding or resizing changes pixels, so that cache files of older versions are not used
 _BLOCK = 32  # images decoded at a time
-_ALIGNMENT = 64  # bytes, what TensorFlow asks of memory that it did not allocate
+_ALIGNMENT = 64  # bytes; TensorFlow requires it of memory that it did not allocate
 
 _log = logging.getLogger(__name__)
 
-# images that some data set still holds, so that a second one over the same does not decode them again
+# images in memory that a data set still references, so that a second data set of the same images reuses them
 _held: weakref.WeakValueDictionary[str, tf.Tensor] = weakref.WeakValueDictionary()
 
 
 def image_source(index: Index, data: DataConfig) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function for use inside `Dataset.map`: rows of the index, int64 [B] -> uint8 [B, S, S, C], S = image_size.
+    """Returns a function for `Dataset.map`: rows of the index, int64 [B] -> uint8 [B, S, S, C], S = image_size.
 
-    `data.cache` decides what stands behind it. `memory` and `disk` decode all images here and now, `disk` into a file
-    in the records folder that later runs find; `off` reads and decodes each image when it is drawn. `auto` is `memory`
-    where the images fit into half of the memory that is available, otherwise `off`: filling a disk unasked would be
-    rude. All give the same pixels.
+    `data.cache` selects the source of the pixels. `memory` and `disk` decode all images immediately; `disk` writes them
+    to a file in the records folder that later runs reuse. `off` reads and decodes each image when it is drawn. `auto`
+    is `memory` if the images fit into half of the available memory, otherwise `off`; it never writes to disk. All
+    options give the same pixels.
 
-    No Python runs in the function: a data set that is let go while a batch is being made waits for that batch, holding
-    Python's lock, and a Python function in it would wait for the lock for ever.
+    The function contains no Python code (`tf.py_function`). A data set that is deleted while a batch is in progress
+    waits for that batch while it holds Python's global interpreter lock, so Python code in the batch would deadlock.
 
     Raises:
-        InputError: an image that cannot be decoded; the disk is full or the folder not writable.
+        InputError: an image cannot be decoded, the disk is full, or the folder is not writable.
     """
     shape = (len(index), data.image_size, data.image_size, index.manifest.channels)
     key = f"{index.fingerprint[:16]}-{data.image_size}-{data.resize}-v{_VERSION}"
     if _held:
-        gc.collect()  # data sets that nobody uses may still stand in reference cycles
+        gc.collect()  # unused data sets may still be referenced by cycles
     cache = data.cache
     if cache == "auto":
         cache = "memory" if key in _held or np.prod(shape) <= available_memory() / 2 else "off"
@@ -67,13 +67,13 @@ def image_source(index: Index, data: DataConfig) -> Callable[[tf.Tensor], tf.Ten
 
 @contextlib.contextmanager
 def readable_errors(records: str | os.PathLike, area: str = ALL, split: str | None = None) -> Iterator[None]:
-    """A block in which damage met while iterating a data set of these records becomes a readable InputError.
+    """A context manager that turns TensorFlow's errors about damaged records into a readable InputError.
 
-    TensorFlow says neither which image nor where; so the records are read once more, one by one, to name it. `area` and
-    `split` narrow that search (default: all).
+    TensorFlow's errors do not name the image, so the records are read again, one by one, to find it. `area` and `split`
+    restrict that search (default: all).
 
     Raises:
-        InputError: names the shard and the record. Other errors of the block pass unchanged.
+        InputError: a record is damaged; names the shard and the record. All other errors pass unchanged.
     """
     try:
         yield
@@ -83,7 +83,7 @@ def readable_errors(records: str | os.PathLike, area: str = ALL, split: str | No
         tf.errors.NotFoundError,
         tf.errors.FailedPreconditionError,
     ) as error:
-        # a program's own mistakes end here too: only what may be about records is worth the search
+        # programming errors are caught here too; search only if the message may be about records
         if re.search("decode|png|jpeg|image|record|expected to contain", error.message or "", re.IGNORECASE):
             try:
                 _check_images(records, area, split)
@@ -93,15 +93,15 @@ def readable_errors(records: str | os.PathLike, area: str = ALL, split: str | No
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take: what the machine has available, or its control group, if that is less.
+    """Returns the memory that this process can still allocate, bytes; 0 if it is unknown.
 
-    0 where the system does not say.
+    It is the minimum of the available memory of the machine and of the control groups of the process.
     """
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         machine = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
-        try:  # macOS has no count of available pages; half of all is a cautious guess
+        try:  # macOS does not report available pages; half of all pages is a conservative estimate
             machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
         except (AttributeError, ValueError, OSError):
             return 0
@@ -109,9 +109,9 @@ def available_memory() -> int:
 
 
 def _left_in_control_groups() -> Iterator[int]:
-    """Limit minus use of every control group (version 2) around this process that has a limit; none, where none has.
+    """Yields limit minus usage, bytes, of every control group (version 2) of this process that has a limit.
 
-    Containers and batch systems limit memory this way, and /proc/meminfo does not know.
+    Containers and batch systems limit memory this way, and /proc/meminfo does not reflect these limits.
     """
     with contextlib.suppress(OSError, ValueError):
         own = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
@@ -121,11 +121,11 @@ def _left_in_control_groups() -> Iterator[int]:
                 limit = int((folder / "memory.max").read_text())
                 used = int((folder / "memory.current").read_text())
                 files = re.search(r"^inactive_file (\d+)", (folder / "memory.stat").read_text(), re.MULTILINE)
-                yield max(0, limit - used + (int(files[1]) if files else 0))  # cached files make room when asked
+                yield max(0, limit - used + (int(files[1]) if files else 0))  # the page cache is reclaimable
 
 
 def _decoder(index: Index, data: DataConfig) -> Callable[[tf.Tensor], tf.Tensor]:
-    """As `image_source`: rows [B] -> uint8 [B, S, S, C], straight from the shards."""
+    """Returns a function as `image_source` does, which reads the shards: rows [B] -> uint8 [B, S, S, C]."""
     size, how, channels = data.image_size, data.resize, index.manifest.channels
     taps = taps_needed(index.sides, size, how)
     with tf.device("CPU"):
@@ -134,42 +134,42 @@ def _decoder(index: Index, data: DataConfig) -> Callable[[tf.Tensor], tf.Tensor]
         paths = tf.constant(index.keys["image"].tolist())
 
     def read(row):
-        unbuffered = tf.constant(0, tf.int64)  # one record is wanted, not its neighbours
+        unbuffered = tf.constant(0, tf.int64)  # reads one record only, not the records after it
         from_here = tf.raw_ops.TFRecordDatasetV2(
             filenames=[shards[shard[row]]], compression_type="", buffer_size=unbuffered, byte_offsets=[start[row]]
         )
         return tf.data.experimental.from_variant(from_here, tf.TensorSpec([], tf.string)).take(1)
 
-    def one(inputs):
+    def decode(inputs):
         encoded, sides, places, weights = inputs
         image = tf.io.decode_png(encoded, channels)  # reads JPEG as well
-        tf.debugging.assert_equal(tf.shape(image)[:2], sides, "image of another size than its record says")
+        tf.debugging.assert_equal(tf.shape(image)[:2], sides, "image size differs from its record")
         return resized(image, places, weights)
 
     def images(rows):
         records = tf.data.Dataset.from_tensor_slices(rows).flat_map(read)
         records = records.batch(tf.size(rows, tf.int64)).get_single_element()
-        with tf.control_dependencies([tf.debugging.assert_equal(tf.size(records), tf.size(rows), "a record is gone")]):
+        with tf.control_dependencies([tf.debugging.assert_equal(tf.size(records), tf.size(rows), "record missing")]):
             records = tf.identity(records)
         record = tf.io.parse_example(records, parse_spec(("image", "height", "width", "path")))
-        tf.debugging.assert_equal(record["path"], tf.gather(paths, rows), "a record is not where it was")
+        tf.debugging.assert_equal(record["path"], tf.gather(paths, rows), "record not at its indexed position")
         sides = tf.stack([record["height"], record["width"]], axis=1)
         inputs = (record["image"], tf.cast(sides, tf.int32), *axis_weights(sides, size, how, taps))
         spec = tf.TensorSpec([size, size, channels], tf.uint8)
-        return tf.map_fn(one, inputs, fn_output_signature=spec, parallel_iterations=1)
+        return tf.map_fn(decode, inputs, fn_output_signature=spec, parallel_iterations=1)
 
     return images
 
 
 def _decode_all(index: Index, data: DataConfig) -> Iterator[np.ndarray]:
-    """All images of the index in order, in blocks."""
+    """Yields all images of the index in order, in blocks uint8 [n, S, S, C]."""
     blocks = tf.data.Dataset.range(len(index)).batch(_BLOCK).map(_decoder(index, data), tf.data.AUTOTUNE)
     with readable_errors(index.records, index.area, index.split):
         yield from blocks.prefetch(2).as_numpy_iterator()
 
 
 def _in_memory(index: Index, data: DataConfig, shape: tuple[int, ...]) -> tf.Tensor:
-    """All images as one tensor."""
+    """Returns all images as one tensor in memory."""
     _announce(index, shape, "memory")
     count = int(np.prod(shape))
     memory = np.empty(count + _ALIGNMENT, np.uint8)
@@ -182,47 +182,47 @@ def _in_memory(index: Index, data: DataConfig, shape: tuple[int, ...]) -> tf.Ten
 
 
 def _on_disk(index: Index, data: DataConfig, shape: tuple[int, ...], key: str) -> tf.Tensor:
-    """All images as one tensor that lies in its file; the file is made first, unless it is there whole."""
+    """Returns all images as one tensor mapped from its file; creates the file unless it exists and is complete."""
     stem = f"{index.area}-{index.split}-{data.image_size}-{data.resize}"
     path = index.records / FOLDER / f"{stem}-{key}.npy"
     if (pixels := _mapped(path, shape)) is None:
         _announce(index, shape, path)
-        with replacing(path, "wb") as file:  # in order, not through a mapping: a full disk would kill the process there
+        with replacing(path, "wb") as file:  # not mapped: a full disk would kill the process
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             for block in _decode_all(index, data):
                 file.write(block)
         for other in set(path.parent.glob(f"{stem}-*.npy")) - {path}:
-            other.unlink(missing_ok=True)  # of records or a version that are no more
+            other.unlink(missing_ok=True)  # outdated: of other records or another version
         pixels = _mapped(path, shape)
     return _shared(pixels)
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The array in a file, mapped into memory; None if it is not there whole."""
+    """Returns the array in a file, mapped into memory; None if the file is missing or incomplete."""
     try:
-        pixels = np.load(path, mmap_mode="c")  # writable in name only: what cannot be written cannot be shared
+        pixels = np.load(path, mmap_mode="c")  # copy-on-write, because DLPack cannot export read-only arrays
     except (OSError, ValueError, EOFError):
         return None
     return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
 def _shared(pixels: np.ndarray) -> tf.Tensor:
-    """The same memory as a tensor, without a copy; it lives as long as the tensor."""
+    """Returns a tensor that shares the memory of `pixels`, without a copy, and keeps it alive."""
     return tf.experimental.dlpack.from_dlpack(pixels.__dlpack__())
 
 
 def _announce(index: Index, shape: tuple[int, ...], place: str | Path) -> None:
-    level = logging.INFO if len(index) > 2000 else logging.DEBUG  # worth a line where it takes more than a few seconds
+    level = logging.INFO if len(index) > 2000 else logging.DEBUG  # visible if it takes more than a few seconds
     size = np.prod(shape) / 1e6
     _log.log(level, "decoding %d images of %s %s into %s (%.0f MB)", len(index), index.area, index.split, place, size)
 
 
 def _check_images(records: str | os.PathLike, area: str, split: str | None) -> None:
-    """Reads shards and decodes their images one by one to find the damage that TensorFlow met.
+    """Reads shards and decodes their images one by one to find the damage that TensorFlow reported.
 
     Raises:
-        InputError: a shard is damaged or differs from its index, or an image does not decode to the size that its
-            record says; names the shard and the record.
+        InputError: a shard is damaged or differs from its index, or an image does not decode to the size stated in its
+            record; names the shard and the record.
     """
     manifest = read_manifest(records)
     names = [(name, part) for name, splits in manifest.areas.items() for part in splits]
@@ -239,7 +239,7 @@ def _check_images(records: str | os.PathLike, area: str, split: str | None) -> N
                 row += 1
                 try:
                     sides = tuple(tf.io.decode_png(record.image, manifest.channels).shape[:2])
-                    wrong = f"has {sides[0]} x {sides[1]} pixels, not the size its record says"
+                    wrong = f"has {sides[0]} x {sides[1]} pixels, not the size stated in its record"
                 except tf.errors.InvalidArgumentError:
                     sides, wrong = None, "cannot be decoded"
                 if sides != (record.height, record.width):

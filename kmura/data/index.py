@@ -1,8 +1,8 @@
-"""The position of every record of a split in its shards, and what is known about it; read without TensorFlow.
+"""The index of a split: the position, labels and identifiers of every record; read without TensorFlow.
 
-All of it comes from the index file beside each shard, so no image is read: damage inside a shard appears when the
-damaged record is drawn. With the positions known, an epoch can read its records in any order from disk; no buffer
-limits how far they are shuffled. Shards of schema version 1 have no index; they are read completely instead.
+The values come from the index file of each shard, so no image is read: damage inside a shard is reported when the
+damaged record is drawn. Because the positions are known, an epoch can read its records from disk in any order, without
+a shuffle buffer. Shards of schema version 1 have no index; they are read completely instead.
 """
 
 import dataclasses
@@ -62,14 +62,14 @@ class Index:
 
 
 def read_index(records: str | os.PathLike, area: str, split: str) -> Index:
-    """The index of one area and split, or of all areas that have the split (`area="all"`).
+    """Returns the index of one area and split, or of all areas that have the split (`area="all"`).
 
-    The last few are kept in memory, so that training and validation in one process read each index once.
+    Recent indexes are cached in memory, so that training and validation in one process read each index once.
 
     Raises:
-        InputError: no such records, area or split; a shard is missing or has another size than the manifest says; an
-            index file is missing, changed or damaged; a label outside the classes. Without index files (schema version
-            1) also: a shard is damaged.
+        InputError: the records, the area or the split do not exist; a shard is missing or its size differs from the
+            manifest; an index file is missing, changed or damaged; a label is not a class. Without index files (schema
+            version 1) also: a shard is damaged.
     """
     records = Path(records)
     manifest = read_manifest(records)
@@ -165,8 +165,8 @@ def read_shard(records: Path, path: Path) -> Iterator[tuple[int, schema.Record]]
 
 
 def how_to_fix(records: str | os.PathLike) -> str:
-    """What to do about damaged records, the end of an error line."""
-    return f"kmura inspect {records} lists the damage, building the records again fixes it"
+    """Returns how to fix damaged records, the last part of an error message."""
+    return f"run kmura inspect {records} to list the damage, then build the records again"
 
 
 def _labels(table: ShardIndex, manifest: Manifest, path: Path) -> np.ndarray:

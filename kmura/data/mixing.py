@@ -1,7 +1,7 @@
-"""MixUp and CutMix of a batch as Keras layers, and the choice between them.
+"""MixUp and CutMix as Keras layers, and a layer that chooses between them at random.
 
-All take the dictionary {"images": [B, H, W, C], "labels": [B, L]} and an explicit `seed`, as the layers of `augment`:
-inside a data set they are then pure functions, so that an epoch that is resumed mixes the same images.
+All layers take the dictionary {"images": [B, H, W, C], "labels": [B, L]} and an explicit `seed`, as do the layers of
+`augment`. With a seed they are pure functions, so a resumed epoch mixes the same images.
 """
 
 import keras
@@ -9,10 +9,10 @@ import tensorflow as tf
 
 
 def beta(shape, alpha, seed) -> tf.Tensor:
-    """Numbers ~ Beta(alpha, alpha), float32, for any alpha > 0; a pure function of `seed` (integers [2]).
+    """Returns numbers ~ Beta(alpha, alpha), float32, for any alpha > 0; a pure function of `seed` (integers [2]).
 
-    A ratio of gammas, taken between logarithms: for alpha = 0.017 (a published value) most gammas are smaller than the
-    smallest float. Gamma(a) = Gamma(a + 1) U^(1 / a) (Marsaglia & Tsang 2000, section 6).
+    The ratio of two gamma variates is computed from their logarithms, because most gamma variates underflow for small
+    alpha (0.017 is a published value). Gamma(a) = Gamma(a + 1) U^(1 / a) (Marsaglia & Tsang 2000, section 6).
     """
     alpha = tf.cast(alpha, tf.float32)
     pair = tf.concat([[2], shape], axis=0)
@@ -23,7 +23,7 @@ def beta(shape, alpha, seed) -> tf.Tensor:
 
 
 class _Mixing(keras.layers.Layer):
-    """What mixing layers share: when they act, where their random numbers come from, and their config."""
+    """The common base of mixing layers: the `training` flag, the source of random numbers, and the config."""
 
     def __init__(self, alpha: float = 0.2, *, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
@@ -34,10 +34,10 @@ class _Mixing(keras.layers.Layer):
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, batch, seed=None, training=None):
-        """The mixed batch, both entries float32.
+        """Returns the mixed batch, both entries float32.
 
         Args:
-            batch: {"images": [B, H, W, C], "labels": [B, L]}; labels one-hot or 0/1, never class ids.
+            batch: {"images": [B, H, W, C], "labels": [B, L]}; labels are one-hot or 0/1, not class ids.
             seed: integers [2], or None to draw from the layer's own generator.
             training: False returns the batch unchanged.
         """
@@ -62,37 +62,38 @@ class _Mixing(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("kmura")
 class MixUp(_Mixing):
-    """Each image and its label mixed with another of the batch (Zhang et al. 2018): l x + (1 - l) x', l ~ Beta(a, a).
+    """MixUp (Zhang et al. 2018): mixes each image x and its label with another one x' of the batch.
 
-    The same mixing as `keras.layers.MixUp`, which takes no explicit seed inside a data set and whose lambda is
-    0/0 where both gammas underflow (small alphas).
+    The result is l x + (1 - l) x', l ~ Beta(a, a). `keras.layers.MixUp` mixes in the same way, but it takes no explicit
+    seed inside a data set, and its lambda is 0/0 if both gamma variates underflow (small alphas).
 
     Args:
         alpha: a, 0 (off) or more.
-        seed: of the layer's own generator.
+        seed: seed of the layer's own generator.
     """
 
     def mix(self, images, others, weight, seed):
-        """The mixed images and the share [B] that the first keep."""
+        """Returns the mixed images and the weight [B] of `images` in them."""
         share = weight[:, None, None, None]
         return share * images + (1 - share) * others, weight
 
 
 @keras.saving.register_keras_serializable("kmura")
 class CutMix(_Mixing):
-    """Each image with a box pasted from another of the batch (Yun et al. 2019, equations 1 and 2).
+    """CutMix (Yun et al. 2019, equations 1 and 2): pastes a box of another image of the batch into each image.
 
-    The box has a share 1 - l of the area, l ~ Beta(a, a), its centre anywhere, and is clipped at the border; labels are
-    mixed by the share of pixels really pasted. `keras.layers.CutMix` differs: it takes a factor of at most 1 and draws
-    a from 0 to that factor, keeps every box inside the image, and mixes labels by the area before rounding to pixels.
+    The box has a fraction 1 - l of the area, l ~ Beta(a, a). Its centre is uniform over the image, and it is clipped at
+    the border. Labels are mixed by the fraction of pixels that are pasted. `keras.layers.CutMix` differs: it takes a
+    factor of at most 1 and draws a from 0 to that factor, keeps every box inside the image, and mixes labels by the
+    area before rounding to pixels.
 
     Args:
         alpha: a, 0 (off) or more.
-        seed: of the layer's own generator.
+        seed: seed of the layer's own generator.
     """
 
     def mix(self, images, others, weight, seed):
-        """The images with their boxes and the share [B] of pixels that the first keep."""
+        """Returns the images with the pasted boxes and the fraction [B] of pixels that are unchanged."""
         shape = tf.shape(images)
         size = tf.cast(shape[1:3], tf.float32)  # [2] rows, columns
         half = tf.sqrt(1 - weight)[:, None] * size / 2  # [B, 2]
@@ -101,8 +102,8 @@ class CutMix(_Mixing):
         last = tf.round(tf.clip_by_value(centre + half, 0.0, size))
 
         def inside(axis, number):
-            at = tf.range(tf.cast(number, tf.float32))[None, :]
-            return (at >= first[:, axis : axis + 1]) & (at < last[:, axis : axis + 1])
+            position = tf.range(tf.cast(number, tf.float32))[None, :]
+            return (position >= first[:, axis : axis + 1]) & (position < last[:, axis : axis + 1])
 
         box = inside(0, shape[1])[:, :, None] & inside(1, shape[2])[:, None, :]  # [B, H, W]
         kept = 1 - tf.reduce_prod(last - first, axis=1) / tf.reduce_prod(size)
@@ -111,12 +112,12 @@ class CutMix(_Mixing):
 
 @keras.saving.register_keras_serializable("kmura")
 class RandomMix(keras.layers.Layer):
-    """A whole batch mixed with probability `probability`, by MixUp or CutMix at equal chances; else left as it is.
+    """Mixes a whole batch with probability `probability`, by MixUp or CutMix with equal probability.
 
     Args:
-        mixup_alpha, cutmix_alpha: see MixUp and CutMix; of those at 0 none is picked, both 0 leaves every batch.
+        mixup_alpha, cutmix_alpha: see MixUp and CutMix; a method whose alpha is 0 is not used.
         probability: 0..1, `aug_p` of the published search.
-        seed: of the layer's own generator.
+        seed: seed of the layer's own generator.
     """
 
     def __init__(self, mixup_alpha=0.2, cutmix_alpha=1.0, probability=0.5, *, seed: int | None = None, **kwargs):
@@ -130,7 +131,7 @@ class RandomMix(keras.layers.Layer):
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, batch, seed=None, training=None):
-        """The mixed batch; arguments as of MixUp."""
+        """Returns the mixed batch; see MixUp for the arguments."""
         batch = {name: tf.cast(value, tf.float32) for name, value in batch.items()}
         choices = [layer for layer in (self.mixup, self.cutmix) if layer.alpha > 0]
         if training is False or not choices or self.probability == 0:

@@ -1,4 +1,4 @@
-"""An index and its images to batches: the only place that builds a tf.data pipeline for training or evaluation."""
+"""The tf.data pipelines of training and evaluation: from an index and its images to batches."""
 
 import os
 
@@ -27,18 +27,18 @@ def train_batches(
     first_epoch: int,
     balanced: bool,
 ) -> tf.data.Dataset:
-    """Augmented batches of the epochs `first_epoch` to `epochs` - 1; see `kmura.data.dataset.Dataset.train`."""
+    """Returns augmented batches of the epochs `first_epoch` to `epochs` - 1; see `kmura.data.dataset.Dataset.train`."""
     rows = index.known()
     if not len(rows):
         raise InputError(
             f"no image of area {index.area}, split {index.split} in {index.records} has a known label; "
-            "there is nothing to train on"
+            "add labelled images and build the records again"
         )
     steps = batches_of(len(rows), batch_size)
     images_of = image_source(index, data)
     ids = task.ids(index.labels, index.keys["area"])
     targets = tf.constant(task.targets(ids))
-    # float32 whatever the policy: batches leave in 0..255, where 16 bits would round
+    # float32 under every dtype policy: 16-bit floats would round pixels in 0..255
     affine = RandomAffine(
         augment.rotation, augment.area_scale, augment.shift, augment.shear, augment.flip, dtype="float32"
     )
@@ -67,7 +67,7 @@ def train_batches(
 
 
 def eval_batches(index: Index, task: Task, *, data: DataConfig, batch_size: int) -> tf.data.Dataset:
-    """Batches of a whole split in the order of the records; see `kmura.data.dataset.Dataset.eval`."""
+    """Returns batches of a whole split in the order of the records; see `kmura.data.dataset.Dataset.eval`."""
     images_of = image_source(index, data)
     columns = {
         "label": tf.constant(task.targets(task.ids(index.labels, index.keys["area"]))),
@@ -86,16 +86,20 @@ def eval_batches(index: Index, task: Task, *, data: DataConfig, batch_size: int)
 
 
 def _by_class(ids: np.ndarray, rows: np.ndarray, task: Task) -> list[np.ndarray]:
-    """The rows of each class that has any."""
+    """Returns the rows of each class that occurs."""
     if ids.shape[1] > 1:
         raise InputError(
-            f"an image of a {task.name} task may be of several classes: train.sampling balanced is not for it"
+            f"train.sampling=balanced does not support {task.name} tasks, whose images can have several classes; "
+            "set train.sampling=natural"
         )
     return [rows[ids[rows, 0] == value] for value in np.unique(ids[rows, 0])]
 
 
 def _order(groups: list[np.ndarray], number: int, rng: np.random.Generator) -> np.ndarray:
-    """`number` rows in random order, of each group equally many (but for one); a group is used up before it repeats."""
+    """Returns `number` rows in random order, equally many of each group (up to a difference of one).
+
+    All rows of a group are drawn before any of them is repeated.
+    """
     drawn = []
     for place, group in enumerate(groups):
         wanted = (number + place) // len(groups)
@@ -105,11 +109,11 @@ def _order(groups: list[np.ndarray], number: int, rng: np.random.Generator) -> n
 
 
 def batches_of(images: int, batch_size: int) -> int:
-    """The number of batches of so many images; the last one may be smaller."""
+    """Returns the number of batches of `images` images; the last batch may be smaller."""
     return -(-images // batch_size)
 
 
 def _mapped(steps: tf.data.Dataset, batch) -> tf.data.Dataset:
-    """The batches of these steps, in order, several made at a time and some ahead."""
-    at_a_time = (os.cpu_count() or 1) + 2  # AUTOTUNE stays at one a core, which then idles where its batch is waiting
+    """Returns the batches of the steps, in order, computed in parallel and prefetched."""
+    at_a_time = (os.cpu_count() or 1) + 2  # AUTOTUNE uses one per core, and a core is idle while its batch waits
     return steps.map(batch, num_parallel_calls=at_a_time, deterministic=True).prefetch(tf.data.AUTOTUNE)

@@ -1,6 +1,6 @@
-"""Measures of predictions at image and study level. A leaf: arrays in, arrays out."""
+"""Metrics of predictions at image and study level: functions of arrays without dependencies on the rest of kmura."""
 
-# ruff: noqa: F401 (the names that others use)
+# ruff: noqa: F401 (the public names)
 
 from kmura.metrics.binary import (
     FROM_CONFUSION,

@@ -1,9 +1,9 @@
-"""Scores of binary predictions and the pooling of images to studies. Arrays in, arrays out.
+"""Scores of binary predictions, and the pooling of images to studies. All functions work on arrays.
 
-Every score takes an optional matrix of weights [R, N]: R weighted copies of the same N samples, for example R
-bootstrap resamples written as "how often was sample n drawn". A score then is an array [R], computed for all resamples
-at once; scikit-learn, which takes one weighting at a time, is the reference in the tests. Undefined scores (an AUC over
-one class, a precision without positive predictions, anything over scores that are NaN) are NaN, never 0.
+Every score takes an optional matrix of weights [R, N], for example of R bootstrap resamples, where weight (r, n) is the
+number of times that sample n was drawn in resample r. The score is then an array [R], computed for all resamples at
+once; scikit-learn, which computes one weighting at a time, is the reference in the tests. Undefined scores (an AUC of a
+single class, a precision without positive predictions, any score of NaN) are NaN, not 0.
 """
 
 import dataclasses
@@ -15,7 +15,13 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Studies:
-    """One row a study, in order of first appearance: index of the first image, number of images, pooled value."""
+    """One row per study, in order of first appearance; S studies.
+
+    Attributes:
+        first: [S] index of the first image of the study.
+        images: [S] number of images of the study.
+        value: [S] or [S, L], the pooled value.
+    """
 
     first: np.ndarray
     images: np.ndarray
@@ -32,24 +38,24 @@ def pool_studies(
     *,
     k: int = 2,
 ) -> Studies:
-    """The probability of each study from those of its images.
+    """Returns the probability of each study, pooled over its images.
 
     Args:
-        study: [N] study ids; equal ids belong together wherever they stand.
+        study: [N] study ids; images with equal ids belong to the same study, in any order.
         value: [N] probabilities of the images, 0..1.
-        how: `mean`; `max`; `noisy-or`, 1 - prod(1 - p), the chance that at least one view shows it if views were
-            independent; `top-k`, the mean of the k largest (of all, where a study has fewer).
-        k: of `top-k`, 1 or more.
+        how: `mean`; `max`; `noisy-or`, 1 - prod(1 - p), the probability that at least one view is positive if the views
+            are independent; `top-k`, the mean of the k largest (of all images if a study has fewer than k).
+        k: number of images for `top-k`, 1 or more.
 
     Raises:
-        ValueError: another `how`, or k below 1.
+        ValueError: `how` is unknown, or k is less than 1.
     """
     if how not in POOLINGS or k < 1:
         raise ValueError(f"pooling is {how!r} with k = {k}; choose one of {', '.join(POOLINGS)}, k of 1 or more")
     value = np.asarray(value, float)
     _, first, inverse = np.unique(np.asarray(study), return_index=True, return_inverse=True)
     images = np.bincount(inverse)
-    sorted_by_study = np.lexsort((-value, inverse))  # within a study the largest first
+    sorted_by_study = np.lexsort((-value, inverse))  # descending within each study
     grouped, starts = value[sorted_by_study], np.cumsum(images) - images
     if not len(value):
         pooled = grouped
@@ -66,12 +72,13 @@ def pool_studies(
 
 
 def confusion(label: np.ndarray, probability: np.ndarray, threshold=0.5, weights: np.ndarray | None = None):
-    """True positives, false positives, false negatives, true negatives, each [R]; positive is p >= threshold.
+    """Returns true positives, false positives, false negatives and true negatives, each [R].
 
     Args:
         label: [N] 0 or 1.
-        probability: [N] in 0..1 (any score works with a threshold of its scale).
-        weights: [R, N] or None for a single row of ones.
+        probability: [N] in 0..1, or scores on the scale of the threshold.
+        threshold: a prediction is positive if p >= threshold.
+        weights: [R, N], or None for a single row of ones.
     """
     probability = np.asarray(probability)
     if np.isnan(probability).any():
@@ -83,7 +90,10 @@ def confusion(label: np.ndarray, probability: np.ndarray, threshold=0.5, weights
 
 
 def auc(label, score, weights=None) -> np.ndarray:
-    """Area under the ROC curve [R]: the chance that a positive scores above a negative, ties counting half."""
+    """Returns the area under the ROC curve [R]: the probability that a positive is ranked above a negative.
+
+    Ties count one half.
+    """
     return _auc(*_by_score(label, score, weights))
 
 
@@ -93,7 +103,7 @@ def _auc(positive, negative):
 
 
 def average_precision(label, score, weights=None) -> np.ndarray:
-    """Average precision [R]: precision times gain in recall, summed from the highest score down."""
+    """Returns the average precision [R]: the sum of precision times increase in recall over descending thresholds."""
     return _average_precision(*_by_score(label, score, weights))
 
 
@@ -104,13 +114,13 @@ def _average_precision(positive, negative):
 
 
 def brier(label, probability, weights=None) -> np.ndarray:
-    """Brier score [R] (Brier 1950): the mean squared distance of the probability from the label, 0 best."""
+    """Returns the Brier score [R] (Brier 1950): the mean squared difference of probability and label; 0 is best."""
     weights = _weights(label, weights)
     return ratio(weights @ (np.asarray(probability, float) - np.asarray(label)) ** 2, weights.sum(1))
 
 
 def log_loss(label, probability, weights=None) -> np.ndarray:
-    """Mean negative log likelihood [R], natural logarithm; probabilities are kept 2.2e-16 away from 0 and 1."""
+    """Returns the mean negative log likelihood [R], natural logarithm; probabilities are clipped by 2.2e-16."""
     weights, tiny = _weights(label, weights), np.finfo(float).eps
     probability = np.clip(np.asarray(probability, float), tiny, 1 - tiny)
     loss = -np.log(np.where(np.asarray(label) == 1, probability, 1 - probability))
@@ -160,10 +170,10 @@ FROM_CONFUSION: Mapping[str, Callable] = {
     "kappa": _kappa,
 }
 
-# name -> score of the weights of positives and of negatives at each distinct score, ascending, two arrays [R, distinct]
+# name -> score of the weights of positives and of negatives at each distinct score, ascending; two arrays [R, distinct]
 FROM_RANKS: Mapping[str, Callable] = {"auc": _auc, "ap": _average_precision}
 
-# name -> score of (label [N], probability [N], weights [R, N]) for which less is better
+# name -> score of (label [N], probability [N], weights [R, N]); lower is better
 FROM_PROBABILITY: Mapping[str, Callable] = {"brier": brier, "log_loss": log_loss}
 
 
@@ -171,13 +181,13 @@ SCORES = (*FROM_RANKS, *FROM_CONFUSION, *FROM_PROBABILITY)
 
 
 def scores(label, probability, *, threshold: float = 0.5, weights=None) -> dict[str, np.ndarray]:
-    """All of SCORES by name, each [R] (R = 1 without weights)."""
+    """Returns all of SCORES by name, each [R] (R = 1 without weights); see `confusion` for the arguments."""
     cells = confusion(label, probability, threshold, weights)
     ranked = _by_score(label, probability, weights)
-    found = {name: score(*ranked) for name, score in FROM_RANKS.items()}
-    found |= {name: score(label, probability, weights) for name, score in FROM_PROBABILITY.items()}
-    found |= {name: score(*cells) for name, score in FROM_CONFUSION.items()}
-    return {name: found[name] for name in SCORES}
+    values = {name: score(*ranked) for name, score in FROM_RANKS.items()}
+    values |= {name: score(label, probability, weights) for name, score in FROM_PROBABILITY.items()}
+    values |= {name: score(*cells) for name, score in FROM_CONFUSION.items()}
+    return {name: values[name] for name in SCORES}
 
 
 def _weights(label, weights):
@@ -185,7 +195,7 @@ def _weights(label, weights):
 
 
 def _by_score(label, score, weights):
-    """Weight of the positives and of the negatives at each distinct score, ascending: two arrays [R, distinct]."""
+    """Returns the weights of positives and of negatives at each distinct score, ascending: two arrays [R, distinct]."""
     label, score = np.asarray(label), np.asarray(score)
     weights = _weights(label, weights)
     if np.isnan(score).any():  # a sorted NaN would count as the largest score
@@ -196,12 +206,12 @@ def _by_score(label, score, weights):
     starts = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])
     positive = weights[:, order] * (label[order] == 1)
     negative = weights[:, order] * (label[order] == 0)
-    if len(starts) == len(score):  # no ties, nothing to add up
+    if len(starts) == len(score):  # no ties, nothing to sum
         return positive, negative
     return np.add.reduceat(positive, starts, axis=1), np.add.reduceat(negative, starts, axis=1)
 
 
 def ratio(part, whole, empty=np.nan) -> np.ndarray:
-    """part / whole; `empty` where whole is 0."""
+    """Returns part / whole, and `empty` where whole is 0."""
     part, whole = np.asarray(part, float), np.asarray(whole, float)
     return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, empty), where=whole != 0)

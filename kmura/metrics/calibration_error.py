@@ -1,4 +1,4 @@
-"""Calibration of probabilities: reliability bins, calibration errors, parts of the Brier score."""
+"""Calibration of probabilities: reliability bins, calibration errors, decomposition of the Brier score."""
 
 import dataclasses
 from typing import Literal
@@ -10,13 +10,13 @@ from kmura.metrics.binary import ratio
 
 @dataclasses.dataclass(frozen=True)
 class Bins:
-    """Predictions sorted into the bins of a reliability diagram; all arrays [K], empty bins left out.
+    """The bins of a reliability diagram without empty bins; all arrays [K].
 
     Attributes:
-        low, high: edges; a bin holds low < p <= high (the first also p = low).
-        count: predictions.
-        probability: their mean.
-        fraction: the share of positives among them.
+        low, high: edges; a bin contains low < p <= high (the first also p = low).
+        count: number of predictions in the bin.
+        probability: mean probability in the bin.
+        fraction: fraction of positives in the bin.
     """
 
     low: np.ndarray
@@ -27,10 +27,15 @@ class Bins:
 
 
 def bin_edges(probability, bins: int = 15, how: Literal["width", "mass"] = "width") -> np.ndarray:
-    """Edges [bins + 1] from 0 to 1: equally far apart, or at quantiles of the probabilities (fewer where these tie).
+    """Returns bin edges [bins + 1] from 0 to 1.
+
+    Args:
+        probability: [N] in 0..1.
+        bins: number of bins, 1 or more.
+        how: `width` (equal width) or `mass` (quantiles of the probabilities; fewer bins if quantiles are equal).
 
     Raises:
-        ValueError: another `how`, or fewer than 1 bin.
+        ValueError: `how` is unknown, or `bins` is less than 1.
     """
     if how not in ("width", "mass") or bins < 1:
         raise ValueError(f"{bins} bins of equal {how!r}; choose width or mass, and 1 bin or more")
@@ -41,7 +46,7 @@ def bin_edges(probability, bins: int = 15, how: Literal["width", "mass"] = "widt
 
 
 def reliability_bins(label, probability, bins: int = 15, how: Literal["width", "mass"] = "width") -> Bins:
-    """The bins of the reliability diagram of the positive class.
+    """Returns the bins of the reliability diagram of the positive class.
 
     Args:
         label: [N] 0 or 1.
@@ -52,20 +57,20 @@ def reliability_bins(label, probability, bins: int = 15, how: Literal["width", "
     edges = bin_edges(probability, bins, how)
     member = np.searchsorted(edges[1:-1], probability)
     count = np.bincount(member, minlength=len(edges) - 1)
-    there = count > 0
-    sums = (np.bincount(member, weights=values, minlength=len(edges) - 1)[there] for values in (probability, label))
-    mean_probability, fraction = (total / count[there] for total in sums)
-    return Bins(edges[:-1][there], edges[1:][there], count[there], mean_probability, fraction)
+    occupied = count > 0
+    sums = (np.bincount(member, weights=values, minlength=len(edges) - 1)[occupied] for values in (probability, label))
+    mean_probability, fraction = (total / count[occupied] for total in sums)
+    return Bins(edges[:-1][occupied], edges[1:][occupied], count[occupied], mean_probability, fraction)
 
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationError:
-    """A calibration error beside that of a perfectly calibrated model with the same probabilities.
+    """A calibration error, compared with that of a perfectly calibrated model with the same probabilities.
 
     Attributes:
-        value: of the predictions; NaN where there are none.
-        expected: mean over simulations whose labels are drawn from the probabilities themselves.
-        high: their 95th percentile: a larger `value` is more than chance.
+        value: the error of the predictions; NaN if there are none.
+        expected: mean error over simulations whose labels are drawn from the probabilities.
+        high: 95th percentile of the error over the simulations; a larger `value` is unlikely to be chance.
     """
 
     value: float
@@ -76,25 +81,25 @@ class CalibrationError:
 def calibration_errors(
     label, probability, *, bins: int = 15, simulations: int = 1000, seed: int = 0
 ) -> dict[str, CalibrationError]:
-    """How far probabilities of the positive class are from its frequencies, by name, 0 best.
+    """Returns calibration errors of the positive class by name; 0 is best.
 
     - `ece`: expected calibration error (Naeini et al. 2015, on the positive class), sum_k n_k / N |o_k - f_k| over bins
-      of equal width; f_k is the mean probability of bin k, o_k its share of positives.
-    - `ece_mass`: the same over bins that hold equally many predictions.
-    - `mce`: the largest |o_k - f_k| of the bins of equal width.
-    - `ece_debiased`: root of sum_k n_k / N ((o_k - f_k)^2 - o_k (1 - o_k) / (n_k - 1)), the reliability of Ferro &
-      Fricker (2012), whose second term takes away what chance adds; over bins of equal mass, bins of one prediction
-      left as they are. Where the sum is negative (less than chance), minus the root of its opposite.
+      of equal width; f_k is the mean probability of bin k, o_k its fraction of positives.
+    - `ece_mass`: the same over bins with equal numbers of predictions.
+    - `mce`: the maximum of |o_k - f_k| over the bins of equal width.
+    - `ece_debiased`: square root of sum_k n_k / N ((o_k - f_k)^2 - o_k (1 - o_k) / (n_k - 1)), the reliability of Ferro
+      & Fricker (2012), whose second term corrects for sampling noise; over bins of equal mass, without the second term
+      in bins of one prediction. If the sum s is negative (less than expected by chance), the value is -sqrt(-s).
 
-    The simulations take predictions as independent, so `expected` is too small for several images of one study, which
-    share a label: read it at study level.
+    The simulations treat predictions as independent. Several images of a study share a label, so `expected` is too
+    small at image level; use it at study level.
 
     Args:
         label: [N] 0 or 1.
         probability: [N], 0..1.
-        bins: of equal width or mass.
-        simulations: draws of all labels.
-        seed: of the draws.
+        bins: number of bins.
+        simulations: number of simulations.
+        seed: seed of the simulations.
     """
     label, probability = np.asarray(label, float), np.asarray(probability, float)
     names = ("ece", "ece_mass", "mce", "ece_debiased")
@@ -117,7 +122,7 @@ def calibration_errors(
 
 
 def _binned_gaps(labels, probability, edges):
-    """o_k - f_k [S, K], the variance of o_k [S, K] and the weight n_k / N [K] of the bins that are not empty.
+    """Returns o_k - f_k [S, K], the variance of o_k [S, K] and the weight n_k / N [K] of the non-empty bins.
 
     `labels` is [S, N], `probability` [N].
     """
@@ -134,12 +139,12 @@ def _signed_root(value):
 
 
 def brier_decomposition(label, probability, *, bins: int = 15, how: Literal["width", "mass"] = "width"):
-    """The parts of the Brier score by name; brier = reliability - resolution + uncertainty + within_bin_variance
-    - within_bin_covariance, exactly.
+    """Returns the decomposition of the Brier score, name -> value; all values are NaN without predictions.
 
-    The first three after Murphy (1973) with the mean probability of each bin, the two within-bin terms after
-    Stephenson, Coelho & Jolliffe (2008). `reliability_debiased`, `resolution_debiased` and `uncertainty_debiased` are
-    Ferro & Fricker's (2012); bins of one prediction keep their biased share. All NaN without predictions.
+    brier = reliability - resolution + uncertainty + within_bin_variance - within_bin_covariance holds exactly. The
+    first three terms are those of Murphy (1973) with the mean probability of each bin, the two within-bin terms are
+    those of Stephenson, Coelho & Jolliffe (2008). `reliability_debiased`, `resolution_debiased` and
+    `uncertainty_debiased` are those of Ferro & Fricker (2012); bins of one prediction are not corrected.
 
     Args:
         label: [N] 0 or 1.

@@ -1,4 +1,4 @@
-"""Scores of predictions over several classes, of which one or any number are true. Definitions as in scikit-learn.
+"""Scores of multiclass and multilabel predictions, defined as in scikit-learn.
 
 R is the number of resamples (rows of `weights`), 1 without weights.
 """
@@ -14,7 +14,7 @@ from kmura.metrics.binary import Studies, ratio
 
 
 def probabilities(logit: np.ndarray, *, softmax: bool) -> np.ndarray:
-    """Probabilities [N, L] of logits [N, L]: their softmax, or the logistic function of each."""
+    """Converts logits [N, L] to probabilities [N, L]: softmax over the classes, or the sigmoid of each logit."""
     logit = np.asarray(logit, np.float64)
     if softmax:
         return special.softmax(logit, axis=1)
@@ -22,28 +22,28 @@ def probabilities(logit: np.ndarray, *, softmax: bool) -> np.ndarray:
 
 
 def confusion_matrix(label, predicted, number: int, weights=None) -> np.ndarray:
-    """How often each class (row) was taken for each class (column): [R, number, number].
+    """Returns the confusion matrix [R, number, number]; rows are true classes, columns are predicted classes.
 
     Args:
         label, predicted: [N] class ids, 0 to number - 1.
-        number: of classes.
+        number: number of classes.
         weights: [R, N], or None for a single row of ones.
     """
     cells = np.asarray(label) * number + np.asarray(predicted)
     if weights is None:
         return np.bincount(cells, minlength=number**2).astype(float).reshape(1, number, number)
     weights = np.atleast_2d(weights)
-    used, place = np.unique(cells, return_inverse=True)  # of all pairs of classes few occur
-    found = np.zeros((len(weights), number**2))
-    found[:, used] = weights @ np.eye(len(used))[place]
-    return found.reshape(len(weights), number, number)
+    used, place = np.unique(cells, return_inverse=True)  # few of all pairs of classes occur
+    counts = np.zeros((len(weights), number**2))
+    counts[:, used] = weights @ np.eye(len(used))[place]
+    return counts.reshape(len(weights), number, number)
 
 
 def by_class(matrix) -> dict[str, np.ndarray]:
-    """Precision, recall, F1 and support of each class, [R, L], of confusion matrices [R, L, L].
+    """Returns precision, recall, F1 and support of each class, [R, L], from confusion matrices [R, L, L].
 
-    NaN where undefined: precision of a class that is never predicted, recall of one that never occurs, F1 of one that
-    does neither.
+    Undefined values are NaN: the precision of a class that is never predicted, the recall of a class that never occurs,
+    and the F1 of a class for which both hold.
     """
     right = np.diagonal(matrix, axis1=1, axis2=2)
     true, predicted = matrix.sum(2), matrix.sum(1)
@@ -71,8 +71,8 @@ def _f1_macro(matrix):
 
 def _f1_weighted(matrix):
     """The mean F1 of the classes, each weighted by how often it occurs."""
-    found = by_class(matrix)
-    return ratio((np.nan_to_num(found["f1"]) * found["support"]).sum(1), found["support"].sum(1))
+    measures = by_class(matrix)
+    return ratio((np.nan_to_num(measures["f1"]) * measures["support"]).sum(1), measures["support"].sum(1))
 
 
 def _kappa(matrix):
@@ -93,25 +93,27 @@ FROM_MATRIX: Mapping[str, Callable] = {
 
 
 def one_vs_rest(label, probability, weights=None) -> dict[str, np.ndarray]:
-    """AUC and average precision of each class against all others, [R, L]; NaN where it has no positives or negatives.
+    """Returns AUC and average precision of each class against the rest, [R, L].
+
+    The value of a class is NaN if there are no positives or no negatives.
 
     Args:
-        label: [N, L] of 0 and 1; -1 is unknown and left out of that class.
+        label: [N, L] of 0 and 1; -1 is unknown and excluded for that class.
         probability: [N, L] in 0..1.
         weights: [R, N] or None.
     """
     label, probability = np.asarray(label), np.asarray(probability)
-    found = {"auc": [], "ap": []}
+    ranked = {"auc": [], "ap": []}
     for truth, value in zip(label.T, probability.T, strict=True):
         known = truth >= 0
         part = None if weights is None else np.atleast_2d(weights)[:, known]
-        found["auc"].append(binary.auc(truth[known], value[known], part))
-        found["ap"].append(binary.average_precision(truth[known], value[known], part))
-    return {name: np.stack(values, axis=1) for name, values in found.items()}
+        ranked["auc"].append(binary.auc(truth[known], value[known], part))
+        ranked["ap"].append(binary.average_precision(truth[known], value[known], part))
+    return {name: np.stack(values, axis=1) for name, values in ranked.items()}
 
 
 def log_loss(label, probability, weights=None) -> np.ndarray:
-    """Mean negative log likelihood [R] of classes [N] under probabilities [N, L], kept 2.2e-16 away from 0."""
+    """Returns the mean negative log likelihood [R] of class ids [N] under probabilities [N, L], clipped at 2.2e-16."""
     taken = np.asarray(probability, float)[np.arange(len(label)), label]
     losses = -np.log(np.maximum(taken, np.finfo(float).eps))
     weights = np.ones((1, len(losses))) if weights is None else np.atleast_2d(weights)
@@ -122,46 +124,48 @@ MULTICLASS_SCORES = ("auc", "ap", *FROM_MATRIX, "log_loss")
 
 
 def multiclass_scores(label, probability, weights=None) -> dict[str, np.ndarray]:
-    """All of MULTICLASS_SCORES, [R] each; `auc` and `ap` are the means of `one_vs_rest` over the classes defined there.
+    """Returns all of MULTICLASS_SCORES by name, each [R].
+
+    `auc` and `ap` are the means of `one_vs_rest` over the classes for which they are defined.
 
     Args:
         label: [N] class ids.
-        probability: [N, L], each row sums to 1; the predicted class is the most probable.
+        probability: [N, L]; each row sums to 1. The predicted class is the most probable one.
         weights: [R, N] or None.
     """
     label, probability = np.asarray(label), np.asarray(probability)
     number = probability.shape[1]
     matrix = confusion_matrix(label, probability.argmax(1), number, weights)
     ranked = one_vs_rest(np.arange(number) == label[:, None], probability, weights)
-    found = {name: _mean(values) for name, values in ranked.items()}
-    found |= {name: score(matrix) for name, score in FROM_MATRIX.items()}
-    return found | {"log_loss": log_loss(label, probability, weights)}
+    scores = {name: _mean(values) for name, values in ranked.items()}
+    scores |= {name: score(matrix) for name, score in FROM_MATRIX.items()}
+    return scores | {"log_loss": log_loss(label, probability, weights)}
 
 
 def multilabel_scores(label, probability, weights=None) -> dict[str, np.ndarray]:
-    """The means over the classes of all of `binary.SCORES` (threshold 0.5), [R] each, and of one class just its scores.
+    """Returns the means over the classes of all `binary.SCORES` (threshold 0.5) by name, each [R].
 
     Args:
-        label: [N, L] of 0 and 1; -1 is unknown and left out of that class.
+        label: [N, L] of 0 and 1; -1 is unknown and excluded for that class.
         probability: [N, L] in 0..1.
         weights: [R, N] or None.
     """
-    each = []
+    per_class = []
     for truth, value in zip(np.asarray(label).T, np.asarray(probability).T, strict=True):
         known = truth >= 0
         part = None if weights is None else np.atleast_2d(weights)[:, known]
-        each.append(binary.scores(truth[known], value[known], weights=part))
-    return {name: _mean(np.stack([one[name] for one in each], axis=1)) for name in binary.SCORES}
+        per_class.append(binary.scores(truth[known], value[known], weights=part))
+    return {name: _mean(np.stack([scores[name] for scores in per_class], axis=1)) for name in binary.SCORES}
 
 
 def pool_classes(study, probability, how="mean", *, k: int = 2, normalize: bool = True) -> Studies:
-    """Probabilities [S, L] of each study from those of its images [N, L], class by class; see `binary.pool_studies`.
+    """Returns the probabilities [S, L] of each study, pooled over its images class by class; see `binary.pool_studies`.
 
     Args:
         study: [N] study ids.
         probability: [N, L].
-        how, k: of `pool_studies`.
-        normalize: bring each row to the sum 1, which `mean` keeps and other poolings do not.
+        how, k: see `binary.pool_studies`.
+        normalize: scale each row to the sum 1, which `mean` preserves and other poolings do not.
     """
     columns = [binary.pool_studies(study, column, how, k=k) for column in np.asarray(probability, float).T]
     value = np.stack([column.value for column in columns], axis=1)
@@ -171,7 +175,7 @@ def pool_classes(study, probability, how="mean", *, k: int = 2, normalize: bool 
 
 
 def _mean(values) -> np.ndarray:
-    """Mean over the classes [R, L], those that are NaN left out."""
+    """Returns the mean [R] over the classes of values [R, L], ignoring NaN."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # all of a row may be NaN, and then so is its mean
+        warnings.simplefilter("ignore", RuntimeWarning)  # if all values of a row are NaN, its mean is NaN
         return np.nanmean(values, axis=1)

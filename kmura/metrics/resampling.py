@@ -1,4 +1,4 @@
-"""What chance makes of scores: patient bootstrap, intervals, means over areas, paired differences, DeLong's test."""
+"""Uncertainty of scores: patient bootstrap, intervals, means over areas, paired differences, DeLong's test."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from scipy import stats
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A score with its percentile interval; NaN where undefined. As text `0.941 (0.887 to 0.982)`."""
+    """A score with its percentile interval; NaN if undefined. Its string is `0.941 (0.887 to 0.982)`."""
 
     value: float
     low: float
@@ -22,11 +22,13 @@ class Interval:
 
 
 def wilson(share, count) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % interval of a proportion (Wilson 1927): lower and upper bounds, of positive width even at 0 and 1.
+    """Returns the 95 % interval of proportions (Wilson 1927): lower bounds [K] and upper bounds [K].
+
+    The width is positive even for the proportions 0 and 1.
 
     Args:
-        share: [K] in 0..1.
-        count: [K] cases behind each, 1 or more.
+        share: [K] proportions in 0..1.
+        count: [K] number of cases of each proportion, 1 or more.
     """
     share, count, z2 = np.asarray(share, float), np.asarray(count, float), 1.959964**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
@@ -36,17 +38,19 @@ def wilson(share, count) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bootstrap_weights(patient, label, *, group=None, resamples: int = 2000, seed: int = 0) -> tuple[np.ndarray, int]:
-    """How often each sample stands in each resample when whole patients are drawn with replacement.
+    """Returns how often each sample is in each bootstrap resample; whole patients are drawn with replacement.
 
     Args:
         patient: [N] patient ids; the samples of a patient are drawn together.
         label: [N] 0 or 1; a resample without both classes has no AUC and is drawn again.
-        group: [N] or None; both classes are wanted in each group (area) that has them, so that averages over the groups
-            are defined.
-        resamples, seed: how many; of the draws. The same patients and seed give the same draws.
+        group: [N] or None; every resample contains both classes of each group (area) that has both, so that averages
+            over the groups are defined.
+        resamples: number of resamples, R.
+        seed: seed of the draws; the same patients and seed give the same draws.
 
     Returns:
-        weights [resamples, N] and the number of resamples drawn again. No rows if `label` has one class only.
+        Weights [R, N] and the number of resamples that were drawn again. There are no rows if `label` has a single
+        class.
     """
     label = np.asarray(label)
     if len(np.unique(label)) < 2 or len(np.unique(patient)) < 2:
@@ -60,18 +64,18 @@ def bootstrap_weights(patient, label, *, group=None, resamples: int = 2000, seed
         kept.append(draws[both])
         missing -= int(both.sum())
         redrawn += int((~both).sum())
-        if redrawn > 100 * resamples:  # two patients carry the classes: almost every draw lacks one
+        if redrawn > 100 * resamples:  # few patients have one of the classes, so almost every draw lacks it
             return np.empty((0, len(label))), redrawn
     return np.concatenate(kept), redrawn
 
 
 def cluster_weights(patient, *, resamples: int = 2000, rng: np.random.Generator | None = None) -> np.ndarray:
-    """How often each sample stands in each resample of whole patients, [resamples, N], whatever its class.
+    """Returns how often each sample is in each resample of whole patients, [resamples, N], regardless of classes.
 
     Args:
         patient: [N] patient ids.
-        resamples: how many.
-        rng: what draws; None is a generator of seed 0.
+        resamples: number of resamples.
+        rng: the random generator; None is a generator with seed 0.
     """
     _, inverse = np.unique(np.asarray(patient), return_inverse=True)
     number = int(inverse.max()) + 1
@@ -80,7 +84,10 @@ def cluster_weights(patient, *, resamples: int = 2000, rng: np.random.Generator 
 
 
 def _cells_needed(label, group) -> np.ndarray:
-    """Which samples are of which class in which group, [N, cells]; groups of one class need neither."""
+    """Returns the membership of samples in the cells (group, class) that a resample must contain, [N, cells].
+
+    Groups with a single class have no cells.
+    """
     cells = [
         (group == name) & (label == value)
         for name in np.unique(group)
@@ -91,7 +98,7 @@ def _cells_needed(label, group) -> np.ndarray:
 
 
 def intervals(values: Mapping[str, np.ndarray], resampled: Mapping[str, np.ndarray], level: float = 0.95):
-    """Each score with its percentile interval over the resamples (NaN resamples left out).
+    """Returns each score with its percentile interval over the resamples, ignoring NaN resamples.
 
     Args:
         values: name -> [1].
@@ -108,18 +115,18 @@ def intervals(values: Mapping[str, np.ndarray], resampled: Mapping[str, np.ndarr
 
 
 def averages(by_area: Mapping[str, Mapping[str, np.ndarray]], sizes: Mapping[str, int]) -> dict[str, dict]:
-    """The `macro` (plain) and `weighted` (by size) means over areas of each score, [R] each; NaN where an area's is.
+    """Returns the means of each score over areas, [R] each: `macro` (unweighted) and `weighted` (by size).
 
-    Neither equals the score of all areas' predictions pooled.
+    A mean is NaN if the score of an area is NaN. Neither mean equals the score of the pooled predictions of all areas.
 
     Args:
-        by_area: area -> score name -> [R], of the same R resamples.
-        sizes: area -> number of its studies (or images, at that level).
+        by_area: area -> score name -> [R], for the same R resamples.
+        sizes: area -> number of its studies (at image level: images).
     """
     share = np.array([sizes[area] for area in by_area], float)
     result = {"macro": {}, "weighted": {}}
     for name in next(iter(by_area.values()), {}):
-        values = np.stack([np.atleast_1d(found[name]) for found in by_area.values()])
+        values = np.stack([np.atleast_1d(scores[name]) for scores in by_area.values()])
         result["macro"][name] = values.mean(0)
         result["weighted"][name] = share @ values / share.sum()
     return result
@@ -128,11 +135,11 @@ def averages(by_area: Mapping[str, Mapping[str, np.ndarray]], sizes: Mapping[str
 def differences(
     one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], one_drawn, other_drawn, level: float = 0.95
 ) -> dict[str, Interval]:
-    """`other` minus `one` for each score, with the percentile interval of the paired differences.
+    """Returns `other` minus `one` for each score, with the percentile interval of the paired differences.
 
     Args:
         one, other: name -> [1].
-        one_drawn, other_drawn: name -> [R], of the SAME resamples in the same order.
+        one_drawn, other_drawn: name -> [R], for the SAME resamples in the same order.
         level: coverage, 0..1.
     """
     minus = {name: np.asarray(other[name]) - np.asarray(one[name]) for name in one}
@@ -145,9 +152,9 @@ class DeLong:
     """A difference of two AUCs by DeLong, DeLong & Clarke-Pearson (1988); NaN where undefined.
 
     Attributes:
-        difference: AUC of the second minus that of the first.
-        low, high: its normal 95 % interval.
-        p: two-sided p-value of no difference.
+        difference: AUC of the second model minus that of the first.
+        low, high: 95 % interval of the difference by normal approximation.
+        p: two-sided p-value for the null hypothesis of equal AUCs.
     """
 
     difference: float
@@ -157,10 +164,11 @@ class DeLong:
 
 
 def delong(label, one, other) -> DeLong:
-    """The difference of two correlated AUCs and what chance makes of it.
+    """Returns the difference of two correlated AUCs with its interval and p-value.
 
-    Takes the samples as independent (several images of a patient are not; the patient bootstrap knows), and needs two
-    of each class. Placements by midranks (Sun & Xu 2014, algorithm 2).
+    The test assumes independent samples. Images of the same patient are not independent; the patient bootstrap takes
+    this into account. At least two samples of each class are needed. Placements are computed from midranks (Sun & Xu
+    2014, algorithm 2).
 
     Args:
         label: [N] 0 or 1.

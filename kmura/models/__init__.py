@@ -1,5 +1,5 @@
 """Networks: backbones, heads, the classifier and its weights."""
 
-# Before any module of this room: at the end of its import Keras is told of the classifier (see kmura.registration),
-# which needs modules of this room and would find them half imported.
+# Keras must be imported before any module of this package: at the end of its import, kmura.registration registers the
+# classifier, which imports modules of this package and would otherwise find them partially initialised.
 import keras  # noqa: F401

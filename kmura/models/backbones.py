@@ -1,7 +1,7 @@
-"""Backbones by name: how each is built, its ImageNet weights, what it expects and where it is tapped.
+"""The registry of backbones: constructor, ImageNet weights, normalisation and feature maps of each.
 
-keras-hub is imported when a backbone is built, not before: it takes over a second. To add a backbone, add an
-entry to `BACKBONES`.
+keras-hub is imported only when a backbone is built, because the import takes more than a second. To add a backbone, add
+an entry to `BACKBONES`.
 """
 
 import dataclasses
@@ -9,29 +9,29 @@ from collections.abc import Callable
 
 import keras
 
-# Of ImageNet's images in RGB, on the scale 0..255; what torchvision, timm and keras-hub's presets were
-# trained with.
+# Mean and standard deviation of ImageNet, RGB on the scale 0..255; the presets of torchvision, timm and keras-hub were
+# trained with them.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-# Maps 0..255 to -1..1, as MedMNIST's benchmark does.
+# Maps 0..255 to -1..1, as in the benchmark of MedMNIST.
 CENTER_MEAN = (127.5, 127.5, 127.5)
 CENTER_STD = (127.5, 127.5, 127.5)
 
 
 @dataclasses.dataclass(frozen=True)
 class BackboneEntry:
-    """One way to turn normalised images [B, H, W, 3] into feature maps.
+    """A backbone that maps normalised images [B, H, W, 3] to feature maps.
 
     Attributes:
-        build: a backbone with random weights for images of any size, a functional model whose output is P5.
+        build: returns the backbone with random weights for images of any size, a functional model with output P5.
         imagenet: keras-hub preset of its ImageNet weights, or None.
-        mean: of each channel, on the scale 0..255, taken off the image first.
-        std: of each channel, on the scale 0..255, by which the image is divided then.
-        taps: name of a feature map -> the layer whose output it is. P5 is what the head sees; P4 and P3 are
-            twice and four times as fine. All are outputs of a ReLU through which everything below passes:
-            non-negative, and with the whole gradient.
-        last_block: beginnings of the names of the layers of the last block and of what comes after it.
-        min_size: smallest image side, pixels, that leaves something to see at P5.
+        mean: per channel, on the scale 0..255; subtracted from the image.
+        std: per channel, on the scale 0..255; the difference is divided by it.
+        taps: name of a feature map -> name of the layer that outputs it. P5 is the input of the head; P4 and P3 have
+            two and four times its resolution. Each is the output of a ReLU through which all earlier layers are
+            connected to the output, so it is non-negative and receives the full gradient.
+        last_block: prefixes of the names of the layers in the last block and after it.
+        min_size: smallest image side, pixels, for which P5 is not empty.
     """
 
     build: Callable[[], keras.Model]
@@ -69,7 +69,7 @@ def _resnet18_small() -> keras.Model:
     return SmallImageResNet(stackwise_num_filters=[64, 128, 256, 512], stackwise_num_blocks=[2, 2, 2, 2])
 
 
-# keras-hub's own pyramid of a DenseNet is tapped before the batch normalisation and ReLU that end each stack.
+# The pyramid outputs of keras-hub's DenseNet are not used: they precede the batch normalisation and ReLU of each stack.
 DENSENET_LAST = ("stack4_", "bn")
 DENSENET_TAPS = {"P3": "transition2_relu", "P4": "transition3_relu", "P5": "relu"}
 
@@ -101,7 +101,7 @@ BACKBONES: dict[str, BackboneEntry] = {
         last_block=("stack3_",),
         min_size=32,
     ),
-    # For images of 28 pixels: P5 is an eighth of the image's side, not a thirty-second.
+    # For images of 28 pixels: the stride of P5 is 8, not 32.
     "resnet18_small": BackboneEntry(
         build=_resnet18_small,
         imagenet=None,
@@ -111,7 +111,7 @@ BACKBONES: dict[str, BackboneEntry] = {
         last_block=("stack3_",),
         min_size=8,
     ),
-    # For tests and the demo: 127,024 parameters, learns from scratch on small images.
+    # For tests and the demo: 127,024 parameters, trains from scratch on small images.
     "densenet_mini": BackboneEntry(
         build=lambda: _densenet([2, 2, 2, 2], growth_rate=16),
         imagenet=None,

@@ -1,4 +1,4 @@
-"""What all classifiers share: image in, logits out, with named feature maps on the way."""
+"""The base class of all classifiers: from images to logits, with named feature maps."""
 
 import contextlib
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ from kmura.models.torch_padding import set_torch_padding
 
 @keras.saving.register_keras_serializable("kmura")
 class NormalizedChannels(keras.layers.Layer):
-    """(image - mean) / std, channel by channel; a gray image is repeated to the channels of `mean`."""
+    """Normalises each channel, (image - mean) / std; a gray image is repeated to the channels of `mean`."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs):
         """
         Args:
-            mean: of each output channel, on the scale of the images.
-            std: of each output channel, on the scale of the images.
+            mean: one value per output channel, on the scale of the images.
+            std: one value per output channel, on the scale of the images.
         """
         super().__init__(**kwargs)
         self.mean = [float(value) for value in mean]
         self.std = [float(value) for value in std]
-        self.autocast = False  # pixels pass in float32: bfloat16 would round 200.4 to 200
+        self.autocast = False  # the input stays float32, because bfloat16 would round 200.4 to 200
 
     def call(self, images):
-        """Images [..., channels] in the layer's compute dtype, from images [..., 1 or channels]."""
+        """Returns normalised images [..., channels] in the layer's compute dtype, from images [..., 1 or channels]."""
         images = keras.ops.cast(images, "float32")
         scale = np.divide(1.0, self.std, dtype=np.float32)
         offset = -np.divide(self.mean, self.std, dtype=np.float32)
@@ -43,19 +43,20 @@ class NormalizedChannels(keras.layers.Layer):
 
 
 class ImageClassifier(keras.Model):
-    """Logits [B, num_classes], float32, of radiographs [B, height, width, channels], float32 in 0..255.
+    """A classifier of radiographs: images [B, height, width, channels] float32 in 0..255 -> logits [B, num_classes].
 
-    What all classifiers share. Each is a functional model in a class: the constructor's arguments are its config. It
-    normalises the images itself, for the backbone it has. A subclass gives `head_sees`, `branches` and `_finished`:
-    (images, normalised images, convolutional maps, config) -> all feature maps, logits.
+    This is the base class of all classifiers. Each is a functional model wrapped in a class: the constructor arguments
+    are its config. The model includes the normalisation that its backbone requires. The logits are float32. A subclass
+    defines `head_sees`, `branches` and `_finished`: (images, normalised images, convolutional maps, config) -> all
+    feature maps, logits.
 
     Attributes:
-        backbone: normalised images [B, H, W, 3] -> P5; a keras-hub backbone (or one of kmura's own).
-        head_sees: names of the feature maps that the head is fed with.
+        backbone: normalised images [B, H, W, 3] -> P5; a backbone of keras-hub or of kmura.
+        head_sees: names of the feature maps that are inputs of the head.
         branches: name of a branch -> its last feature map.
-        feature_maps: `P3`, `P4`, `P5`, and what a subclass adds -> KerasTensor [B, h, w, channels], connected to
-            `input`: `keras.Model(model.input, [model.feature_maps["P5"], model.output])` gives maps and logits in one
-            pass. Those named here are non-negative.
+        feature_maps: `P3`, `P4`, `P5`, and the maps of a subclass -> KerasTensor [B, h, w, channels], connected to
+            `input`: `keras.Model(model.input, [model.feature_maps["P5"], model.output])` returns maps and logits in one
+            pass. P3, P4 and P5 are non-negative.
     """
 
     def __init__(
@@ -77,20 +78,20 @@ class ImageClassifier(keras.Model):
         """
         Args:
             backbone: a name of `kmura.models.backbones.BACKBONES`.
-            image_size: height and width, pixels; one number for a square.
-            channels: of the images, 1 (gray) or 3 (RGB).
+            image_size: height and width, pixels; a single number means square images.
+            channels: channels of the images, 1 (gray) or 3 (RGB).
             num_classes: number of logits.
-            dropout: share of the features dropped before the last layer, in training.
-            batch_norm_momentum: share of the old moving statistics kept at each training step.
-            fused_batch_norm: use TensorFlow's fused kernel; the weights are the same either way.
-            torch_padding: the backbone pads as torch does, which weights ported from there need.
-            dtype: policy of the layers (`mixed_bfloat16`); None takes Keras' present one. It is saved with
-                the model.
-            name, trainable: of keras.Model.
+            dropout: fraction of the features dropped before the last layer during training.
+            batch_norm_momentum: momentum of the moving statistics, as in `keras.layers.BatchNormalization`.
+            fused_batch_norm: use TensorFlow's fused kernel; the weights have the same layout in both cases.
+            torch_padding: pad in the backbone as torch does; required by weights ported from torch.
+            dtype: dtype policy of the layers (`mixed_bfloat16`); None uses the current policy of Keras. It is saved
+                with the model.
+            name, trainable: see keras.Model.
             **own: the arguments of the subclass.
 
         Raises:
-            InputError: a name that does not exist, or a number out of its range.
+            InputError: a name does not exist, or a number is out of range.
         """
         size = self.check(backbone=backbone, image_size=image_size, channels=channels, num_classes=num_classes, **own)
         parts = BACKBONES[backbone]
@@ -122,14 +123,14 @@ class ImageClassifier(keras.Model):
 
     @classmethod
     def check(cls, *, backbone: str, image_size, channels: int, num_classes: int) -> tuple[int, int]:
-        """Height and width of the images, if a classifier can be built of these arguments; builds nothing.
+        """Checks the arguments without building the model; returns height and width of the images, pixels.
 
         Raises:
-            InputError: a name that does not exist, or a number out of its range.
+            InputError: a name does not exist, or a number is out of range.
         """
         smallest = entry(BACKBONES, backbone, "backbone").min_size
         if channels not in (1, 3):
-            raise InputError(f"channels is {channels!r}; images have 1 (gray) or 3 (RGB)")
+            raise InputError(f"channels is {channels!r}; choose 1 (gray) or 3 (RGB)")
         if num_classes < 1:
             raise InputError(f"num_classes is {num_classes!r}; 1 or more is needed")
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -150,7 +151,7 @@ class ImageClassifier(keras.Model):
 
 @contextlib.contextmanager
 def _dtype_policy(policy):
-    """Keras' global policy is `policy` inside: the only way to tell it to keras-hub's DenseNet."""
+    """Sets the global dtype policy of Keras inside the block; keras-hub's DenseNet takes the policy in no other way."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:

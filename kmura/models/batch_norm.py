@@ -1,8 +1,8 @@
-"""Batch normalisation through TensorFlow's fused kernel, in a layer that is otherwise Keras' own.
+"""Keras' batch normalisation layer with TensorFlow's fused kernel.
 
-Keras 3 on TensorFlow writes batch normalisation out in a dozen operations; TensorFlow has one kernel for it. With the
-kernel a training step of DenseNet-121 (224 pixels, batch 16, float32) took 2.3 s, without it 3.3 s (two cores of an AMD
-EPYC); in mixed_bfloat16 1.5 s and 2.8 s. `benchmarks/training_speed.py` measures it.
+Keras 3 on TensorFlow computes batch normalisation with a dozen operations; TensorFlow has a single kernel for it. A
+training step of DenseNet-121 (224 pixels, batch size 16, two cores of an AMD EPYC) takes 2.3 s with the kernel and
+3.3 s without it in float32, and 1.5 s and 2.8 s in mixed_bfloat16. `benchmarks/training_speed.py` measures this.
 """
 
 import keras
@@ -13,17 +13,16 @@ KERNEL_DTYPES = ("float32", "float16", "bfloat16")
 
 @keras.saving.register_keras_serializable("kmura", name="FusedBatchNormalization")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` computed by TensorFlow's fused kernel where that kernel applies.
+    """`keras.layers.BatchNormalization` that uses TensorFlow's fused kernel where it applies.
 
-    Constructor, config, weights, initial values and the meaning of `training` and `trainable` are the
-    parent's. What
-    differs is one number: the kernel adds the *unbiased* variance (N / (N - 1) of the batch's, N = batch *
-    height * width) to the moving variance, as torch does and Keras does not. The outputs of training are the
-    same; at N = 16 * 7 * 7 the moving variance differs by 0.13 %.
+    Constructor, config, weights, initial values and the meaning of `training` and `trainable` are those of the parent
+    class. The only difference is the moving variance: the kernel updates it with the *unbiased* variance (N / (N - 1)
+    times the variance of the batch, N = batch * height * width), as torch does and Keras does not. The outputs in
+    training are the same; for N = 16 * 7 * 7 the moving variance differs by 0.13 %.
 
-    The kernel takes images [batch, height, width, channels] normalised over channels, in float32, float16 or
-    bfloat16 with float32 weights and statistics. Anything else (another axis or rank, a mask, `renorm`,
-    `synchronized`, float64) is left to the parent.
+    The kernel supports images [batch, height, width, channels] normalised over channels, in float32, float16 or
+    bfloat16 with float32 weights and statistics. Other cases (another axis or rank, a mask, `renorm`, `synchronized`,
+    float64) use the parent's implementation.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -57,24 +56,22 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         )
 
 
-# Keras' weight files address a layer by the name of its class ("layers/batch_normalization_7/vars/0"). Under
-# the parent's name, files written with either class load into the other: presets of keras-hub into a model
-# with fused layers, and the other way round.
+# Keras' weight files address a layer by the name of its class ("layers/batch_normalization_7/vars/0"). With the name of
+# the parent class, files written with either class load into the other: presets of keras-hub load into a model with
+# fused layers, and vice versa.
 FusedBatchNormalization.__name__ = keras.layers.BatchNormalization.__name__
 
 
 def set_batch_norm(model: keras.Model, *, momentum: float, fused: bool) -> None:
-    """Gives all batch normalisation of `model` this momentum and, if `fused`, the fused kernel; in place.
+    """Sets the momentum and, if `fused`, the fused kernel of all batch normalisation layers of `model`, in place.
 
-    A layer becomes fused by taking another class: the two have the same state and differ in `call` alone.
-    Cloning would build the network twice (2 s for DenseNet-121) and turn a keras-hub backbone into a plain
-    Functional.
+    The class of a layer is replaced: both classes have the same state and differ only in `call`. Cloning would build
+    the network twice (2 s for DenseNet-121) and turn a keras-hub backbone into a plain Functional.
 
     Args:
-        model: not yet compiled or traced; nested models are reached too.
-        momentum: share of the old moving statistics kept at each training step (Keras' sense; torch's 0.1 is
-            0.9).
-        fused: False leaves the kernel of each layer as it is.
+        model: a model that is not compiled or traced yet; nested models are included.
+        momentum: momentum of the moving statistics, as defined by Keras (0.9 corresponds to 0.1 in torch).
+        fused: False leaves the kernel of each layer unchanged.
     """
     for layer in model.layers:
         if isinstance(layer, keras.Model):

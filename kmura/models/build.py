@@ -1,4 +1,4 @@
-"""A configuration to a network: `build_model`, and the check that needs no weights."""
+"""Builds the model of a configuration, and checks a configuration without building."""
 
 import contextlib
 import random
@@ -25,20 +25,20 @@ def build_model(
     seed: int | None = None,
     **options,
 ) -> ImageClassifier:
-    """A classifier ready to be trained: its backbones with their weights, all else with random ones.
+    """Returns a classifier for training: pretrained weights in its backbones, random weights elsewhere.
 
     Args:
         image_size, channels, num_classes: see ImageClassifier.
-        initial_bias: of the logits, one for all or one for each class; log(p / (1 - p)) of the share p of
-            positives spares the first epoch finding it. None keeps zeros (or what `weights` brought).
-        seed: the same number gives the same random weights, whatever was drawn before; the global random
-            state stays as it was. None draws from that state.
-        **options: of `kmura.config.ModelConfig`, whose defaults hold: `architecture` (`classifier` gives a
-            RadiographClassifier, `hybrid` a HybridClassifier), `backbone`, `weights` (see
+        initial_bias: initial bias of the logits, one number for all or one per class; log(p / (1 - p)) for the
+            fraction p of positives speeds up the first epoch. None keeps zeros (or the loaded bias).
+        seed: makes the random weights reproducible and leaves the global random state unchanged; None draws from that
+            state.
+        **options: fields of `kmura.config.ModelConfig`, which defines the defaults: `architecture` (`classifier` gives
+            a RadiographClassifier, `hybrid` a HybridClassifier), `backbone`, `weights` (see
             `kmura.models.weights.load_weights`), `head`, ...
 
     Raises:
-        InputError: an argument that cannot be, or weights that cannot be had or do not fit.
+        InputError: an argument is not valid, or the weights cannot be loaded or do not fit.
     """
     wanted = ModelConfig(**options)
     kind, arguments = _kind(wanted)
@@ -56,17 +56,17 @@ def build_model(
 
 
 def check_model(model: ModelConfig, image_size: int, channels: int) -> None:
-    """Refuses names and sizes of which `build_model` could make no classifier; builds nothing, reads no weights.
+    """Checks names and sizes as `build_model` does, without building a model or reading weights.
 
     Raises:
-        InputError: a name that does not exist, or a number out of its range.
+        InputError: a name does not exist, or a number is out of range.
     """
     kind, arguments = _kind(model)
     kind.check(image_size=image_size, channels=channels, num_classes=1, **arguments)
 
 
 def _kind(model: ModelConfig) -> tuple[type[ImageClassifier], dict]:
-    """The class of a configuration, and those of its arguments that its `check` takes."""
+    """Returns the class of a configuration and the arguments of its `check`."""
     of_head = {
         "map_dropout": model.map_dropout,
         "widths": model.head_widths,
@@ -87,7 +87,7 @@ def _kind(model: ModelConfig) -> tuple[type[ImageClassifier], dict]:
 
 @contextlib.contextmanager
 def _seeded(seed: int | None):
-    """Python's random numbers, of which Keras makes the seeds of its initializers, start at `seed` inside."""
+    """Seeds Python's random numbers inside the block; Keras draws the seeds of its initializers from them."""
     if seed is None:
         yield
         return

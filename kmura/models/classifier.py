@@ -17,7 +17,7 @@ class RadiographClassifier(ImageClassifier):
     """An ImageClassifier with one branch: a convolutional backbone and a head on P5.
 
     Attributes:
-        attention_maps: KerasTensor [B, h, w, n] in 0..1, connected to `input`, of a head that has such; else None.
+        attention_maps: KerasTensor [B, h, w, n] in 0..1, connected to `input`; None if the head has no attention maps.
     """
 
     head_sees = ("P5",)
@@ -34,7 +34,7 @@ class RadiographClassifier(ImageClassifier):
         """
         Args:
             head: a name of `kmura.models.heads.HEADS`.
-            head_options: see `kmura.models.heads.HeadOptions`; its `dropout` is an argument of its own.
+            head_options: see `kmura.models.heads.HeadOptions`; its `dropout` is a separate argument of this class.
             backbone, image_size, **common: see ImageClassifier.
         """
         options = dataclasses.asdict(HeadOptions(**head_options or {}))
@@ -48,21 +48,19 @@ class RadiographClassifier(ImageClassifier):
         if options.hidden_dropout and len(options.hidden_dropout) != len(options.widths):
             raise InputError(
                 f"head_dropout has {len(options.hidden_dropout)} numbers for {len(options.widths)} hidden layers "
-                "(head_widths); give one a layer, or none"
+                "(head_widths); give one per layer, or none"
             )
         if not options.widths and head not in ("linear", "attention"):
-            raise InputError(f"the head {head} needs hidden layers; give model.head_widths, as [512, 256]")
+            raise InputError(f"the head {head} needs hidden layers; set model.head_widths, for example [512, 256]")
         of_hidden = (options.hidden_dropout, options.l1, options.l2, options.batch_norm)
         if not options.widths and any(of_hidden):
             raise InputError(
-                "head_dropout, head_l1, head_l2 and head_batch_norm are of hidden layers; give head_widths"
+                "head_dropout, head_l1, head_l2 and head_batch_norm need hidden layers; set model.head_widths"
             )
         if "attention" not in head and options.attention_maps != HeadOptions.attention_maps:
-            raise InputError(f"the head {head} has no attention maps; leave model.attention_maps out")
+            raise InputError(f"the head {head} has no attention maps; remove model.attention_maps")
         if options.widths and head == "linear":
-            raise InputError(
-                "the head linear has no hidden layers; leave model.head_widths out, or take model.head=dense"
-            )
+            raise InputError("the head linear has no hidden layers; remove model.head_widths, or set model.head=dense")
         return super().check(**common)
 
     @staticmethod

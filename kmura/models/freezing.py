@@ -1,4 +1,4 @@
-"""Which part of a classifier's convolutional backbone learns."""
+"""Freezes parts of a classifier's convolutional backbone."""
 
 import keras
 
@@ -7,18 +7,19 @@ from kmura.models.backbones import BACKBONES
 
 
 def set_trainable(classifier: keras.Model, part: str) -> None:
-    """Lets a part of a classifier's backbone learn and freezes the rest of that; frozen batch normalisation keeps its
-    statistics.
+    """Makes a part of a classifier's convolutional backbone trainable and freezes the rest of the backbone.
+
+    Frozen batch normalisation layers do not update their statistics.
 
     Args:
         classifier: an ImageClassifier.
-        part: see `unfreeze` of TrainConfig. `last_block` is what `BackboneEntry.last_block` names. `last_N_conv` counts
-            in the order of `backbone.layers`, which is Keras': by depth, so that the convolution of a shortcut stands
-            just before the last one of the block that it bridges. The last N convolutions learn, and with them every
-            layer that comes after the first of them in that order, the normalisation of a frozen shortcut too.
+        part: see `unfreeze` of TrainConfig. `last_block` means the layers of `BackboneEntry.last_block`. `last_N_conv`
+            counts in the order of `backbone.layers`, which Keras sorts by depth: the convolution of a shortcut comes
+            directly before the last convolution of the block that it bridges. Trainable are the last N convolutions and
+            every layer after the first of them in that order, including the normalisation of a frozen shortcut.
 
     Raises:
-        InputError: more convolutions than there are.
+        InputError: the backbone has fewer convolutions than requested.
     """
     body = classifier.backbone
     last_block = BACKBONES[classifier.get_config()["backbone"]].last_block
@@ -27,9 +28,12 @@ def set_trainable(classifier: keras.Model, part: str) -> None:
         chosen = {name for name in names if name.startswith(last_block)}
     elif part.endswith("_conv"):
         number = int(part.split("_")[1])
-        convolutions = [at for at, layer in enumerate(body.layers) if isinstance(layer, keras.layers.Conv2D)]
+        convolutions = [place for place, layer in enumerate(body.layers) if isinstance(layer, keras.layers.Conv2D)]
         if number > len(convolutions):
-            raise InputError(f"train.unfreeze is {part}, but the backbone has {len(convolutions)} convolutions")
+            raise InputError(
+                f"train.unfreeze is {part}, but the backbone has {len(convolutions)} convolutions; "
+                "choose a smaller number"
+            )
         chosen = set(names[convolutions[-number] :])
     else:
         chosen = set(names if part == "all" else ())

@@ -1,25 +1,28 @@
-"""Fusions by name: from the feature maps of two branches to the features of the head.
+"""The registry of fusions: from the feature maps of two branches to the features of the head.
 
-To add one, write a function of levels and add it to `FUSIONS`. A level is a pair of maps, one of each branch.
+To add a fusion, write a function of levels and add it to `FUSIONS`. A level is a pair of maps, one per branch.
 """
 
 from collections.abc import Callable, Sequence
 
 import keras
 
-Level = tuple[keras.KerasTensor, keras.KerasTensor]  # a map of each of BRANCHES, [B, h, w, channels]
-BRANCHES = ("cnn", "swin")  # of a level
+Level = tuple[keras.KerasTensor, keras.KerasTensor]  # one map [B, h, w, channels] per entry of BRANCHES
+BRANCHES = ("cnn", "swin")  # the order of the maps of a level
 ATTENTION_HEADS = 4
 
 
 def concat(levels: Sequence[Level], width: int) -> keras.KerasTensor:
-    """The means of all maps over the image, side by side: [B, sum of channels], float32. `width` is not used."""
+    """Returns the concatenated spatial means of all maps, [B, sum of channels] float32. `width` is not used."""
     return _side_by_side([_pooled(maps, f"{number}_{branch}") for number, maps, branch in _each(levels)])
 
 
 def gated(levels: Sequence[Level], width: int) -> keras.KerasTensor:
-    """Gated multimodal units (Arevalo et al. 2017, eq. 5): of each level z * tanh(W x) + (1 - z) * tanh(V y), where
-    z = sigmoid(U [x, y]) and x, y are the means of its two maps; levels side by side: [B, levels * width], float32."""
+    """Returns the output of one gated multimodal unit per level, concatenated: [B, levels * width] float32.
+
+    A unit computes z * tanh(W x) + (1 - z) * tanh(V y) with z = sigmoid(U [x, y]), where x and y are the spatial means
+    of the two maps of the level (Arevalo et al. 2017, eq. 5).
+    """
     units = []
     for number, level in enumerate(levels):
         x, y = (_pooled(maps, f"{number}_{branch}") for maps, branch in zip(level, BRANCHES, strict=True))
@@ -33,10 +36,11 @@ def gated(levels: Sequence[Level], width: int) -> keras.KerasTensor:
 
 
 def attention(levels: Sequence[Level], width: int) -> keras.KerasTensor:
-    """Attention over the places of all maps: [B, width], float32.
+    """Returns features from attention over the positions of all maps, [B, width] float32.
 
-    The maps are projected to `width` channels; the query is made of their means, keys and values are all places of all
-    maps (multi-head attention, Vaswani et al. 2017), so that each image weighs branches and places itself.
+    The maps are projected to `width` channels. The query is computed from their spatial means; keys and values are all
+    positions of all maps (multi-head attention, Vaswani et al. 2017), so the weights of branches and positions depend
+    on the image.
     """
     tokens = [
         keras.layers.Reshape((-1, width), name=f"tokens_{number}_{branch}")(
@@ -62,7 +66,7 @@ FUSIONS: dict[str, Callable[[Sequence[Level], int], keras.KerasTensor]] = {
 
 
 def _each(levels: Sequence[Level]):
-    """Number of the level, map and name of the branch, one by one."""
+    """Yields (number of the level, map, name of the branch) for all maps."""
     for number, level in enumerate(levels):
         for maps, branch in zip(level, BRANCHES, strict=True):
             yield number, maps, branch

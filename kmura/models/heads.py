@@ -1,4 +1,4 @@
-"""Heads by name: from a feature map to logits. To add one, write a function and add it to `HEADS`."""
+"""The registry of heads: from a feature map to logits. To add a head, write a function and add it to `HEADS`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,21 +7,21 @@ import keras
 
 LOGITS = "logits"  # name of the Dense layer that ends every head
 ATTENTION = "attention"  # name of the layer that gives the attention maps
-SQUEEZE = 16  # channels to one hidden unit of squeeze-and-excitation (Hu et al. 2018, table 10)
+SQUEEZE = 16  # reduction ratio of squeeze-and-excitation (Hu et al. 2018, table 10)
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadOptions:
-    """What heads are made of; each takes what it has a use for.
+    """The options of all heads; a head uses those that apply to it.
 
     Attributes:
-        dropout: share of the pooled features dropped in training.
-        map_dropout: share of the feature map's values dropped in training, before it is pooled.
+        dropout: fraction of the pooled features dropped during training.
+        map_dropout: fraction of the values of the feature map dropped during training, before pooling.
         widths: units of the hidden layers (ReLU), first to last.
-        hidden_dropout: shares dropped behind the hidden layers: one a layer, or none of them.
+        hidden_dropout: fractions dropped after the hidden layers, one per layer; empty disables it.
         l1, l2: penalties of the hidden layers' kernels.
-        batch_norm: normalise in the hidden layers, before the ReLU.
-        attention_maps: number of maps.
+        batch_norm: use batch normalisation in the hidden layers, before the ReLU.
+        attention_maps: number of attention maps.
     """
 
     dropout: float = 0.0
@@ -34,40 +34,42 @@ class HeadOptions:
     attention_maps: int = 3
 
     def __post_init__(self):
-        for name in ("widths", "hidden_dropout"):  # lists, where they come from a file
+        for name in ("widths", "hidden_dropout"):  # lists, if they come from a file
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
 def logits_of(features: keras.KerasTensor, num_classes: int, dropout: float) -> keras.KerasTensor:
-    """Logits [B, num_classes], float32, linear in `features` [B, channels], of which training drops a share."""
+    """Returns logits [B, num_classes] float32: dropout and a dense layer on `features` [B, channels]."""
     if dropout:
         features = keras.layers.Dropout(dropout, dtype="float32", name="dropout")(features)
     return keras.layers.Dense(num_classes, dtype="float32", name=LOGITS)(features)
 
 
 def linear(features: keras.KerasTensor, num_classes: int, options: HeadOptions) -> keras.KerasTensor:
-    """Logits [B, num_classes], float32, linear in the mean of `features` [B, h, w, channels] over the image."""
+    """Returns logits [B, num_classes] float32: a dense layer on the spatial mean of `features` [B, h, w, channels]."""
     return logits_of(_pooled(features, options), num_classes, options.dropout)
 
 
 def dense(features: keras.KerasTensor, num_classes: int, options: HeadOptions) -> keras.KerasTensor:
-    """As `linear`, with hidden layers between the mean and the logits."""
+    """Returns logits as `linear` does, with hidden layers between the spatial mean and the logits."""
     hidden = _dropped(_pooled(features, options), options.dropout, "dropout")
     return logits_of(_hidden_layers(hidden, options), num_classes, 0.0)
 
 
 def attention(features: keras.KerasTensor, num_classes: int, options: HeadOptions) -> keras.KerasTensor:
-    """As `dense`, of features weighted by attention maps.
+    """Returns logits as `dense` does, from features weighted by attention maps.
 
-    Each of n maps [B, h, w], a 1x1 convolution with a sigmoid, multiplies all features; the n products are
-    concatenated to n x channels.
+    Each of n maps [B, h, w], the output of a 1x1 convolution with sigmoid activation, is multiplied with all features;
+    the n products are concatenated to n x channels.
     """
     return dense(_attended(features, options), num_classes, options)
 
 
 def se_attention(features: keras.KerasTensor, num_classes: int, options: HeadOptions) -> keras.KerasTensor:
-    """As `attention`, with squeeze-and-excitation (Hu et al. 2018) of the features before, and the first hidden layer
-    doubled: a second one of the same width, which the first is added to. Always with batch normalisation in that pair.
+    """Returns logits as `attention` does, with squeeze-and-excitation and a residual hidden layer.
+
+    Squeeze-and-excitation (Hu et al. 2018) reweights the channels of the features before the attention maps. A second
+    hidden layer of the same width follows the first one, and their outputs are added; both use batch normalisation.
     """
     channels = features.shape[-1]
     squeezed = keras.layers.GlobalAveragePooling2D(dtype="float32", keepdims=True, name="squeeze")(features)
@@ -85,7 +87,7 @@ def se_attention(features: keras.KerasTensor, num_classes: int, options: HeadOpt
 
 
 def _attended(features: keras.KerasTensor, options: HeadOptions) -> keras.KerasTensor:
-    """Features [B, h, w, n x channels]."""
+    """Returns the weighted features [B, h, w, n x channels]."""
     maps = keras.layers.Conv2D(options.attention_maps, 1, activation="sigmoid", name=ATTENTION)(features)
     parts = [features * maps[..., number : number + 1] for number in range(options.attention_maps)]
     return keras.layers.Concatenate(name="attended")(parts) if len(parts) > 1 else parts[0]
@@ -94,12 +96,12 @@ def _attended(features: keras.KerasTensor, options: HeadOptions) -> keras.KerasT
 def _pooled(features: keras.KerasTensor, options: HeadOptions) -> keras.KerasTensor:
     if options.map_dropout:
         features = keras.layers.Dropout(options.map_dropout, name="map_dropout")(features)
-    # in float32: a mean over many bfloat16 numbers would keep 8 bits
+    # float32, because a mean in bfloat16 would keep only 8 bits
     return keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(features)
 
 
 def _hidden_layers(features: keras.KerasTensor, options: HeadOptions, done: int = 0) -> keras.KerasTensor:
-    """All hidden layers but the first `done`."""
+    """Applies all hidden layers except the first `done`."""
     for number, width in list(enumerate(options.widths))[done:]:
         features = _hidden(features, width, options, f"hidden_{number + 1}")
         if options.hidden_dropout:

@@ -1,4 +1,4 @@
-"""The hybrid: a convolutional backbone and a Swin transformer see the same image, a fusion joins what they find."""
+"""The hybrid classifier: a fusion combines the feature maps of a convolutional backbone and a Swin transformer."""
 
 import keras
 
@@ -10,17 +10,17 @@ from kmura.models.heads import logits_of
 from kmura.models.lookup import entry
 from kmura.models.swin import SWINS, SwinMaps, check_side
 
-LEVELS = (("P4", "S3"), ("P5", "S4"))  # of the convolutions, of the transformer
+LEVELS = (("P4", "S3"), ("P5", "S4"))  # maps of the convolutional backbone and of the transformer
 
 
 @keras.saving.register_keras_serializable("kmura")
 class HybridClassifier(ImageClassifier):
-    """An ImageClassifier with two branches; its images are square.
+    """An ImageClassifier with two branches and square images.
 
     Attributes:
-        swin: the SwinTransformerBackbone of the other branch.
-        feature_maps: also `S4` (and `S3`, multi-scale) of the transformer, which are of both signs.
-        head_sees: names of the maps that the fusion joins.
+        swin: the SwinTransformerBackbone of the second branch.
+        feature_maps: includes `S4` (and `S3`, if multi-scale) of the transformer, which have both signs.
+        head_sees: names of the maps that the fusion combines.
     """
 
     branches = dict(zip(BRANCHES, LEVELS[-1], strict=True))
@@ -36,10 +36,10 @@ class HybridClassifier(ImageClassifier):
     ):
         """
         Args:
-            swin: a name of `kmura.models.swin.SWINS`; it decides the image sizes, see `kmura.models.swin.check_side`.
+            swin: a name of `kmura.models.swin.SWINS`; it restricts the image size, see `kmura.models.swin.check_side`.
             fusion: a name of `kmura.models.fusion.FUSIONS`.
-            multi_scale: fuse P4 with S3 and P5 with S4; else P5 with S4 alone.
-            width: channels of the gated and the attention fusion, a multiple of 4.
+            multi_scale: fuse P4 with S3 and P5 with S4; otherwise only P5 with S4.
+            width: channels of the fusions `gated` and `attention`, a multiple of 4.
             backbone, **common: see ImageClassifier.
         """
         super().__init__(backbone=backbone, swin=swin, fusion=fusion, multi_scale=multi_scale, width=width, **common)
@@ -50,7 +50,7 @@ class HybridClassifier(ImageClassifier):
     def check(cls, *, swin: str, fusion: str, multi_scale: bool, width: int, **common):
         height, side = super().check(**common)
         if height != side:
-            raise InputError(f"image_size {height} x {side}: the hybrid takes square images; give one number")
+            raise InputError(f"image_size {height} x {side} is not square, which the hybrid needs; give one number")
         check_side(swin, side)
         entry(FUSIONS, fusion, "fusion")
         if width < ATTENTION_HEADS or width % ATTENTION_HEADS:
@@ -64,11 +64,11 @@ class HybridClassifier(ImageClassifier):
             normalized = NormalizedChannels(theirs.mean, theirs.std, name="normalized_swin")(images)
         side, multi_scale = config["image_size"][0], config["multi_scale"]
         maps = maps | SwinMaps(config["swin"], side, third_stage=multi_scale, name="swin_maps")(normalized)
-        levels = [(maps[one], maps[other]) for one, other in _levels(multi_scale)]
+        levels = [(maps[cnn_map], maps[swin_map]) for cnn_map, swin_map in _levels(multi_scale)]
         features = FUSIONS[config["fusion"]](levels, config["width"])
         return maps, logits_of(features, config["num_classes"], config["dropout"])
 
 
 def _levels(multi_scale: bool) -> tuple[tuple[str, str], ...]:
-    """The feature maps that are fused."""
+    """Returns the names of the feature maps that are fused."""
     return LEVELS if multi_scale else LEVELS[-1:]

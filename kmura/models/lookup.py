@@ -1,4 +1,4 @@
-"""Entries of the registries (dicts from name to entry) by name."""
+"""Lookup of entries in the registries (dicts from name to entry)."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -10,18 +10,20 @@ Entry = TypeVar("Entry")
 
 
 def nearest_first(name: str, names: Iterable[str]) -> list[str]:
-    """`names` in order of likeness to `name`."""
+    """Returns `names` sorted by similarity to `name`, most similar first."""
     return sorted(names, key=lambda other: -difflib.SequenceMatcher(None, name, other).ratio())
 
 
 def entry(table: Mapping[str, Entry], name: str, kind: str) -> Entry:
-    """The entry of `table` called `name`.
+    """Returns the entry `name` of `table`.
 
     Args:
-        kind: what the table holds ("backbone"), for the error.
+        table: name -> entry.
+        name: the name to look up.
+        kind: what an entry is ("backbone"), for the error message.
 
     Raises:
-        InputError: no such name; lists the names there are, nearest first.
+        InputError: the name does not exist; lists the known names, most similar first.
     """
     if name not in table:
         raise InputError(f"there is no {kind} {name!r}; choose one of {', '.join(nearest_first(str(name), table))}")

@@ -1,7 +1,7 @@
-"""Weights of torch's models for a backbone, by tables that name every array on both sides.
+"""Loads weights of torch models into a backbone, with tables that map every array.
 
-A table is a list of entries (source keys, Keras variable, how the arrays become the variable's). Nothing may be left
-over on either side but what is named here: heads, counters and what torch computes itself.
+A table is a list of entries (source keys, Keras variable, conversion of the arrays). Every source key and every
+variable must be mapped, except those that `IGNORED` matches: heads, counters, and buffers that torch computes.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from kmura.errors import InputError
 from kmura.models.torch_padding import has_same_padding
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-# of a source, not of a backbone: heads, counters, buffers that follow from the architecture
+# keys of a source that a backbone does not have: heads, counters, buffers that follow from the architecture
 IGNORED = re.compile(
     r"(classifier|head|head_dist|fc)\.|.*\.num_batches_tracked$|.*relative_position_index$|.*attn_mask$|pooler\."
 )
@@ -25,12 +25,14 @@ IGNORED = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One variable of the backbone and where its values come from.
+    """One variable of the backbone and the source of its values.
 
     Attributes:
-        keys: of the source.
-        convert: takes their arrays in order.
-        reshape: how another shape may be met: `stem` for gray images, `positions` of windows of another size.
+        keys: keys of the source.
+        variable: the variable of the backbone.
+        convert: the arrays of `keys`, in order -> the value of the variable.
+        reshape: how a different shape is adapted: `stem` from gray images, `positions` from another window size; ""
+            does not allow a different shape.
     """
 
     keys: tuple[str, ...]
@@ -41,13 +43,13 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Ported:
-    """What a port did.
+    """The result of `port`.
 
     Attributes:
-        matched: arrays of the backbone that were set.
-        reshaped: those of them that were brought to another shape.
-        ignored: keys of heads and counters, left out.
-        other_padding: the backbone pads otherwise than torch, where the weights were trained; see
+        matched: number of arrays of the backbone that were set.
+        reshaped: paths of the variables whose arrays were reshaped.
+        ignored: keys of the source that were not used (heads and counters).
+        other_padding: the weights were trained with torch's padding and the backbone pads as TensorFlow does; see
             `kmura.models.torch_padding`.
     """
 
@@ -58,82 +60,89 @@ class Ported:
 
 
 def read_state(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a torch state dict by key, float32, from a safetensors file or a pickle read without code.
+    """Returns the arrays of a torch state dict by key, float32.
+
+    Args:
+        path: a safetensors file, or a pickle, which is read without executing its code.
 
     Raises:
-        InputError: damaged, another kind of file, or a pickle where torch is not installed.
+        InputError: the file is damaged or of another type, or it is a pickle and torch is not installed.
     """
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         try:
-            found = load_file(path)
+            arrays = load_file(path)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"weights {path}: no safetensors file of numpy's types, or damaged ({error}); save float32 arrays"
+                f"weights {path} are damaged or not a safetensors file of numpy types ({error}); save float32 arrays"
             ) from error
     else:
         try:
             import torch
         except ImportError as error:
             raise InputError(
-                f"weights {path}: reading {path.suffix} needs torch, which is not installed; save the arrays as "
-                "safetensors where it is, or install torch here"
+                f"weights {path} cannot be read: {path.suffix} files need torch, which is not installed; install torch "
+                "or convert the file to safetensors"
             ) from error
         try:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
             loaded = loaded.get("state_dict", loaded.get("model", loaded))
-            found = {key: value.float().numpy() for key, value in loaded.items()}
-        except Exception as error:  # torch's own, pickle's, and those of what else a pickle may hold
+            arrays = {key: value.float().numpy() for key, value in loaded.items()}
+        except Exception as error:  # torch, pickle and the contents of a pickle raise many kinds of errors
             raise InputError(
-                f"weights {path}: no state dict that can be read without running code ({error})"
+                f"weights {path} are not a state dict that can be read without executing code ({error}); save the "
+                "arrays as safetensors"
             ) from error
-    return {key: np.asarray(value, np.float32) for key, value in found.items()}
+    return {key: np.asarray(value, np.float32) for key, value in arrays.items()}
 
 
 def port(state: Mapping[str, np.ndarray], body: keras.Model, source: str | Path, name: str = "") -> Ported:
-    """Puts a state dict of torchvision, timm or Hugging Face into a DenseNet or Swin backbone.
+    """Loads a state dict of torchvision, timm or Hugging Face into a DenseNet or Swin backbone.
 
     Args:
         state: key -> array.
         body: DenseNetBackbone or SwinTransformerBackbone of keras-hub.
-        source, name: where the state is from and what the backbone is called, for errors.
+        source, name: origin of the state dict and name of the backbone, for error messages.
+
+    Returns:
+        The numbers and names of matched, reshaped and ignored arrays.
 
     Raises:
-        InputError: another architecture: a key or a variable that the table does not know, or a shape that does not
-            fit. The backbone keeps what it had.
+        InputError: the state dict is of another architecture: a key or a variable is not in the table, or a shape does
+            not fit. The backbone is unchanged in this case.
     """
     state = {_bare(key): value for key, value in state.items()}
     name = name or body.name
     kind = type(body).__name__
     if kind not in TABLES:
-        raise InputError(f"weights {source}: no table ports torch's weights to {name}; there are DenseNet and Swin")
+        raise InputError(f"weights {source} cannot be ported to {name}; choose a DenseNet or Swin backbone")
     table = TABLES[kind](body, state)
     known = {key for entry in table for key in entry.keys}
     missing = sorted(known - state.keys())
-    strange = sorted(key for key in state.keys() - known if not IGNORED.match(key))
+    unexpected = sorted(key for key in state.keys() - known if not IGNORED.match(key))
     unset = {variable.path for variable in _ported(body)} - {entry.variable.path for entry in table}
-    if missing or strange or unset:
+    if missing or unexpected or unset:
         parts = [f"{len(known) - len(missing)} of {len(known)} arrays matched"]
         parts += [f"missing {_some(missing)}"] if missing else []
-        parts += [f"not known {_some(strange)}"] if strange else []
+        parts += [f"unknown {_some(unexpected)}"] if unexpected else []
         parts += [f"without a source {_some(sorted(unset))}"] if unset else []
-        if any(key.endswith(".logit_scale") for key in strange):
-            parts.append("they are of a Swin Transformer V2; give those of the first version")
-        raise InputError(f"weights {source} are not of {name}: {'; '.join(parts)}")
+        if any(key.endswith(".logit_scale") for key in unexpected):
+            parts.append("they belong to a Swin Transformer V2; give weights of the first version")
+        raise InputError(f"weights {source} do not belong to {name}: {'; '.join(parts)}")
     values, reshaped = [], []
     for entry in table:
         shape, given = tuple(entry.variable.shape), tuple(state[key].shape for key in entry.keys)
         try:
             array = entry.convert(*(state[key] for key in entry.keys))
             fitted = array if array.shape == shape else _fitted(array, shape, entry)
-        except ValueError:  # of another rank
+        except ValueError:  # another rank
             fitted = None
         if fitted is None:
             raise InputError(
-                f"weights {source} do not fit {name}: {entry.keys[0]} is {given[0]}, which does not become "
-                f"{entry.variable.path} {shape}"
+                f"weights {source} do not fit {name}: {entry.keys[0]} of shape {given[0]} cannot be converted to "
+                f"{entry.variable.path} of shape {shape}"
             )
         if fitted is not array:
             array = fitted
@@ -145,7 +154,7 @@ def port(state: Mapping[str, np.ndarray], body: keras.Model, source: str | Path,
 
 
 def _bare(key: str) -> str:
-    """A key without the prefixes of wrappers, in the present spelling of torchvision's first DenseNets."""
+    """Returns a key without the prefixes of wrappers, with keys of early torchvision DenseNets in current spelling."""
     key = re.sub(r"^(module\.|model\.|swin\.)+", "", key)
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key)
 
@@ -155,9 +164,10 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _fitted(array: np.ndarray, shape: tuple[int, ...], entry: Entry) -> np.ndarray | None:
-    """An array brought to another shape where its entry allows that; else None.
+    """Returns the array adapted to another shape if its entry allows this; otherwise None.
 
-    A stem for gray images gives each channel a third; relative positions are interpolated (bicubic).
+    The kernel of a stem for gray images is divided equally among the channels; relative positions are interpolated
+    (bicubic).
     """
     if entry.reshape == "stem" and array.shape[2] == 1 and array.shape[:2] + array.shape[3:] == shape[:2] + shape[3:]:
         return np.repeat(array / shape[2], shape[2], axis=2)
@@ -170,7 +180,7 @@ def _fitted(array: np.ndarray, shape: tuple[int, ...], entry: Entry) -> np.ndarr
 
 
 def _ported(body: keras.Model) -> list[keras.Variable]:
-    """The variables that a port must set: all but the random states of dropout."""
+    """Returns the variables that a port must set: all except the random states of dropout."""
     return [variable for variable in body.weights if variable.dtype.startswith(("float", "bfloat"))]
 
 
@@ -179,17 +189,17 @@ def _same(array):
 
 
 def _kernel(array):
-    """Of a convolution: torch's [out, in, rows, columns] as [rows, columns, in, out]."""
+    """Converts the kernel of a convolution from [out, in, rows, columns] to [rows, columns, in, out]."""
     return array.transpose(2, 3, 1, 0)
 
 
 def _dense(array):
-    """Of a linear layer: torch's [out, in] as [in, out]."""
+    """Converts the kernel of a linear layer from [out, in] to [in, out]."""
     return array.T
 
 
 def _joined_dense(*arrays):
-    """Of query, key and value: three [out, in] as one [in, 3 out]."""
+    """Concatenates the kernels of query, key and value, each [out, in], to [in, 3 out]."""
     return np.concatenate(arrays).T
 
 
@@ -198,7 +208,7 @@ def _joined(*arrays):
 
 
 def densenet_table(body: keras.Model, state: Mapping[str, np.ndarray]) -> list[Entry]:
-    """The table of a DenseNet in the keys of torchvision and timm, which are the same."""
+    """Returns the table of a DenseNet for the keys of torchvision and timm, which are the same."""
 
     def conv(ours: str, theirs: str):
         yield Entry((f"{theirs}.weight",), body.get_layer(ours).kernel, _kernel)
@@ -229,7 +239,7 @@ def densenet_table(body: keras.Model, state: Mapping[str, np.ndarray]) -> list[E
 
 @dataclasses.dataclass(frozen=True)
 class _Names:
-    """What a source calls the parts of a Swin transformer; {s} is a stage, {b} a block, counted from 0."""
+    """The keys of the parts of a Swin transformer in a source; {s} is a stage, {b} a block, counted from 0."""
 
     embedding: str
     embedding_norm: str
@@ -279,7 +289,10 @@ _TORCHVISION = dataclasses.replace(
 
 
 def _layout(state: Mapping[str, np.ndarray]) -> _Names:
-    """Whose keys these are; timm's since 0.9 merge patches at the begin of a stage, before at the end."""
+    """Returns the names that match the keys of `state`.
+
+    timm merges patches at the beginning of a stage since version 0.9, and at the end of a stage before.
+    """
     if "embeddings.patch_embeddings.projection.weight" in state:
         return _HUGGING_FACE
     if "features.0.0.weight" in state:
@@ -289,7 +302,7 @@ def _layout(state: Mapping[str, np.ndarray]) -> _Names:
 
 
 def swin_table(body: keras.Model, state: Mapping[str, np.ndarray]) -> list[Entry]:
-    """The table of a Swin transformer in the keys of Hugging Face, timm or torchvision, whichever `state` has."""
+    """Returns the table of a Swin transformer for the keys of `state`: Hugging Face, timm or torchvision."""
     names = _layout(state)
 
     def affine(theirs: str, scale, shift, convert):
@@ -323,7 +336,7 @@ def swin_table(body: keras.Model, state: Mapping[str, np.ndarray]) -> list[Entry
     return table + affine(names.norm, body.norm.gamma, body.norm.beta, _same)
 
 
-# class of a backbone -> its table
+# class of a backbone -> the function that returns its table
 TABLES: dict[str, Callable[[keras.Model, Mapping[str, np.ndarray]], list[Entry]]] = {
     "DenseNetBackbone": densenet_table,
     "SwinTransformerBackbone": swin_table,

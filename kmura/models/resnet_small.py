@@ -1,20 +1,20 @@
-"""ResNets for small images (He et al. 2016, as MedMNIST's benchmark builds them for 28 pixels)."""
+"""ResNets for small images (He et al. 2016), as used in the benchmark of MedMNIST for 28 pixels."""
 
 import keras
 from keras import layers
 from keras_hub.models import Backbone
 
-# Of He et al. 2015, by fan-out, as torchvision's ResNets start.
+# He et al. 2015, scaled by fan-out, as in the ResNets of torchvision.
 KERNEL_INITIALIZER = {"class_name": "VarianceScaling", "config": {"scale": 2.0, "mode": "fan_out"}}
 EPSILON = 1e-5
 
 
 @keras.saving.register_keras_serializable("kmura")
 class SmallImageResNet(Backbone):
-    """A ResNet of basic blocks whose stem keeps the image's size: a 3x3 convolution of stride 1, no pooling.
+    """A ResNet of basic blocks whose stem keeps the image size: a 3x3 convolution with stride 1, without pooling.
 
-    keras-hub's ResNetBackbone always starts with stride 2 and a pooling, which would leave a 28-pixel image 1
-    x 1 at the last stack. Padding is torch's: one pixel on every side, at stride 2 too.
+    ResNetBackbone of keras-hub always starts with stride 2 and pooling, which reduces an image of 28 pixels to 1 x 1 in
+    the last stack. Padding is that of torch: one pixel on every side, also with stride 2.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class SmallImageResNet(Backbone):
 
 
 def _basic_block(x, filters: int, stride: int, dtype, name: str):
-    """relu(f(x) + x) with two 3x3 convolutions in f; a 1x1 convolution matches x where the shape changes."""
+    """Returns relu(f(x) + x) with two 3x3 convolutions in f; a 1x1 convolution projects x if the shape changes."""
     shortcut = x
     if stride != 1 or x.shape[-1] != filters:
         shortcut = _convolution(x, filters, 1, stride, dtype, f"{name}_0")
@@ -65,9 +65,9 @@ def _basic_block(x, filters: int, stride: int, dtype, name: str):
 
 
 def _convolution(x, filters: int, kernel_size: int, stride: int, dtype, name: str):
-    """Convolution without bias, then batch normalisation."""
+    """Applies a convolution without bias, then batch normalisation."""
     padding = "same"
-    if stride > 1:  # TensorFlow's "same" would pad an even side on the far edge only
+    if stride > 1:  # TensorFlow's "same" would pad an even side only at the right and bottom
         padding = "valid"
         if kernel_size > 1:
             x = layers.ZeroPadding2D(kernel_size // 2, dtype=dtype, name=f"{name}_pad")(x)

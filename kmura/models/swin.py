@@ -1,4 +1,4 @@
-"""Swin transformers of keras-hub as feature maps [B, H, W, C]."""
+"""The registry of Swin transformers (keras-hub), and a layer that returns their feature maps [B, H, W, C]."""
 
 import contextlib
 import dataclasses
@@ -10,7 +10,7 @@ from kmura.errors import InputError
 from kmura.models.backbones import IMAGENET_MEAN, IMAGENET_STD
 from kmura.models.lookup import entry
 
-LEVELS = {"S3": 2, "S4": 3}  # name of a map -> the stage that it is of, counted from 0
+LEVELS = {"S3": 2, "S4": 3}  # name of a map -> its stage, counted from 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +18,11 @@ class SwinEntry:
     """A Swin transformer (Liu et al. 2021).
 
     Attributes:
-        embed_dim: channels of the first stage; each later one has twice as many.
-        depths, heads: blocks, attention heads of each stage.
+        embed_dim: channels of the first stage; each later stage has twice as many as the one before.
+        depths, heads: numbers of blocks and of attention heads per stage.
         window: side of the attention windows, in tokens.
-        mean, std: of the images that it was trained on, on the scale 0..255; taken off, and divided by.
         imagenet: keras-hub preset of its ImageNet weights, or None.
+        mean, std: normalisation of the images it was trained on, (image - mean) / std, on the scale 0..255.
     """
 
     embed_dim: int
@@ -35,14 +35,14 @@ class SwinEntry:
 
     @property
     def unit(self) -> int:
-        """Safe image sides are multiples of this: every stage is then made of whole windows, and even.
+        """The image side, pixels, must be a multiple of this, so that windows fill every stage and its side is even.
 
-        keras-hub pads other sides, with other attention masks than the reference's, or fails.
+        For other sides keras-hub fails, or pads with attention masks that differ from the reference implementation.
         """
         return 32 * self.window
 
     def map_shape(self, level: str, side: int) -> tuple[int, int, int]:
-        """Rows, columns and channels of a map of LEVELS for images of this side: each stage halves and doubles."""
+        """Returns rows, columns and channels of a map of LEVELS for square images of `side` pixels."""
         stage = LEVELS[level]
         rows = side // 4 // 2**stage
         return rows, rows, self.embed_dim * 2**stage
@@ -53,27 +53,40 @@ SWINS: dict[str, SwinEntry] = {
     "swin_small": SwinEntry(96, (2, 2, 18, 2), (3, 6, 12, 24), 7, "swin_small_patch4_window7_224"),
     "swin_base": SwinEntry(128, (2, 2, 18, 2), (4, 8, 16, 32), 7, "swin_base_patch4_window7_224"),
     "swin_base_384": SwinEntry(128, (2, 2, 18, 2), (4, 8, 16, 32), 12, "swin_base_patch4_window12_384"),
-    # For tests: 0.2 million parameters, images of 64 pixels and multiples.
+    # For tests: 0.2 million parameters, image sides that are multiples of 64 pixels.
     "swin_mini": SwinEntry(16, (1, 1, 2, 1), (1, 2, 4, 8), 2, None),
 }
 
 
 def check_side(swin: str, side: int) -> None:
-    """Refuses an image side that this Swin transformer cannot take.
+    """Checks that a Swin transformer supports an image side.
+
+    Args:
+        swin: a name of SWINS.
+        side: side of the square images, pixels.
 
     Raises:
-        InputError: an unknown name, or a side that is no multiple of `SwinEntry.unit`; names those that are.
+        InputError: the name is unknown, or the side is not a multiple of `SwinEntry.unit`; lists valid sides.
     """
     unit = entry(SWINS, swin, "Swin transformer").unit
     if side < unit or side % unit:
         raise InputError(
-            f"image_size {side} is not safe for {swin}, whose windows would not fill its stages; give {unit}, "
+            f"image_size {side} is not supported by {swin}: its windows would not fill every stage; give {unit}, "
             f"{2 * unit} or {3 * unit}"
         )
 
 
 def build_swin(swin: str, side: int, dtype=None) -> keras.Model:
-    """A keras-hub SwinTransformerBackbone with random weights for square images of this side; dtype is a policy."""
+    """Returns a SwinTransformerBackbone of keras-hub with random weights.
+
+    Args:
+        swin: a name of SWINS.
+        side: side of the square images, pixels.
+        dtype: dtype policy of the layers; None uses the current policy of Keras.
+
+    Raises:
+        InputError: see `check_side`.
+    """
     from keras_hub.models import SwinTransformerBackbone
 
     check_side(swin, side)
@@ -92,7 +105,7 @@ def build_swin(swin: str, side: int, dtype=None) -> keras.Model:
 
 @contextlib.contextmanager
 def _quiet():
-    """Keras takes the mask of the attention for one of its own, and warns."""
+    """Suppresses the warning of Keras that mistakes the attention mask for a Keras mask."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*was passed an input with a mask attached", UserWarning)
         yield
@@ -100,9 +113,10 @@ def _quiet():
 
 @keras.saving.register_keras_serializable("kmura")
 class SwinMaps(keras.layers.Layer):
-    """The feature maps of a Swin transformer, by name of LEVELS, of the shapes that `SwinEntry.map_shape` gives: S4
-    after the final normalisation, and, if asked for, S3: the third stage before its patches are merged, with a
-    normalisation of its own, as where a Swin transformer feeds a feature pyramid.
+    """Returns the feature maps of a Swin transformer by name, with the shapes of `SwinEntry.map_shape`.
+
+    S4 is the output of the final normalisation. The optional S3 is the output of the third stage before patch merging,
+    with a separate normalisation layer, as in feature pyramids on Swin transformers.
 
     Attributes:
         backbone: the SwinTransformerBackbone.
@@ -112,8 +126,8 @@ class SwinMaps(keras.layers.Layer):
         """
         Args:
             swin: a name of SWINS.
-            side: of the square images, pixels.
-            third_stage: give S3 too.
+            side: side of the square images, pixels.
+            third_stage: also return S3.
 
         Raises:
             InputError: see `check_side`.
@@ -132,25 +146,25 @@ class SwinMaps(keras.layers.Layer):
             self.norm.build((None, None, self._shape("S3")[-1]))
 
     def call(self, images):
-        """Maps of normalised images [B, side, side, 3]."""
+        """Returns the maps of normalised images [B, side, side, 3]."""
         with _quiet():
             return self._maps(images)
 
     def _maps(self, images) -> dict:
-        body, found = self.backbone, {}
+        body, maps = self.backbone, {}
         tokens = body.get_layer("pos_drop")(body.patch_embedding(images))
         for number, stage in enumerate(body.stages):
             for block in stage.blocks:
                 tokens = block(tokens)
             if number == LEVELS["S3"] and self.norm is not None:
-                found["S3"] = self._map(self.norm(tokens), "S3")
+                maps["S3"] = self._map(self.norm(tokens), "S3")
             if stage.downsample is not None:
                 rows, columns = stage.input_resolution
                 tokens = stage.downsample(tokens, H=rows, W=columns)
-        return found | {"S4": self._map(body.norm(tokens), "S4")}
+        return maps | {"S4": self._map(body.norm(tokens), "S4")}
 
     def _map(self, tokens, level: str):
-        """Tokens [B, h * w, C] as [B, h, w, C]."""
+        """Reshapes tokens [B, h * w, C] to [B, h, w, C]."""
         return keras.ops.reshape(tokens, (-1, *self._shape(level)))
 
     def _shape(self, level: str) -> tuple[int, int, int]:

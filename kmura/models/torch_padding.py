@@ -1,7 +1,7 @@
-"""Padding as torch does it, for weights that were trained there.
+"""Layers with the padding of torch, for weights that were trained in torch.
 
-At a stride of 2 TensorFlow's `same` pads more at the right and bottom, torch the same on all sides: the two look at
-places one pixel apart. The shapes are equal, so a layer takes the other padding by taking another class.
+With stride 2, `same` of TensorFlow pads more at the right and bottom, torch pads equally on all sides, so they sample
+positions one pixel apart. The shapes are equal, so replacing the class of a layer is enough to change its padding.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import keras
 
 @keras.saving.register_keras_serializable("kmura", name="SymmetricConv2D")
 class SymmetricConv2D(keras.layers.Conv2D):
-    """`keras.layers.Conv2D` of an odd kernel whose input is padded by half the kernel on every side."""
+    """`keras.layers.Conv2D` with an odd kernel whose input is padded by half the kernel on every side."""
 
     def call(self, inputs):
         sides = [(size // 2, size // 2) for size in self.kernel_size]
@@ -27,7 +27,7 @@ class SymmetricConv2D(keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable("kmura", name="SymmetricMaxPooling2D")
 class SymmetricMaxPooling2D(keras.layers.MaxPooling2D):
-    """`keras.layers.MaxPooling2D` of an odd window, padded by half the window on every side."""
+    """`keras.layers.MaxPooling2D` with an odd window whose input is padded by half the window on every side."""
 
     def call(self, inputs):
         sides = [(size // 2, size // 2) for size in self.pool_size]
@@ -35,16 +35,16 @@ class SymmetricMaxPooling2D(keras.layers.MaxPooling2D):
         return keras.ops.max_pool(padded, self.pool_size, self.strides, "valid", self.data_format)
 
 
-# the names by which weight files address the layers, see kmura.models.batch_norm
+# weight files address layers by the names of their classes, see kmura.models.batch_norm
 SymmetricConv2D.__name__ = keras.layers.Conv2D.__name__
 SymmetricMaxPooling2D.__name__ = keras.layers.MaxPooling2D.__name__
 
 
 def set_torch_padding(model: keras.Model) -> None:
-    """Gives all strided `same` convolutions and max poolings of a functional model torch's padding, in place.
+    """Changes all strided `same` convolutions and max poolings of a functional model to torch's padding, in place.
 
     Args:
-        model: channels last, not yet compiled or traced.
+        model: a channels-last model that is not compiled or traced yet.
     """
     for layer in _strided(model):
         other = SymmetricConv2D if isinstance(layer, keras.layers.Conv2D) else SymmetricMaxPooling2D
@@ -52,7 +52,7 @@ def set_torch_padding(model: keras.Model) -> None:
 
 
 def has_same_padding(model: keras.Model) -> bool:
-    """Whether a strided layer of a functional model pads as TensorFlow does."""
+    """Returns whether any strided layer of a functional model pads as TensorFlow does."""
     return any(type(layer) not in (SymmetricConv2D, SymmetricMaxPooling2D) for layer in _strided(model))
 
 

@@ -1,9 +1,9 @@
-"""Weights for a classifier: from the network, a preset folder or a file.
+"""Loads weights into a classifier: from a download, a preset folder or a file.
 
-Keras' sources come down to the same two things, its description of a model (`config.json`) and its arrays
-(`model.weights.h5`): a preset folder holds them side by side, a `.keras` file zipped, a `.weights.h5` file is
-the second alone. State dicts of torch, alone or in a Hugging Face folder, go through the tables of
-`kmura.models.porting`. Nothing of them is executed.
+All Keras formats consist of the description of a model (`config.json`) and its arrays (`model.weights.h5`): a preset
+folder contains both files, a `.keras` file is a zip archive of both, a `.weights.h5` file is the second one. State
+dicts of torch, as a file or in a Hugging Face folder, are converted with the tables of `kmura.models.porting`. No code
+from a weight file is executed.
 """
 
 import contextlib
@@ -29,14 +29,14 @@ from kmura.models.swin import SWINS, build_swin
 
 CONFIG = "config.json"
 ARRAYS = "model.weights.h5"
-PORTED = "kmura.json"  # of a preset that `port_preset` wrote: whether its weights want torch's padding
-# Where Keras keeps the backbone's arrays in a classifier's file; beside it are those of the head.
+PORTED = "kmura.json"  # in a preset of `port_preset`: whether its weights need torch's padding
+# groups of the backbones' arrays in the weight file of a classifier
 BACKBONE_GROUP = "layers/functional"
 SWIN_GROUP = "layers/swin_maps/backbone"
-# Of a backbone's config; all else is its architecture.
+# keys of a backbone's config that are not part of its architecture
 NOT_ARCHITECTURE = {"name", "trainable", "dtype", "image_shape", "data_format"}
 CONNECT_SECONDS = 10
-HUGGING_FACE = ("model.safetensors", "pytorch_model.bin")  # where transformers keeps a state dict
+HUGGING_FACE = ("model.safetensors", "pytorch_model.bin")  # files in which transformers stores a state dict
 CLASSIFIERS = ("kmura>RadiographClassifier", "kmura>HybridClassifier")
 
 log = logging.getLogger("kmura")
@@ -44,16 +44,16 @@ log = logging.getLogger("kmura")
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A backbone of a model, which takes weights of its own.
+    """A backbone of a classifier, into which weights are loaded.
 
     Attributes:
         model: the whole classifier.
         body: the backbone.
-        key: of a classifier's config that names it; also the name of the table that it comes from.
-        name: of the backbone, in kmura's words.
+        key: the key of the backbone's name in the config of a classifier, `backbone` or `swin`.
+        name: name of the backbone in its registry.
         imagenet: keras-hub preset of its ImageNet weights, or None.
-        group: where Keras keeps its arrays in a classifier's file.
-        leads: weights of a whole model may come with it.
+        group: group of its arrays in the weight file of a classifier.
+        leads: whether a weight file for this backbone may set the weights of the whole model.
     """
 
     model: keras.Model
@@ -66,23 +66,24 @@ class Part:
 
 
 def load_weights(model, weights: str, swin_weights: str = "none") -> None:
-    """Puts `weights` into a RadiographClassifier or HybridClassifier: into its convolutional backbone, and into all the
-    rest if they have the same; and `swin_weights` into the transformer of a hybrid.
+    """Loads weights into the backbones of a RadiographClassifier or HybridClassifier.
 
-    Every load is logged: how many arrays matched, are missing, were reshaped. What does not match is refused.
+    `weights` are loaded into the convolutional backbone, and into the rest of the model if they come from a classifier
+    with the same shapes; `swin_weights` are loaded into the transformer of a hybrid. The numbers of matched, missing
+    and reshaped arrays are logged. Weights that do not match raise an error.
 
     Args:
         model: the classifier.
-        weights: `none` (stays random), `imagenet` (the backbone's own preset), a keras-hub preset
+        weights: `none` (keep random weights), `imagenet` (the ImageNet preset of the backbone), a keras-hub preset
             (`densenet_121_imagenet`, `kaggle://keras/densenet/keras/densenet_121_imagenet/3`,
             `hf://keras/densenet_121_imagenet`), or a path: a preset folder, a `.keras` or `.weights.h5` file of a
             backbone or of a classifier of kmura, a state dict of torchvision or timm (`.safetensors`, `.pth`), a folder
-            as Hugging Face's transformers save it.
-        swin_weights: the same for the transformer; `none` and `imagenet` leave it as it is where `weights` brought the
-            whole hybrid.
+            in the format of Hugging Face transformers.
+        swin_weights: the same for the transformer; `none` and `imagenet` leave it unchanged if `weights` set the whole
+            hybrid.
 
     Raises:
-        InputError: nothing there, no network, a damaged file, or another architecture.
+        InputError: the weights do not exist, cannot be downloaded, are damaged, or belong to another architecture.
     """
     config = model.get_config()
     name = config["backbone"]
@@ -94,17 +95,17 @@ def load_weights(model, weights: str, swin_weights: str = "none") -> None:
 
 
 def _load_part(part: Part, weights: str) -> bool:
-    """Puts weights into a part; True if they brought the whole model."""
+    """Loads weights into a part; returns whether they set the whole model."""
     if weights == "none":
         return False
     preset = part.imagenet if weights == "imagenet" else weights
     if preset is None:
         table = BACKBONES if part.key == "backbone" else SWINS
-        there = [name for name, known in table.items() if known.imagenet]
+        pretrained = [name for name, known in table.items() if known.imagenet]
         flag = "weights" if part.key == "backbone" else "swin_weights"
         raise InputError(
-            f"{part.key} {part.name} has no ImageNet weights; give {flag} none or a path, or take one of "
-            f"{', '.join(there)}"
+            f"{part.key} {part.name} has no ImageNet weights; give {flag} none or a path, or choose one of "
+            f"{', '.join(pretrained)}"
         )
     source = Path(preset).expanduser()
     if not source.exists():
@@ -123,7 +124,7 @@ def _load_part(part: Part, weights: str) -> bool:
 
 
 def _wants_torch_padding(source: Path) -> bool:
-    """Whether a source is a preset that was ported from weights that were trained with torch's padding."""
+    """Returns whether a source is a preset whose weights were ported from torch and need torch's padding."""
     file = source / PORTED
     if not file.is_file():
         return False
@@ -134,7 +135,7 @@ def _wants_torch_padding(source: Path) -> bool:
 
 
 def _state_file(source: Path) -> Path | None:
-    """The torch state dict that `source` is, or holds as a Hugging Face folder does; None if it is Keras' own."""
+    """Returns the torch state dict file that `source` is or (Hugging Face folder) contains; None for Keras formats."""
     if source.is_dir() and not (source / ARRAYS).is_file():
         files = [source / name for name in HUGGING_FACE if (source / name).is_file()]
         return files[0] if files else None
@@ -144,7 +145,7 @@ def _state_file(source: Path) -> Path | None:
 def _load_state(state: Path, part: Part, source: Path) -> None:
     done = port(read_state(state), part.body, source, part.name)
     log.info(
-        "weights %s: %d arrays of backbone %s matched, 0 missing, %d reshaped; the rest stays (not taken: %d arrays)",
+        "weights %s: %d arrays of backbone %s matched, 0 missing, %d reshaped, %d ignored; the rest is unchanged",
         source,
         done.matched,
         part.name,
@@ -157,7 +158,7 @@ def _load_state(state: Path, part: Part, source: Path) -> None:
 
 def _warn_of_padding(source: Path, part: Part) -> None:
     log.warning(
-        "weights %s were trained with torch's padding, backbone %s pads as TensorFlow does; "
+        "weights %s were trained with torch's padding, but backbone %s pads as TensorFlow does; "
         "set model.torch_padding=true",
         source,
         part.name,
@@ -165,8 +166,8 @@ def _warn_of_padding(source: Path, part: Part) -> None:
 
 
 def _downloaded(preset: str, body: keras.Model) -> Path:
-    """The folder with the two files of a keras-hub preset, from the network or an earlier download."""
-    from keras_hub.models import Backbone  # imported already: it built the backbone
+    """Returns the folder with the two files of a keras-hub preset, downloaded now or earlier."""
+    from keras_hub.models import Backbone  # already imported when the backbone was built
 
     handle = Backbone.presets[preset]["kaggle_handle"] if preset in Backbone.presets else preset
     scheme, _, name = handle.partition("://")
@@ -178,19 +179,19 @@ def _downloaded(preset: str, body: keras.Model) -> Path:
             f"import huggingface_hub as h; print(h.snapshot_download('{name}'))",
         )
     elif "/" in preset or Path(preset).suffix:
-        raise InputError(f"weights {preset}: there is no such file or folder")
+        raise InputError(f"weights {preset}: this file or folder does not exist; check the path")
     else:
         names = nearest_first(preset, ["imagenet", "none", *type(body).presets])
         raise InputError(f"weights {preset}: neither a path nor a preset; choose a path or one of {', '.join(names)}")
     try:
         fetch(name, CONFIG)
         return fetch(name, ARRAYS).parent
-    except Exception as error:  # each hub, and the HTTP library below it, has errors of its own
+    except Exception as error:  # each hub and its HTTP library raise their own errors
         cause = textwrap.shorten(f"{type(error).__name__}: {error}", 120)
         raise InputError(
-            f"weights {preset}: could not be downloaded ({cause}); where there is a network run "
-            f'`python -c "{recipe}"`, copy that folder here and give it as weights; or give weights none '
-            "to start from random ones"
+            f"weights {preset}: download failed ({cause}); run "
+            f'`python -c "{recipe}"` on a machine with network access, copy the folder here and give its path as '
+            "weights, or give weights none for random weights"
         ) from error
 
 
@@ -206,20 +207,20 @@ def _from_hugging_face(name: str, file: str) -> Path:
     try:
         return Path(huggingface_hub.hf_hub_download(name, file, local_files_only=True))
     except huggingface_hub.errors.LocalEntryNotFoundError:
-        # Asked first because it gives up at once without network; a download tries for half a minute.
+        # This request fails fast without network; a download retries for half a minute.
         huggingface_hub.HfApi().model_info(name, timeout=CONNECT_SECONDS)
         return Path(huggingface_hub.hf_hub_download(name, file))
 
 
 @contextlib.contextmanager
 def _config_and_arrays(source: Path) -> Iterator[tuple[dict | None, Path]]:
-    """Keras' config (None if there is none) and the path of the arrays of a preset folder or a file."""
+    """Yields the Keras config (None if there is none) and the path of the arrays of a preset folder or a file."""
     if source.is_dir():
         for name in (CONFIG, ARRAYS):
             if not (source / name).is_file():
                 raise InputError(
-                    f"weights {source}: the folder has no {name}; a preset has {CONFIG} and {ARRAYS}, a folder of "
-                    f"Hugging Face {' or '.join(HUGGING_FACE)}"
+                    f"weights {source}: the folder has no {name}; a preset needs {CONFIG} and {ARRAYS}, a folder of "
+                    f"Hugging Face needs {' or '.join(HUGGING_FACE)}"
                 )
         yield _parsed(source, (source / CONFIG).read_bytes()), source / ARRAYS
     elif source.name.endswith(".weights.h5"):
@@ -231,50 +232,63 @@ def _config_and_arrays(source: Path) -> Iterator[tuple[dict | None, Path]]:
                     config = archive.read(CONFIG)
                     archive.extract(ARRAYS, folder)
             except (zipfile.BadZipFile, KeyError, EOFError, OSError) as error:
-                raise InputError(f"weights {source}: damaged, or no file of Keras ({error})") from error
+                raise InputError(f"weights {source}: damaged or not a Keras file ({error}); save it again") from error
             yield _parsed(source, config), Path(folder) / ARRAYS
     else:
         raise InputError(
-            f"weights {source}: not a kind of file kmura knows; give a preset folder, .keras, .weights.h5 or a "
+            f"weights {source}: unknown file type; give a preset folder, .keras, .weights.h5 or a "
             f"state dict of torch ({', '.join(SUFFIXES)})"
         )
 
 
 def _parsed(source: Path, config: bytes) -> dict:
-    """Registered name of the class, and its own config."""
+    """Returns the registered name of the class and its config."""
     try:
         config = json.loads(config)
         return {"class": config["registered_name"] or config["class_name"], "config": config["config"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"weights {source}: {CONFIG} does not describe a model of Keras ({error!r})") from error
+        raise InputError(
+            f"weights {source}: {CONFIG} does not describe a Keras model ({error!r}); save the preset again"
+        ) from error
 
 
 def _check_architecture(config: dict, part: Part, source: Path) -> None:
-    """Raises InputError unless `config` is of the part's backbone, alone or in a classifier of kmura."""
+    """Raises InputError unless `config` describes the part's backbone or a classifier of kmura with that backbone."""
     name, theirs = config["class"], config["config"]
     if name in CLASSIFIERS and part.key in theirs:
         if theirs[part.key] != part.name:
-            raise InputError(f"weights {source}: of {part.key} {theirs[part.key]}; the model has {part.name}")
+            raise InputError(
+                f"weights {source}: they belong to {part.key} {theirs[part.key]}, but the model has {part.name}; "
+                f"set model.{part.key}={theirs[part.key]} or give other weights"
+            )
         padding = bool(theirs.get("torch_padding"))
         if part.key == "backbone" and padding != part.model.get_config()["torch_padding"]:
             raise InputError(
-                f"weights {source}: trained with model.torch_padding={str(padding).lower()}, the model pads otherwise; "
-                "set it likewise"
+                f"weights {source}: trained with model.torch_padding={str(padding).lower()}, but the model has "
+                f"{str(not padding).lower()}; set model.torch_padding={str(padding).lower()}"
             )
         return
     expected = keras.saving.get_registered_name(type(part.body))
     if name != expected:
         raise InputError(
-            f"weights {source}: of a {name}; backbone {part.name} needs a {expected} or a whole classifier"
+            f"weights {source}: they belong to a {name}, but backbone {part.name} needs a {expected} or a whole "
+            "classifier"
         )
     ours = json.loads(json.dumps(part.body.get_config()))
     for key in sorted(ours.keys() & theirs.keys() - NOT_ARCHITECTURE):
         if theirs[key] != ours[key]:
-            raise InputError(f"weights {source}: {key} is {theirs[key]}; backbone {part.name} has {ours[key]}")
+            raise InputError(
+                f"weights {source}: {key} is {theirs[key]}, but backbone {part.name} has {ours[key]}; choose the "
+                "backbone that they were saved from"
+            )
 
 
 def _load_arrays(path: Path, part: Part, source: Path) -> bool:
-    """Reads the arrays of `path` into the backbone, or into all of the model (then True) if it has all its shapes."""
+    """Loads the arrays of `path` into the backbone, or into the whole model if it has the same shapes.
+
+    Returns:
+        Whether the whole model was loaded.
+    """
     model, backbone = part.model, part.name
     body = [tuple(weight.shape) for weight in part.body.weights]
     of_body = {id(weight) for weight in part.body.weights}
@@ -282,13 +296,13 @@ def _load_arrays(path: Path, part: Part, source: Path) -> bool:
     try:
         with h5py.File(path) as file, tempfile.TemporaryDirectory() as folder:
             of_classifier = part.group in file
-            found = _shapes(file[part.group] if of_classifier else file)
-            if sorted(found) != sorted(body):
+            shapes = _shapes(file[part.group] if of_classifier else file)
+            if sorted(shapes) != sorted(body):
                 raise InputError(
-                    f"weights {source}: {len(found)} arrays do not have the shapes of the {len(body)} of "
-                    f"backbone {backbone}; choose the backbone they were saved from"
+                    f"weights {source}: the shapes of {len(shapes)} arrays differ from those of the {len(body)} arrays "
+                    f"of backbone {backbone}; choose the backbone that they were saved from"
                 )
-            whole = part.leads and of_classifier and sorted(_shapes(file["layers"])) == sorted(found + rest)
+            whole = part.leads and of_classifier and sorted(_shapes(file["layers"])) == sorted(shapes + rest)
             if whole:
                 model.load_weights(path)
             elif of_classifier:
@@ -301,19 +315,22 @@ def _load_arrays(path: Path, part: Part, source: Path) -> bool:
                 part.body.load_weights(path)
     except InputError:
         raise
-    except ValueError as error:  # Keras does not find an array where it should be
+    except ValueError as error:  # Keras did not find an array at its expected path
         cause = textwrap.shorten(str(error), 200)
-        raise InputError(f"weights {source}: they do not fit backbone {backbone} ({cause})") from error
+        raise InputError(
+            f"weights {source}: they do not fit backbone {backbone} ({cause}); choose the backbone that they were "
+            "saved from"
+        ) from error
     except (OSError, RuntimeError, KeyError) as error:  # h5py
-        raise InputError(f"weights {source}: damaged, or no HDF5 file ({error})") from error
+        raise InputError(f"weights {source}: damaged or not an HDF5 file ({error}); save it again") from error
     if whole:
-        of_rest = "the rest of the model too"
+        of_rest = "the rest of the model was loaded too"
     else:
-        of_rest = "the rest stays, the source has " + ("one of another shape" if of_classifier else "none")
+        of_rest = "the rest is unchanged, " + ("its shapes differ" if of_classifier else "the source has none")
     log.info(
         "weights %s: %d arrays of backbone %s matched, 0 missing, 0 reshaped; %s",
         source,
-        len(found),
+        len(shapes),
         backbone,
         of_rest,
     )
@@ -321,33 +338,39 @@ def _load_arrays(path: Path, part: Part, source: Path) -> bool:
 
 
 def _shapes(group: h5py.Group) -> list[tuple[int, ...]]:
-    """Shapes of all arrays in `group`, whatever their depth."""
+    """Returns the shapes of all arrays in `group` and its subgroups."""
     shapes = []
     group.visititems(lambda _, item: shapes.append(item.shape) if isinstance(item, h5py.Dataset) else None)
     return shapes
 
 
 def port_preset(source: str | Path, backbone: str, out: str | Path, *, image_size: int | None = None) -> Ported:
-    """What of a torch state dict was ported into a preset folder of keras-hub, which `load_weights` takes.
+    """Converts a torch state dict to a preset folder of keras-hub, which `load_weights` accepts.
 
     Args:
-        source: a state dict of torchvision or timm (`.safetensors`, `.pth`), or a folder as Hugging Face's transformers
-            save it.
+        source: a state dict of torchvision or timm (`.safetensors`, `.pth`), or a folder in the format of Hugging Face
+            transformers.
         backbone: a name of BACKBONES or SWINS.
-        out: the folder to write; must not exist.
-        image_size: of a Swin transformer alone, see `kmura.models.swin.check_side`; None takes its smallest.
+        out: the folder to write; it must not exist.
+        image_size: for Swin transformers only, pixels, see `kmura.models.swin.check_side`; None uses the smallest size.
+
+    Returns:
+        The numbers and names of matched, reshaped and ignored arrays.
 
     Raises:
-        InputError: an unknown backbone, nothing to port, another architecture, `out` taken or not writable.
+        InputError: the backbone is unknown, the source is not a state dict or is of another architecture, or `out`
+            exists or cannot be written.
     """
     source, out = Path(source), Path(out)
     entry({**BACKBONES, **SWINS}, backbone, "backbone")
     if image_size is not None and backbone not in SWINS:
-        raise InputError(f"image_size is of a Swin transformer; weights of {backbone} fit every size, leave it out")
+        raise InputError(
+            f"image_size is an option of Swin transformers; remove it, weights of {backbone} fit every size"
+        )
     state = _state_file(source) if source.exists() else None
     if state is None:
         raise InputError(
-            f"{source} is no state dict of torch; give a file {', '.join(SUFFIXES)} or a folder with one of "
+            f"{source} is not a state dict of torch; give a file {', '.join(SUFFIXES)} or a folder with one of "
             f"{', '.join(HUGGING_FACE)}"
         )
     if out.exists():

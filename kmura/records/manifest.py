@@ -192,7 +192,7 @@ def shard_paths(folder: str | os.PathLike, counts: SplitCounts) -> list[Path]:
         if size != shard.bytes:
             raise InputError(
                 f"shard {path} has {size} bytes, the manifest says {shard.bytes}: it was cut or changed; "
-                f"kmura inspect {folder} names the record, building the records again fixes it"
+                f"run kmura inspect {folder} to find the record, then build the records again"
             )
         paths.append(path)
     return paths

@@ -225,7 +225,7 @@ def read_run(path: str | os.PathLike) -> RunDescription:
     """
     file = RunFolder(Path(path)).description
     missing = f"{path} is no run folder (no run.json); give runs/AREA/PHASE as kmura fit made it"
-    with reading_json(file, mend="fit again with --fresh", missing=missing) as raw:
+    with reading_json(file, fix="fit again with --fresh", missing=missing) as raw:
         version = raw.get("run_version")
         if version == 1:
             raw = _from_version_1(raw)

@@ -139,6 +139,6 @@ def test_a_pickle_is_read_without_running_what_it_holds(tmp_path):
             return (tmp_path / "ran").touch, ()
 
     torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(InputError, match="without running code"):
+    with pytest.raises(InputError, match="without executing code"):
         read_state(tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()

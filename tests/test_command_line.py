@@ -21,7 +21,9 @@ def refused(*arguments, **options) -> str:
     """The one line with which a command refuses its input."""
     done = run(*arguments, **options)
     progress = ("images: ", "skipped ", "epoch ")
-    lines = [line for line in done.stderr.splitlines() if not line.startswith(progress) and "going on" not in line]
+    lines = [
+        line for line in done.stderr.splitlines() if not line.startswith(progress) and "continuing after" not in line
+    ]
     assert done.returncode == 2, done.stderr
     assert len(lines) == 1 and lines[0].startswith("kmura"), done.stderr
     assert "Traceback" not in done.stderr
@@ -237,8 +239,8 @@ def test_a_whole_run_says_nothing_but_its_own_lines(records, tmp_path):
 
 def test_what_is_no_run_folder_is_refused(refused_here, tmp_path):
     for command in ("evaluate", "explain", "report"):
-        assert "is no run folder" in refused_here(command, tmp_path)
-    assert "is no run folder" in refused_here("compare", tmp_path, tmp_path)
+        assert "is not a run folder" in refused_here(command, tmp_path)
+    assert "is not a run folder" in refused_here("compare", tmp_path, tmp_path)
 
 
 def test_an_option_of_evaluate_without_sense_is_refused_before_any_work(tmp_path):

@@ -26,7 +26,7 @@ def run(*arguments, **options) -> subprocess.CompletedProcess:
 
 def the_error(code: int, err: str) -> str:
     """The one line with which a command refuses its input."""
-    lines = [line for line in err.splitlines() if not line.startswith(PROGRESS) and "going on" not in line]
+    lines = [line for line in err.splitlines() if not line.startswith(PROGRESS) and "continuing after" not in line]
     assert code == 2, err
     assert len(lines) == 1 and lines[0].startswith("kmura"), err
     return lines[0]
@@ -457,8 +457,8 @@ def test_a_whole_run_says_nothing_but_its_own_lines(records, tmp_path):
 
 def test_what_is_no_run_folder_is_refused(refused, tmp_path):
     for command in ("evaluate", "explain", "report"):
-        assert "is no run folder" in refused(command, tmp_path)
-    assert "is no run folder" in refused("compare", tmp_path, tmp_path)
+        assert "is not a run folder" in refused(command, tmp_path)
+    assert "is not a run folder" in refused("compare", tmp_path, tmp_path)
 
 
 def test_an_option_of_evaluate_without_sense_is_refused_before_any_work(refused, tmp_path):

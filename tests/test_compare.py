@@ -143,7 +143,7 @@ def test_what_cannot_be_compared_is_refused(runs, tmp_path):
         (runs[:1], "two runs or more"),
         ([runs[0], other], "different images of XR_WRIST"),
         ([runs[0], runs[0]], "give each run once"),
-        ([runs[0], tmp_path], "no run folder"),
+        ([runs[0], tmp_path], "not a run folder"),
     ):
         with pytest.raises(InputError, match=message):
             compare(several)

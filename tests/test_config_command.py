@@ -101,7 +101,7 @@ def test_an_area_brings_its_tuned_values(monkeypatch, capsys, tmp_path):
     arguments = ("--phase", "final", "--area", "XR_WRIST", "--runs", tmp_path, "--only", "cam.erase_q")
     code, out, err = kmura_main(monkeypatch, capsys, "config", *arguments)
     assert code == 0 and row(out, "cam.erase_q").split()[2] == "0.700714"
-    assert err == "tuned values as published for MURA's XR_WRIST\n"
+    assert err == "tuned values published for XR_WRIST of MURA\n"
 
 
 def test_options_that_do_not_fit_together_are_refused(refused):

@@ -1,4 +1,4 @@
-"""The phase `final`: two phases in one run, one trace, what it leaves behind, and going on after kills."""
+"""The phase `final`: two phases in one run, one trace, what it leaves behind, and resuming after kills."""
 
 import dataclasses
 import json
@@ -163,7 +163,7 @@ def test_a_final_that_neither_mixes_nor_erases_is_said(records, tmp_path, caplog
         train=dataclasses.replace(TINY.train, epochs=1, slow_from_epoch=None),
     )
     fit(records, area=AREA, phase="final", runs=tmp_path, config=plain)
-    assert "neither mixes nor erases" in caplog.text
+    assert "mixing and CAM-erasing are both disabled" in caplog.text
 
 
 def test_a_sheet_that_a_kill_took_is_drawn_on_the_way_on(undisturbed, records, tmp_path, caplog):

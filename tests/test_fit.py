@@ -1,4 +1,4 @@
-"""A run learns, is evaluated, and goes on after any kill as if nothing had happened."""
+"""A run learns, is evaluated, and resumes after any kill without a difference."""
 
 import dataclasses
 import json
@@ -176,7 +176,7 @@ def test_fresh_begins_anew_and_spares_what_is_no_run(undisturbed, records, tmp_p
     other = tmp_path / "XR_ELBOW" / "baseline"
     other.mkdir(parents=True)
     (other / "thesis.tex").write_text("keep me")
-    with pytest.raises(InputError, match="is no run folder"):
+    with pytest.raises(InputError, match="is not a run folder"):
         fit(records, area="XR_ELBOW", runs=tmp_path, config=TINY, fresh=True)
     assert (other / "thesis.tex").read_text() == "keep me"
 

@@ -264,8 +264,8 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 def test_the_task_bounds_the_settings(records, tmp_path):
     joint = TINY | {"data.task": "multiclass"}
     for more, message in (
-        ({"cam.erase": "positive"}, "cam.erase=positive goes with one logit; this model has 4"),
-        ({"train.loss": "focal", "train.focal_alpha": 0.3}, "focal_alpha goes with logits of yes or no"),
+        ({"cam.erase": "positive"}, "cam.erase=positive requires a model with one logit, this one has 4"),
+        ({"train.loss": "focal", "train.focal_alpha": 0.3}, "focal_alpha requires a binary or multilabel model"),
     ):
         with pytest.raises(InputError, match=message):
             kmura.fit(records, area="all", runs=tmp_path, settings=joint | more)

@@ -1,4 +1,4 @@
-"""The search: one trace for all trials, pruning, going on after kills, best values handed to the phase `final`."""
+"""The search: one trace for all trials, pruning, resuming after kills, best values handed to the phase `final`."""
 
 import dataclasses
 import json
@@ -168,7 +168,7 @@ def test_a_search_in_which_nothing_can_be_trained_says_so(records, tmp_path):
         def on_train_begin(self, logs=None):
             self.model.classifier.get_layer("logits").bias.assign([float("nan")])
 
-    with pytest.raises(InputError, match="every trial failed: the loss was no number"):
+    with pytest.raises(InputError, match="every trial failed: the loss was not a number"):
         tune(records, area=AREA, runs=tmp_path, config=hopeless, callbacks=[Poison()])
     assert json.loads((tmp_path / AREA / "tune" / "trial_0" / "result.json").read_text())["status"] == "failed"
 

@@ -1,4 +1,4 @@
-"""CAM-erasing: now and then the model must also be right without the part of the image that it looks at most."""
+"""CAM-erasing: a second loss on images without the region that the model's Grad-CAM++ map marks."""
 
 import keras
 import tensorflow as tf
@@ -9,21 +9,25 @@ from kmura.models.freezing import set_trainable
 
 
 class CamErasingModel(keras.Model):
-    """The model that is compiled and fitted around a classifier; the classifier itself stays plain.
+    """A wrapper that is compiled and fitted to train a classifier; the classifier itself is not changed.
 
-    A step computes the loss on the mixed batch. Every `erase_every` steps, while erasing is on, the Grad-CAM++ of the
-    clean batch towards the predicted side gives a mask of the top 1 - q of each image's positive map; the clean batch
-    with that part black (of all images, or of those of one side alone) and with its own labels gives a second loss, and
+    Each step computes the loss of the mixed batch. While erasing is on, every `erase_every` steps, the Grad-CAM++ map
+    of the clean batch towards the predicted class gives a mask of the top 1 - q of each image's positive map. The clean
+    batch with this region set to black (in all images, or only in those of one class) and with its own labels gives a
+    second loss, and the total loss is
 
         loss = (1 - alpha_cam) * loss_mixed + alpha_cam * loss_erased.
 
-    All knobs are variables: changing them between epochs, phases or trials does not trace the step again. What is saved
-    of the classifier carries no optimizer and loads without this class.
+    All settings of erasing are variables, so changing them between epochs, phases or trials does not retrace the step.
+    The saved classifier has no optimizer and loads without this class.
 
     Attributes:
         classifier: the functional model, with `feature_maps`.
-        erasing: 0 or 1; alpha_cam: 0..1; erase_q: in (0, 1); erase_every: steps, 1 or more; erase_positive and
-            erase_negative: 0 or 1, whether images of that side lose anything. Set with `set_erasing`.
+        erasing: 0 or 1. This and the following variables are set with `set_erasing`.
+        alpha_cam: 0 to 1.
+        erase_q: above 0 and below 1.
+        erase_every: steps, 1 or more.
+        erase_positive, erase_negative: 0 or 1, whether images of that class are erased.
     """
 
     def __init__(
@@ -37,10 +41,10 @@ class CamErasingModel(keras.Model):
     ):
         """
         Args:
-            classifier: gives logits [B, L] for images [B, H, W, C].
-            can_erase: False leaves erasing out of the step for good; it is traced in half the time.
-            tap: the feature map that decides what is erased, see CamConfig.
-            learning_part: of its backbone that learns now, see `unfreeze` of TrainConfig.
+            classifier: maps images [B, H, W, C] to logits [B, L].
+            can_erase: False removes erasing from the step permanently, which halves the tracing time.
+            tap: the feature map that determines the erased region, see CamConfig.
+            learning_part: the part of the backbone that is trainable at first, see `unfreeze` of TrainConfig.
         """
         super().__init__(name="trainer", **kwargs)
         self.classifier = classifier
@@ -52,7 +56,7 @@ class CamErasingModel(keras.Model):
         self.erase_positive = self._knob("erase_positive", 1)
         self.erase_negative = self._knob("erase_negative", 1)
         self._learning_part, self._traced = learning_part, {}
-        self.built = True  # the classifier is; saves Keras a symbolic pass through it
+        self.built = True  # the classifier is built; this saves a symbolic pass
 
     def compile(self, *args, **kwargs):
         super().compile(*args, **kwargs)
@@ -60,8 +64,8 @@ class CamErasingModel(keras.Model):
         self._trace_gradients_anew()
 
     def _trace_gradients_anew(self) -> None:
-        # a function of its own, so that both passes of a step with erasing are traced once; and anew after each
-        # `compile`: loss and trainable variables may be others
+        # a separate function, so that both passes of a step with erasing share one trace; retraced after each
+        # `compile`, since loss and trainable variables may have changed
         self._compute_gradients = tf.function(self._loss_and_gradients, reduce_retracing=True)
 
     def _knob(self, name: str, value: float):
@@ -69,7 +73,7 @@ class CamErasingModel(keras.Model):
         return self.add_weight(shape=(), initializer=initial, dtype="float32", trainable=False, name=name)
 
     def set_erasing(self, on: bool, how: CamConfig) -> None:
-        """Turns the knobs: whether to erase now (whatever `from_epoch` says), and how."""
+        """Sets whether to erase now (regardless of `how.from_epoch`), and the settings of erasing."""
         self.erasing.assign(float(on))
         self.alpha_cam.assign(how.alpha_cam)
         self.erase_q.assign(how.erase_q)
@@ -78,12 +82,13 @@ class CamErasingModel(keras.Model):
         self.erase_negative.assign(float(how.erase != "positive"))
 
     def set_learning_part(self, part: str) -> None:
-        """Lets a part of the convolutional backbone learn, see `unfreeze` of TrainConfig.
+        """Sets the trainable part of the convolutional backbone, see `unfreeze` of TrainConfig.
 
-        Each part is traced once, when it first learns. The optimizer must have been built for all that ever do.
+        The step is traced once per part, at its first use. The optimizer must have been built for all variables that
+        are ever trained.
 
         Raises:
-            InputError: more convolutions than there are.
+            InputError: `part` has more convolutions than the backbone.
         """
         if part == self._learning_part:
             return
@@ -100,7 +105,7 @@ class CamErasingModel(keras.Model):
         return self.classifier(images, training=training)
 
     def train_step(self, batch):
-        """One step on `mixed_image` [B, H, W, C], `mixed_label` [B, L] and, when it is due, `image` and `label`."""
+        """Trains on `mixed_image` [B, H, W, C] and `mixed_label` [B, L]; also on `image` and `label` when erasing."""
         images, labels = batch["mixed_image"], batch["mixed_label"]
         if self._cam is None:
             return super().train_step((images, labels))
@@ -114,26 +119,26 @@ class CamErasingModel(keras.Model):
             kept = 1 - cam.erase_mask(maps, self.erase_q) * self._chosen(batch["label"])
             other_loss, _, other = self._compute_gradients(batch["image"] * kept[..., None], batch["label"])
             share = tf.convert_to_tensor(self.alpha_cam)
-            both = [(1 - share) * one + share * two for one, two in zip(gradients, other, strict=True)]
+            both = [(1 - share) * mixed + share * clean for mixed, clean in zip(gradients, other, strict=True)]
             return (1 - share) * loss + share * other_loss, both
 
         step = tf.cast(self.optimizer.iterations, tf.float32)
         due = (self.erasing > 0) & (tf.math.floormod(step, self.erase_every) == 0)
         total, gradients = tf.cond(due, erased, plain)
         self.optimizer.apply(gradients, self.trainable_variables)
-        # Keras divides the loss by the replicas of a distribution strategy, so that their gradients may be summed
+        # Keras divides the loss by the replicas of a distribution strategy, so that their gradients can be summed
         total *= tf.distribute.get_strategy().num_replicas_in_sync
         self._loss_tracker.update_state(total, sample_weight=tf.shape(images)[0])
         return self.compute_metrics(images, labels, logits)
 
     def _chosen(self, labels):
-        """1 for images that are to lose what the mask covers, else 0: [B, 1, 1]; of several logits every image."""
+        """Returns 1 for images that are erased, else 0, [B, 1, 1]; with several logits 1.0, since all images are."""
         if labels.shape[-1] != 1:
             return 1.0
         return tf.where(labels >= 0.5, self.erase_positive, self.erase_negative)[:, :, None]
 
     def _symbolic_build(self, iterator=None, data_batch=None):
-        # under a distribution strategy Keras makes the metrics from a batch, and takes a dictionary for the input
+        # under a distribution strategy Keras builds the metrics from a batch, and would take the dictionary as input
         if isinstance(data_batch, dict):
             data_batch = (data_batch["mixed_image"], data_batch["mixed_label"])
         super()._symbolic_build(iterator=iterator, data_batch=data_batch)
@@ -144,5 +149,5 @@ class CamErasingModel(keras.Model):
             loss = self.compute_loss(images, labels, logits, training=True)
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self.trainable_variables)
-        # Swin's tables of positions have sparse ones, which the branches of a condition may not return
-        return loss, logits, [None if each is None else tf.convert_to_tensor(each) for each in gradients]
+        # gradients of Swin's position tables are sparse, and the branches of tf.cond cannot return sparse tensors
+        return loss, logits, [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in gradients]

@@ -1,4 +1,4 @@
-"""`fit`: classifiers of one area or several, from records to `best.keras`, resumable after every epoch."""
+"""`fit`: trains classifiers of one or several areas, from records to `best.keras`; resumable after every epoch."""
 
 import logging
 import os
@@ -29,13 +29,17 @@ def fit_areas(
     ] = lambda dataset, run, config: (),
     **options,
 ) -> Iterator[RunResult]:
-    """One run after another for several areas; all areas are checked before the first one trains.
+    """Trains one run per area, one after another; all areas are checked before the first run starts.
 
     Args:
         records: folder of shards and manifest.
-        area: `all`, one name or several.
-        callbacks_for: data set, run folder and configuration -> callbacks of that run alone, after the common ones.
-        **options: of `fit`.
+        area: `all`, the name of an area, or several names.
+        callbacks_for: function of data set, run folder and configuration; returns further callbacks for that run only,
+            which run after the callbacks in `options`.
+        **options: keyword arguments of `fit`.
+
+    Yields:
+        The result of each run.
 
     Raises:
         InputError: see `fit`.
@@ -52,13 +56,13 @@ def fit_areas(
 def prepared_areas(
     records: str | os.PathLike, area: str | Sequence[str], options: Mapping[str, Any]
 ) -> list[tuple[Dataset, ClassificationConfig, str]]:
-    """The data sets of areas that can all be trained with these options of `fit`, each with its configuration.
+    """Checks areas, and returns their data sets with the configurations that these options of `fit` give them.
 
     Returns:
-        (data set, configuration, where its tuned values come from or "") for each area that gets a model.
+        One tuple (data set, configuration, source of its tuned values or "") per area that gets a model.
 
     Raises:
-        InputError: an unknown area, one without both classes in its splits, an unknown setting, a model that cannot be
+        InputError: an area is unknown or lacks a class in one of its splits, a setting is unknown, or a model cannot be
             built.
     """
     if area == ALL:
@@ -76,7 +80,7 @@ def prepared_areas(
 
 
 def _settled(area: str, options: Mapping[str, Any]) -> tuple[ClassificationConfig, str]:
-    """The configuration that these options of `fit` mean for an area, and where its tuned values come from, or ""."""
+    """Returns the configuration that these options of `fit` give an area, and the source of its tuned values or ""."""
     if options.get("config"):
         return options["config"], ""
     known = {key: options[key] for key in ("recipe", "settings", "fresh") if key in options}
@@ -96,27 +100,27 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     command: str | None = None,
 ) -> RunResult:
-    """A trained run in `RUNS/AREA/PHASE/`; it goes on from its last finished epoch if there is one.
+    """Trains a run in `RUNS/AREA/PHASE/`; it continues after its last finished epoch if there is one.
 
-    With `train.deterministic` a run that was killed at any moment and called again ends with the same bits as an
-    undisturbed one (on CPU).
+    With `train.deterministic`, a run that was killed at any time and resumed gives the same bits as an uninterrupted
+    run (on a CPU).
 
     Args:
-        records: folder of shards and manifest, or a Dataset of it.
+        records: folder of shards and manifest, or its Dataset.
         area: one area of the records, or `all` for one model of all areas.
-        phase: `baseline`, `final` or `hybrid`: names the run, its default recipe and whether tuned values are used (see
-            `kmura.classification.phases.phase_config`). The phase `tune` is `kmura.tune`.
-        runs: where runs live.
-        recipe: a shipped name or a TOML file, instead of the phase's own.
-        settings: `stage.key -> value`, or texts `stage.key=value`, laid over the recipe and tuned values.
-        config: everything that decides the outcome, instead of recipe, tuned values and settings.
-        fresh: begin anew and drop what the run folder holds.
-        callbacks: further Keras callbacks (progress display); they see all scores in their logs.
-        command: noted in `run.json`.
+        phase: `baseline`, `final` or `hybrid`; determines the name of the run, its default recipe and whether tuned
+            values are used (see `kmura.classification.phases.phase_config`). For the phase `tune` call `kmura.tune`.
+        runs: folder of all runs.
+        recipe: name of a shipped recipe or path of a TOML file; None takes the recipe of the phase.
+        settings: mapping `stage.key -> value`, or texts `stage.key=value`; they override recipe and tuned values.
+        config: complete configuration, which replaces recipe, tuned values and settings.
+        fresh: start again and delete the content of the run folder.
+        callbacks: further Keras callbacks, such as a progress display; their logs contain all scores.
+        command: stored in `run.json`; None stores the command line of this process.
 
     Raises:
-        InputError: unknown area or phase, a model that cannot be built, a split without one of the classes, a run
-            folder of another configuration or other records, weights that cannot be loaded.
+        InputError: the area or phase is unknown, the model cannot be built, a split lacks a class, the run folder has
+            another configuration or other records, or weights cannot be loaded.
     """
     check_phase(phase)
     if phase == "tune":
@@ -133,8 +137,8 @@ def fit(
         log.warning("%s %s: %s", area, phase, note)
     if phase == "final" and not config.mix.until_epoch and config.cam.from_epoch is None:
         log.warning(
-            "%s final: neither mixes nor erases, as a baseline; set mix.until_epoch and cam.from_epoch, "
-            "or take --recipe final",
+            "%s final: mixing and CAM-erasing are both disabled, as in a baseline; set mix.until_epoch and "
+            "cam.from_epoch, or use --recipe final",
             area,
         )
     return train_run(
@@ -150,36 +154,38 @@ def fit(
 
 
 def never_reached(config: ClassificationConfig) -> list[str]:
-    """What a configuration asks for in vain, in epochs that it does not have or of another loss; a sentence each."""
+    """Returns one sentence per setting without effect: its epoch is never reached, or it belongs to another loss."""
     frozen, unused = config.train.frozen_until_epoch, []
     for name in ("focal_gamma", "focal_factor"):
         if config.train.loss != "focal" and getattr(config.train, name) != getattr(TrainConfig, name):
-            unused.append(f"train.{name} is of the focal loss, which train.loss={config.train.loss} is not")
+            unused.append(f"train.{name} has no effect with train.loss={config.train.loss}; it needs the focal loss")
     late = {
         "train.slow_from_epoch": config.train.slow_from_epoch,
         "cam.from_epoch": config.cam.from_epoch,
         "the end of train.frozen_until_epoch": None if frozen is None else frozen + 1,
     }
     return unused + [
-        f"{key} is {epoch}, but training ends after epoch {config.train.epochs}; set it lower, or more epochs"
+        f"{key} is {epoch}, but training ends after epoch {config.train.epochs}; reduce it or train more epochs"
         for key, epoch in late.items()
         if epoch is not None and epoch > config.train.epochs
     ]
 
 
 def check_data(dataset: Dataset, config: ClassificationConfig) -> None:
-    """Refuses settings that do not fit the task, and splits that lack a class that training needs.
+    """Checks that the settings fit the task, and that the splits have all classes that training requires.
 
     Raises:
-        InputError: names the setting or the split, and the fix.
+        InputError: a setting does not fit the task, or a split lacks a class.
     """
     task = dataset.labels
     if task.softmax and config.train.focal_alpha is not None:
-        raise InputError("train.focal_alpha goes with logits of yes or no, not with classes; use train.balance instead")
+        raise InputError(
+            "train.focal_alpha requires a binary or multilabel model, not multiclass; use train.balance instead"
+        )
     if task.by_label and task.outputs > 1 and config.train.sampling == "balanced":
-        raise InputError("train.sampling balanced needs one class an image; take train.balance for several labels")
+        raise InputError("train.sampling=balanced requires one class per image; use train.balance for several labels")
     if config.cam.erase != "all" and task.outputs > 1:
         raise InputError(
-            f"cam.erase={config.cam.erase} goes with one logit; this model has {task.outputs}, leave it out"
+            f"cam.erase={config.cam.erase} requires a model with one logit, this one has {task.outputs}; leave it out"
         )
     dataset.check(("train", config.train.select_on))

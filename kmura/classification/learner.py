@@ -1,4 +1,4 @@
-"""The learner of the kind `classification`: a compiled classifier, traced once, and the runs that it trains."""
+"""The learner of the kind `classification`: a compiled classifier that trains one or several runs with one trace."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,14 @@ from kmura.training.optimizers import AdamL2, inner_optimizer, learning_rate, se
 
 
 class ClassificationLearner(Learner):
-    """The compiled model of a data set; runs whose configurations differ in knobs alone share one, traced once.
+    """A compiled classifier for a data set. Runs that differ only in variable settings share it and its trace.
 
-    Knobs are the learning rate, the L2 penalty, all of mixing and all of CAM-erasing but whether there is any. To be
-    used inside `kmura.training.loop.session`.
+    Variable settings are the learning rate, the L2 penalty, all settings of mixing, and all settings of CAM-erasing
+    except whether it is used at all. Use the learner inside `kmura.training.loop.session`.
 
     Attributes:
-        dataset: what is trained on.
-        config: of the present run; `configure` gives another one.
+        dataset: the training and validation data.
+        config: configuration of the current run; `configure` replaces it.
         model: the CamErasingModel around the classifier.
         saved: the classifier.
     """
@@ -39,12 +39,12 @@ class ClassificationLearner(Learner):
     def __init__(self, dataset: Dataset, config: ClassificationConfig, *, load_weights: bool = True):
         """
         Args:
-            dataset: has both classes in its splits.
-            config: of the first run, and of all others but for their knobs.
-            load_weights: False leaves pretrained weights unread: a checkpoint will bring them all.
+            dataset: data set whose splits have all classes.
+            config: configuration of the first run.
+            load_weights: False skips pretrained weights, for a run that continues from a checkpoint.
 
         Raises:
-            InputError: weights that cannot be loaded; records that cannot be read.
+            InputError: weights cannot be loaded, or records cannot be read.
         """
         self.dataset, self.config, self.monitor = dataset, config, config.train.monitor
         task, train = dataset.labels, config.train
@@ -57,7 +57,7 @@ class ClassificationLearner(Learner):
             seed=train.seed,
         )
         set_trainable(classifier, train.unfreeze)
-        learning = classifier.trainable_variables  # whatever learns in any epoch
+        learning = classifier.trainable_variables  # all that are trained in any epoch
         self.saved = classifier
         self.model = CamErasingModel(
             classifier,
@@ -78,13 +78,13 @@ class ClassificationLearner(Learner):
         self._validation = None
 
     def configure(self, config: ClassificationConfig) -> None:
-        """Takes another configuration, which differs from the first one in knobs alone."""
+        """Sets the configuration of the next run, which may differ from the first one only in variable settings."""
         self.config = config
 
     def batches(self, first: int, last: int) -> tf.data.Dataset:
         if self._validation is None:
             self._validation = _Validation(self.dataset, self.config.train.select_on)
-        # kept until the next run has its own: the two share the decoded images
+        # kept until the next run has its own, since both share the decoded images
         self._batches = self.dataset.train(
             augment=self.config.augment,
             mix=self.config.mix,
@@ -110,11 +110,10 @@ class ClassificationLearner(Learner):
 
 
 class EpochKnobs(keras.callbacks.Callback):
-    """Sets learning rate, L2 penalty, CAM-erasing and the part of the backbone that learns at the start of every epoch.
+    """Sets learning rate, L2 penalty, CAM-erasing and the trainable part of the backbone at the start of every epoch.
 
-    They are a function of the epoch alone, so that a resumed run turns the same knobs. Another part of the backbone
-    needs another trace of the step, everything else none. Mixing changes by epoch inside the data set
-    (`kmura.data.dataset.Dataset.train`).
+    These depend only on the epoch, so a resumed run uses the same values. Only a change of the trainable part retraces
+    the step. Mixing is changed by the data set (`kmura.data.dataset.Dataset.train`).
     """
 
     def __init__(self, config: ClassificationConfig):
@@ -139,7 +138,7 @@ class EpochKnobs(keras.callbacks.Callback):
 
 
 class _Validation:
-    """The images, studies and labels of the split that chooses the best epoch."""
+    """The images, studies and labels of the split that selects the best epoch."""
 
     def __init__(self, dataset: Dataset, split: str):
         rows = dataset.rows(split)
@@ -149,33 +148,32 @@ class _Validation:
         self.label = rows[self.task.label_columns].to_numpy()
 
     def scores(self, classifier: keras.Model, loss: keras.losses.Loss) -> dict[str, float]:
-        """The scores of the classifier as it is now, from one prediction pass."""
+        """Returns the current scores of the classifier, from one prediction pass."""
         logits = classifier.predict(self.images, verbose=0)
         return validation_scores(self.study, self.label, logits, loss, self.task)
 
 
 def validation_scores(study, label: np.ndarray, logit: np.ndarray, loss, task: Task) -> dict[str, float]:
-    """The validation scores of an epoch at image and study level.
+    """Returns the validation scores of an epoch at image and study level.
 
     Names: `val_loss_img val_acc_img val_auc_img val_acc_study val_auc_study val_f1_study`. The probability of a study
-    is the mean of its images'. For several classes accuracy and F1 (weighted by the sizes of the classes) are of the
-    most probable class and AUC is the mean of each class against the rest; for several labels all are means over the
-    labels.
-    Images of unknown label are left out. An AUC over one class is NaN.
+    is the mean over its images. For several classes, accuracy and F1 (weighted by class size) are those of the most
+    probable class, and AUC is the mean over the classes, each against the rest. For several labels, all scores are
+    means over the labels. Images without a known label are excluded. The AUC of a single class is NaN.
 
     Args:
-        study: ids [N].
-        label: class ids [N, 1] (binary: 0 or 1), of several labels 0 and 1 [N, L]; -1 is unknown.
-        logit: [N, L].
-        loss: of (targets [N, L], logits [N, L]).
-        task: of the model.
+        study: study ids [N].
+        label: class ids [N, 1] (binary: 0 or 1), or for several labels 0 and 1 [N, L]; -1 is unknown.
+        logit: logits [N, L].
+        loss: function of (targets [N, L], logits [N, L]).
+        task: task of the model.
     """
     known = (label >= 0).all(axis=1)
     study, label, logit = np.asarray(study)[known], label[known], logit[known].astype(np.float64)
     probability = task.probabilities(logit)
     pooled = metrics.pool_classes(study, probability, normalize=task.softmax)
     image, by_study = (
-        _scores(of, value, task) for of, value in ((label, probability), (label[pooled.first], pooled.value))
+        _scores(labels, value, task) for labels, value in ((label, probability), (label[pooled.first], pooled.value))
     )
     scores = {
         "val_loss_img": loss(task.targets(label), logit.astype("float32")),
@@ -196,12 +194,12 @@ def _scores(label: np.ndarray, probability: np.ndarray, task: Task) -> dict[str,
 
 
 def _right(labels, logits):
-    """1 where logit and label, which mixing may leave between 0 and 1, are of the same side; else 0."""
+    """Returns 1 where logit and label belong to the same class, else 0; mixed labels may lie between 0 and 1."""
     return keras.ops.cast((labels >= 0.5) == (logits >= 0), "float32")
 
 
 def _right_class(labels, logits):
-    """1 where the largest logit is of the class that has the largest label, else 0."""
+    """Returns 1 where the largest logit and the largest label belong to the same class, else 0."""
     return keras.ops.cast(keras.ops.argmax(labels, axis=-1) == keras.ops.argmax(logits, axis=-1), "float32")
 
 

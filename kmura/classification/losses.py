@@ -1,4 +1,4 @@
-"""Losses from logits, by task: Keras' own where it has them, others where it lacks them or clips."""
+"""Losses from logits, by task: those of Keras where possible, others where Keras has none or clips probabilities."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,8 +17,8 @@ class WeightedBinaryCrossentropy(keras.losses.Loss):
     loss = mean of -(w y log s(x) + (1 - y) log(1 - s(x))), s the logistic function, over [B, C].
 
     Args:
-        pos_weight: w, 0 or more; negatives / positives balances the classes. One number, or one for each label [C].
-        label_smoothing: e moves the labels to y (1 - e) + e / 2.
+        pos_weight: w, 0 or more; negatives / positives balances the classes. One number, or one per label [C].
+        label_smoothing: e, 0 to 1; labels become y (1 - e) + e / 2.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class WeightedBinaryCrossentropy(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable("kmura")
 class WeightedCategoricalCrossentropy(keras.losses.Loss):
-    """Categorical cross-entropy from logits, each class with its weight (Keras' own takes none): labels [B, C].
+    """Categorical cross-entropy from logits with class weights, which Keras' loss does not take; labels [B, C].
 
     loss = mean over the batch of -sum_c w_c y_c log softmax(x)_c.
 
     Args:
-        class_weights: w, one for each class; None for 1.
-        label_smoothing: e moves the labels to y (1 - e) + e / C.
+        class_weights: w, one per class [C]; None is 1.
+        label_smoothing: e, 0 to 1; labels become y (1 - e) + e / C.
     """
 
     def __init__(
@@ -76,14 +76,13 @@ class WeightedCategoricalCrossentropy(keras.losses.Loss):
 class BinaryFocalLoss(keras.losses.BinaryFocalCrossentropy):
     """Keras' binary focal loss (Lin et al. 2017, equations 4 and 5) from logits, times a factor.
 
-    loss = mean of factor * a_t (1 - p_t)^gamma * -log p_t over [B, C]; p_t is the probability of the true side.
+    loss = mean of factor * a_t (1 - p_t)^gamma * -log p_t over [B, C]; p_t is the probability of the true class.
 
     Args:
         gamma: 0 or more; 0 is cross-entropy.
-        factor: of the whole loss.
-        alpha: a_t is alpha for positives and 1 - alpha for negatives, one number or one for each label [C]; None weighs
-            neither (a_t = 1).
-        label_smoothing: e moves the labels to y (1 - e) + e / 2.
+        factor: constant factor of the loss.
+        alpha: a_t is alpha for positives and 1 - alpha for negatives; a number, or one per label [C]; None is a_t = 1.
+        label_smoothing: e, 0 to 1; labels become y (1 - e) + e / 2.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class BinaryFocalLoss(keras.losses.BinaryFocalCrossentropy):
     ):
         super().__init__(
             apply_class_balancing=alpha is not None,
-            alpha=0.25 if alpha is None else np.array(alpha, np.float32),  # Keras' own default, which is not used
+            alpha=0.25 if alpha is None else np.array(alpha, np.float32),  # Keras' default, which is not used
             gamma=gamma,
             from_logits=True,
             label_smoothing=label_smoothing,
@@ -116,14 +115,14 @@ class BinaryFocalLoss(keras.losses.BinaryFocalCrossentropy):
 
 @keras.saving.register_keras_serializable("kmura")
 class CategoricalFocalLoss(keras.losses.Loss):
-    """Focal loss of several classes from logits: labels [B, C].
+    """Categorical focal loss from logits; labels [B, C].
 
-    loss = mean over the batch of sum_c a_c y_c (1 - p_c)^gamma * -log p_c, p the softmax. Keras' own clips p at 1e-7,
-    which leaves the worst images without a gradient.
+    loss = mean over the batch of sum_c a_c y_c (1 - p_c)^gamma * -log p_c, p the softmax. Keras' loss clips p at 1e-7,
+    so images with the largest loss have no gradient.
 
     Args:
-        alpha: a, one for each class; None for 1.
-        gamma, label_smoothing: see BinaryFocalLoss; e moves the labels to y (1 - e) + e / C.
+        alpha: a, one per class [C]; None is 1.
+        gamma, label_smoothing: see BinaryFocalLoss; labels become y (1 - e) + e / C.
     """
 
     def __init__(
@@ -150,15 +149,15 @@ class CategoricalFocalLoss(keras.losses.Loss):
 
 
 def make_loss(task: Task, train: TrainConfig, balance: Sequence[float]) -> keras.losses.Loss:
-    """The loss that a configuration asks for, of labels and logits [B, L].
+    """Returns the loss of a configuration, a function of labels and logits [B, L].
 
     Args:
-        task: of the model.
-        train: kind, focusing, factors, smoothing, and whether `balance` counts.
-        balance: weights that balance the classes: with softmax one for each class; else negatives / positives of each
-            label [L].
+        task: task of the model.
+        train: determines the loss and its parameters, and whether `balance` is used.
+        balance: weights that balance the classes [L]: with softmax one per class, else negatives / positives of each
+            label.
     """
-    weights = list(balance) if train.balance and train.sampling == "natural" else None  # balanced sampling has done it
+    weights = list(balance) if train.balance and train.sampling == "natural" else None  # balanced sampling needs none
     return _LOSSES[task.softmax, train.loss](train, weights, len(balance))
 
 
@@ -170,7 +169,7 @@ def _sigmoid_cross_entropy(train: TrainConfig, weights, number: int) -> keras.lo
 def _sigmoid_focal(train: TrainConfig, weights, number: int) -> keras.losses.Loss:
     alpha = train.focal_alpha
     if alpha is None and weights:
-        alpha = [weight / (1 + weight) for weight in weights]  # positives : negatives as negatives : positives
+        alpha = [weight / (1 + weight) for weight in weights]  # alpha : 1 - alpha is negatives : positives
         alpha = alpha[0] if len(alpha) == 1 else alpha
     return BinaryFocalLoss(train.focal_gamma, train.focal_factor, alpha, train.label_smoothing)
 
@@ -180,7 +179,7 @@ def _softmax_cross_entropy(train: TrainConfig, weights, number: int) -> keras.lo
 
 
 def _softmax_focal(train: TrainConfig, weights, number: int) -> keras.losses.Loss:
-    alpha = [train.focal_factor * weight for weight in weights or [1.0] * number]  # multiplies its class
+    alpha = [train.focal_factor * weight for weight in weights or [1.0] * number]  # a factor of each class
     return CategoricalFocalLoss(alpha, train.focal_gamma, train.label_smoothing)
 
 

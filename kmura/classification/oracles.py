@@ -1,4 +1,4 @@
-"""What chooses the values of a trial: the space of a search, and KerasTuner's oracles, made resumable."""
+"""The search space, and resumable versions of KerasTuner's oracles, which choose the values of each trial."""
 
 import warnings
 from pathlib import Path
@@ -14,7 +14,7 @@ LOGARITHMIC = ("train.learning_rate", "train.weight_decay", "train.slow_factor")
 
 
 def search_space(config: ClassificationConfig) -> kt.HyperParameters:
-    """The space of a search in KerasTuner's words, a parameter for each key that is searched."""
+    """Returns KerasTuner's description of the search space, with one parameter per searched key."""
     space = kt.HyperParameters()
     for key in searched(config)[0]:
         low, high = _range(config.tune, key)
@@ -28,7 +28,7 @@ def search_space(config: ClassificationConfig) -> kt.HyperParameters:
 
 
 def is_fixed(tune: TuneConfig, key: str) -> bool:
-    """Whether the range of a `stage.key` leaves nothing to search."""
+    """Whether the range of a key `stage.key` fixes its value."""
     low, high = _range(tune, key)
     return low == high
 
@@ -38,16 +38,16 @@ def _range(tune: TuneConfig, key: str) -> tuple[float, float]:
 
 
 class _ResumableOracle:
-    """What KerasTuner's oracles lack to survive a kill at any moment, as a mixin.
+    """A mixin that lets an oracle of KerasTuner survive a kill at any time.
 
-    All state, that of the trials included, is one file that is replaced as a whole; an interrupted trial is tried
-    again, one that had ended is not. The random numbers behind a suggestion depend on seed and trial alone.
+    All state, including that of the trials, is stored in one file that is replaced as a whole. An interrupted trial is
+    repeated, an ended one is not. The random numbers of a suggestion depend only on the seed and the trial.
     """
 
     def populate_space(self, trial_id):
         self._random_state = np.random.RandomState([self.seed, int(trial_id)])  # of the Bayesian oracle
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the Gaussian process on how well its own parameters converged
+            warnings.simplefilter("ignore")  # convergence warnings of the Gaussian process
             return super().populate_space(trial_id)
 
     def get_state(self):
@@ -66,7 +66,7 @@ class _ResumableOracle:
         write_json(Path(self._get_oracle_fname()), self.get_state())
 
     def reload(self):
-        with reading_json(Path(self._get_oracle_fname()), fix="tune with --fresh") as state:
+        with reading_json(Path(self._get_oracle_fname()), fix="start the search again with --fresh") as state:
             self.set_state(state)
 
     def _save_trial(self, trial):
@@ -86,12 +86,12 @@ class _Hyperband(_ResumableOracle, kt.oracles.HyperbandOracle):
 
 
 def make_oracle(config: ClassificationConfig) -> kt.Oracle:
-    """The oracle that `tune.tuner` names, over the `search_space` of a configuration."""
+    """Returns the oracle of `tune.tuner`, over the `search_space` of a configuration."""
     common = {
         "objective": kt.Objective(config.train.monitor, "max"),
         "hyperparameters": search_space(config),
-        "seed": config.train.seed + 1,  # 0 would be no seed
-        "max_consecutive_failed_trials": 10**9,  # KerasTuner would throw away what has gone well before
+        "seed": config.train.seed + 1,  # KerasTuner treats 0 as no seed
+        "max_consecutive_failed_trials": 10**9,  # otherwise KerasTuner discards the completed trials
     }
     if config.tune.tuner == "bayesian":
         return _Bayesian(max_trials=config.tune.trials, num_initial_points=config.tune.startup_trials, **common)

@@ -1,4 +1,4 @@
-"""Phases: named ways to train, and where each takes its values from."""
+"""Phases: named training procedures, and the sources of their values."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from kmura.runs.run import TUNED_VALUES, RunFolder, read_run
 
 PHASES = ("baseline", "tune", "final", "hybrid")
 
-# what the search chooses for `final`, in the words of the configuration
+# the keys that a search tunes for `final`
 TUNED_KEYS = (
     "train.learning_rate",
     "train.weight_decay",
@@ -25,7 +25,7 @@ TUNED_KEYS = (
     "cam.erase_every",
 )
 HYBRID_KEYS = ("train.learning_rate", "train.weight_decay", "train.slow_factor")  # and for `hybrid`
-# phase -> what a search chooses for it, and the folder of that search beside the phase's own
+# phase -> the keys that a search tunes for it, and the name of the search's folder in RUNS/AREA
 SEARCHES = {"final": (TUNED_KEYS, "tune"), "hybrid": (HYBRID_KEYS, "tune-hybrid")}
 PUBLISHED = "mura_tuned.csv"  # in the folder of the recipes
 
@@ -38,14 +38,17 @@ def phase_config(
     settings: Mapping[str, Any] | Iterable[str] = (),
     fresh: bool = False,
 ) -> tuple[ClassificationConfig, str]:
-    """The configuration of a phase for an area, and a sentence that says where tuned values came from, or "".
+    """Returns the configuration of a phase for an area, and a sentence that states the source of tuned values, or "".
 
-    From the bottom: the recipe (by default the phase's own; for `tune` of a hybrid `tune_hybrid`); for `final` and
-    `hybrid` the values of the run that goes on (unless `fresh`), else those of the search's `best.json`; where that
-    does not exist and no other recipe was asked for, for `final` the published ones of the area; the settings.
+    Later layers override earlier ones:
+
+    1. The recipe; by default that of the phase, or `tune_hybrid` for `tune` of a hybrid.
+    2. Tuned values, for `final` and `hybrid` only: those of the run that continues (unless `fresh`); else those of the
+       search (`best.json`); else, for `final` without `recipe`, the published values of the area.
+    3. The settings.
 
     Raises:
-        InputError: unknown phase, recipe or key; a damaged `best.json`.
+        InputError: the phase, the recipe or a key is unknown, or `best.json` is damaged.
     """
     check_phase(phase)
     settings = load_settings(settings)
@@ -58,29 +61,29 @@ def phase_config(
     if not fresh and begun.last.exists() and begun.description.exists():
         tables = config_json(read_run(begun.path).config)
         tuned = {key: tables[key.partition(".")[0]][key.partition(".")[2]] for key in keys}
-        source = f"tuned values as {begun.path} began with"
+        source = f"tuned values of the run in {begun.path}"
     elif best.exists():
         tuned, source = read_best(best, keys), f"tuned values from {best}"
     elif phase == "final" and recipe is None and (tuned := published_values(area)):
-        source = f"tuned values as published for MURA's {area}"
+        source = f"tuned values published for {area} of MURA"
     else:
-        tuned, source = {}, f"no tuned values for {area}: those of the recipe"
+        tuned, source = {}, f"no tuned values for {area}; using those of the recipe"
     config = load_config(recipe or phase, tuned | settings)
     if (config.model.architecture == "hybrid") != (phase == "hybrid"):
         raise InputError(
             f"phase {phase} takes its values from a search of another architecture than {config.model.architecture}; "
-            "train a hybrid by phase hybrid or baseline, a classifier by final or baseline"
+            "train a hybrid with phase hybrid or baseline, a classifier with phase final or baseline"
         )
     return config, source
 
 
 def check_phase(phase: str) -> None:
-    """Refuses an unknown phase."""
+    """Raises an InputError if the phase is unknown."""
     check_choice("phase", phase, PHASES)
 
 
 def published_values(area: str) -> dict[str, Any]:
-    """The published tuned values of an area of MURA by configuration key; empty for any other area."""
+    """Returns the published tuned values of an area of MURA, configuration key -> value; empty for other areas."""
     with (RECIPES / PUBLISHED).open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(line for line in file if not line.startswith("#")):
             if row["area"] == area:
@@ -89,15 +92,15 @@ def published_values(area: str) -> dict[str, Any]:
 
 
 def searched(config: ClassificationConfig) -> tuple[tuple[str, ...], str]:
-    """What a search with this configuration chooses, and the name of its folder."""
+    """Returns the keys that a search with this configuration tunes, and the name of its folder."""
     return SEARCHES["hybrid" if config.model.architecture == "hybrid" else "final"]
 
 
 def read_best(path: str | Path, keys: tuple[str, ...] = TUNED_KEYS) -> dict[str, Any]:
-    """The values of a `best.json` by configuration key, those of `keys`.
+    """Returns the values of `keys` in a `best.json`, configuration key -> value.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the file is damaged.
     """
-    with reading_json(Path(path), fix="tune again or remove it") as found:
-        return {key: found["values"][key] for key in keys if key in found["values"]}
+    with reading_json(Path(path), fix="run the search again or remove the file") as best:
+        return {key: best["values"][key] for key in keys if key in best["values"]}

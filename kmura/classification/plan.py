@@ -47,12 +47,12 @@ class Plan:
         config: of the run.
         source: a sentence that says where tuned values come from, or "".
         images, studies: split -> number.
-        labelled: training images whose label is known; the others take part in no step.
-        epochs_done: epochs behind a run that continues; 0 for a new one. Of a search always 0.
-        continues: whether there is a run or a search that continues.
+        labelled: number of training images with a known label; the others are not used in training.
+        epochs_done: finished epochs of a run that continues; 0 for a new run and for a search.
+        continues: whether an existing run or search continues.
         steps_per_epoch: batches of an epoch.
-        trials: the trials that the search still makes at most; None if this is no search, or if its tuner decides it.
-        parameters, trainable: numbers of the model; `trainable` are those that learn in any epoch.
+        trials: largest number of trials that are left; None if this is not a search, or if its tuner decides.
+        parameters, trainable: numbers of the model; `trainable` are those that are trained in any epoch.
         weights: sentences that say where the model's weights come from.
         cache: split -> where its decoded images are kept: `memory`, `disk`, or `off` (decoded when they are drawn).
         cache_bytes: split -> size of its decoded images, bytes.
@@ -60,7 +60,7 @@ class Plan:
         available_bytes: memory that is available now, bytes; 0 if the system does not report it.
         disk_bytes: largest size of the files of the run, with a cache on disk, bytes.
         free_bytes: free space where it writes, bytes.
-        notes: sentences about what will probably fail or surprise.
+        notes: sentences about probable failures and about settings without effect.
     """
 
     area: str
@@ -118,10 +118,10 @@ def plan_areas(
         records, area, phase, runs, recipe, settings, fresh: as `fit_areas` takes them.
 
     Raises:
-        InputError: whatever `fit` refuses before it trains; too little disk space; a folder that cannot be written.
+        InputError: an error that `fit` raises before training; too little disk space; a folder that cannot be written.
     """
     options = {"phase": phase, "runs": runs, "recipe": recipe, "settings": settings, "fresh": fresh}
-    facts_of = functools.cache(_facts)  # areas mostly share one model, whose building takes seconds
+    facts_of = functools.cache(_facts)  # areas usually share one model, and building it takes seconds
     plans = [_plan(*prepared, facts_of, phase, runs, fresh) for prepared in prepared_areas(records, area, options)]
     needed, free = sum(plan.disk_bytes for plan in plans), min(plan.free_bytes for plan in plans)
     if needed > free:
@@ -190,14 +190,14 @@ def _plan(
 
 
 def training_memory(model: keras.Model, batch_size: int, precision: str) -> int:
-    """The estimated memory of training a model, bytes, without decoded images that are kept.
+    """Returns the estimated memory of training a model, bytes, without the cache of decoded images.
 
-    The sum of
+    It is the sum of
     - PROCESS_BYTES, the process itself;
     - 4 bytes per parameter and 12 per trainable one: the weights, their gradients and Adam's two moments;
     - KEPT_SHARE times the float outputs of all operations of a forward pass of one batch, at 4 bytes per number, in a
       mixed precision 2;
-    - the batches that are prepared ahead: one per core and two, float32, each also mixed.
+    - the prefetched batches: the number of cores plus 2, float32, each plain and mixed.
 
     For DenseNet-121, ResNet-50 and hybrids with a Swin-Tiny at 128 and 224 pixels and batches of 4 to 16, in float32 on
     a CPU, the first three terms were within 30 % of the measured peak of resident memory. Mixed precision and GPUs were
@@ -233,7 +233,7 @@ def run_size(parameters: int, trainable: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Facts:
-    """What Plan says about the model."""
+    """The fields of Plan that describe the model."""
 
     parameters: int
     trainable: int
@@ -252,7 +252,7 @@ def _facts(
     precision: str,
     epochs_done: int,
 ) -> _Facts:
-    """What Plan says about the model that `fit` builds from these."""
+    """Returns the facts about the model that `fit` builds from these arguments."""
     options = dataclasses.asdict(config) | {"weights": "none", "swin_weights": "none"}
     model = build_model(**options, image_size=image_size, channels=channels, num_classes=outputs)
     set_trainable(model, unfreeze)
@@ -269,7 +269,7 @@ def _numbers(variables) -> int:
 
 
 def _loaded(model: keras.Model, config: ModelConfig) -> tuple[str, ...]:
-    """Loads the weights that are on this machine into a model; sentences about where its weights come from."""
+    """Loads the weights that are on this machine into a model; returns sentences about the sources of its weights."""
     parts = [(config.backbone, config.weights, BACKBONES[config.backbone].imagenet)]
     if config.architecture == "hybrid":
         parts.append((config.swin, config.swin_weights, SWINS[config.swin].imagenet))
@@ -300,7 +300,7 @@ def _must_be_downloaded(preset: str) -> bool:
 
         try:
             return not (Path(get_cached_path(parse_model_handle(name))) / ARRAYS).is_file()
-        except ValueError:  # no handle of Kaggle; loading says so
+        except ValueError:  # not a Kaggle handle; loading reports it
             return False
     if scheme == "hf":
         from huggingface_hub import try_to_load_from_cache

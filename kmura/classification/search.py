@@ -1,12 +1,13 @@
-"""`tune`: a search with KerasTuner for the values of the phase `final`, in which the model is traced once.
+"""`tune`: searches values for the phase `final` with KerasTuner; the model is traced once for all trials.
 
-A trial is a run of its own in `RUNS/AREA/tune/trial_NN/`, trained by the same loop as every other run and resumed like
-one. KerasTuner decides which values are tried; what it lacks stands here: median pruning, going on inside a trial, one
-model for all trials; and in `oracles`: state files that no kill can damage.
+Each trial is a run in `RUNS/AREA/tune/trial_NN/`, which is trained and resumed by the same loop as every other run.
+KerasTuner chooses the values of the trials. This module adds what KerasTuner lacks: median pruning, resuming within a
+trial, and one model for all trials. The module `oracles` adds state files that a kill cannot damage.
 
-Several workers share a search through KerasTuner's own environment variables, the same for all (`KERASTUNER_ORACLE_IP`,
-`KERASTUNER_ORACLE_PORT`) and a `KERASTUNER_TUNER_ID` for each: `chief` for the one that only decides, any other name
-for those that train. They must see the same RUNS folder.
+Several processes share a search through KerasTuner's environment variables. `KERASTUNER_ORACLE_IP` and
+`KERASTUNER_ORACLE_PORT` have the same values in all processes. `KERASTUNER_TUNER_ID` is `chief` in the process that
+only chooses values, and any other name in a process that trains. All processes must have access to the same RUNS
+folder.
 """
 
 import contextlib
@@ -65,7 +66,7 @@ ORACLE = "oracle.json"
 def tune_areas(
     records: str | os.PathLike, *, area: str | Sequence[str] = "all", **options
 ) -> Iterator[RunResult | None]:
-    """One search after another for several areas; see `tune` and `kmura.classification.fit.fit_areas`."""
+    """Runs one search per area, one after another; see `tune` and `kmura.classification.fit.fit_areas`."""
     for dataset, config, _ in prepared_areas(records, area, {"phase": "tune", **options}):
         yield tune(dataset, area=dataset.area, **options | {"config": config})
 
@@ -82,31 +83,32 @@ def tune(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     command: str | None = None,
 ) -> RunResult | None:
-    """Searches the values of `final` for an area, in `RUNS/AREA/tune/`; goes on where an earlier call was stopped.
+    """Searches values of `final` for an area, in `RUNS/AREA/tune/`; continues a search that was interrupted.
 
-    With `model.architecture = "hybrid"` it searches those of `hybrid`, in `RUNS/AREA/tune-hybrid/`.
+    With `model.architecture = "hybrid"` it searches values of `hybrid`, in `RUNS/AREA/tune-hybrid/`.
 
-    The folder is a run of the best trial (`best.keras`, `history.csv`) that can be evaluated like any other; beside
-    that it holds `best.json` (the values, which `final` uses), `tuner_summary.csv` (a row a trial) and a folder a
-    trial with its curve. `RUNS/tuner_summary.csv` joins all areas. Of the models only the best trial's stays.
+    The folder is a run of the best trial (`best.keras`, `history.csv`) and can be evaluated like any other run. It also
+    contains `best.json` (the values that `final` uses), `tuner_summary.csv` (one row per trial), and one folder per
+    trial with its history. `RUNS/tuner_summary.csv` joins the summaries of all areas. Only the model of the best trial
+    is kept.
 
     Args:
-        records: folder of shards and manifest, or a Dataset of it.
+        records: folder of shards and manifest, or its Dataset.
         area: one area of the records.
-        runs: where runs live.
-        recipe: a shipped name or a TOML file, instead of `tune`.
-        settings: laid over the recipe; the search itself is `tune.*` (see `kmura.config.TuneConfig`).
-        config: everything that decides the outcome, instead of recipe and settings.
-        fresh: begin anew, dropping what the folder holds.
-        callbacks: further Keras callbacks of every trial; one with an attribute `trial` is told its name there.
-        command: noted in `run.json`.
+        runs: folder of all runs.
+        recipe: name of a shipped recipe or path of a TOML file; None takes `tune`, or `tune_hybrid` for a hybrid.
+        settings: override the recipe; the keys `tune.*` configure the search (see `kmura.config.TuneConfig`).
+        config: complete configuration, which replaces recipe and settings.
+        fresh: start again and delete the content of the folder.
+        callbacks: further Keras callbacks for every trial; the attribute `trial` of a callback that has one is set to
+            the name of the trial.
+        command: stored in `run.json`; None stores the command line of this process.
 
     Returns:
-        The run of the best trial; None for a worker, whose chief knows it.
+        The result of the best trial; None in a worker, since the chief writes the result.
 
     Raises:
-        InputError: see `kmura.fit`; a folder with a search of another space; a search in which nothing could be
-            trained.
+        InputError: see `kmura.fit`; also if the folder has a search over another space, or if every trial failed.
     """
     config = config or phase_config("tune", area, runs, recipe, settings)[0]
     check_search(config)
@@ -128,7 +130,7 @@ def tune(
 
         with session(config), dataset.readable_errors():
             if role != "chief" and not started:
-                trainee()  # before anything is dropped: it may not come about
+                trainee()  # before anything is deleted, since it may fail
             if leads:
                 if fresh:
                     drop_run(folder.path)
@@ -148,7 +150,7 @@ def tune(
 
 
 def with_values(config: ClassificationConfig, values: Mapping[str, Any]) -> ClassificationConfig:
-    """`config` with other values for some `stage.key`s."""
+    """Returns `config` with other values for some keys `stage.key`."""
     tables = config_json(config)
     for key, value in values.items():
         stage, _, name = key.partition(".")
@@ -157,33 +159,37 @@ def with_values(config: ClassificationConfig, values: Mapping[str, Any]) -> Clas
 
 
 def _role() -> str:
-    """`alone`, or what KerasTuner's environment variables make of this process: `chief` or `worker`.
+    """Returns the role that KerasTuner's environment variables give this process: `chief`, `worker`, or `alone`.
 
     Raises:
-        InputError: some are set and others are missing.
+        InputError: some of the variables are set and others are missing.
     """
     names = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
     missing = [name for name in names if not os.environ.get(name)]
     if len(missing) == len(names):
         return "alone"
     if missing:
-        raise InputError(f"{missing[0]} is not set; a shared search needs {', '.join(names)}, a search alone none")
+        raise InputError(f"{missing[0]} is not set; set all of {', '.join(names)} for a shared search, or none")
     return "chief" if "chief" in os.environ["KERASTUNER_TUNER_ID"] else "worker"  # KerasTuner's own test
 
 
 def check_search(config: ClassificationConfig) -> None:
-    """Refuses a search of values that change nothing, or one that cannot search."""
+    """Checks that the search has a score to maximise, and that every searched value has an effect.
+
+    Raises:
+        InputError: otherwise.
+    """
     epochs, tune = config.train.epochs, config.tune
     if config.train.monitor in LOSSES:
-        raise InputError(f"a search looks for the largest score; {config.train.monitor} is not one, set train.monitor")
+        raise InputError(f"a search maximises a score; {config.train.monitor} is a loss, choose another train.monitor")
     erases = config.cam.from_epoch is not None and config.cam.from_epoch <= epochs
-    for stage, on, mend in (
+    for stage, on, fix in (
         ("cam", erases, "cam.from_epoch=1"),
         ("mix", config.mix.until_epoch, "mix.until_epoch=1000"),
     ):
         free = [key for key in searched(config)[0] if key.startswith(stage) and not is_fixed(tune, key)]
         if free and not on:
-            raise InputError(f"{free[0]} is searched but never used in the {epochs} epochs of a trial; set {mend}")
+            raise InputError(f"{free[0]} is searched but never used in the {epochs} epochs of a trial; set {fix}")
     slow = config.train.slow_from_epoch
     if "train.slow_factor" in searched(config)[0] and not is_fixed(tune, "train.slow_factor"):
         if slow is None or slow > epochs:
@@ -199,23 +205,23 @@ def check_search(config: ClassificationConfig) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Trainee:
-    """The learner that all trials share, and the values of its variables that each of them begins with."""
+    """The learner that all trials share, and the initial values of its variables for every trial."""
 
     learner: ClassificationLearner
     initial: list[np.ndarray]
 
 
 class _Search(kt.Tuner):
-    """KerasTuner's loop over trials, all trained with the same learner (made when first needed)."""
+    """KerasTuner's loop over trials; all trials use the same learner, which is built when it is first needed."""
 
     def __init__(self, trainee: Callable[[], _Trainee], config: ClassificationConfig, folder: RunFolder, callbacks):
         self.trainee, self.config, self.folder, self.callbacks = trainee, config, folder, callbacks
         self._since = time.monotonic()
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints that it goes on
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints that it resumes
             super().__init__(make_oracle(config), directory=str(folder.path.parent), project_name=folder.path.name)
 
     def _get_tuner_fname(self):
-        return str(self.folder.path / ORACLE)  # what is to be gone on with, whatever the name of the process
+        return str(self.folder.path / ORACLE)  # the state to resume from, whatever the process ID
 
     def save(self):
         if not self._is_worker():
@@ -226,13 +232,13 @@ class _Search(kt.Tuner):
             self.oracle.reload()
 
     def run_trial(self, trial, *args, **kwargs):
-        """Trains a trial, or goes on with it; its best score and what the summary says of it."""
+        """Trains or resumes a trial, writes its result, and returns its best score."""
         try:
             return {self.config.train.monitor: self._score(trial)}
         except NonFiniteLoss as error:
             self._record(trial, math.nan, pd.DataFrame(), "failed", 0.0)
             raise kt.errors.FailedTrialError(str(error)) from error
-        except Exception as error:  # KerasTuner would call it a failed trial and try the next
+        except Exception as error:  # KerasTuner would count a failed trial and continue
             raise kt.errors.FatalError(str(error)) from error
 
     def _score(self, trial) -> float:
@@ -240,7 +246,7 @@ class _Search(kt.Tuner):
         values = trial.hyperparameters.values
         claim_values(folder, values)
         known = read_result(folder.path)
-        if known is not None:  # trained, but the search was killed before it took note
+        if known is not None:  # trained, but the search was killed before it saved this
             self._drop_files()
             return known["score"]
         epochs = values.get("tuner/epochs", self.config.train.epochs)
@@ -279,18 +285,18 @@ class _Search(kt.Tuner):
         return float(score)
 
     def on_epoch_end(self, trial, model, epoch, logs=None):
-        """Stops a trial whose score is below the median of the finished trials' at the same epoch.
+        """Stops a trial whose best score is below the median of the completed trials at the same epoch.
 
-        KerasTuner's own oracles see one value a trial; the curves are the `history.csv` of the trial folders.
+        KerasTuner's oracles see one value per trial; the curves are read from `history.csv` in the trial folders.
         """
         folder = trial_folder(self.folder.path, trial.trial_id)
         if self._prune(trial, read_history(folder)):
             model.stop_training = True
 
     def _prune(self, trial, history: pd.DataFrame) -> bool:
-        """Median pruning as Optuna does it: the best score so far against the median at this epoch."""
+        """Whether to prune a trial: its best score so far is below the median at this epoch (as in Optuna)."""
         tune = self.config.tune
-        frozen = self.config.train.frozen_until_epoch or 0  # what it says of the epochs after is little
+        frozen = self.config.train.frozen_until_epoch or 0  # its scores predict later ones poorly
         if not tune.prune or tune.tuner == "hyperband" or len(history) <= frozen:
             return False
         curves = [
@@ -304,7 +310,7 @@ class _Search(kt.Tuner):
         return bool(history[self.config.train.monitor].max() < np.median(at_this_epoch))
 
     def _record(self, trial, score: float, history: pd.DataFrame, status: str, beyond: float) -> None:
-        """Writes what the summary says of a trial; from then on it has ended."""
+        """Writes the `result.json` of a trial, which marks the trial as ended."""
         result = {
             "trial": trial.trial_id,
             "status": status,
@@ -312,34 +318,34 @@ class _Search(kt.Tuner):
             "epochs": len(history),
             "values": {key: trial.hyperparameters.values[key] for key in searched(self.config)[0]},
             "training_seconds": round(float(history["seconds"].sum()), 2) if len(history) else 0.0,
-            "other_seconds": round(beyond, 2),  # since the end of the trial before, but for the training
+            "other_seconds": round(beyond, 2),  # since the end of the previous trial, without training
             "peak_memory_mb": _peak_memory(),
             "worker": self.tuner_id,
         }
         write_json(trial_folder(self.folder.path, trial.trial_id).path / RESULT, result)
 
     def _worth_keeping(self, trial) -> float:
-        """The score that makes a trial's model the best so far: others need not be written, which takes a second."""
+        """Returns the score that makes a model the best so far; other models are not saved, which would take 1 s."""
         best = best_of(results(self.folder.path))
         if best is None or self.config.tune.tuner == "hyperband":
             return -math.inf
         score, earlier = best[1]["score"], int(best[1]["trial"]) < int(trial.trial_id)
-        return math.nextafter(score, math.inf) if earlier else score  # of equal ones the earlier is the best
+        return math.nextafter(score, math.inf) if earlier else score  # ties: the earlier wins
 
     def _drop_files(self) -> None:
-        if self.config.tune.tuner != "hyperband":  # which may yet go on with any trial
+        if self.config.tune.tuner != "hyperband":  # it may still continue any trial
             drop_files(self.folder.path)
 
 
 def _peak_memory() -> int | None:
-    """The largest resident memory of this process so far, MB; None where the system does not report it."""
+    """Returns the peak resident memory of this process, MB; None if the system does not report it."""
     if resource is None:
         return None
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024))
 
 
 class _Listener(keras.callbacks.Callback):
-    """Tells the search of each epoch; stands behind the callbacks that score and save it."""
+    """Notifies the search after each epoch; must come after the callbacks that score and save the epoch."""
 
     def __init__(self, search: _Search, trial):
         super().__init__()

@@ -1,7 +1,7 @@
-"""The folder of a search: what its trials leave behind, and what is made of it. Knows the names of these files.
+"""The folder of a search: the files of its trials, and the result. The only place that knows these file names.
 
-`RUNS/AREA/tune/` holds, beside the files of a run, a folder `trial_NN/` for each trial, itself a run folder with
-`values.json` (what it tries) and, once it has ended, `result.json` (a row of the summary).
+`RUNS/AREA/tune/` contains the files of a run and one folder `trial_NN/` per trial. That is itself a run folder, with
+`values.json` (the values of the trial) and, once the trial has ended, `result.json` (its row of the summary).
 """
 
 import json
@@ -22,26 +22,26 @@ from kmura.runs.run import TUNED_VALUES, RunFolder
 
 RESULT, VALUES, SUMMARY = "result.json", "values.json", "tuner_summary.csv"
 FAILED = (
-    "every trial failed: the loss was no number; give lower ends to tune.learning_rate, or train in float32 if "
-    "precision is mixed_float16, and begin with --fresh"
+    "every trial failed: the loss was not a number; reduce the range tune.learning_rate, or train in float32 if "
+    "precision is mixed_float16, and start again with --fresh"
 )
 
 
 def trial_folder(folder: Path, trial: str) -> RunFolder:
-    """The run folder of a trial of the search in `folder`."""
+    """Returns the run folder of a trial of the search in `folder`."""
     return RunFolder(folder / f"trial_{trial}")
 
 
 def results(folder: Path) -> list[tuple[Path, dict]]:
-    """Folder and `result.json` of every trial that has ended, in the order of the trials."""
-    found = [
+    """Returns folder and `result.json` of every ended trial, in the order of the trials."""
+    trials = [
         (path, read_result(path)) for path in sorted(folder.glob("trial_*"), key=lambda path: path.name[6:].zfill(9))
     ]
-    return [(path, result) for path, result in found if result is not None]
+    return [(path, result) for path, result in trials if result is not None]
 
 
 def read_result(trial: Path) -> dict | None:
-    """The `result.json` of a trial; None before its end."""
+    """Returns the `result.json` of a trial; None if the trial has not ended."""
     try:
         result = json.loads((trial / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -50,13 +50,13 @@ def read_result(trial: Path) -> dict | None:
 
 
 def best_of(ended: list[tuple[Path, dict]]) -> tuple[Path, dict] | None:
-    """The trial with the best score, the earlier of equal ones; None if none has a score."""
+    """Returns the trial with the best score (of equal scores the first); None if no trial has a score."""
     scored = [item for item in ended if not math.isnan(item[1]["score"])]
     return max(scored, key=lambda item: item[1]["score"], default=None)
 
 
 def claim_values(folder: RunFolder, values: Mapping[str, Any]) -> None:
-    """Notes the values of a trial in its folder; what is there of a trial with other values goes."""
+    """Writes the values of a trial to its folder; deletes files there that belong to a trial with other values."""
     note, wanted = folder.path / VALUES, json.loads(json.dumps(dict(values)))
     try:
         same = json.loads(note.read_text(encoding="utf-8")) == wanted
@@ -70,7 +70,7 @@ def claim_values(folder: RunFolder, values: Mapping[str, Any]) -> None:
 
 
 def drop_files(folder: Path) -> None:
-    """Leaves of the ended trials the model of the best one alone."""
+    """Deletes the checkpoints of the ended trials, and all their models except the best."""
     ended = results(folder)
     best = best_of(ended)
     for path, _ in ended:
@@ -81,22 +81,32 @@ def drop_files(folder: Path) -> None:
 
 
 def is_over(folder: Path, tune: TuneConfig) -> bool:
-    """Whether all trials of a search are known to have ended; under Hyperband only the search itself knows."""
+    """Whether all trials of a search have ended; always False for Hyperband, where only the search itself knows."""
     return tune.tuner != "hyperband" and len(results(folder)) >= tune.trials
 
 
 def read_history(folder: RunFolder) -> pd.DataFrame:
-    """The rows that the last checkpoint of a trial stands for, or, after its end, its curve."""
+    """Returns the history of a trial: up to its last checkpoint, or complete if it has ended.
+
+    Raises:
+        InputError: the checkpoint is damaged.
+    """
     try:
         return pd.DataFrame(json.loads((folder.last / STATE).read_text(encoding="utf-8"))["values"]["history"])
     except FileNotFoundError:
         return pd.read_csv(folder.history) if folder.history.exists() else pd.DataFrame()
     except (ValueError, KeyError) as error:
-        raise InputError(f"{folder.last / STATE} is damaged ({error}); remove {folder.path} and tune again") from error
+        raise InputError(
+            f"{folder.last / STATE} is damaged ({error}); remove {folder.path} and search again"
+        ) from error
 
 
 def finish(folder: RunFolder, area: str, monitor: str) -> None:
-    """Makes the folder a run of the best trial and writes the summary and `best.json`."""
+    """Makes the folder a run of the best trial, and writes the summary and `best.json`.
+
+    Raises:
+        InputError: every trial failed.
+    """
     ended = results(folder.path)
     best = best_of(ended)
     if best is None:
@@ -112,15 +122,15 @@ def finish(folder: RunFolder, area: str, monitor: str) -> None:
     ]
     with replacing(folder.path / SUMMARY) as file:
         pd.DataFrame(rows).to_csv(file, index=False)
-    found = {"area": area, "trial": result["trial"], monitor: result["score"], "values": result["values"]}
-    write_json(folder.path / TUNED_VALUES, found)
+    tuned = {"area": area, "trial": result["trial"], monitor: result["score"], "values": result["values"]}
+    write_json(folder.path / TUNED_VALUES, tuned)
     for path, _ in ended:
         shutil.rmtree(RunFolder(path).last, ignore_errors=True)
         RunFolder(path).best.unlink(missing_ok=True)
 
 
 def join_summaries(runs: Path) -> None:
-    """`RUNS/tuner_summary.csv` over all areas."""
+    """Writes `RUNS/tuner_summary.csv`, which joins the summaries of all areas."""
     tables = []
     for path in sorted(runs.glob(f"*/tune*/{SUMMARY}")):
         table = pd.read_csv(path, dtype={"trial": str})

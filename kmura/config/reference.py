@@ -45,7 +45,7 @@ Later layers override earlier ones:
 1. The defaults of the tables below.
 2. The recipe: the file or shipped name of `--recipe`. Without it, the recipe of the phase: `baseline`, `tune`, `final`
    or `hybrid`; `tune_hybrid` for `--phase tune --model hybrid`.
-3. Tuned values, for the phases `final` and `hybrid` only: those that an unfinished run began with; else those of the
+3. Tuned values, for the phases `final` and `hybrid` only: those of an unfinished run; else those of the
    search (`RUNS/AREA/tune/best.json`, for a hybrid `RUNS/AREA/tune-hybrid/best.json`); else, for `final` without
    `--recipe`, the published ones of the areas of MURA.
 4. Short flags of `kmura fit`, such as `--epochs 3` for `train.epochs`.

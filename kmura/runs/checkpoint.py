@@ -1,4 +1,4 @@
-"""`last/`: everything needed to go on with a run, replaced as a whole after every epoch."""
+"""`last/`: the checkpoint from which a run resumes, replaced as a whole after every epoch."""
 
 import json
 from pathlib import Path
@@ -14,14 +14,14 @@ STATE = "state.json"
 class LastCheckpoint:
     """Saves and restores variables and plain values of a run.
 
-    The arrays go to a file of their own for each epoch and `state.json` names the one that counts; it is replaced last,
-    so that a kill at any moment leaves the checkpoint of the epoch before or of this one.
+    The arrays of each epoch are written to a new file, and `state.json`, which is replaced last, refers to the current
+    one. A kill at any time therefore leaves the checkpoint of the previous or of the current epoch.
     """
 
     def __init__(self, folder: Path, variables: list):
         """
         Args:
-            folder: of the checkpoint; made when first saved.
+            folder: folder of the checkpoint; created by the first `save`.
             variables: Keras variables in a fixed order: weights, random states, optimizer.
         """
         self.folder = folder
@@ -33,9 +33,9 @@ class LastCheckpoint:
         return (self.folder / STATE).is_file()
 
     def save(self, epoch: int, values: dict, keep: str | None = None) -> None:
-        """Keeps the variables and `values` (plain JSON) as of the end of `epoch` (number of epochs done).
+        """Saves the variables and `values` (plain JSON) at the end of `epoch` (the number of finished epochs).
 
-        Older files of the folder go, but for the one named `keep`.
+        Deletes the older files of the folder, except the one named `keep`.
         """
         arrays = f"epoch-{epoch:05d}.npz"
         with replacing(self.folder / arrays, "wb") as file:
@@ -47,7 +47,7 @@ class LastCheckpoint:
                 path.unlink()
 
     def restore(self) -> tuple[int, dict] | None:
-        """Puts the saved values into the variables; the epoch and the plain values, or None if nothing was saved.
+        """Restores the variables; returns the epoch and the plain values, or None if nothing was saved.
 
         Raises:
             InputError: the checkpoint is damaged or belongs to another model.
@@ -57,17 +57,17 @@ class LastCheckpoint:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise InputError(f"{self.folder / STATE} is damaged ({error}); start anew with --fresh") from error
+            raise InputError(f"{self.folder / STATE} is damaged ({error}); start again with --fresh") from error
         path = self.folder / state["arrays"]
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 saved = [arrays[f"{i:05d}"] for i in range(len(arrays.files))]
-        except Exception as error:  # zipfile, zlib and numpy each have their own for a damaged archive
-            raise InputError(f"{path} cannot be read ({error}); start anew with --fresh") from error
+        except Exception as error:  # zipfile, zlib and numpy raise different errors
+            raise InputError(f"{path} cannot be read ({error}); start again with --fresh") from error
         shapes = [tuple(variable.shape) for variable in self.variables]
         if [array.shape for array in saved] != shapes:
             raise InputError(
-                f"{path} belongs to another model; start anew with --fresh or choose another --runs folder"
+                f"{path} belongs to another model; start again with --fresh or choose another --runs folder"
             )
         for variable, array in zip(self.variables, saved, strict=True):
             variable.assign(array)

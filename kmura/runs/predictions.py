@@ -1,4 +1,4 @@
-"""The table of predictions, `predictions.csv`: all that scores, comparison and report are computed from."""
+"""The table of predictions, `predictions.csv`, from which scores, comparison and report are computed."""
 
 import os
 from collections.abc import Mapping, Sequence

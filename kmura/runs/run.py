@@ -1,8 +1,8 @@
 """The folder of a run: the only place that knows its file names and how its description is read and written.
 
-`RUNS/AREA/PHASE/` holds `run.json` (what was asked for), `history.csv` (one row per epoch), `best.keras` (the plain
-model of the best epoch), `last/` (everything needed to resume), and, written by the evaluation, `predictions.csv` and
-`metrics.json`. `RUNS/summary.csv` and `RUNS/history.csv` join all runs.
+`RUNS/AREA/PHASE/` contains `run.json` (the description of the run), `history.csv` (one row per epoch), `best.keras` (the
+model of the best epoch, without optimizer), `last/` (the checkpoint), and, written by the evaluation, `predictions.csv`
+and `metrics.json`. `RUNS/summary.csv` and `RUNS/history.csv` join all runs.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import keras
 
 RUN_VERSION = 2
-LOSSES = ("val_loss", "val_loss_img")  # columns of the history for which less is better
-TUNED_VALUES = "best.json"  # of the phase tune
+LOSSES = ("val_loss", "val_loss_img")  # columns of the history for which lower is better
+TUNED_VALUES = "best.json"  # in the folder of a search
 
 
 def _inside(name: str) -> property:
@@ -51,19 +51,19 @@ class RunFolder:
 
 @dataclasses.dataclass(frozen=True)
 class RunDescription:
-    """What `run.json` says.
+    """The content of `run.json`.
 
     Attributes:
         kind: a name of `kmura.kinds.KINDS`.
-        area, phase: which run this is.
+        area, phase: of the run.
         records: absolute path of the records folder.
         inputs: the fingerprint of those records (`inputs` of their manifest).
-        channels: of the images, 1 (gray) or 3 (RGB).
-        config: everything else that decides the outcome, the configuration bundle of the kind.
+        channels: channels of the images, 1 (gray) or 3 (RGB).
+        config: the configuration bundle of the kind, which determines the result together with the records.
         versions: of kmura, Python, TensorFlow, Keras, keras-hub.
-        command: the command line or call that made the run.
-        task, classes, areas: of a model with labels, see `labels`; else empty.
-        finished: whether all epochs are done.
+        command: the command line or call that started the run.
+        task, classes, areas: for a kind with labels, see `labels`; else empty.
+        finished: whether training has finished.
     """
 
     kind: str
@@ -93,13 +93,13 @@ class Run:
     Attributes:
         path: of the folder.
         folder: the paths of its files.
-        description: what `run.json` says.
+        description: the content of `run.json`.
     """
 
     def __init__(self, path: "str | os.PathLike | Run"):
         """
         Raises:
-            InputError: there is no run, its description is damaged, or it is of a version that cannot be read.
+            InputError: there is no run, or its description is damaged or has an unsupported version.
         """
         self.path = Path(path)
         self.folder = RunFolder(self.path)
@@ -132,24 +132,24 @@ class Run:
         return self.description.labels
 
     def part(self, name: str) -> Any:
-        """The part `name` of the run's kind, see `kmura.kinds.Kind`."""
+        """Returns the part `name` of the run's kind, see `kmura.kinds.Kind`."""
         return kinds.part(self.kind, name)
 
     def dataset(self, records: str | os.PathLike | None = None) -> Dataset:
-        """The data that the run was trained on.
+        """Returns the data that the run was trained on.
 
         Args:
-            records: where the records are now, if they have moved since the run.
+            records: folder of the records, if they have moved since the training.
 
         Raises:
-            InputError: the records are gone, or are others than those of the run.
+            InputError: the records are missing, or differ from those of the run.
         """
         dataset = Dataset(records or self.description.records, self.area, self.config.data)
         dataset.check_inputs(self.description.inputs, self.path)
         return dataset
 
     def history(self) -> pd.DataFrame:
-        """One row per finished epoch.
+        """Returns the history, one row per finished epoch.
 
         Raises:
             InputError: `history.csv` cannot be read.
@@ -157,10 +157,12 @@ class Run:
         try:
             return pd.read_csv(self.folder.history)
         except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-            raise InputError(f"{self.folder.history} cannot be read ({error}); fit again to go on") from error
+            raise InputError(
+                f"{self.folder.history} cannot be read ({error}); run kmura fit again to continue"
+            ) from error
 
     def model(self) -> "keras.Model":
-        """The model of the best epoch.
+        """Returns the model of the best epoch.
 
         Raises:
             InputError: there is none, or it cannot be loaded.
@@ -168,16 +170,16 @@ class Run:
         return load_model(self.folder.best)
 
     def model_sha256(self) -> str:
-        """The SHA-256 of `best.keras`, hexadecimal."""
+        """Returns the SHA-256 of `best.keras`, hexadecimal."""
         return sha256_of(self.folder.best)
 
     def epochs_trained(self) -> str:
-        """How many epochs the run has behind it, in words; see `epochs_trained`."""
+        """Returns the number of trained epochs in words; see `kmura.runs.run.epochs_trained`."""
         return epochs_trained(self.folder, self.config)
 
 
 def load_model(path: str | os.PathLike) -> "keras.Model":
-    """A saved model.
+    """Loads a saved model for inference.
 
     Raises:
         InputError: there is no such file, or it cannot be loaded.
@@ -185,26 +187,26 @@ def load_model(path: str | os.PathLike) -> "keras.Model":
     import keras
 
     if not Path(path).is_file():
-        raise InputError(f"{path} does not exist; the run has no best epoch yet: run kmura fit again to go on")
+        raise InputError(f"{path} does not exist: the run has no best epoch yet; run kmura fit again to continue")
     try:
         return keras.saving.load_model(path, compile=False)
-    except Exception as error:  # a damaged archive raises whatever its layers raise
+    except Exception as error:  # a damaged archive can raise any error of its layers
         what = f"{type(error).__name__}: {in_brief(error)}"
-        raise InputError(f"{path} cannot be loaded ({what}); fit again with --fresh") from error
+        raise InputError(f"{path} cannot be loaded ({what}); train the run again with --fresh") from error
 
 
 def claimed(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """A block in which no other process writes to a run folder.
+    """Returns a context in which no other process writes to a run folder.
 
     Raises:
-        InputError: another process does already, or nothing can be written there.
+        InputError: another process is writing to it, or the folder cannot be written.
     """
-    busy = f"another process is training {folder}; wait for it or choose another --runs"
-    return locked(folder.with_name(f".{folder.name}.lock"), busy)  # beside it: the folder itself may be dropped
+    busy = f"another process is training {folder}; wait for it or choose another --runs folder"
+    return locked(folder.with_name(f".{folder.name}.lock"), busy)  # beside the folder, which may be deleted
 
 
 def drop_run(folder: Path) -> None:
-    """Deletes a run folder: it is moved aside as a whole first, so that a kill leaves no half of it in its place."""
+    """Deletes a run folder. It is renamed first, so that a kill never leaves a part of it in place."""
     aside = folder.with_name(f".{folder.name}.dropped")
     shutil.rmtree(aside, ignore_errors=True)
     if folder.exists():
@@ -213,26 +215,26 @@ def drop_run(folder: Path) -> None:
 
 
 def write_run(folder: RunFolder, description: RunDescription) -> None:
-    """`run.json` of a run, written whole or not at all."""
+    """Writes the `run.json` of a run, whole or not at all."""
     write_json(folder.description, dataclasses.asdict(description))
 
 
 def read_run(path: str | os.PathLike) -> RunDescription:
-    """What the `run.json` of a run folder says; that of run version 1 with today's names.
+    """Reads the `run.json` of a run folder; run version 1 is converted to the current names.
 
     Raises:
-        InputError: there is no run, the file is damaged, or it is of a version that this kmura cannot read.
+        InputError: there is no run, or the file is damaged or has an unsupported version.
     """
     file = RunFolder(Path(path)).description
-    missing = f"{path} is no run folder (no run.json); give runs/AREA/PHASE as kmura fit made it"
-    with reading_json(file, fix="fit again with --fresh", missing=missing) as raw:
+    missing = f"{path} is not a run folder (no run.json); give a folder runs/AREA/PHASE that kmura fit has written"
+    with reading_json(file, fix="train the run again with --fresh", missing=missing) as raw:
         version = raw.get("run_version")
         if version == 1:
             raw = _from_version_1(raw)
         elif version != RUN_VERSION:
             raise InputError(
                 f"{file} has run version {version}, this kmura reads versions 1 and {RUN_VERSION}; "
-                "use the kmura that made it, or fit again with --fresh"
+                "use the version of kmura that wrote it, or train the run again with --fresh"
             )
         config = config_from_tables(raw["config"], str(file), kinds.part(raw["kind"], "config"))
         names = {"classes": tuple(raw["classes"]), "areas": tuple(raw["areas"])}
@@ -240,7 +242,7 @@ def read_run(path: str | os.PathLike) -> RunDescription:
 
 
 def _from_version_1(raw: dict) -> dict:
-    """A description of version 1, which knew one kind, called splits `tune` and `valid`, and stated no areas."""
+    """Converts a description of version 1, which had one kind, splits named `tune` and `valid`, and no areas."""
     return raw | {
         "kind": kinds.CLASSIFICATION,
         "areas": joint_areas_of(raw["area"], raw["task"], raw["classes"]),
@@ -250,7 +252,7 @@ def _from_version_1(raw: dict) -> dict:
 
 
 def epochs_trained(folder: RunFolder, config: Any) -> str:
-    """How many epochs a run has behind it, in words: `12 epochs`, or `7 of at most 12 epochs` if it ended before."""
+    """Returns the number of trained epochs in words: `12 epochs`, or `7 of at most 12 epochs` if it ended early."""
     most = config.train.epochs
     try:
         done = int(pd.read_csv(folder.history)["epoch"].max())
@@ -260,7 +262,7 @@ def epochs_trained(folder: RunFolder, config: Any) -> str:
 
 
 def write_summaries(runs: str | os.PathLike, monitor: str) -> None:
-    """`summary.csv` (best epoch of every run, best score first) and `history.csv` (all epochs) over a runs folder."""
+    """Writes `summary.csv` (best epoch per run, best score first) and `history.csv` (all epochs) of a runs folder."""
     runs = Path(runs)
     histories = []
     for file in sorted(runs.glob("*/*/run.json")):
@@ -268,7 +270,7 @@ def write_summaries(runs: str | os.PathLike, monitor: str) -> None:
         try:
             history, description = pd.read_csv(folder.history), read_run(folder.path)
         except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, InputError):
-            continue  # a run that has no epoch behind it yet
+            continue  # a run without a finished epoch
         select_on = getattr(description.config.train, "select_on", "")
         keys = {"area": description.area, "phase": description.phase, "select_on": select_on}
         histories.append(history.assign(**keys)[[*keys, *history.columns]])

@@ -1,4 +1,4 @@
-"""Keras callbacks of the fit loop: stop on a non-finite loss, reduce the rate or stop on a plateau."""
+"""Keras callbacks of the fit loop: stop on a non-finite loss; reduce the learning rate or stop on a plateau."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,16 @@ from kmura.errors import InputError
 
 
 class NonFiniteLoss(InputError):
-    """The loss of a step is no number."""
+    """The loss is not a finite number."""
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
-    """Ends training with a NonFiniteLoss that names the epoch, the batch and the last good checkpoint."""
+    """Raises a NonFiniteLoss that states the epoch, the batch and the last checkpoint."""
 
     def __init__(self, last: Path):
         """
         Args:
-            last: folder of the run's last checkpoint, which holds the end of the epoch before.
+            last: folder of the run's last checkpoint, from the end of the previous epoch.
         """
         super().__init__()
         self.last = last
@@ -36,23 +36,23 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
 
 
 def non_finite_loss(what: str, last: Path, epochs: int) -> NonFiniteLoss:
-    """The error for a loss that is no number, after so many whole epochs, the last of which `last` holds."""
-    kept = f"{last} holds the end of epoch {epochs}" if epochs else "no epoch was finished before"
+    """Returns the error for a non-finite loss after a number of whole epochs, the last of which `last` holds."""
+    kept = f"{last} holds the end of epoch {epochs}" if epochs else "no epoch was finished"
     return NonFiniteLoss(
         f"{what}; {kept}; "
-        "lower train.learning_rate, or train in float32 if precision is mixed_float16, and begin with --fresh"
+        "reduce train.learning_rate, or train in float32 if precision is mixed_float16, and start again with --fresh"
     )
 
 
 def plateau_callbacks(train: Any, history: Sequence[Mapping[str, Any]], loss: str) -> list[keras.callbacks.Callback]:
-    """ReduceLROnPlateau and EarlyStopping as configured, brought to where the epochs in `history` leave them.
+    """Returns ReduceLROnPlateau and EarlyStopping as configured, in their state after the epochs in `history`.
 
-    They follow from the validation losses alone, so they are shown those of the epochs behind a resumed run instead of
-    being stored. They have to stand behind everything that sets the learning rate when training begins.
+    Their state depends only on the validation losses, so it is not stored: a resumed run replays the losses of its
+    finished epochs. They must come after all callbacks that set the learning rate when training begins.
 
     Args:
         train: has `learning_rate`, `plateau_patience`, `plateau_factor`, `plateau_min_rate` and `stop_patience`.
-        history: the rows of the epochs behind the run.
+        history: the rows of the finished epochs.
         loss: the name of the validation loss.
     """
     callbacks = []
@@ -72,7 +72,7 @@ def plateau_callbacks(train: Any, history: Sequence[Mapping[str, Any]], loss: st
 
 
 def has_stopped(train: Any, history: Sequence[Mapping[str, Any]], loss: str) -> bool:
-    """Whether early stopping has ended a run with this history; arguments as of `plateau_callbacks`."""
+    """Whether early stopping has ended a run with this history; arguments as in `plateau_callbacks`."""
     if not train.stop_patience:
         return False
     stopping, model = _early_stopping(train, loss), SimpleNamespace(stop_training=False)
@@ -88,7 +88,7 @@ def _early_stopping(train: Any, loss: str) -> keras.callbacks.EarlyStopping:
 
 
 class _Replay(keras.callbacks.Callback):
-    """Shows callbacks the logs of earlier epochs when training begins."""
+    """Replays the logs of earlier epochs to callbacks when training begins."""
 
     def __init__(self, callbacks, history):
         super().__init__()

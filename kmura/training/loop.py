@@ -1,4 +1,4 @@
-"""The only fit loop: any `Learner`, trained into a run folder, resumable after every epoch."""
+"""The training loop: trains any `Learner` into a run folder; resumable after every epoch."""
 
 import abc
 import contextlib
@@ -43,16 +43,16 @@ log = logging.getLogger("kmura")
 
 
 class Learner(abc.ABC):
-    """What differs between kinds of learning, for `train`.
+    """The interface between a kind of learning and `train`.
 
     Attributes:
         model: the compiled keras.Model that is fitted.
         saved: the keras.Model that `best.keras` holds, with all weights of `model`.
         steps: batches per epoch.
-        monitor: the score that chooses the best epoch, a name that `validate` returns; larger is better, unless it is
-            one of `kmura.runs.run.LOSSES`.
-        loss: the name of the validation loss that `validate` returns: training stops where it is not a number, and of
-            epochs with an equal `monitor` the one with the lower loss is the better one.
+        monitor: the score that selects the best epoch, a key of the result of `validate`; larger is better, except for
+            `kmura.runs.run.LOSSES`.
+        loss: the validation loss, a key of the result of `validate`. Training stops if it is not a number. Between
+            epochs with an equal `monitor`, the one with the lower loss is better.
     """
 
     model: keras.Model
@@ -63,24 +63,24 @@ class Learner(abc.ABC):
 
     @abc.abstractmethod
     def batches(self, first: int, last: int) -> tf.data.Dataset:
-        """The batches of the epochs `first` to `last` - 1, counted from 0, `steps` batches each.
+        """Returns the batches of the epochs `first` to `last` - 1, counted from 0, `steps` batches per epoch.
 
-        They have to be a function of the epochs alone, so that a resumed run sees what an undisturbed run sees.
+        They must depend only on the epoch, so that a resumed run gets the same batches as an uninterrupted run.
         """
 
     @abc.abstractmethod
     def validate(self) -> dict[str, float]:
-        """The scores of the model as it is now, `monitor` and `loss` among them."""
+        """Returns the current scores of the model, including `monitor` and `loss`."""
 
     def knobs(self) -> Sequence[keras.callbacks.Callback]:
-        """Callbacks that set what an epoch trains with; they run before all others."""
+        """Returns callbacks that set the hyperparameters of an epoch; they run before all others."""
         return ()
 
     def callbacks(self, history: Sequence[Mapping[str, Any]]) -> Sequence[keras.callbacks.Callback]:
-        """Further callbacks of this kind; they see all scores in their logs.
+        """Returns further callbacks of this kind; their logs contain all scores.
 
         Args:
-            history: the rows of the epochs that a resumed run has behind it.
+            history: the rows of the finished epochs of a resumed run.
         """
         return ()
 
@@ -90,7 +90,7 @@ class Learner(abc.ABC):
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """Everything that a checkpoint holds: weights, random states, moments of the optimizer."""
+        """The variables that a checkpoint stores: weights, random states, moments of the optimizer."""
         return [*self.saved.variables, *self.model.optimizer.variables]
 
 
@@ -114,27 +114,32 @@ def train(
     on_start: Callable[[], None] = lambda: None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> pd.DataFrame:
-    """The history of a run that is trained to its last epoch, from the checkpoint in its folder if there is one.
+    """Trains a run to its last epoch, from the checkpoint in its folder if there is one.
 
-    To be used inside `session`.
+    Call it inside `session`.
 
     Args:
-        learner: what is trained, and how.
-        folder: where `last/`, `best.keras` and `history.csv` are kept.
-        epochs: stop after this many.
-        resume: False begins anew whatever the folder holds.
-        initial: values of `learner.variables` to begin a new run with; None takes those that they have.
-        worth_keeping: a best epoch below this score leaves no `best.keras`.
-        on_start: called when everything that training needs is there, before anything is written.
-        callbacks: further Keras callbacks; they see all scores in their logs.
+        learner: the model, its data and its callbacks.
+        folder: the run folder, to which `last/`, `best.keras` and `history.csv` are written.
+        epochs: the number of epochs, including those that are finished.
+        resume: False ignores a checkpoint in the folder.
+        initial: initial values of `learner.variables` for a new run; None keeps their current values.
+        worth_keeping: a best epoch with a score below this is not saved as `best.keras`.
+        on_start: called when all preparations have succeeded, before anything is written.
+        callbacks: further Keras callbacks; their logs contain all scores.
+
+    Returns:
+        The history, one row per epoch.
 
     Raises:
-        InputError: a damaged checkpoint, a loss that is not a number, a full disk.
+        InputError: the checkpoint is damaged, the loss is not a number, or the disk is full.
     """
     last = LastCheckpoint(folder.last, learner.variables)
     epochs_done, state = (last.restore() if resume else None) or (0, {"history": []})
     if learner.has_stopped(state["history"]):
-        log.info("%s: %s had stopped falling, nothing is left to train", folder.path, learner.loss)
+        log.info(
+            "%s: training has ended, since %s did not improve; nothing is left to train", folder.path, learner.loss
+        )
         epochs = epochs_done
     if epochs_done == 0 and initial is not None:
         for variable, value in zip(learner.variables, initial, strict=True):
@@ -142,7 +147,7 @@ def train(
     batches = learner.batches(epochs_done, epochs) if epochs_done < epochs else None
     on_start()
     if epochs_done:
-        done = f"going on after epoch {epochs_done} of" if epochs_done < epochs else "done are all of"
+        done = f"continuing after epoch {epochs_done} of" if epochs_done < epochs else "finished all"
         log.info("%s: %s %d epochs", folder.path, done, epochs)
     keeper = _RunKeeper(folder, last, learner, state, worth_keeping)
     if batches is not None:
@@ -155,11 +160,11 @@ def train(
                 initial_epoch=epochs_done,
                 epochs=epochs,
                 callbacks=[*learner.knobs(), *common, first_batch, *own, *callbacks],
-                shuffle=False,  # the data set is in its order already
+                shuffle=False,  # the data set is shuffled already
                 verbose=0,
             )
         if len(keeper.history) < epochs and learner.has_stopped(keeper.history):
-            log.info("%s: stopped early, %s has stopped falling", folder.path, learner.loss)
+            log.info("%s: stopped early, since %s did not improve", folder.path, learner.loss)
     return keeper.table()
 
 
@@ -174,20 +179,20 @@ def train_run(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     command: str | None = None,
 ) -> RunResult:
-    """A trained run of any kind in `RUNS/AREA/PHASE/`; it goes on from its last finished epoch if there is one.
+    """Trains a run of any kind in `RUNS/AREA/PHASE/`; it continues after its last finished epoch if there is one.
 
     Args:
-        dataset: what it is trained on.
+        dataset: the training and validation data.
         phase: the name of the run.
         config: the configuration bundle of the kind.
-        kind: a name of `kmura.kinds.KINDS`, whose learner is trained.
-        runs: where runs live.
-        fresh: begin anew and drop what the run folder holds.
-        callbacks: further Keras callbacks; they see all scores in their logs.
-        command: noted in `run.json`.
+        kind: a name in `kmura.kinds.KINDS`; its learner is trained.
+        runs: folder of all runs.
+        fresh: start again and delete the content of the run folder.
+        callbacks: further Keras callbacks; their logs contain all scores.
+        command: stored in `run.json`; None stores the command line of this process.
 
     Raises:
-        InputError: a run folder of another configuration or other records, and what the learner and `train` raise.
+        InputError: the run folder has another configuration or other records; also raised by the learner and `train`.
     """
     folder = RunFolder(Path(runs) / dataset.area / phase)
     description = describe(dataset, phase, config, kind=kind, command=command)
@@ -197,7 +202,7 @@ def train_run(
 
         def on_start():
             if fresh:
-                drop_run(folder.path)  # only now, when everything that the new run needs is there
+                drop_run(folder.path)  # only now, when all preparations have succeeded
             write_run(folder, description)
 
         with session(config), dataset.readable_errors():
@@ -211,18 +216,20 @@ def train_run(
 
 
 def run_result(folder: RunFolder, history: pd.DataFrame, monitor: str) -> RunResult:
-    """The result of a finished run.
+    """Returns the result of a finished run.
 
     Raises:
         InputError: no epoch has a score.
     """
     if not history["best"].any():
-        raise InputError(f"{folder.path}: {monitor} was never a number, no epoch is best; see {folder.history}")
+        raise InputError(
+            f"{folder.path} has no best epoch: {monitor} was not a number in any epoch; see {folder.history}"
+        )
     return RunResult(folder.path, history, history[history["best"]].iloc[-1].to_dict())
 
 
 def describe(dataset: Dataset, phase: str, config: Any, *, kind: str, command: str | None = None) -> RunDescription:
-    """What `run.json` is to say of a run that begins here and now."""
+    """Returns the content of `run.json` for a run that starts now."""
     return RunDescription(
         kind=kind,
         area=dataset.area,
@@ -246,20 +253,20 @@ def describe(dataset: Dataset, phase: str, config: Any, *, kind: str, command: s
 
 
 def check_claim(folder: RunFolder, wanted: RunDescription, fresh: bool, started: bool, growing: str) -> None:
-    """Refuses a folder that is no run, or that has an epoch of another configuration or other records behind it.
+    """Checks that a run can start or continue in a folder.
 
     Args:
-        folder: of the run.
-        wanted: what is asked for now.
-        fresh: the folder is to be dropped.
-        started: the folder holds something to go on from.
-        growing: the one key that may be larger than it was.
+        folder: the run folder.
+        wanted: description of the run that is requested.
+        fresh: whether the folder will be deleted.
+        started: whether the folder contains a state to continue from.
+        growing: the only key that may have a larger value than before.
 
     Raises:
-        InputError: says what differs.
+        InputError: the folder is not a run folder, or its run has another kind, another configuration or other records.
     """
     if fresh and folder.path.exists() and not folder.description.exists() and any(folder.path.iterdir()):
-        raise InputError(f"{folder.path} is no run folder; --fresh does not delete it, choose another --runs folder")
+        raise InputError(f"{folder.path} is not a run folder; --fresh does not delete it, choose another --runs folder")
     if not started:
         return
     before = read_run(folder.path)
@@ -270,22 +277,22 @@ def check_claim(folder: RunFolder, wanted: RunDescription, fresh: bool, started:
     old, new = (getattr(getattr(config, stage), key) for config in (before.config, wanted.config))
     longer = len(changed) == 1 and new > old
     if growing == "train.epochs" and getattr(wanted.config.train, "schedule", "constant") != "constant":
-        longer = False  # the schedule of the epochs behind it would have been another
+        longer = False  # another number of epochs would have changed the finished ones
     if changed and not longer:
         raise InputError(
             f"{folder.path} is a run of another configuration ({'; '.join(changed)}); "
-            "repeat the old settings to go on, use --fresh to begin anew, or choose another --runs folder"
+            "repeat the old settings to continue, use --fresh to start again, or choose another --runs folder"
         )
     if before.inputs != wanted.inputs:
         raise InputError(
             f"{folder.path} was trained on other records ({before.records}); "
-            "use --fresh to begin anew, or choose another --runs folder"
+            "use --fresh to start again, or choose another --runs folder"
         )
 
 
 @contextlib.contextmanager
 def session(config: Any) -> Iterator[None]:
-    """Seeds, precision and determinism for a block of training, with Keras' own state cleared before it.
+    """Clears Keras' global state, then sets seed, precision and determinism for a block of training.
 
     Args:
         config: a bundle whose stage `train` has `seed`, `precision` and `deterministic`.
@@ -300,11 +307,11 @@ def session(config: Any) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(policy)
-        gc.unfreeze()  # what `_collecting_garbage_later` has set aside
+        gc.unfreeze()  # what `_collecting_garbage_later` has frozen
 
 
 class _Validation(keras.callbacks.Callback):
-    """Adds the learner's scores to the logs of each epoch, for the callbacks behind it."""
+    """Adds the learner's scores to the logs of each epoch, for the callbacks after this one."""
 
     def __init__(self, learner: Learner):
         super().__init__()
@@ -317,8 +324,8 @@ class _Validation(keras.callbacks.Callback):
 class _RunKeeper(keras.callbacks.Callback):
     """Writes `last/`, `best.keras` and `history.csv` after every epoch.
 
-    A new best model waits in `last/` until the state names it; after a kill in between the epoch is either repeated or
-    found there, so that `best.keras` and the history never tell of different epochs.
+    A new best model is saved in `last/` and moved to `best.keras` once the state refers to it. After a kill in between,
+    the epoch is repeated or the move is completed, so `best.keras` and the history always belong to the same epoch.
     """
 
     def __init__(self, folder: RunFolder, last: LastCheckpoint, learner: Learner, state: dict, worth_keeping: float):
@@ -333,7 +340,7 @@ class _RunKeeper(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         values = {name: float(value) for name, value in logs.items()}
-        if np.isnan(values[self.learner.loss]):  # the last step of the epoch: its own loss was still a number
+        if np.isnan(values[self.learner.loss]):  # after the last step, whose own loss was still a number
             raise non_finite_loss(f"the validation loss is nan after epoch {epoch + 1}", self.folder.last, epoch)
         rate = float(self.model.optimizer.learning_rate)
         best, score = self._is_best(values), self._score(values)
@@ -353,11 +360,11 @@ class _RunKeeper(keras.callbacks.Callback):
         self._write_history()
 
     def _score(self, row: Mapping[str, float]) -> float:
-        """The monitored score with the sign that makes larger better."""
+        """Returns the monitored score, negated for a loss, so that larger is better."""
         return (-1 if self.learner.monitor in LOSSES else 1) * row[self.learner.monitor]
 
     def _is_best(self, values: Mapping[str, float]) -> bool:
-        """Whether an epoch beats all before it: by the score, of equal scores by the lower loss; NaN never does."""
+        """Whether an epoch is the best so far: by its score, for equal scores by the lower loss; NaN never is."""
         if np.isnan(self._score(values)):
             return False
         best = [row for row in self.history if row["best"]]
@@ -373,7 +380,7 @@ class _RunKeeper(keras.callbacks.Callback):
             os.replace(self.last.folder / best_file, self.folder.best)
 
     def table(self) -> pd.DataFrame:
-        """The history as a table; `best` marks each epoch that was better than all before it."""
+        """Returns the history, one row per epoch; `best` marks each epoch that was better than all earlier ones."""
         return pd.DataFrame(self.history)
 
     def _write_history(self):
@@ -384,10 +391,10 @@ class _RunKeeper(keras.callbacks.Callback):
 
 @contextlib.contextmanager
 def _collecting_garbage_later() -> Iterator[keras.callbacks.Callback]:
-    """A callback whose first batch ends a pause of Python's garbage collector.
+    """Pauses Python's garbage collector; yields a callback that resumes it after the first batch.
 
-    Tracing makes millions of objects that all stay: searching them for garbage takes 2 s of DenseNet-121's first step,
-    and 2 s now and then later. They are set aside until the end of the `session`.
+    Tracing creates millions of long-lived objects. Scanning them takes 2 s of DenseNet-121's first step, and 2 s
+    occasionally later. They are therefore frozen until the end of the `session`.
     """
 
     class FirstBatch(keras.callbacks.Callback):

@@ -1,4 +1,4 @@
-"""Adam with the L2 penalty where torch puts it."""
+"""Adam with an L2 penalty as in torch, and learning rate schedules."""
 
 from collections.abc import Iterable
 
@@ -10,16 +10,18 @@ from kmura.config import TrainConfig
 
 @keras.saving.register_keras_serializable("kmura")
 class AdamL2(keras.optimizers.Adam):
-    """Adam whose gradient carries an L2 penalty: g + l2 * w before the moments, as torch's `Adam(weight_decay=l2)`.
+    """Adam with an L2 penalty in the gradient: g + l2 * w before the moments, as in torch's `Adam(weight_decay=l2)`.
 
-    This is not AdamW (Loshchilov & Hutter 2019, Algorithm 2), which shrinks the weights past the moments; the published
-    values of the project are for the coupled form. `l2` is a variable: changing it does not retrace a step.
+    This is not AdamW (Loshchilov & Hutter 2019, Algorithm 2), which decays the weights independently of the moments;
+    the published values of the project are for the coupled form. `l2` is a variable, so changing it does not retrace
+    the step.
 
-    Variables that are frozen at first count their steps from `begin_late` on, as torch counts those of each parameter:
-    the moments' correction for their start (Kingma & Ba 2015, Algorithm 1) would else be over before they have any.
+    Variables that are frozen at first count their steps from `begin_late` on, as torch counts the steps of each
+    parameter. Otherwise the bias correction of their moments (Kingma & Ba 2015, Algorithm 1) would end before their
+    first update.
 
-    A variable is updated by TensorFlow's own kernel (ResourceApplyAdam, Keras' formula in one operation) instead of by
-    a dozen: DenseNet-121 has 364 variables, and all of them are traced.
+    Each variable is updated by one kernel of TensorFlow (ResourceApplyAdam, the same formula as Keras') instead of a
+    dozen operations, which reduces the tracing time: DenseNet-121 has 364 variables.
     """
 
     def __init__(self, learning_rate=1e-3, l2: float = 0.0, name="adam_l2", **kwargs):
@@ -27,7 +29,7 @@ class AdamL2(keras.optimizers.Adam):
         self._initial_l2 = l2
         self.l2 = None
         self.late_start = None
-        self._late = frozenset()  # places among the variables
+        self._late = frozenset()  # indices of variables
 
     def build(self, variables):
         if self.built:
@@ -37,11 +39,11 @@ class AdamL2(keras.optimizers.Adam):
         self.late_start = self.add_variable((), dtype="int64", initializer="zeros", name="late_start")
 
     def set_late(self, variables: Iterable[keras.Variable]) -> None:
-        """Names the variables that are frozen at first; of a built optimizer, before its first step."""
+        """Sets the variables that are frozen at first. Call it on a built optimizer, before its first step."""
         self._late = frozenset(self._get_variable_index(variable) for variable in variables)
 
     def begin_late(self) -> None:
-        """Says that the late variables learn from the next step on."""
+        """Marks the next step as the first one of the variables of `set_late`."""
         self.late_start.assign(self.iterations)
 
     def update_step(self, gradient, variable, learning_rate):
@@ -49,7 +51,7 @@ class AdamL2(keras.optimizers.Adam):
         super().update_step(gradient + penalty, variable, learning_rate)
 
     def _distributed_tf_update_step(self, distribution, grads_and_vars, learning_rate):
-        # Keras' loop over the variables, which calls `update_step` above; what follows is the same in one operation.
+        # Keras' loop over the variables calls `update_step` above; this computes the same in one operation
         if self.amsgrad:
             return super()._distributed_tf_update_step(distribution, grads_and_vars, learning_rate)
         done = keras.ops.convert_to_tensor(self.iterations)
@@ -80,18 +82,18 @@ class AdamL2(keras.optimizers.Adam):
 
 
 def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """The optimizer itself where mixed_float16 has wrapped it, to scale its loss."""
+    """Returns the optimizer without the loss scaling that mixed_float16 wraps around it."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule of Keras times `peak`, a variable: another peak does not trace the step again."""
+    """A Keras schedule times `peak`, which is a variable, so changing it does not retrace the step."""
 
     def __init__(self, shape: keras.optimizers.schedules.LearningRateSchedule, peak: float):
         """
         Args:
-            shape: between 0 and 1 over the steps.
-            peak: its largest learning rate.
+            shape: a schedule with values from 0 to 1.
+            peak: the largest learning rate.
         """
         self.shape = shape
         self.peak = keras.Variable(peak, trainable=False, dtype="float32", name="peak")
@@ -104,7 +106,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def learning_rate(train: TrainConfig, steps_per_epoch: int) -> float | Schedule:
-    """The learning rate of a run: a number, or Keras' CosineDecay counted in steps."""
+    """Returns the learning rate of a run: a number, or Keras' CosineDecay over its steps."""
     if train.schedule == "constant" and not train.warmup_epochs:
         return train.learning_rate
     warmup = round(train.warmup_epochs * steps_per_epoch)
@@ -120,7 +122,7 @@ def learning_rate(train: TrainConfig, steps_per_epoch: int) -> float | Schedule:
 
 
 def set_learning_rate(optimizer: keras.optimizers.Optimizer, rate: float) -> None:
-    """Gives an optimizer another learning rate, or its schedule another peak, without a new trace."""
+    """Sets the learning rate of an optimizer, or the peak of its schedule, without retracing the step."""
     schedule = getattr(optimizer, "_learning_rate", None)
     if isinstance(schedule, Schedule):
         schedule.peak.assign(rate)

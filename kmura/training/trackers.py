@@ -1,4 +1,4 @@
-"""Callbacks that log a run to trackers of experiments: TensorBoard and MLflow."""
+"""Callbacks that log a run to experiment trackers: TensorBoard and MLflow."""
 
 import json
 import logging
@@ -17,8 +17,8 @@ from kmura.files import write_json
 from kmura.runs.run import RunFolder
 
 TENSORBOARD = "tensorboard"  # folder of TensorBoard's logs in a run folder
-MLFLOW = "mlflow.json"  # file in a run folder: which run of MLflow continues when the run is resumed
-EXPERIMENT = "kmura"  # of MLflow, unless MLFLOW_EXPERIMENT_NAME names another
+MLFLOW = "mlflow.json"  # file in a run folder: the run of MLflow that a resumed run continues
+EXPERIMENT = "kmura"  # default experiment of MLflow
 
 log = logging.getLogger("kmura")
 
@@ -26,7 +26,7 @@ log = logging.getLogger("kmura")
 class TensorBoardLogs(keras.callbacks.TensorBoard):
     """Keras' TensorBoard logs of a run, in RUN/tensorboard: scores per epoch under `train` and `validation`.
 
-    A resumed run adds an event file, whose epochs continue those before. It must come after the callbacks that add
+    A resumed run adds an event file, whose epochs continue the earlier ones. It must come after the callbacks that add
     scores to the logs.
     """
 
@@ -46,10 +46,10 @@ class TensorBoardLogs(keras.callbacks.TensorBoard):
 class MlflowTracker(keras.callbacks.Callback):
     """Logs configuration, scores per epoch and artifacts of a run to MLflow.
 
-    The server is that of MLflow's own environment variable MLFLOW_TRACKING_URI, by default the folder ./mlruns; the
-    experiment is that of MLFLOW_EXPERIMENT_NAME, by default `kmura`. A resumed run continues its run of MLflow. If the
-    server fails during training, training goes on and one warning is logged. It must come after the callbacks that
-    add scores to the logs. Call `finish` when the run has ended, and `fail` when it has not.
+    MLflow's environment variable MLFLOW_TRACKING_URI sets the server (default: the folder ./mlruns), and
+    MLFLOW_EXPERIMENT_NAME sets the experiment (default: `kmura`). A resumed run continues its run of MLflow. If the
+    server fails during training, training continues and one warning is logged. It must come after the callbacks that
+    add scores to the logs. Call `finish` when the run has finished, and `fail` when it was interrupted.
     """
 
     def __init__(self, run: str | os.PathLike, name: str, config: Any):
@@ -65,7 +65,7 @@ class MlflowTracker(keras.callbacks.Callback):
         super().__init__()
         check_mlflow()
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # without it MLflow 3 refuses a folder of runs
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing leaves for any other server
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no data is sent to any other server
         from mlflow import MlflowClient
 
         self.folder, self.name = RunFolder(Path(run)), name
@@ -77,7 +77,7 @@ class MlflowTracker(keras.callbacks.Callback):
             self.client = MlflowClient(tracking_uri=self.uri)
             known = self.client.get_experiment_by_name(experiment)
             self.experiment = known.experiment_id if known else self.client.create_experiment(experiment)
-        except Exception as error:  # MLflow, its stores and HTTP have errors of their own
+        except Exception as error:  # MLflow, its stores and HTTP raise different errors
             raise InputError(
                 f"MLflow cannot be used at {self.uri} ({in_brief(error)}); check MLFLOW_TRACKING_URI, or leave out "
                 "--mlflow"
@@ -108,7 +108,7 @@ class MlflowTracker(keras.callbacks.Callback):
             action(*arguments)
         except Exception as error:  # see above; losing logs is better than losing a training
             self.working = False
-            log.warning("MLflow at %s failed (%s); training goes on without it", self.uri, in_brief(error))
+            log.warning("MLflow at %s failed (%s); training continues without it", self.uri, in_brief(error))
 
     def _open(self) -> None:
         """Continues the run of MLflow that the run folder names, or creates one."""
@@ -130,7 +130,7 @@ class MlflowTracker(keras.callbacks.Callback):
         self.client.log_batch(self.run_id, params=added, tags=changed)
 
     def _earlier(self) -> str | None:
-        """The run of MLflow that belongs to the run folder; None if there is none on this server."""
+        """Returns the run of MLflow that belongs to the run folder; None if this server has none."""
         try:
             note = json.loads((self.folder.path / MLFLOW).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -162,7 +162,7 @@ class MlflowTracker(keras.callbacks.Callback):
 
 
 def check_mlflow() -> None:
-    """Raises InputError if MLflow is not installed; says how to install it."""
+    """Raises an InputError that says how to install MLflow if it is not installed."""
     try:
         import mlflow  # noqa: F401
     except ImportError as error:
@@ -172,7 +172,7 @@ def check_mlflow() -> None:
 
 
 def _scores(logs) -> dict[str, float]:
-    """The numbers among the logs of an epoch; `best`, which is true or false, is none."""
+    """Returns the numbers among the logs of an epoch, without `best`, which is true or false."""
     return {name: float(value) for name, value in logs.items() if not isinstance(value, bool | np.bool_)}
 
 

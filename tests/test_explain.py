@@ -116,7 +116,7 @@ def test_pointing_and_overlap_by_hand():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image,x0,y0,x1\na.png,1,2,3\n", "line 2: no y1"),
+        ("image,x0,y0,x1\na.png,1,2,3\n", "line 2: no value for y1"),
         ("image,x0,y0,x1,y1\na.png,1,2,3,four\n", "line 2: could not convert"),
         ("image,x0,y0,x1,y1\na.png,5,2,3,4\n", "line 2: x0 < x1"),
         ("image,x0,y0,x1,y1\nb.png,1,2,3,4\n", "b.png cannot be read"),
@@ -281,7 +281,7 @@ def test_bad_calls_leave_what_is_there(explained, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(InputError, match="none of the boxes"):
         patched.setattr("kmura.explain.gallery._Work.gallery", lambda *_: pytest.fail("drawn before all is read"))
         kmura.explain(run, boxes=folder / "wrong.csv")
-    with pytest.raises(InputError, match="is not of"):
+    with pytest.raises(InputError, match="does not match"):
         kmura.explain(run, split="train")
     with pytest.raises(InputError, match="there is no class 'abnorml'; choose one of abnormal, normal"):
         kmura.explain(run, towards=["abnorml"])

@@ -178,7 +178,7 @@ def test_a_sheet_that_a_kill_took_is_drawn_on_the_way_on(undisturbed, records, t
     overlays.set_model(model)
     overlays.set_params({"epochs": 1})
     overlays.on_train_begin()
-    assert "no maps are drawn: every 2 epochs" in caplog.text
+    assert "no maps are drawn: they are due every 2 epochs" in caplog.text
     for epoch in (0, 1, 3):
         overlays.on_epoch_begin(epoch)
         assert not (tmp_path / "cam").exists()

@@ -76,7 +76,7 @@ def placed(boxes: np.ndarray, size: int, how: str, sides: tuple[int, int]) -> np
 
 
 def hit(heat: np.ndarray, boxes: np.ndarray) -> bool:
-    """Pointing game (Zhang et al. 2016): returns whether the maximum of a map [H, W] lies in one of the boxes [n, 4]."""
+    """Pointing game (Zhang et al. 2016): whether the maximum of a map [H, W] lies in any of the boxes [n, 4]."""
     if heat.max() <= 0:
         return False
     y, x = np.unravel_index(heat.argmax(), heat.shape)

@@ -229,7 +229,7 @@ class _Work:
         heat = maps(images)
         chance = maps_of_chance(len(images), images.shape[1:3], maps.grain, self.seed)
         empty = heat.max((1, 2)) <= 0
-        # an empty map does not order pixels: a random map has no expected gain, raster order would have an arbitrary one
+        # an empty map does not order pixels: a random map has no expected gain, raster order would have a spurious one
         ordered = np.where(empty[:, None, None], chance, heat)
         curves = deletion_insertion(self.logits, images, ordered, chance, self.multilabel)
         values = {

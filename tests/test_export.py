@@ -67,7 +67,7 @@ def mixed_files() -> list[bytes]:
 
 WRONG = {
     "no image": (b"this is a text\n" * 50, "neither a PNG nor a JPEG image"),
-    "empty": (b"", "empty, no image"),
+    "empty": (b"", "empty, not an image"),
     "GIF": (saved(smooth(40, 40), "GIF"), "neither a PNG nor a JPEG image"),
     "20000 x 20000": (declares(20_000, 20_000), "declares more than 100,000,000 pixels"),
     "cut off": (saved(smooth(40, 40))[:-100], "Invalid PNG"),
@@ -207,7 +207,7 @@ def test_the_clients_of_the_serving_guide_get_the_answers_of_predict(
 def test_wrong_requests_fail_alone_and_the_model_keeps_answering(asked):
     found, *_ = asked
     reasons = [reason for _, reason in WRONG.values()]
-    reasons += ["has one image or more", "neither a PNG", "outside 0 to 255", "outside 0 to 255"]
+    reasons += ["has at least one image", "neither a PNG", "outside 0 to 255", "outside 0 to 255"]
     for message, reason in zip(found["errors"], reasons, strict=True):
         assert reason in message
     assert found["after/probability"] == pytest.approx(found["serving_default/probability"][:5], abs=1e-6)
@@ -273,11 +273,11 @@ def test_run_file_export_and_list_predict_the_same(exported, signatures, tmp_pat
     assert alone.contract.calibration == "none" and alone.studies.empty
     logit = alone.images["logit"].to_numpy()
     assert alone.images["probability"].to_numpy() == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-6)
-    with pytest.raises(InputError, match="which is inside of it"):
+    with pytest.raises(InputError, match="which is fixed in an export"):
         kmura.predict(found.folder, images, threshold="youden")
-    with pytest.raises(InputError, match="is no model"):
+    with pytest.raises(InputError, match="is not a model"):
         kmura.predict(tmp_path / "nowhere", images)
-    with pytest.raises(InputError, match="lies in no run"):
+    with pytest.raises(InputError, match="is not part of a run"):
         kmura.predict(tmp_path / "alone.keras", images, threshold="max_f1")
 
 
@@ -327,7 +327,7 @@ def test_a_model_other_than_the_export_is_noticed(exported, tmp_path):
     bias.assign(bias + 1e-4)
     model.save(tmp_path / "other.keras")
     found = parity(exported[2].folder, tmp_path / "other.keras")
-    with pytest.raises(InputError, match="answers otherwise than .*other.keras: logit differs by 0.0001"):
+    with pytest.raises(InputError, match="the export differs from .*other.keras: logit differs by 0.0001"):
         refused_unless_equal(found, tmp_path / "other.keras")
 
 
@@ -351,7 +351,7 @@ def test_a_check_finds_a_changed_file_and_changed_answers(exported, signatures, 
     with monkeypatch.context() as patched:
         patched.setattr(golden, "load_signatures", {copy: signatures}.get)
         first, second = golden.check_export(copy).problems
-    assert "model_card.md has changed" in first and "signature tensor answers 0.01 away" in second
+    assert "model_card.md has changed" in first and "signature tensor differs by 0.01" in second
     with open(copy / "variables" / "variables.data-00000-of-00001", "r+b") as file:
         file.truncate(1000)
     code, _, errors = kmura_main(monkeypatch, capsys, "predict", "--check", copy)

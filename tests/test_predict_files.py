@@ -92,7 +92,7 @@ def test_a_csv_without_images_is_refused(tmp_path, text, message):
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
-    with pytest.raises(InputError, match="holds no image files"):
+    with pytest.raises(InputError, match="contains no image files"):
         list_images([tmp_path])
 
 

@@ -1,4 +1,4 @@
-"""The model card of an export: what the model is, how it was evaluated, and what it is and is not meant for."""
+"""The model card of an export: description, evaluation, intended use and limits of the model."""
 
 from kmura.data.dataset import Dataset
 from kmura.errors import InputError
@@ -25,11 +25,11 @@ def model_card(
     """Returns the model card as Markdown.
 
     Args:
-        description, evaluation: of the run.
-        contract: of the export.
-        trained: number of epochs in words, see `kmura.runs.run.epochs_trained`.
+        description, evaluation: description and evaluation of the run.
+        contract: contract of the export.
+        trained: number of epochs in words, see `kmura.runs.run.Run.epochs_trained`.
         made: date and versions, one line.
-        records: folder of the records; without records, their counts are left out.
+        records: folder of the records; without records, their counts are omitted.
     """
     scores, config = evaluation.scores, description.config
     binary = isinstance(scores, Scores)
@@ -123,7 +123,7 @@ def _data(description: RunDescription, records: str) -> str:
 
 
 def _class_data(dataset: Dataset) -> str:
-    """One column per split that all areas have, and one row per class, since there may be many classes."""
+    """Returns a table with one column per split common to all areas, and one row per class (there may be many)."""
     manifest = dataset.manifest
     areas = list(manifest.areas.values()) if dataset.area == ALL else [manifest.areas[dataset.area]]
     splits = [split for split in areas[0] if all(split in area for area in areas)]
@@ -246,5 +246,5 @@ def _table(heads: list[str], rows: list[list]) -> str:
 
 
 def _text(name: str) -> str:
-    """A name as Markdown that shows it unchanged."""
+    """Returns a name escaped for Markdown."""
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>|#" else letter for letter in str(name))

@@ -44,7 +44,7 @@ def contents(folder) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_help_and_version_import_no_tensorflow():
+def test_help_and_version_do_not_import_tensorflow():
     for flag in ("--help", "--version"):
         code = f"import sys; sys.argv = ['kmura', '{flag}']\nfrom kmura.cli.main import main\n"
         code += "try: main()\nfinally: assert not {'tensorflow', 'keras', 'numpy', 'pandas', 'PIL'} & set(sys.modules)"
@@ -60,33 +60,33 @@ def test_every_command_has_help(command):
     assert run(command, "--help").stdout.startswith(f"Usage: kmura {command}")
 
 
-def test_an_unknown_flag_names_the_nearest():
+def test_an_unknown_flag_suggests_the_closest_one():
     assert "No such option '--epoch'" in refused("fit", "--epoch", 3) and "--epochs" in refused("fit", "--epoch", 3)
 
 
-def test_an_unknown_command_is_refused():
+def test_an_unknown_command_is_rejected():
     assert "No such command 'fitt'" in refused("fitt")
 
 
-def test_a_missing_root(tmp_path):
+def test_a_missing_root_is_rejected(tmp_path):
     assert "does not exist" in refused("build-tfrecords", tmp_path / "nowhere", "--out", tmp_path / "out")
 
 
-def test_a_root_without_the_layout(tmp_path):
+def test_a_root_without_the_expected_layout_is_rejected(tmp_path):
     (tmp_path / "pictures").mkdir()
     textured(0).save(tmp_path / "pictures" / "a.png")
     line = refused("build-tfrecords", tmp_path / "pictures", "--out", tmp_path / "out")
     assert "no images of the MURA layout" in line and not (tmp_path / "out").exists()
 
 
-def test_an_unknown_area_lists_those_there_are(mura_root, records, refused_here, tmp_path):
+def test_an_unknown_area_lists_the_available_areas(mura_root, records, refused_here, tmp_path):
     line = refused("build-tfrecords", mura_root, "--areas", "XR_KNEE", "--out", tmp_path / "out")
     assert "XR_ELBOW, XR_WRIST" in line
     line = refused_here("fit", "--area", "XR_KNEE", "--records", records, "--runs", tmp_path / "runs")
     assert "XR_ELBOW, XR_WRIST" in line and not (tmp_path / "runs").exists()
 
 
-def test_an_area_without_positives(tmp_path):
+def test_an_area_without_positives_is_rejected(tmp_path):
     root = make_mura_tree(tmp_path / "tree", areas=("XR_HAND",))
     for study in list(root.rglob("study*_positive")):
         shutil.rmtree(study)
@@ -110,7 +110,7 @@ def declared_huge() -> bytes:
         (declared_huge, "pixels"),
     ],
 )
-def test_an_unreadable_image_is_listed_or_with_strict_refused(tmp_path, content, reason):
+def test_an_unreadable_image_is_listed_or_rejected_with_strict(tmp_path, content, reason):
     from PIL import Image
 
     root = make_mura_tree(tmp_path / "tree", areas=("XR_HAND",), train_patients=8)
@@ -129,7 +129,7 @@ def test_an_unreadable_image_is_listed_or_with_strict_refused(tmp_path, content,
     assert done.returncode == 0 and any(name in text and reason in text for text in done.stderr.splitlines())
 
 
-def test_a_shard_cut_in_half(records, tmp_path):
+def test_a_truncated_shard_is_rejected(records, tmp_path):
     copy = shutil.copytree(records, tmp_path / "copy")
     shard = next(copy.glob("XR_WRIST/train-*.tfrecord"))
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
@@ -140,7 +140,7 @@ def test_a_shard_cut_in_half(records, tmp_path):
     assert shard.name in line and "kmura inspect" in line
 
 
-def test_a_manifest_of_another_version(records, refused_here, tmp_path):
+def test_a_manifest_of_another_version_is_rejected(records, refused_here, tmp_path):
     copy = shutil.copytree(records, tmp_path / "copy")
     manifest = copy / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"schema_version": 2', '"schema_version": 99'))
@@ -151,13 +151,13 @@ def test_a_manifest_of_another_version(records, refused_here, tmp_path):
 SMALL = ("--backbone", "densenet_mini", "--weights", "none", "--image-size", 32, "--epochs", 1)
 
 
-def test_an_unknown_configuration_key(records, tmp_path):
+def test_an_unknown_configuration_key_is_rejected(records, tmp_path):
     line = refused("fit", "--area", "XR_WRIST", "--records", records, "--set", "train.learning_rat=1", *SMALL)
     assert "did you mean train.learning_rate?" in line
 
 
 @pytest.mark.parametrize("command", ["demo-data", "build-tfrecords"])
-def test_an_output_that_cannot_be_written(mura_root, tmp_path, command):
+def test_an_output_that_cannot_be_written_is_rejected(mura_root, tmp_path, command):
     (tmp_path / "file").write_text("keep me")
     out = tmp_path / "file" / "out"
     arguments = (
@@ -178,7 +178,9 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_full_disk_damages_nothing_and_the_build_goes_on_after_it_is_freed(mura_root, records, small_disk, tmp_path):
+def test_a_full_disk_damages_no_records_and_the_build_resumes_once_space_is_freed(
+    mura_root, records, small_disk, tmp_path
+):
     (small_disk / "other").write_bytes(b"x" * 150_000)
     line = refused("build-tfrecords", mura_root, "--out", small_disk / "out", "--workers", 1)
     assert "No space left on device" in line
@@ -190,7 +192,7 @@ def test_a_full_disk_damages_nothing_and_the_build_goes_on_after_it_is_freed(mur
 
 
 @pytest.mark.slow
-def test_a_full_disk_during_training_keeps_the_finished_epoch(records, small_disk):
+def test_a_full_disk_during_training_keeps_the_last_finished_epoch(records, small_disk):
     subprocess.run(["mount", "-o", "remount,size=30m", small_disk], check=True)
     command = ("fit", "--area", "XR_WRIST", "--records", records, "--runs", small_disk / "runs", *SMALL)
     assert run(*command, "--no-evaluate").returncode == 0
@@ -207,7 +209,7 @@ def test_a_full_disk_during_training_keeps_the_finished_epoch(records, small_dis
     assert run(*command, "--epochs", 2, "--no-evaluate").returncode == 0
 
 
-def test_a_run_folder_of_another_configuration(records, refused_here, monkeypatch, capsys, tmp_path):
+def test_a_run_folder_of_another_configuration_is_rejected(records, refused_here, monkeypatch, capsys, tmp_path):
     command = ("fit", "--area", "XR_WRIST", "--records", records, "--runs", tmp_path, "--no-evaluate", *SMALL)
     assert kmura_main(monkeypatch, capsys, *command)[0] == 0
     before = contents(tmp_path)
@@ -216,7 +218,7 @@ def test_a_run_folder_of_another_configuration(records, refused_here, monkeypatc
     assert contents(tmp_path) == before
 
 
-def test_a_whole_run_says_nothing_but_its_own_lines(records, tmp_path):
+def test_a_complete_run_prints_only_its_own_lines(records, tmp_path):
     arguments = ("--area", "XR_WRIST", "--records", records, "--runs", tmp_path / "runs", *SMALL)
     done = run("fit", *arguments)
     assert done.returncode == 0, done.stderr
@@ -235,17 +237,17 @@ def test_a_whole_run_says_nothing_but_its_own_lines(records, tmp_path):
     assert "Galleries" in (tmp_path / "page.html").read_text()
 
 
-def test_what_is_no_run_folder_is_refused(refused_here, tmp_path):
+def test_a_path_that_is_not_a_run_folder_is_rejected(refused_here, tmp_path):
     for command in ("evaluate", "explain", "report"):
         assert "is no run folder" in refused_here(command, tmp_path)
     assert "is no run folder" in refused_here("compare", tmp_path, tmp_path)
 
 
-def test_an_option_of_evaluate_without_sense_is_refused_before_any_work(tmp_path):
+def test_invalid_options_of_evaluate_are_rejected_before_any_work(tmp_path):
     assert "threshold rule 'best'" in refused("evaluate", tmp_path, "--threshold", "best")
 
 
-def test_names_are_printed_as_they_are(capsys):
+def test_names_are_printed_without_markup(capsys):
     from kmura.cli.display import console
 
     console().print("hand[left] a[/b]")

@@ -11,7 +11,7 @@ import kmura
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_wheel_holds_the_command_line_and_the_recipes(tmp_path):
+def test_the_wheel_contains_the_command_line_and_the_recipes(tmp_path):
     source = tmp_path / "source"  # a build in place would leave its build folder, which later wheels pick up
     for name in ("kmura", "cli"):
         shutil.copytree(ROOT / name, source / name)
@@ -38,7 +38,7 @@ def test_the_wheel_holds_the_command_line_and_the_recipes(tmp_path):
         assert path.relative_to(ROOT).as_posix() in names, "setup.cfg's packages lists every room"
 
 
-def test_a_module_of_the_models_may_be_imported_first_and_saved_classes_are_known():
+def test_model_modules_can_be_imported_first_and_register_their_classes():
     code = (
         "import kmura.models.backbones, keras; assert keras.saving.get_registered_object('kmura>RadiographClassifier')"
     )

@@ -40,7 +40,7 @@ def model_card(
         _use(description, contract),
         "## Data",
         _data(description, records),
-        "## How it was chosen",
+        "## Model selection",
         f"Trained for {trained} with seed {config.train.seed}; the best epoch was chosen on "
         f"{evaluation.select_on} by {evaluation.selected_epoch_by}."
         + (" Its scores on test are therefore optimistic." if evaluation.select_on == "test" else ""),
@@ -83,14 +83,14 @@ def _area(description: RunDescription) -> str:
 
 def _use(description: RunDescription, contract: Contract) -> str:
     return (
-        f"Meant for research on {_kind(contract)} of {_area(description)} like those it was trained on: it answers "
+        f"Intended for research on {_kind(contract)} of {_area(description)} similar to the training data: it predicts "
         f"{_answers(contract)} for an image or for the views of one study. It is not a medical "
         "device and does not replace a reader.\n\n"
-        f"Limits: it answers for any picture, also for one that is not one of these {_kind(contract)} or shows another "
-        "area; it does not detect such pictures. The scores hold for the source of the data, its machines, patients "
+        f"Limits: it makes predictions for any image, including images that are not {_kind(contract)} or show another "
+        "area; such images are not detected. The scores are valid for the source of the data, its devices, patients "
         "and prevalence; for other data they must be measured again"
         f"{', and so must calibration and threshold' if contract.is_binary else ''}. "
-        "A map shows which region moved the answer, not where a lesion is."
+        "A map shows which region influenced the prediction, not where a lesion is."
         + (f" Note: {contract.losses}." if contract.losses else "")
     )
 
@@ -142,7 +142,7 @@ def _class_data(dataset: Dataset) -> str:
 def _calibration(options: ScoreOptions, contract: Contract) -> str:
     calibrator = contract.calibrator
     if calibrator is None:
-        text = "Probabilities are the model's own, not calibrated."
+        text = "Probabilities are not calibrated."
     else:
         by = {
             "isotonic": f"isotonic, {len(calibrator.knots)} knots",
@@ -168,9 +168,9 @@ def _class_decision(contract: Contract) -> str:
         way = f"The decision is every label with a probability of 0.5 or more, `{NO_LABEL}` if there is none."
     abnormal = " `abnormal_probability` is the sum over the abnormal classes." if contract.abnormal else ""
     return (
-        f"Probabilities are the model's own ({'softmax' if softmax else 'the logistic function'} of the logits), not "
+        f"Probabilities are {'the softmax' if softmax else 'the logistic function'} of the logits and are not "
         f"calibrated. The probabilities of a study are the {_pooling(contract)} of those of its images, class by class"
-        f"{', normalised to the sum 1' if softmax else ''}. {way}{abnormal}"
+        f"{', normalised to sum to 1' if softmax else ''}. {way}{abnormal}"
     )
 
 

@@ -51,7 +51,7 @@ def image(images):
     return images[0, :, :, 0]
 
 
-def test_no_change_returns_the_very_same_pixels(image):
+def test_identity_parameters_return_the_same_pixels(image):
     np.testing.assert_array_equal(moved(image), image)
 
 
@@ -62,11 +62,11 @@ def test_a_quarter_turn_is_rot90(image):
     np.testing.assert_allclose(moved(image, angle=math.pi), image[::-1, ::-1], atol=1e-2)
 
 
-def test_mirroring_exchanges_left_and_right_exactly(image):
+def test_mirroring_swaps_left_and_right_exactly(image):
     np.testing.assert_array_equal(moved(image, mirror=-1.0), image[:, ::-1])
 
 
-def test_a_shift_by_whole_pixels_is_exact_and_leaves_black_behind(image):
+def test_a_shift_by_whole_pixels_is_exact_and_fills_with_black(image):
     result = moved(image, shift_x=3 / 16, shift_y=-2 / 12)
     expected = np.zeros_like(image)
     expected[:-2, 3:] = image[2:, :-3]
@@ -74,7 +74,7 @@ def test_a_shift_by_whole_pixels_is_exact_and_leaves_black_behind(image):
 
 
 @pytest.mark.parametrize("angle", [0.3, -1.1])
-def test_rotation_turns_counter_clockwise_about_the_centre(image, angle):
+def test_rotation_is_counterclockwise_about_the_centre(image, angle):
     def place(x, y):  # y points down, so a counter-clockwise turn as seen sends (x, y) here
         x, y = x - 7.5, y - 5.5
         return x * math.cos(angle) - y * math.sin(angle) + 7.5, x * math.sin(angle) + y * math.cos(angle) + 5.5
@@ -83,7 +83,7 @@ def test_rotation_turns_counter_clockwise_about_the_centre(image, angle):
 
 
 @pytest.mark.parametrize(("area", "at_x", "at_y"), [(0.25, 0.0, 0.0), (0.25, -1.0, 1.0), (1.44, 1.0, -0.5)])
-def test_a_crop_shows_its_share_of_the_area_at_its_place(image, area, at_x, at_y):
+def test_a_crop_shows_the_requested_fraction_and_position(image, area, at_x, at_y):
     side = math.sqrt(area)
     left, top = (1 + at_x) / 2 * 16 * (1 - side), (1 + at_y) / 2 * 12 * (1 - side)  # edges of the crop
 
@@ -94,14 +94,14 @@ def test_a_crop_shows_its_share_of_the_area_at_its_place(image, area, at_x, at_y
     np.testing.assert_allclose(result, sampled(image, place), atol=5e-3)
 
 
-def test_shear_leans_vertical_lines_with_their_lower_end_to_the_right(image):
+def test_shear_moves_the_lower_end_of_vertical_lines_to_the_right(image):
     def place(x, y):
         return x - math.tan(0.2) * (y - 5.5), y
 
     np.testing.assert_allclose(moved(image, shear=0.2), sampled(image, place), atol=5e-3)
 
 
-def test_the_parts_act_in_the_documented_order(image):
+def test_transforms_are_applied_in_the_documented_order(image):
     steps = [{"mirror": -1.0}, {"shear": 0.1}, {"angle": 0.4}, {"area": 0.6, "at_x": 0.5}, {"shift_y": 0.1}]
     product = np.eye(3)
     for step in steps:  # each step's matrix looks up the outcome of the steps before it
@@ -120,7 +120,7 @@ def test_the_parts_act_in_the_documented_order(image):
     shear=st.floats(-0.8, 0.8),
     mirror=st.sampled_from([-1.0, 1.0]),
 )
-def test_resampling_agrees_with_tensorflows_projective_transform(angle, area, at, shift, shear, mirror):
+def test_resampling_matches_the_projective_transform_of_tensorflow(angle, area, at, shift, shear, mirror):
     smooth = np.add.outer(np.arange(20.0), 3 * np.arange(24.0)).astype(np.float32)[None, :, :, None]
     matrices = affine_matrices(
         20, 24, angle=angle, area=area, at_x=at[0], at_y=at[1], shift_x=shift[0], shift_y=shift[1], shear=shear,
@@ -147,13 +147,13 @@ def test_each_image_of_a_batch_has_its_own_transform_and_channels_move_together(
             np.testing.assert_allclose(together[number, :, :, channel], alone, atol=1e-4)
 
 
-def test_whole_numbers_and_floats_give_the_same_picture(images):
+def test_integer_and_float_images_give_the_same_result(images):
     whole = images.astype(np.uint8)
     layer = RandomAffine(**EVERYTHING)
     np.testing.assert_array_equal(layer(whole, seed=[1, 2]), layer(whole.astype(np.float32), seed=[1, 2]))
 
 
-def test_intensity_is_brightness_then_contrast_about_the_mean_then_clipping(images):
+def test_intensity_applies_brightness_then_contrast_about_the_mean_then_clipping(images):
     brightness, contrast = np.float32([0.5, 1, 1.2, 1.5]), np.float32([1, 0.5, 1.5, 0.9])
     result = change_intensity(images, brightness, contrast)
     for number in range(4):
@@ -169,25 +169,25 @@ def test_intensity_is_brightness_then_contrast_about_the_mean_then_clipping(imag
     ids=lambda layer: type(layer).__name__,
 )
 class TestRandomLayers:
-    def test_the_seed_alone_decides(self, layer, images):
+    def test_the_seed_determines_the_result(self, layer, images):
         first = layer(images, seed=[5, 6]).numpy()
         np.testing.assert_array_equal(first, layer(images, seed=[5, 6]))
         assert not np.allclose(first, layer(images, seed=[5, 7]))
         assert not np.allclose(first, layer(images, seed=[6, 6]))
 
-    def test_eager_graph_and_dataset_agree(self, layer, images):
+    def test_eager_graph_and_dataset_mode_agree(self, layer, images):
         eager = layer(images, seed=[5, 6])
         in_graph = tf.function(lambda batch: layer(batch, seed=[5, 6]))(images)
         dataset = tf.data.Dataset.from_tensors(images).map(lambda batch: layer(batch, seed=[5, 6]))
         np.testing.assert_array_equal(eager, in_graph)
         np.testing.assert_array_equal(eager, next(iter(dataset)))
 
-    def test_an_image_does_not_depend_on_those_after_it(self, layer, images):
+    def test_an_image_does_not_depend_on_later_images_of_the_batch(self, layer, images):
         whole = layer(images, seed=[5, 6]).numpy()
         for count in (1, 3):
             np.testing.assert_allclose(layer(images[:count], seed=[5, 6]), whole[:count], atol=1e-4)
 
-    def test_equal_images_of_a_batch_are_changed_differently(self, layer, images):
+    def test_equal_images_of_a_batch_are_transformed_differently(self, layer, images):
         same = np.repeat(images[:1], 4, axis=0)
         result = layer(same, seed=[5, 6]).numpy()
         assert all(not np.allclose(result[0], result[other]) for other in (1, 2, 3))
@@ -196,10 +196,10 @@ class TestRandomLayers:
         result = layer(images, seed=[5, 6]).numpy()
         assert result.min() >= 0 and result.max() <= 255.001
 
-    def test_not_in_training_the_images_pass_unchanged(self, layer, images):
+    def test_images_pass_unchanged_in_inference(self, layer, images):
         np.testing.assert_array_equal(layer(images, seed=[5, 6], training=False), images)
 
-    def test_without_a_seed_every_call_draws_anew_from_the_layers_own(self, layer, images):
+    def test_calls_without_a_seed_use_the_seed_generator_of_the_layer(self, layer, images):
         def two_calls():
             copy = type(layer).from_config(layer.get_config())
             return copy(images).numpy(), copy(images).numpy()
@@ -208,7 +208,7 @@ class TestRandomLayers:
         assert not np.allclose(first, second)
         np.testing.assert_array_equal(two_calls(), (first, second))
 
-    def test_the_contract_of_layers(self, layer, images):
+    def test_augmentation_layers_satisfy_the_layer_contract(self, layer, images):
         own = {name: value for name, value in layer.get_config().items() if name in signature(type(layer)).parameters}
         check_layer(type(layer), own, images, random=True, differentiable=False)  # nobody asks how images should change
 
@@ -221,11 +221,11 @@ def test_a_model_with_the_layers_changes_images_only_in_training(images):
     assert not np.allclose(model(images, training=True), images)
 
 
-def test_layers_without_any_change_leave_images_alone(images):
+def test_layers_with_zero_ranges_do_not_change_images(images):
     np.testing.assert_array_equal(RandomIntensity()(RandomAffine()(images, seed=[1, 2]), seed=[1, 2]), images)
 
 
-def test_parameters_fill_their_ranges_evenly():
+def test_parameters_are_uniform_within_their_ranges():
     layer = RandomAffine(rotation=20.0, area_scale=(0.64, 1.21), shift=0.1, shear=5.0, flip=0.3)
     numbers = tf.random.stateless_uniform([20000, 8], [1, 2])
     drawn = {name: np.asarray(value) for name, value in affine_parameters(numbers, layer.limits).items()}
@@ -248,13 +248,13 @@ def test_parameters_fill_their_ranges_evenly():
     assert np.abs(correlations).max() < 0.035, "parameters hang together"
 
 
-def test_flip_never_and_always():
+def test_flip_probabilities_zero_and_one_are_exact():
     numbers = tf.random.stateless_uniform([1000, 8], [1, 2])
     assert set(affine_parameters(numbers, RandomAffine(flip=0.0).limits)["mirror"].numpy()) == {1}
     assert set(affine_parameters(numbers, RandomAffine(flip=1.0).limits)["mirror"].numpy()) == {-1}
 
 
-def test_factors_of_intensity_are_uniform_about_one():
+def test_intensity_factors_are_uniform_around_one():
     gray = np.full((5000, 2, 2, 1), 100, np.float32)
     factors = RandomIntensity(brightness=0.2)(gray, seed=[1, 2]).numpy()[:, 0, 0, 0] / 100
     assert factors.min() == pytest.approx(0.8, abs=0.002) and factors.max() == pytest.approx(1.2, abs=0.002)

@@ -38,13 +38,13 @@ def reference(images, gamma, beta, mean=None, variance=None):
 
 
 @pytest.mark.parametrize("config", [{}, {"center": False}, {"scale": False}])
-def test_it_keeps_the_contract_of_layers(config):
+def test_fused_batch_normalisation_satisfies_the_layer_contract(config):
     check_layer(FusedBatchNormalization, {"epsilon": 1e-4, "momentum": 0.8, **config}, IMAGES)
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("config", [{}, {"center": False}, {"scale": False}, {"epsilon": 0.1}])
-def test_outputs_are_those_of_keras(training, config):
+def test_outputs_match_keras(training, config):
     plain, fused = (
         built(layer_class, **config)(IMAGES, training=training) for layer_class in (PLAIN, FusedBatchNormalization)
     )
@@ -52,7 +52,7 @@ def test_outputs_are_those_of_keras(training, config):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_gradients_are_those_of_float64(training):
+def test_gradients_match_float64(training):
     layer = built()
     exact = [tf.constant(value, tf.float64) for value in (IMAGES, *VALUES)]
     with tf.GradientTape() as tape:
@@ -76,20 +76,20 @@ def test_moving_statistics_take_the_mean_and_the_unbiased_variance_of_the_batch(
     np.testing.assert_allclose(layer.moving_variance, 0.75 * VALUES[3] + 0.25 * rows.var(0, ddof=1), rtol=1e-5)
 
 
-def test_one_single_value_a_channel_leaves_finite_statistics():
+def test_a_single_value_per_channel_gives_finite_statistics():
     layer = built(shape=(1, 1, 1, 7))
     layer(IMAGES[:1, :1, :1], training=True)
     assert all(np.isfinite(weight).all() for weight in layer.get_weights())
 
 
 @pytest.mark.parametrize("call", [{"training": False}, {}])
-def test_inference_leaves_the_statistics_alone(call):
+def test_inference_does_not_change_the_statistics(call):
     layer = built()
     layer(IMAGES, **call)
     np.testing.assert_array_equal(layer.get_weights(), VALUES)
 
 
-def test_a_frozen_layer_is_in_inference_mode_even_in_training():
+def test_a_frozen_layer_runs_in_inference_mode_during_training():
     layer = built()
     layer.trainable = False
     outputs = layer(IMAGES, training=True)
@@ -135,7 +135,7 @@ ELSEWHERE = {
 
 
 @pytest.mark.parametrize("config, shape, call", ELSEWHERE.values(), ids=ELSEWHERE)
-def test_where_the_kernel_does_not_apply_it_is_the_parent(config, shape, call):
+def test_the_parent_implementation_is_used_where_the_kernel_is_unsupported(config, shape, call):
     inputs = RNG.normal(1.0, 2.0, shape).astype(config.get("dtype", "float32"))
     plain, fused = built(PLAIN, shape, **config), built(FusedBatchNormalization, shape, **config)
     for training in (True, False):
@@ -168,7 +168,7 @@ def test_a_backbone_stays_the_same_class_with_the_same_names_and_weights():
     np.testing.assert_allclose(backbone(images), outputs, rtol=1e-4, atol=1e-4)
 
 
-def test_models_within_models_are_reached():
+def test_nested_models_are_converted():
     inner = keras.Sequential([keras.Input((4, 4, 3)), PLAIN(name="inner_bn")], name="inner")
     image = keras.Input((4, 4, 3))
     model = keras.Model(image, PLAIN(name="outer_bn")(inner(image)))
@@ -177,7 +177,7 @@ def test_models_within_models_are_reached():
     assert [type(layer) for layer in layers] == [FusedBatchNormalization] * 2
 
 
-def test_the_kernel_of_a_model_can_stay_while_the_momentum_changes():
+def test_the_momentum_can_change_without_changing_the_kernel():
     backbone = small_backbone()
     set_batch_norm(backbone, momentum=0.5, fused=False)
     assert {(type(layer), layer.momentum) for layer in norms(backbone)} == {(PLAIN, 0.5)}
@@ -195,7 +195,7 @@ def test_weight_files_of_either_class_load_into_the_other(source, target, tmp_pa
     np.testing.assert_allclose(loaded(IMAGES), saved(IMAGES), rtol=1e-4, atol=1e-5)
 
 
-def test_a_saved_model_comes_back_with_fused_layers(tmp_path):
+def test_a_saved_model_is_restored_with_fused_layers(tmp_path):
     model = keras.Sequential([keras.Input((5, 6, 7)), FusedBatchNormalization(momentum=0.7)])
     model.save(tmp_path / "model.keras")
     (layer,) = norms(keras.saving.load_model(tmp_path / "model.keras"))
@@ -228,6 +228,6 @@ np.testing.assert_allclose(variance - 0.5, (plain_variance - 0.5) * n / (n - 1),
 
 
 @pytest.mark.slow
-def test_it_trains_on_two_replicas_of_a_mirrored_strategy():
+def test_the_fused_layer_can_be_trained_on_two_replicas_of_a_mirrored_strategy():
     done = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -26,7 +26,7 @@ def decoding(monkeypatch):
     return calls
 
 
-def test_data_sets_over_the_same_images_share_the_memory(tmp_path, decoding):
+def test_datasets_of_the_same_images_share_memory(tmp_path, decoding):
     write_records(tmp_path, [1, 0, 0])
     data = DataConfig(image_size=16, cache="memory")
     one = train_dataset(tmp_path, AREA, data=data)
@@ -38,7 +38,7 @@ def test_data_sets_over_the_same_images_share_the_memory(tmp_path, decoding):
     assert [len(batches(dataset)) for dataset in (one, other, evaluated, larger)] == [1, 1, 1, 1]
 
 
-def test_memory_is_free_again_when_the_last_data_set_is_gone(tmp_path):
+def test_memory_is_released_with_the_last_dataset(tmp_path):
     write_records(tmp_path, [0, 0, 1])  # no other test's images
     before = set(decoded._held)
     data = DataConfig(image_size=16, cache="memory")
@@ -53,20 +53,18 @@ def test_memory_is_free_again_when_the_last_data_set_is_gone(tmp_path):
 
 
 @pytest.mark.parametrize(("available", "decodes"), [(2 * 3 * 256, 1), (2 * 3 * 256 - 1, 0)])
-def test_auto_keeps_images_in_memory_up_to_half_of_what_is_available(
-    tmp_path, decoding, monkeypatch, available, decodes
-):
+def test_auto_uses_at_most_half_of_the_available_memory(tmp_path, decoding, monkeypatch, available, decodes):
     write_records(tmp_path, [1, 1, 0])  # no other test's images
     monkeypatch.setattr(decoded, "available_memory", lambda: available)
     dataset = train_dataset(tmp_path, AREA, data=DataConfig(image_size=16))
     assert len(decoding) == decodes and len(batches(dataset)) == 1
 
 
-def test_available_memory_is_that_of_the_machine_or_less():
+def test_available_memory_does_not_exceed_that_of_the_machine():
     assert 0 < decoded.available_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_a_second_run_finds_the_decoded_images_on_disk(tmp_path, decoding):
+def test_a_second_run_reuses_the_decoded_images_on_disk(tmp_path, decoding):
     write_records(tmp_path, [0, 1, 0])
     data = DataConfig(image_size=16, cache="disk")
     first = batches(train_dataset(tmp_path, AREA, data=data))
@@ -80,7 +78,7 @@ def test_a_second_run_finds_the_decoded_images_on_disk(tmp_path, decoding):
     assert len(decoding) == 3, "another size threw the first file away"
 
 
-def test_a_rebuilt_record_folder_replaces_what_was_decoded_before(tmp_path, decoding):
+def test_rebuilt_records_replace_the_decoded_images(tmp_path, decoding):
     data = DataConfig(image_size=16, cache="disk")
     write_records(tmp_path, [0, 1, 0])
     batches(train_dataset(tmp_path, AREA, data=data))
@@ -90,7 +88,7 @@ def test_a_rebuilt_record_folder_replaces_what_was_decoded_before(tmp_path, deco
     assert len(list((tmp_path / decoded.FOLDER).iterdir())) == 1
 
 
-def test_a_cut_file_of_decoded_images_is_made_anew(tmp_path, decoding):
+def test_a_truncated_file_of_decoded_images_is_recreated(tmp_path, decoding):
     data = DataConfig(image_size=16, cache="disk")
     write_records(tmp_path, [0, 1, 0])
     first = batches(train_dataset(tmp_path, AREA, data=data))
@@ -100,7 +98,7 @@ def test_a_cut_file_of_decoded_images_is_made_anew(tmp_path, decoding):
     assert len(decoding) == 2
 
 
-def test_a_folder_that_cannot_be_written_and_a_full_disk_are_one_line(tmp_path, monkeypatch):
+def test_an_unwritable_folder_and_a_full_disk_are_one_line_errors(tmp_path, monkeypatch):
     data = DataConfig(image_size=16, cache="disk")
     write_records(tmp_path, [0, 1, 0])
     (tmp_path / decoded.FOLDER).write_text("in the way")

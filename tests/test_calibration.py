@@ -28,14 +28,14 @@ def truth(number, seed=0):
     return (rng.random(number) < expit(logit)).astype(int), logit
 
 
-def test_a_sharpened_model_is_repaired_to_the_true_temperature():
+def test_the_true_temperature_of_an_overconfident_model_is_recovered():
     label, logit = truth(60_000)
     found = fit_calibrator("temperature", label, logit / 0.5)  # sharpened: logits twice as large
     assert found.temperature == pytest.approx(2, rel=0.02)
     assert found(logit / 0.5) == pytest.approx(expit(logit), abs=0.01)
 
 
-def test_a_shift_needs_the_bias():
+def test_a_shift_of_the_logits_requires_a_bias():
     label, logit = truth(60_000)
     shifted = logit / 0.5 + 1.5
     temperature, platt = (fit_calibrator(method, label, shifted) for method in ("temperature", "platt"))
@@ -44,7 +44,7 @@ def test_a_shift_needs_the_bias():
     assert errors[0].value > 3 * errors[0].high and errors[1].value <= errors[1].high
 
 
-def test_platt_is_logistic_regression_on_his_targets():
+def test_platt_scaling_is_logistic_regression_on_smoothed_targets():
     label, logit = truth(50, seed=3)
     positives = label.sum()
     target = np.where(label == 1, (positives + 1) / (positives + 2), 1 / (50 - positives + 2))
@@ -57,7 +57,7 @@ def test_platt_is_logistic_regression_on_his_targets():
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10_000), st.sampled_from(METHODS))
-def test_calibrators_never_turn_an_order_round_and_stay_in_range(seed, method):
+def test_calibrators_are_monotonic_and_stay_in_range(seed, method):
     label, logit = truth(40, seed)
     label[:2] = 0, 1
     found = fit_calibrator(method, label, logit)(np.linspace(-40, 40, 200))
@@ -80,12 +80,12 @@ def test_perfect_separation_stays_finite(method):
         (("platt", [1, 1], [0.0, 1.0]), "both classes"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(arguments, message):
+def test_data_that_cannot_be_fitted_is_rejected(arguments, message):
     with pytest.raises(InputError, match=message):
         fit_calibrator(*arguments)
 
 
-def test_levels_are_calibrated_where_the_calibrator_was_fitted():
+def test_calibration_is_applied_at_the_level_where_it_was_fitted():
     label, logit = truth(300)
     table = pd.DataFrame({"area": "A", "study": [f"p/{n // 3}" for n in range(300)], "logit": logit})
     table["probability"] = expit(logit)
@@ -98,13 +98,13 @@ def test_levels_are_calibrated_where_the_calibrator_was_fitted():
     assert studies.value == pytest.approx(half(logits_of(expit(logit).reshape(100, 3).mean(1))))
 
 
-def test_a_shift_of_prevalence_is_said_and_chance_is_not():
+def test_a_significant_shift_of_prevalence_is_noted_and_a_random_one_is_not():
     assert "50 % of the cases" in prevalence_shift([0, 1] * 100, [0, 0, 0, 1] * 100)
     assert prevalence_shift([0, 1] * 20, [0, 1] * 19 + [0, 0]) == ""
     assert prevalence_shift([0, 1], []) == ""
 
 
-def test_operating_points_reach_what_their_rule_demands():
+def test_operating_points_satisfy_their_rule():
     label, logit = truth(400, seed=1)
     probability = np.round(expit(logit), 2)  # many ties
     every = np.r_[np.unique(probability), 1.1]
@@ -134,11 +134,11 @@ def test_operating_points_reach_what_their_rule_demands():
 @pytest.mark.parametrize(
     "rule", ["best", "sensitivity", "youden>=0.5", "sensitivity>=", "sensitivity>=90", "1.5", "-1"]
 )
-def test_a_rule_that_makes_no_sense_is_refused(rule):
+def test_an_invalid_rule_is_rejected(rule):
     with pytest.raises(InputError, match="threshold rule"):
         operating_point(rule, [0, 1], [0.2, 0.8])
 
 
-def test_a_rule_needs_both_classes():
+def test_a_rule_requires_both_classes():
     with pytest.raises(InputError, match="both classes"):
         operating_point("youden", [1, 1], [0.2, 0.8])

@@ -25,7 +25,7 @@ def predictions(draw):
 
 @settings(deadline=None)
 @given(predictions(), st.integers(1, 20), st.sampled_from(["width", "mass"]))
-def test_the_five_parts_of_the_brier_score_sum_to_it(case, bins, how):
+def test_the_five_components_of_the_brier_score_sum_to_it(case, bins, how):
     label, probability = case
     parts = metrics.brier_decomposition(label, probability, bins=bins, how=how)
     total = parts["reliability"] - parts["resolution"] + parts["uncertainty"]
@@ -39,7 +39,7 @@ def test_the_five_parts_of_the_brier_score_sum_to_it(case, bins, how):
 SIGNS = {"reliability": 1, "resolution": -1, "uncertainty": 1}
 
 
-def test_the_parts_of_a_case_worked_by_hand():
+def test_the_components_of_the_brier_score_match_a_manual_calculation():
     # two bins: p = 0.2, 0.4 with labels 0, 1 and p = 0.8, 0.6 with labels 1, 1; means 0.3 and 0.7, shares 0.5 and 1
     parts = metrics.brier_decomposition([0, 1, 1, 1], [0.2, 0.4, 0.8, 0.6], bins=2)
     assert parts == pytest.approx(
@@ -72,7 +72,7 @@ def literal(label, probability, edges):
 
 @settings(deadline=None)
 @given(predictions(), st.integers(1, 20))
-def test_calibration_errors_equal_a_literal_count(case, bins):
+def test_calibration_errors_match_a_literal_transcription(case, bins):
     label, probability = case
     found = metrics.calibration_errors(label, probability, bins=bins, simulations=1)
     mass = metrics.bin_edges(probability, bins, "mass")
@@ -84,7 +84,7 @@ def test_calibration_errors_equal_a_literal_count(case, bins):
 
 
 @pytest.mark.parametrize(("how", "strategy"), [("width", "uniform"), ("mass", "quantile")])
-def test_the_reliability_diagram_is_that_of_scikit_learn(how, strategy):
+def test_the_reliability_diagram_matches_scikit_learn(how, strategy):
     label, probability = calibrated(300)
     fraction, mean = calibration_curve(label, probability, n_bins=10, strategy=strategy)
     found = metrics.reliability_bins(label, probability, 10, how)
@@ -94,7 +94,7 @@ def test_the_reliability_diagram_is_that_of_scikit_learn(how, strategy):
     )
 
 
-def test_a_bare_error_of_a_small_perfect_model_is_large_and_said_to_be():
+def test_a_large_raw_error_of_a_perfect_model_on_few_studies_is_noted():
     label, probability = calibrated(160)
     found = metrics.calibration_errors(label, probability)
     assert found["ece"].expected == pytest.approx(0.09, abs=0.015)  # of a perfect model, at 160 studies and 15 bins
@@ -102,7 +102,7 @@ def test_a_bare_error_of_a_small_perfect_model_is_large_and_said_to_be():
     assert abs(found["ece_debiased"].expected) < 0.02
 
 
-def test_a_perfect_model_is_within_its_sampling_noise_about_as_often_as_it_says():
+def test_the_sampling_noise_interval_of_a_perfect_model_has_nominal_coverage():
     inside = {name: 0 for name in ("ece", "ece_mass", "mce", "ece_debiased")}
     squares = []
     for seed in range(60):
@@ -114,7 +114,7 @@ def test_a_perfect_model_is_within_its_sampling_noise_about_as_often_as_it_says(
     assert abs(np.mean(squares)) < 3 * np.std(squares) / np.sqrt(60)  # debiased: about 0
 
 
-def test_an_overconfident_model_is_found_out():
+def test_an_overconfident_model_is_detected():
     label, probability = calibrated(1200)
     logit = np.log(probability / (1 - probability))
     found = metrics.calibration_errors(label, 1 / (1 + np.exp(-2 * logit)))
@@ -128,12 +128,12 @@ def test_no_predictions_and_nan_give_nan():
     assert all(np.isnan(part) for part in metrics.brier_decomposition([], []).values())
 
 
-def test_equal_mass_bins_never_part_ties():
+def test_equal_mass_bins_never_split_ties():
     found = metrics.reliability_bins([0, 1, 1, 0, 1, 1], [0.5, 0.5, 0.5, 0.5, 0.9, 0.95], 5, "mass")
     assert found.count.tolist() == [4, 1, 1] or found.count.tolist() == [4, 2]
 
 
-def test_wilson_intervals_are_those_of_scipy_and_never_empty():
+def test_wilson_intervals_match_scipy_and_are_never_empty():
     from scipy.stats import binomtest
 
     for successes, count in ((0, 5), (5, 5), (30, 30), (3, 10), (50, 100)):

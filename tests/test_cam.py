@@ -38,20 +38,20 @@ def map_of(method, activations=A, gradients=G):
     return cam.weighted_map(activations, cam.METHODS[method](activations, gradients)).numpy()
 
 
-def test_cam_by_hand():
+def test_cam_matches_a_manual_calculation():
     # channel weights: 0.5 + 0 + 1 - 0.5 = 1 and -1 + 2 + 0.5 - 0.5 = 1
     assert map_of("cam")[0] == pytest.approx(np.array([[1.0, 3.0], [3.0, 2.0]]))
 
 
-def test_grad_cam_by_hand():
+def test_grad_cam_matches_a_manual_calculation():
     assert map_of("grad_cam")[0] == pytest.approx(np.array([[0.25, 0.75], [0.75, 0.5]]))
 
 
-def test_layer_cam_by_hand():
+def test_layer_cam_matches_a_manual_calculation():
     assert map_of("layer_cam")[0] == pytest.approx(np.array([[0.5, 2.0], [1.5, 0.0]]))
 
 
-def test_grad_cam_pp_by_hand():
+def test_grad_cam_pp_matches_a_manual_calculation():
     # channel 0: sum A g^3 = 0.125 - 0.125 = 0 -> alpha 1/2 where g is not 0 -> w = (0.5 + 1) / 2 = 0.75
     # channel 1: sum A g^3 = 8 + 0.375 - 0.125 = 8.25 -> w = 4 / 16.25 * 2 + 0.25 / 8.75 * 0.5
     second = 8 / 16.25 + 0.125 / 8.75
@@ -60,7 +60,7 @@ def test_grad_cam_pp_by_hand():
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6, 1e3])
-def test_grad_cam_pp_is_equation_19_whatever_the_size_of_the_gradients(scale):
+def test_grad_cam_pp_matches_equation_19_for_gradients_of_any_scale(scale):
     rng = np.random.default_rng(0)
     activations = np.maximum(rng.normal(size=(3, 4, 5, 6)), 0)
     gradients = rng.normal(size=activations.shape) * scale
@@ -69,7 +69,7 @@ def test_grad_cam_pp_is_equation_19_whatever_the_size_of_the_gradients(scale):
     assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
-def test_a_zero_gradient_gives_an_empty_map_and_no_nan():
+def test_a_zero_gradient_gives_an_empty_map_without_nan():
     for method in cam.METHODS:
         assert (map_of(method, A, 0 * G) == 0).all()
 
@@ -88,7 +88,7 @@ def images():
     return np.random.default_rng(0).uniform(0, 255, (4, 64, 64, 1)).astype("float32")
 
 
-def test_for_pooling_and_a_dense_layer_cam_is_the_classic_one_exactly(model, images):
+def test_grad_cam_equals_cam_for_global_pooling_and_a_dense_layer(model, images):
     import keras
 
     engine = cam.CamEngine(model, method="cam", fallback=None)
@@ -106,7 +106,7 @@ def test_the_predicted_side_is_explained():
     assert cam.predicted_sign(tf.constant([[0.1, 0.9, 0.3]])).numpy().tolist() == [[0.0, 1.0, 0.0]]
 
 
-def test_normal_and_abnormal_maps_are_of_opposite_scores(model, images):
+def test_normal_and_abnormal_maps_explain_opposite_scores(model, images):
     engine = cam.CamEngine(model, method="cam", fallback=None)
     for_abnormal, _ = engine(images, lambda logits: tf.ones_like(logits), (2, 2))
     for_normal, _ = engine(images, lambda logits: -tf.ones_like(logits), (2, 2))
@@ -114,7 +114,7 @@ def test_normal_and_abnormal_maps_are_of_opposite_scores(model, images):
     assert for_normal.numpy().max() > 0 or for_abnormal.numpy().max() > 0
 
 
-def test_targets_have_names():
+def test_targets_can_be_selected_by_name():
     one, three = tf.constant([[0.3], [-0.2]]), tf.constant([[0.1, 0.9, 0.3]])
     classes = ("healthy", "broken")
     for name, sign in (("abnormal", 1.0), ("normal", -1.0), ("broken", 1.0), ("healthy", -1.0)):
@@ -135,7 +135,7 @@ def test_flip_averaging_gives_mirrored_images_mirrored_maps(model, images):
     assert logits.numpy() == pytest.approx(model(images).numpy(), abs=1e-5)
 
 
-def test_a_flipped_image_is_explained_towards_the_side_of_the_image_itself(model, images):
+def test_a_flipped_image_is_explained_for_the_predicted_side_of_the_original(model, images):
     """Both passes explain the same side, also where the mirrored image falls on the other."""
     engine = cam.CamEngine(model, method="cam", tap="P4", fallback=None)
     maps, logits = engine(images, flip=True)
@@ -144,7 +144,7 @@ def test_a_flipped_image_is_explained_towards_the_side_of_the_image_itself(model
     assert maps.numpy() == pytest.approx(fixed.numpy(), abs=1e-6)
 
 
-def test_the_compiled_engine_gives_the_same_and_is_traced_once(model, images):
+def test_the_compiled_engine_gives_the_same_maps_and_is_traced_once(model, images):
     engine = cam.CamEngine(model)
     for part in (images, images[:3], images[:2]):
         maps, logits = engine.compiled(tf.constant(part))
@@ -155,7 +155,7 @@ def test_the_compiled_engine_gives_the_same_and_is_traced_once(model, images):
 
 
 @pytest.mark.parametrize("name", ["grad_cam", "layer_cam"])
-def test_maps_equal_those_of_tf_keras_vis(model, images, name):
+def test_maps_match_tf_keras_vis(model, images, name):
     """Grad-CAM and LayerCAM, where the definitions agree (its Grad-CAM++ divides alpha by its sum)."""
     import keras
     from tf_keras_vis.gradcam import Gradcam
@@ -177,7 +177,7 @@ def test_maps_equal_those_of_tf_keras_vis(model, images, name):
     assert maps.numpy() == pytest.approx(np.asarray(expected), rel=1e-4, abs=1e-7)
 
 
-def test_an_empty_map_falls_back_image_by_image(model, images):
+def test_the_fallback_for_empty_maps_is_per_image(model, images):
     primary = cam.CamEngine(model, method="cam", fallback=None)
     whole = cam.CamEngine(model, method="cam", tap="P5", fallback="P4")
     other = cam.CamEngine(model, method="cam", tap="P4", fallback=None)
@@ -191,7 +191,7 @@ def test_an_empty_map_falls_back_image_by_image(model, images):
     assert (np.array(maxima) > 0).any()
 
 
-def test_unknown_names_list_those_there_are(model):
+def test_unknown_names_list_the_available_names(model):
     with pytest.raises(ValueError, match="'gradcam' is unknown; choose one of cam, grad_cam"):
         cam.CamEngine(model, method="gradcam")
     with pytest.raises(ValueError, match="'P9' is unknown"):
@@ -200,7 +200,7 @@ def test_unknown_names_list_those_there_are(model):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 9999), st.floats(0.05, 0.95), st.sampled_from(["noise", "ties", "flat", "empty", "mostly empty"]))
-def test_the_mask_takes_the_top_share_of_the_positive_pixels(seed, q, kind):
+def test_the_mask_selects_the_top_fraction_of_the_positive_pixels(seed, q, kind):
     rng = np.random.default_rng(seed)
     maps = rng.uniform(0, 1, (2, 7, 9)).astype("float32")
     if kind == "ties":
@@ -221,7 +221,7 @@ def test_the_mask_takes_the_top_share_of_the_positive_pixels(seed, q, kind):
             assert image[erased == 1].min() >= image[erased == 0].max()
 
 
-def test_a_mask_can_be_asked_for_at_another_size():
+def test_a_mask_can_be_computed_at_another_size():
     maps = np.zeros((1, 4, 4), "float32")
     maps[0, 1, 2] = 1.0
     mask = cam.erase_mask(maps, 0.75, (8, 8)).numpy()[0]
@@ -229,7 +229,7 @@ def test_a_mask_can_be_asked_for_at_another_size():
     assert mask.shape == (8, 8) and mask.sum() == round(0.25 * (big > 0).sum())
 
 
-def test_the_quantile_test_of_the_older_code_would_have_erased_everything():
+def test_a_quantile_over_all_pixels_would_erase_the_whole_image():
     maps = np.zeros((1, 10, 10), "float32")
     maps[0, 0, :5] = 1.0  # 95 % of the map is zero, so its 80 % quantile is too
     assert (maps >= np.quantile(maps, 0.8)).all()

@@ -42,7 +42,7 @@ def weights(model):
 
 
 @pytest.mark.parametrize(("erase", "loses"), [("all", [1, 1]), ("positive", [0, 1]), ("negative", [1, 0])])
-def test_a_step_with_erasing_follows_the_formula(erase, loses):
+def test_an_erasing_step_matches_its_formula(erase, loses):
     """Against the same step put together from its parts: two losses, their weighted sum, one gradient."""
     batch = batch_of()
     chosen = np.array(loses * 3)[:, None, None, None]  # the labels of the batch take turns
@@ -71,7 +71,7 @@ def test_a_step_with_erasing_follows_the_formula(erase, loses):
         assert one.numpy() == pytest.approx(other.numpy(), abs=1e-4)
 
 
-def test_steps_between_are_plain_ones():
+def test_steps_between_erasing_steps_are_standard_steps():
     plain, erasing = trainer(can_erase=False), trainer()
     erasing.set_erasing(True, CamConfig(erase_every=3))
     dataset = tf.data.Dataset.from_tensors(batch_of())
@@ -94,7 +94,7 @@ def test_steps_between_are_plain_ones():
     assert any(not np.allclose(one, other) for one, other in zip(weights(plain), start, strict=True))
 
 
-def test_knobs_do_not_trace_the_step_again():
+def test_changing_settings_does_not_retrace_the_step():
     model = trainer()
     traces = []
     step = model.train_step
@@ -116,7 +116,7 @@ def test_knobs_do_not_trace_the_step_again():
 
 
 @pytest.mark.parametrize("precision", [pytest.param("mixed_float16", marks=pytest.mark.slow), "mixed_bfloat16"])
-def test_half_precision_learns(precision):
+def test_training_in_half_precision_reduces_the_loss(precision):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
@@ -130,7 +130,7 @@ def test_half_precision_learns(precision):
         keras.config.set_dtype_policy(before)
 
 
-def test_gradient_accumulation_waits_and_then_steps():
+def test_gradient_accumulation_updates_only_after_the_last_batch():
     model = trainer(optimizer=AdamL2(1e-3, gradient_accumulation_steps=2))
     model.set_erasing(True, CamConfig(erase_every=1))
     start = weights(model)
@@ -140,7 +140,7 @@ def test_gradient_accumulation_waits_and_then_steps():
     assert not all(np.array_equal(one, other) for one, other in zip(start, weights(model), strict=True))
 
 
-def test_frozen_layers_stay():
+def test_frozen_layers_do_not_change():
     model = trainer()
     model.classifier.backbone.trainable = False
     model.compile(AdamL2(1e-2), loss=WeightedBinaryCrossentropy(), jit_compile=False)
@@ -162,7 +162,7 @@ def test_frozen_layers_stay():
         ({"erase": "some"}, "cam.erase is 'some'; allowed: all, positive, negative"),
     ],
 )
-def test_knobs_out_of_range_are_refused_with_the_range(knobs, message):
+def test_values_out_of_range_are_rejected_with_the_allowed_range(knobs, message):
     with pytest.raises(InputError, match=message):
         load_config(settings={f"cam.{name}": value for name, value in knobs.items()})
 
@@ -205,7 +205,7 @@ print("done")
 """
 
 
-def test_another_compile_brings_its_own_loss_and_frozen_layers():
+def test_compiling_again_applies_the_new_loss_and_frozen_layers():
     model = trainer()
     data = tf.data.Dataset.from_tensors(batch_of())
     model.fit(data, epochs=1, verbose=0, shuffle=False)
@@ -224,7 +224,7 @@ def test_another_compile_brings_its_own_loss_and_frozen_layers():
 
 
 @pytest.mark.slow
-def test_two_mirrored_devices_train_as_one():
+def test_training_on_two_mirrored_devices_matches_one_device():
     folder = str(Path(__file__).parent)
     done = subprocess.run([sys.executable, "-c", MIRRORED, folder], capture_output=True, text=True)
     assert done.stdout.strip() == "done", done.stderr[-2000:]

@@ -67,7 +67,7 @@ def test_all_areas_pooled_are_scored_as_one_binary_table():
         assert count == sum(part.confusion[cell] for part in parts)
 
 
-def test_an_area_is_as_probable_as_its_classes_together():
+def test_the_probability_of_an_area_is_the_sum_over_its_classes():
     table = class_table()
     found = score_classes(table, ALL, JOINT_TASK, FEW)
     held_out = table[table["split"] == "test"]
@@ -89,20 +89,20 @@ def test_an_area_is_as_probable_as_its_classes_together():
         (ALL, "multiclass", tuple("abcd")),
     ],
 )
-def test_other_models_have_no_areas_to_take_apart(area, task, classes):
+def test_only_models_over_all_areas_have_area_scores(area, task, classes):
     assert joint_areas_of(area, task, classes) == ()
     found = score_classes(class_table(classes, task), area, task_of(task, classes), FEW)
     assert found.pooled is None and found.areas == {}
 
 
-def test_questions_are_asked_of_probabilities_as_they_are():
+def test_questions_use_the_unmodified_probabilities():
     found = score_classes(class_table(), ALL, JOINT_TASK, FEW)
     for scores in (*found.questions.values(), found.pooled):
         assert scores.calibrator is None and not any(scores.calibrated.values())
     assert not [note for note in found.notes if "calibrat" in note]
 
 
-def test_shares_of_labels_without_error_keep_an_interval():
+def test_error_free_proportions_of_labels_have_an_interval():
     names = ("a", "b")
     table = class_table(names, "multilabel", noise=0)
     table[["probability_a", "probability_b"]] = table[["label_a", "label_b"]]
@@ -111,7 +111,7 @@ def test_shares_of_labels_without_error_keep_an_interval():
         assert scores[name].value == scores[name].high == 1 and 0.8 < scores[name].low < 1, name
 
 
-def test_shares_without_error_keep_an_interval():
+def test_error_free_proportions_have_an_interval():
     table = class_table(noise=0.0)
     logit = np.where(np.arange(6) == table[["label"]].to_numpy(), 4.0, 0.0)
     table[[f"probability_{name}" for name in JOINT]] = softmax(logit, axis=1)
@@ -126,7 +126,7 @@ def test_shares_without_error_keep_an_interval():
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
-def test_a_split_without_known_labels_is_no_crash(task):
+def test_a_split_without_known_labels_does_not_crash(task):
     classes = JOINT if task == "multiclass" else ("a", "b")
     table = class_table(classes, task, studies=40)
     model = JOINT_TASK if task == "multiclass" else Multilabel(classes)
@@ -137,7 +137,7 @@ def test_a_split_without_known_labels_is_no_crash(task):
 
 
 @pytest.mark.parametrize("pooling", metrics.POOLINGS)
-def test_units_are_those_that_are_scored(pooling):
+def test_the_number_of_units_counts_only_scored_ones(pooling):
     table = class_table()
     units = class_units_of(table[table["split"] == "test"], "study", JOINT_TASK, pooling=pooling)
     found = score_classes(table, ALL, JOINT_TASK, dataclasses.replace(FEW, pooling=pooling))
@@ -147,7 +147,7 @@ def test_units_are_those_that_are_scored(pooling):
     assert units.probability.sum(1) == pytest.approx(1) and (units.predicted.sum(1) == 1).all()
 
 
-def test_a_label_that_is_unknown_counts_for_none_of_its_scores():
+def test_unknown_labels_are_excluded_from_the_scores():
     classes = ("a", "b")
     table = class_table(classes, "multilabel", studies=80)
     table.loc[table.index % 5 == 0, "label_a"] = -1

@@ -436,7 +436,7 @@ def test_a_run_folder_of_another_configuration(records, kmura, refused, tmp_path
     assert contents(tmp_path) == before
 
 
-def test_a_whole_run_says_nothing_but_its_own_lines(records, tmp_path):
+def test_a_complete_run_prints_only_its_own_lines(records, tmp_path):
     arguments = ("--area", "XR_WRIST", "--records", records, "--runs", tmp_path / "runs", *SMALL)
     done = run("fit", *arguments)
     assert done.returncode == 0, done.stderr
@@ -465,7 +465,7 @@ def test_an_option_of_evaluate_without_sense_is_refused_before_any_work(refused,
     assert "threshold rule 'best'" in refused("evaluate", tmp_path, "--threshold", "max_f1,best")
 
 
-def test_names_are_printed_as_they_are(capsys):
+def test_names_are_printed_without_markup(capsys):
     from kmura.cli.display import console
 
     console().print("hand[left] a[/b]")

@@ -72,7 +72,7 @@ def difference(found, where, one, other, score="auc", level="study"):
     )
 
 
-def test_the_better_model_is_named_with_its_interval(found):
+def test_the_better_model_is_reported_with_an_interval(found):
     gap = difference(found, "XR_WRIST", "baseline", "final")
     assert 0 < gap.interval.low < gap.interval.value < gap.interval.high and gap.delong_p < 0.05
     assert gap.sentence == (
@@ -84,12 +84,12 @@ def test_the_better_model_is_named_with_its_interval(found):
     assert found.best["study"]["XR_WRIST"]["log_loss"] != "baseline"
 
 
-def test_models_that_chance_explains_are_not_told_apart(found):
+def test_models_without_a_significant_difference_are_not_ranked(found):
     gap = difference(found, "XR_HAND", "final", "tune")
     assert gap.interval.low <= 0 <= gap.interval.high and "final and tune are not told apart" in gap.sentence
 
 
-def test_averages_and_the_pool_are_different_and_right(found, runs):
+def test_averages_and_pooled_scores_differ_and_are_correct(found, runs):
     import pandas as pd
 
     tables = [pd.read_csv(run / "predictions.csv") for run in runs if run.name == "baseline"]
@@ -113,13 +113,13 @@ def test_averages_and_the_pool_are_different_and_right(found, runs):
     assert difference(found, "macro", "baseline", "final").delong_p is None
 
 
-def test_a_model_that_lacks_an_area_has_no_average(runs):
+def test_a_model_with_a_missing_area_has_no_average(runs):
     found = compare(runs[:4], resamples=50)  # only baseline has both areas
     assert set(found.scores["study"]["XR_HAND"]) == {"baseline"}
     assert set(found.scores["study"]["pooled"]) == {"baseline"}
 
 
-def test_one_area_gives_the_intervals_of_its_evaluation(runs):
+def test_one_area_has_the_intervals_of_its_evaluation(runs):
     import pandas as pd
 
     from kmura.evaluation.scoring import level_scores
@@ -129,7 +129,7 @@ def test_one_area_gives_the_intervals_of_its_evaluation(runs):
     assert compare(runs[:2], resamples=100).scores["study"]["XR_WRIST"]["baseline"] == alone
 
 
-def test_two_runs_of_a_phase_are_named_by_their_folders(runs, tmp_path):
+def test_two_runs_of_the_same_phase_are_named_by_their_folders(runs, tmp_path):
     table = simulated(300, 0, "XR_WRIST")
     other = write_run_of(tmp_path / "second" / "XR_WRIST" / "baseline", table, "baseline", select_on="test")
     found = compare([runs[0], other], resamples=50)
@@ -137,7 +137,7 @@ def test_two_runs_of_a_phase_are_named_by_their_folders(runs, tmp_path):
     assert any("chosen on test" in note and "optimistic" in note for note in found.notes)
 
 
-def test_what_cannot_be_compared_is_refused(runs, tmp_path):
+def test_runs_that_cannot_be_compared_are_rejected(runs, tmp_path):
     other = write_run_of(tmp_path / "x" / "XR_WRIST" / "final", simulated(300, 5), "final")
     for several, message in (
         (runs[:1], "two runs or more"),
@@ -152,7 +152,7 @@ def test_what_cannot_be_compared_is_refused(runs, tmp_path):
         compare([runs[0], only_tune])
 
 
-def test_one_class_is_said_and_does_not_stop(tmp_path):
+def test_a_single_class_is_noted_without_an_error(tmp_path):
     table = simulated(100)
     table = table[table["label"] == 1].reset_index(drop=True)
     made = [write_run_of(tmp_path / "XR_WRIST" / phase, table, phase) for phase in ("baseline", "final")]

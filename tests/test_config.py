@@ -10,7 +10,7 @@ from kmura.config import keys, loading, names
 from kmura.errors import InputError
 
 
-def test_every_recipe_loads_and_opens_with_its_command():
+def test_every_recipe_loads_and_begins_with_its_command():
     assert {"baseline", "demo"} <= set(config.recipe_names())
     for name in config.recipe_names():
         config.load_config(name)
@@ -19,7 +19,7 @@ def test_every_recipe_loads_and_opens_with_its_command():
         assert config.recipe_summary(name).endswith("."), "the first line is a whole sentence"
 
 
-def test_settings_override_the_recipe_and_the_last_one_wins():
+def test_settings_override_the_recipe_and_the_last_setting_wins():
     loaded = config.load_config("baseline", ["train.epochs=7", "train.epochs=3", "model.backbone=densenet_mini"])
     assert (loaded.train.epochs, loaded.model.backbone, loaded.train.batch_size) == (3, "densenet_mini", 16)
 
@@ -48,7 +48,7 @@ def test_a_configuration_survives_json():
         ("train.epochs", "has no value"),
     ],
 )
-def test_a_wrong_setting_states_what_is_allowed(setting, message):
+def test_an_invalid_setting_states_the_allowed_values(setting, message):
     with pytest.raises(InputError) as raised:
         config.load_config("baseline", [setting])
     assert message in str(raised.value) and "\n" not in str(raised.value)
@@ -58,18 +58,18 @@ def test_an_integer_is_accepted_as_a_float():
     assert config.load_config(settings=["model.dropout=0"]).model.dropout == 0.0
 
 
-def test_an_unknown_recipe_lists_the_shipped_ones():
+def test_an_unknown_recipe_lists_the_available_recipes():
     with pytest.raises(InputError, match="no recipe 'basline'.*baseline.*did you mean baseline"):
         config.load_config("basline")
 
 
-def test_a_recipe_of_bad_toml_is_named(tmp_path):
+def test_a_recipe_with_invalid_toml_is_reported(tmp_path):
     (tmp_path / "mine.toml").write_text("[train\n")
     with pytest.raises(InputError, match="mine.toml is not valid TOML"):
         config.load_config(str(tmp_path / "mine.toml"))
 
 
-def test_differences_name_the_keys():
+def test_configuration_differences_name_the_keys():
     before, after = config.load_config("baseline"), config.load_config("baseline", ["train.seed=5"])
     assert config.differences(before, after) == ["train.seed: 0 -> 5"]
 
@@ -85,7 +85,7 @@ def test_every_key_declares_its_meaning_in_a_sentence(stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_default_is_allowed_by_its_own_key(stage):
+def test_every_default_is_an_allowed_value(stage):
     for key in keys.stage_keys("", stage):
         typed = loading._typed(key.name, key.default, keys.hints(stage)[key.name])
         assert typed == key.default and type(typed) is type(key.default), key.name
@@ -134,7 +134,7 @@ def test_the_reference_states_type_and_allowed_values(stage, name, type_text, al
         (lambda: config.TuneConfig(weight_decay=(0.0, 0.5)), "logarithmic scale; give 0 < low"),
     ],
 )
-def test_a_stage_made_in_python_is_checked_too(make, message):
+def test_a_stage_created_in_python_is_validated_too(make, message):
     with pytest.raises(InputError) as raised:
         make()
     assert message in str(raised.value)
@@ -168,12 +168,12 @@ def test_abbreviations_and_keys_of_other_stages_are_recognised(setting, suggesti
     assert str(raised.value).endswith(f"; did you mean {suggestion}?")
 
 
-def test_a_name_like_no_key_lists_the_keys_of_its_stage():
+def test_an_unknown_key_lists_the_keys_of_its_stage():
     with pytest.raises(InputError, match="unknown key mix.zzz in settings; known: mix.mixup_alpha, mix.cutmix_alpha, "):
         config.load_config(settings=["mix.zzz=1"])
 
 
-def test_a_recipe_with_a_key_outside_of_its_tables_says_where_it_belongs(tmp_path):
+def test_a_misplaced_key_in_a_recipe_is_reported_with_its_table(tmp_path):
     (tmp_path / "mine.toml").write_text("epochs = 3\n")
     with pytest.raises(InputError, match=r"unknown key epochs in recipe .*mine.toml; did you mean train.epochs\?"):
         config.load_config(str(tmp_path / "mine.toml"))
@@ -195,7 +195,7 @@ class ToyBundle:
     contrast: ContrastStage = ContrastStage()
 
 
-def test_another_kind_brings_a_bundle_of_its_own():
+def test_another_kind_can_define_its_own_configuration():
     toy = config.load_config(None, ["contrast.temperature=0.5", "data.image_size=64"], ToyBundle)
     assert toy == ToyBundle(config.DataConfig(image_size=64), ContrastStage(0.5))
     assert config.config_from_tables(config.config_json(toy), bundle=ToyBundle) == toy
@@ -219,5 +219,5 @@ def test_split_names_of_run_version_1_are_mapped(old, new):
     assert config.config_from_tables(mapped).train.select_on == new
 
 
-def test_tables_of_run_version_1_without_the_key_stay_as_they_are():
+def test_tables_of_run_version_1_without_the_key_are_unchanged():
     assert config.from_run_version_1({"data": {"image_size": 64}}) == {"data": {"image_size": 64}}

@@ -44,7 +44,7 @@ def row(text: str, key: str) -> str:
     return line
 
 
-def test_every_key_has_one_line_with_type_default_range_and_meaning(shown):
+def test_every_key_is_listed_in_one_line_with_type_default_range_and_meaning(shown):
     text = shown()
     heading, *lines = text.splitlines()
     assert heading.split() == ["key", "type", "value", "default", "allowed", "meaning"]
@@ -61,7 +61,7 @@ def test_values_that_differ_from_the_default_are_marked(shown):
     assert "*" not in row(text, "train.seed")
 
 
-def test_only_keeps_the_keys_that_begin_with_a_prefix(shown, refused):
+def test_only_selects_the_keys_with_a_prefix(shown, refused):
     assert len(shown("--only", "mix").splitlines()) == 1 + 4
     lines = shown("--only", "train.focal").splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["train.focal_gamma", "train.focal_factor", "train.focal_alpha"]
@@ -70,12 +70,12 @@ def test_only_keeps_the_keys_that_begin_with_a_prefix(shown, refused):
 
 
 @pytest.mark.parametrize("name", config.recipe_names())
-def test_every_recipe_survives_being_printed_as_toml(name, shown, tmp_path):
+def test_every_recipe_is_unchanged_after_printing_it_as_toml(name, shown, tmp_path):
     (tmp_path / "printed.toml").write_text(shown(name, "--format", "toml"))
     assert config.load_config(str(tmp_path / "printed.toml")) == config.load_config(name)
 
 
-def test_texts_and_missing_values_survive_toml(shown, tmp_path):
+def test_strings_and_missing_values_are_preserved_in_toml(shown, tmp_path):
     settings = [
         'model.weights=C:\\weights "ü"#1',
         "cam.from_epoch=none",
@@ -89,7 +89,7 @@ def test_texts_and_missing_values_survive_toml(shown, tmp_path):
     assert 'from_epoch = "none"' in text and "# First epoch with CAM-erasing" in text
 
 
-def test_a_phase_takes_its_own_recipe(shown):
+def test_a_phase_uses_its_own_recipe(shown):
     assert row(shown("--phase", "tune"), "mix.until_epoch").split()[2] == "1000"
     hybrid = shown("--phase", "tune", "--set", "model.architecture=hybrid", "--only", "train.frozen_until_epoch")
     assert "  2 *  " in hybrid, "the recipe tune_hybrid"
@@ -97,14 +97,14 @@ def test_a_phase_takes_its_own_recipe(shown):
     assert row(shown("demo", "--phase", "final"), "data.image_size").split()[2] == "96", "RECIPE wins"
 
 
-def test_an_area_brings_its_tuned_values(monkeypatch, capsys, tmp_path):
+def test_an_area_uses_its_tuned_values(monkeypatch, capsys, tmp_path):
     arguments = ("--phase", "final", "--area", "XR_WRIST", "--runs", tmp_path, "--only", "cam.erase_q")
     code, out, err = kmura_main(monkeypatch, capsys, "config", *arguments)
     assert code == 0 and row(out, "cam.erase_q").split()[2] == "0.700714"
     assert err == "tuned values published for XR_WRIST of MURA\n"
 
 
-def test_options_that_do_not_fit_together_are_refused(refused):
+def test_incompatible_options_are_rejected(refused):
     assert "--area requires --phase" in refused("--area", "XR_WRIST")
     assert "--format markdown is the page of all keys" in refused("final", "--format", "markdown")
     assert "did you mean final?" in refused("finale")
@@ -119,7 +119,7 @@ def test_help_shows_examples_that_work(shown):
         assert shown(*example[: example.index(">")] if ">" in example else example)
 
 
-def test_a_terminal_gets_one_table_per_stage(monkeypatch, capsys):
+def test_a_terminal_shows_one_table_per_stage(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setattr(sys.stdout.__class__, "isatty", lambda stream: True)
     code, out, _ = kmura_main(monkeypatch, capsys, "config", "baseline", "--set", "train.epochs=9")
@@ -131,7 +131,7 @@ def test_a_terminal_gets_one_table_per_stage(monkeypatch, capsys):
     assert "9 *" in out and "float; 0 to 1; default 0.5" in out
 
 
-def test_the_page_of_the_configuration_is_current(shown):
+def test_the_configuration_page_is_up_to_date(shown):
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert page == shown("--format", "markdown"), "run: kmura config --format markdown > docs/configuration.md"
     for name in ALL_KEYS:
@@ -142,13 +142,13 @@ def test_the_page_of_the_configuration_is_current(shown):
         assert f"| `{name}` | {config.recipe_summary(name)} |" in page
 
 
-def test_the_tables_of_the_page_have_five_columns_in_every_row():
+def test_every_row_of_the_configuration_tables_has_five_columns():
     rows = [line for line in reference.as_markdown().splitlines() if line.startswith("| `") and ". |" in line]
     counts = {line.count("|") for line in rows}
     assert counts == {3, 6}, "recipes have two columns, keys five"
 
 
-def test_the_command_imports_no_tensorflow():
+def test_the_config_command_does_not_import_tensorflow():
     code = "import sys; sys.argv = ['kmura', 'config', 'final']\nfrom kmura.cli.main import main\n"
     code += "try: main()\nfinally: assert not {'tensorflow', 'keras', 'numpy', 'pandas', 'PIL'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -66,7 +66,7 @@ def resolved(words: list[str]) -> tuple[click.Command, list[str]]:
     return command, words
 
 
-def test_the_readme_is_short_and_has_two_set_up_commands():
+def test_the_readme_is_short_and_has_two_setup_commands():
     assert len(README.read_text().splitlines()) <= 150
     assert commands(README) == [["make", "demo"], ["make", "test"]]
 
@@ -108,7 +108,7 @@ def test_every_command_and_flag_in_the_text_exists(page):
 
 
 @every_page
-def test_every_lone_flag_belongs_to_a_command(page):
+def test_every_flag_mentioned_alone_belongs_to_a_command(page):
     leaves = [resolved(name.split())[0] for name in [*cli.commands, "weights port"]]
     contexts = [(leaf, click.Context(leaf)) for leaf in (*leaves, cli)]
     known = {flag for leaf, context in contexts for param in leaf.get_params(context) for flag in param.opts}
@@ -159,7 +159,7 @@ def test_python_examples_compile(page):
         compile(block, f"{page.name}, Python block {number + 1}", "exec")
 
 
-def test_the_measurements_name_every_benchmark_and_its_options():
+def test_the_measurements_list_every_benchmark_and_its_options():
     page = ROOT / "benchmarks" / "README.md"
     names = {script.name for script in ROOT.glob("benchmarks/*.py")}
     assert set(re.findall(r"^\| `(\w+\.py)` \|", page.read_text(), re.MULTILINE)) == names

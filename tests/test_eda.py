@@ -29,7 +29,7 @@ def explored(tmp_path_factory):
     return folder, found, train, held_out
 
 
-def test_near_doubles_are_found_across_splits(explored):
+def test_near_duplicates_are_found_across_splits(explored):
     folder, found, train, held_out = explored
     pairs = {frozenset((pair.one, pair.other)): pair for pair in found.areas["XR_WRIST"].near_doubles}
     names = frozenset(path.relative_to(folder / "images").as_posix() for path in (train[0], held_out[0]))
@@ -43,7 +43,7 @@ def test_an_overexposed_image_is_the_first_outlier(explored):
     assert first.image == train[-1].relative_to(folder / "images").as_posix() and first.mean > 230 and first.z > 3.5
 
 
-def test_counts_and_intensities_are_those_of_the_images(explored):
+def test_counts_and_intensities_match_the_images(explored):
     folder, found, *_ = explored
     area = found.areas["XR_WRIST"]
     files = list((folder / "images").rglob("*.png"))
@@ -55,7 +55,7 @@ def test_counts_and_intensities_are_those_of_the_images(explored):
     assert json.loads((folder / "eda.json").read_text())["areas"]["XR_WRIST"]["height"] == list(area.height)
 
 
-def test_principal_parts_are_counted_as_scikit_learn_does():
+def test_the_number_of_principal_components_matches_scikit_learn():
     rng = np.random.default_rng(0)
     thumbnails = (rng.normal(size=(60, 5)) @ rng.normal(size=(5, 64 * 64)) * 10 + 100).reshape(60, 64, 64)
     found = eda.principal_parts(thumbnails)
@@ -64,7 +64,7 @@ def test_principal_parts_are_counted_as_scikit_learn_does():
     assert found.cumulative[4] == pytest.approx(1)
 
 
-def test_equal_images_are_all_doubles_and_flat_ones_none():
+def test_identical_images_are_duplicates_and_constant_images_are_not():
     images, splits = np.array(list("abc")), np.array(["train"] * 3)
     noise = np.random.default_rng(0).uniform(0, 255, (1, 64, 64))
     assert len(eda.near_doubles(images, splits, np.repeat(noise, 3, axis=0))) == 3
@@ -72,6 +72,6 @@ def test_equal_images_are_all_doubles_and_flat_ones_none():
     assert eda.outliers(images, splits, np.full(3, 7.0)) == []
 
 
-def test_an_unknown_area_is_refused(explored):
+def test_an_unknown_area_is_rejected(explored):
     with pytest.raises(InputError, match="XR_FOOT is not in .*XR_WRIST"):
         eda.explore(explored[0] / "records", area="XR_FOOT")

@@ -18,7 +18,7 @@ SMALL = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(1, 7))
-def test_an_experiment_trains_and_is_evaluated_explained_and_exported(number, records, tmp_path):
+def test_an_experiment_can_be_trained_evaluated_explained_and_exported(number, records, tmp_path):
     from kmura.prediction.predict import predict
 
     recipe = f"multiclass-exp{number}"

@@ -41,7 +41,7 @@ def perfect_maps(count):
     return maps
 
 
-def test_a_perfect_map_beats_chance_and_a_wrong_one_does_not(patch_model, images):
+def test_a_perfect_map_is_better_than_random_and_a_wrong_map_is_not(patch_model, images):
     chance = maps_of_chance(6, images.shape[1:3], 3)
     right = deletion_insertion(patch_model, images, perfect_maps(6), chance)
     assert (right.deletion_area < right.random_deletion_area).all()
@@ -55,7 +55,7 @@ def test_a_perfect_map_beats_chance_and_a_wrong_one_does_not(patch_model, images
     assert len(right.share) == STEPS + 1
 
 
-def test_the_drop_is_that_of_the_erased_part_and_chance_erases_as_much(patch_model, images):
+def test_the_drop_matches_the_erased_part_and_random_masks_have_equal_size(patch_model, images):
     masks = perfect_maps(6)
     logit = patch_model(images).numpy()[:, 0]
     side = np.where(logit >= 0, 1, -1)
@@ -66,7 +66,7 @@ def test_the_drop_is_that_of_the_erased_part_and_chance_erases_as_much(patch_mod
     assert drop(patch_model, images, np.zeros_like(masks)) == pytest.approx(0)
 
 
-def test_saliency_is_the_gradient_and_its_noise_is_seeded(patch_model, images):
+def test_saliency_equals_the_gradient_and_its_noise_is_seeded(patch_model, images):
     maps = saliency_maps(patch_model, images)
     assert maps[:, 4:12, 4:12] == pytest.approx(1 / 640, rel=1e-4)
     assert (maps[perfect_maps(6) == 0] == 0).all()
@@ -85,7 +85,7 @@ def test_saliency_is_the_gradient_and_its_noise_is_seeded(patch_model, images):
         ("pad", (100, 100), [10, 50, 20, 100]),
     ],
 )
-def test_boxes_are_placed_as_the_image_is(how, sides, expected):
+def test_boxes_are_transformed_like_the_image(how, sides, expected):
     assert truth.placed(np.array([[0.1, 0.5, 0.2, 1.0]]), 100, how, sides) == pytest.approx(np.array([expected]))
 
 
@@ -104,7 +104,7 @@ def test_placed_boxes_follow_the_resized_pixels():
         assert box == pytest.approx(found, abs=0.51), how
 
 
-def test_pointing_and_overlap_by_hand():
+def test_pointing_and_overlap_match_a_manual_calculation():
     heat = np.zeros((20, 20))
     heat[5:9, 5:9] = 1.0
     boxes = np.array([[0, 0, 4, 4], [5, 5, 9, 13]], float)
@@ -116,13 +116,13 @@ def test_pointing_and_overlap_by_hand():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image,x0,y0,x1\na.png,1,2,3\n", "line 2: no y1"),
+        ("image,x0,y0,x1\na.png,1,2,3\n", "line 2: no value for y1"),
         ("image,x0,y0,x1,y1\na.png,1,2,3,four\n", "line 2: could not convert"),
         ("image,x0,y0,x1,y1\na.png,5,2,3,4\n", "line 2: x0 < x1"),
         ("image,x0,y0,x1,y1\nb.png,1,2,3,4\n", "b.png cannot be read"),
     ],
 )
-def test_boxes_that_are_none_are_refused(tmp_path, text, message):
+def test_invalid_boxes_are_rejected(tmp_path, text, message):
     Image.new("L", (10, 10)).save(tmp_path / "a.png")
     (tmp_path / "boxes.csv").write_text(text)
     with pytest.raises(InputError, match=message):
@@ -131,7 +131,7 @@ def test_boxes_that_are_none_are_refused(tmp_path, text, message):
         truth.read_boxes(tmp_path / "none.csv")
 
 
-def test_boxes_of_a_turned_photograph_and_a_spreadsheet(tmp_path):
+def test_boxes_support_exif_orientation_and_csv_files_with_a_byte_order_mark(tmp_path):
     exif = Image.Exif()
     exif[274] = 6  # turn by a quarter
     Image.new("L", (20, 10)).save(tmp_path / "a.jpg", exif=exif)
@@ -158,7 +158,7 @@ def explained(tmp_path_factory):
     return run, kmura.explain(run, cases=2, sample=5, boxes=boxes, towards=["normal"]), folder
 
 
-def test_a_run_is_explained_from_end_to_end(explained):
+def test_a_run_can_be_explained_end_to_end(explained):
     run, found, _ = explained
     saved = json.loads((run / "explain" / "explain.json").read_text())
     assert saved["counts"] == found.counts and sum(found.counts.values()) > 10
@@ -212,7 +212,7 @@ def test_both_branches_of_a_hybrid_are_shown_side_by_side(hybrid):
 
 
 @pytest.mark.slow
-def test_one_branch_of_a_hybrid_can_be_asked_for(hybrid, tmp_path):
+def test_one_branch_of_a_hybrid_can_be_selected(hybrid, tmp_path):
     import shutil
 
     import kmura
@@ -224,7 +224,7 @@ def test_one_branch_of_a_hybrid_can_be_asked_for(hybrid, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_page_and_the_table_show_both_branches_and_read_explanations_of_one(hybrid, tmp_path, capsys):
+def test_the_report_and_the_table_support_explanations_of_one_or_two_branches(hybrid, tmp_path, capsys):
     from kmura.cli.display import show_explanation
     from kmura.report.report import report
 
@@ -252,7 +252,7 @@ def test_the_page_and_the_table_show_both_branches_and_read_explanations_of_one(
 
 
 @pytest.mark.slow
-def test_explaining_again_gives_the_same(explained):
+def test_repeating_an_explanation_gives_the_same_result(explained):
     import kmura
 
     run, found, folder = explained
@@ -260,7 +260,7 @@ def test_explaining_again_gives_the_same(explained):
     assert kmura.explain(run, cases=2, sample=5, boxes=boxes, towards=["normal"]) == found
 
 
-def test_names_of_classes_may_hold_what_names_of_files_may_not(explained, tmp_path):
+def test_class_names_may_contain_characters_that_are_invalid_in_file_names(explained, tmp_path):
     import kmura
     from kmura.runs.run import RunFolder, read_run, write_run
 
@@ -272,7 +272,7 @@ def test_names_of_classes_may_hold_what_names_of_files_may_not(explained, tmp_pa
     assert len(files) == 2 * len(found.cases) and all((run / "explain" / file).is_file() for file in files)
 
 
-def test_bad_calls_leave_what_is_there(explained, monkeypatch):
+def test_invalid_calls_do_not_change_the_existing_explanation(explained, monkeypatch):
     import kmura
 
     run, found, folder = explained
@@ -281,7 +281,7 @@ def test_bad_calls_leave_what_is_there(explained, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(InputError, match="none of the boxes"):
         patched.setattr("kmura.explain.gallery._Work.gallery", lambda *_: pytest.fail("drawn before all is read"))
         kmura.explain(run, boxes=folder / "wrong.csv")
-    with pytest.raises(InputError, match="is not of"):
+    with pytest.raises(InputError, match="does not match"):
         kmura.explain(run, split="train")
     with pytest.raises(InputError, match="there is no class 'abnorml'; choose one of abnormal, normal"):
         kmura.explain(run, towards=["abnorml"])

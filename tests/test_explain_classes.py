@@ -13,7 +13,7 @@ from kmura.tasks import Binary, Multiclass, Multilabel
 CLASSES = ("Abnormal-HAND", "Abnormal-WRIST", "Normal-HAND", "Normal-WRIST")
 
 
-def test_the_most_probable_class_is_right_or_wrong():
+def test_the_most_probable_class_determines_right_or_wrong():
     label = np.array([[0], [3], [2], [-1]])
     probability = np.array([[0.7, 0.1, 0.1, 0.1], [0.4, 0.3, 0.2, 0.1], [0.1, 0.1, 0.6, 0.2], [0.25] * 4])
     found = read_images(label, probability, Multiclass(CLASSES, ("XR_HAND", "XR_WRIST") * 2))
@@ -23,7 +23,7 @@ def test_the_most_probable_class_is_right_or_wrong():
     assert gallery_rows(found, 3) == [0, 2, 1]
 
 
-def test_of_several_labels_all_must_fit():
+def test_a_multilabel_prediction_is_right_if_all_labels_match():
     label = np.array([[1, 0], [1, 1], [0, -1]])
     probability = np.array([[0.8, 0.4], [0.8, 0.4], [0.1, 0.2]])
     found = read_images(label, probability, Multilabel(("mass", "edema")))
@@ -31,13 +31,13 @@ def test_of_several_labels_all_must_fit():
     assert found.caption[1] == "mass, edema, taken for mass, p = 0.80"
 
 
-def test_one_logit_keeps_its_outcomes():
+def test_a_single_logit_has_the_four_binary_outcomes():
     found = read_images(np.array([[1], [0], [1], [0]]), np.array([[0.9], [0.2], [0.4], [0.6]]), Binary(("a", "b")))
     assert found.outcome.tolist() == ["TP", "TN", "FN", "FP"] and found.caption[:2] == ["b, p = 0.90", "a, p = 0.20"]
 
 
 @pytest.mark.parametrize("positive", [[True, True, False, False], [False, True]])
-def test_what_speaks_for_a_group_is_the_gradient_of_its_log_odds(positive):
+def test_a_group_of_classes_is_explained_by_the_gradient_of_its_log_odds(positive):
     logits = tf.constant(np.random.default_rng(0).normal(size=(3, len(positive))).astype("float32"))
     mask = tf.constant(positive)
     with tf.GradientTape() as tape:
@@ -47,7 +47,7 @@ def test_what_speaks_for_a_group_is_the_gradient_of_its_log_odds(positive):
     np.testing.assert_allclose(cam.log_odds(positive)(logits), tape.gradient(score, logits), atol=1e-5)
 
 
-def test_confidence_is_that_of_the_predicted_class():
+def test_the_confidence_is_the_probability_of_the_predicted_class():
     """Three classes whose logits are the brightness of three columns of the image."""
     images = np.full((1, 8, 9, 1), 20, np.float32)
     images[:, :, 3:6] = 200
@@ -84,7 +84,7 @@ def attentive_run(records, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_of_several_classes_is_explained_from_end_to_end(attentive_run):
+def test_a_multiclass_run_can_be_explained_end_to_end(attentive_run):
     run, found = attentive_run
     assert (run / "cam" / "epoch-00001.png").is_file()
     assert set(found.counts) == {"right", "wrong"} and sum(found.counts.values()) > 4

@@ -67,7 +67,7 @@ def mixed_files() -> list[bytes]:
 
 WRONG = {
     "no image": (b"this is a text\n" * 50, "neither a PNG nor a JPEG image"),
-    "empty": (b"", "empty, no image"),
+    "empty": (b"", "empty, not an image"),
     "GIF": (saved(smooth(40, 40), "GIF"), "neither a PNG nor a JPEG image"),
     "20000 x 20000": (declares(20_000, 20_000), "declares more than 100,000,000 pixels"),
     "cut off": (saved(smooth(40, 40))[:-100], "Invalid PNG"),
@@ -138,7 +138,7 @@ def asked(exported, predictor, tmp_path_factory):
         return dict(found), files, pixels
 
 
-def test_a_stranger_gets_the_answers_of_predict(asked, exported, predictor, loaded, tmp_path):
+def test_a_process_without_kmura_gets_the_predictions_of_predict(asked, exported, predictor, loaded, tmp_path):
     import kmura
 
     found, files, pixels = asked
@@ -165,7 +165,7 @@ def test_a_stranger_gets_the_answers_of_predict(asked, exported, predictor, load
     assert set(table["decision"]) == {"normal", "abnormal"} or table["decision"].nunique() == 1
 
 
-def test_a_stranger_gets_the_study_that_predict_pools(asked, predictor):
+def test_a_process_without_kmura_gets_the_study_predictions_of_predict(asked, predictor):
     found, *_ = asked
     logit = found["serving_default/logit"]
     right = predictor.contract.study_probabilities(["one"] * 3, logit[:3]).value
@@ -178,7 +178,7 @@ def test_a_stranger_gets_the_study_that_predict_pools(asked, predictor):
     assert found["single/probability"] == pytest.approx(found["serving_default/probability"][3:4], abs=1e-6)
 
 
-def test_the_clients_of_the_serving_guide_get_the_answers_of_predict(
+def test_the_clients_of_the_serving_guide_get_the_predictions_of_predict(
     signatures, predictor, monkeypatch, capsys, tmp_path
 ):
     from serving_stand_in import served
@@ -204,16 +204,16 @@ def test_the_clients_of_the_serving_guide_get_the_answers_of_predict(
     assert ast.literal_eval(study) == pytest.approx([probability], abs=1e-5)
 
 
-def test_wrong_requests_fail_alone_and_the_model_keeps_answering(asked):
+def test_invalid_requests_fail_without_affecting_later_requests(asked):
     found, *_ = asked
     reasons = [reason for _, reason in WRONG.values()]
-    reasons += ["has one image or more", "neither a PNG", "outside 0 to 255", "outside 0 to 255"]
+    reasons += ["has at least one image", "neither a PNG", "outside 0 to 255", "outside 0 to 255"]
     for message, reason in zip(found["errors"], reasons, strict=True):
         assert reason in message
     assert found["after/probability"] == pytest.approx(found["serving_default/probability"][:5], abs=1e-6)
 
 
-def test_the_folder_holds_all_that_is_needed(exported):
+def test_the_folder_of_a_version_is_complete(exported):
     from kmura.serving.signatures import SIGNATURES, read_warmup
 
     _, run, found = exported
@@ -232,7 +232,7 @@ def test_the_folder_holds_all_that_is_needed(exported):
     assert "not a medical device" in card and "rule `max_f1`" in card and str(exported[0]) not in card
 
 
-def test_pooling_and_calibration_are_those_of_the_evaluation(exported, predictor, loaded):
+def test_pooling_and_calibration_match_the_evaluation(exported, predictor, loaded):
     import kmura
     from kmura.evaluation.calibrators import calibrated_levels
 
@@ -256,7 +256,9 @@ def test_pooling_and_calibration_are_those_of_the_evaluation(exported, predictor
     assert (abnormal & positive).sum() == point["confusion"]["tp"]
 
 
-def test_run_file_export_and_list_predict_the_same(exported, signatures, tmp_path, monkeypatch):
+def test_run_file_and_export_give_the_same_predictions_for_lists_and_folders(
+    exported, signatures, tmp_path, monkeypatch
+):
     import kmura
 
     monkeypatch.setattr("kmura.prediction.predictor.load_signatures", {exported[2].folder: signatures}.get)
@@ -273,15 +275,15 @@ def test_run_file_export_and_list_predict_the_same(exported, signatures, tmp_pat
     assert alone.contract.calibration == "none" and alone.studies.empty
     logit = alone.images["logit"].to_numpy()
     assert alone.images["probability"].to_numpy() == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-6)
-    with pytest.raises(InputError, match="which is inside of it"):
+    with pytest.raises(InputError, match="which is fixed in an export"):
         kmura.predict(found.folder, images, threshold="youden")
-    with pytest.raises(InputError, match="is no model"):
+    with pytest.raises(InputError, match="is not a model"):
         kmura.predict(tmp_path / "nowhere", images)
-    with pytest.raises(InputError, match="lies in no run"):
+    with pytest.raises(InputError, match="is not part of a run"):
         kmura.predict(tmp_path / "alone.keras", images, threshold="max_f1")
 
 
-def test_unreadable_files_are_named_and_the_exit_code_tells(exported, loaded, monkeypatch, capsys, tmp_path):
+def test_unreadable_files_are_reported_and_change_the_exit_code(exported, loaded, monkeypatch, capsys, tmp_path):
     odd = '<b>x[red], "y"\n.png'
     (tmp_path / "in").mkdir()
     for name in ("a.png", odd):
@@ -318,7 +320,7 @@ def test_maps_are_drawn_over_the_images(exported, loaded, tmp_path):
         kmura.predict(exported[1], images[:1], cam=images[0].parent)
 
 
-def test_a_model_other_than_the_export_is_noticed(exported, tmp_path):
+def test_a_model_that_differs_from_the_export_is_detected(exported, tmp_path):
     from kmura.export.parity import parity, refused_unless_equal
     from kmura.runs.run import load_model
 
@@ -327,11 +329,11 @@ def test_a_model_other_than_the_export_is_noticed(exported, tmp_path):
     bias.assign(bias + 1e-4)
     model.save(tmp_path / "other.keras")
     found = parity(exported[2].folder, tmp_path / "other.keras")
-    with pytest.raises(InputError, match="answers otherwise than .*other.keras: logit differs by 0.0001"):
+    with pytest.raises(InputError, match="the export differs from .*other.keras: logit differs by 0.0001"):
         refused_unless_equal(found, tmp_path / "other.keras")
 
 
-def test_a_check_finds_a_changed_file_and_changed_answers(exported, signatures, tmp_path, monkeypatch, capsys):
+def test_a_check_detects_changed_files_and_changed_predictions(exported, signatures, tmp_path, monkeypatch, capsys):
     from kmura.export import golden
     from kmura.files import sha256_of
 
@@ -351,7 +353,7 @@ def test_a_check_finds_a_changed_file_and_changed_answers(exported, signatures, 
     with monkeypatch.context() as patched:
         patched.setattr(golden, "load_signatures", {copy: signatures}.get)
         first, second = golden.check_export(copy).problems
-    assert "model_card.md has changed" in first and "signature tensor answers 0.01 away" in second
+    assert "model_card.md has changed" in first and "signature tensor differs by 0.01" in second
     with open(copy / "variables" / "variables.data-00000-of-00001", "r+b") as file:
         file.truncate(1000)
     code, _, errors = kmura_main(monkeypatch, capsys, "predict", "--check", copy)
@@ -359,7 +361,7 @@ def test_a_check_finds_a_changed_file_and_changed_answers(exported, signatures, 
 
 
 @pytest.mark.slow
-def test_the_network_alone_goes_to_onnx(exported, tmp_path):
+def test_the_network_can_be_exported_to_onnx(exported, tmp_path):
     import kmura
 
     pytest.importorskip("tf2onnx")
@@ -368,10 +370,10 @@ def test_the_network_alone_goes_to_onnx(exported, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_network_alone_goes_to_litert(exported, tmp_path):
+def test_the_network_can_be_exported_to_litert(exported, tmp_path):
     import kmura
 
     found = kmura.export(exported[1], tmp_path / "lite", format="litert")
     assert (found.folder / "model.tflite").stat().st_size > 100_000 and "its logit is that of Keras" in found.notes[1]
-    with pytest.raises(InputError, match="of the format litert; predict takes"):
+    with pytest.raises(InputError, match="has the format litert; give a savedmodel export"):
         kmura.predict(found.folder, exported[0] / "images")

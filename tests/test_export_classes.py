@@ -126,14 +126,14 @@ def assert_answers_are_those_of(signatures, run, contract):
 
 
 @pytest.mark.slow
-def test_an_export_answers_as_keras_does(joint, signatures):
+def test_the_predictions_of_an_export_match_keras(joint, signatures):
     _, run, found = joint
     assert max(found.parity.logit, found.parity.probability) <= 1e-5 and found.parity.warmup == len(signatures) == 5
     answers = assert_answers_are_those_of(signatures, run, found.contract)
     assert answers["abnormal_probability"] == pytest.approx(answers["probability"][:, :2].sum(1), abs=1e-6)
 
 
-def test_a_run_of_several_labels_answers_as_keras_does(several):
+def test_the_predictions_of_a_multilabel_run_match_keras(several):
     from kmura.prediction.predictor import load_predictor
 
     _, run = several
@@ -142,7 +142,7 @@ def test_a_run_of_several_labels_answers_as_keras_does(several):
 
 
 @pytest.mark.slow
-def test_an_export_of_several_labels_answers_as_its_run(several, tmp_path):
+def test_the_predictions_of_a_multilabel_export_match_its_run(several, tmp_path):
     import kmura
 
     folder, run = several
@@ -158,7 +158,7 @@ def test_an_export_of_several_labels_answers_as_its_run(several, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_map_is_of_the_decision(joint, signatures):
+def test_a_map_explains_the_decision(joint, signatures):
     from kmura import cam
     from kmura.runs.run import load_model
 
@@ -172,7 +172,7 @@ def test_a_map_is_of_the_decision(joint, signatures):
 
 
 @pytest.mark.slow
-def test_a_joint_model_gives_the_studies_of_its_evaluation(joint, signatures):
+def test_the_study_predictions_of_a_joint_model_match_its_evaluation(joint, signatures):
     import kmura
 
     folder, run, found = joint
@@ -202,7 +202,7 @@ def test_a_joint_model_gives_the_studies_of_its_evaluation(joint, signatures):
     assert text(answer["decision"]) == of_studies["decision"].tolist()[:1]
 
 
-def test_labels_are_those_of_the_evaluation(several, tmp_path):
+def test_multilabel_decisions_match_the_evaluation(several, tmp_path):
     import kmura
 
     folder, run = several
@@ -218,7 +218,7 @@ def test_labels_are_those_of_the_evaluation(several, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_folder_says_what_the_columns_are(joint, signatures):
+def test_the_signature_file_describes_the_columns(joint, signatures):
     _, run, found = joint
     signature = json.loads((found.folder / "signature.json").read_text())
     assert signature["contract"]["task"] == "multiclass" and signature["calibration"] == "none"
@@ -244,7 +244,7 @@ def test_the_folder_says_what_the_columns_are(joint, signatures):
 
 
 @pytest.mark.slow
-def test_the_command_line_writes_a_column_a_class(joint, several, monkeypatch, capsys, tmp_path):
+def test_the_command_line_writes_one_column_per_class(joint, several, monkeypatch, capsys, tmp_path):
     folder, _, found = joint
     code, *_ = kmura_main(monkeypatch, capsys, "predict", found.folder, folder / "valid", "--out", tmp_path / "a.csv")
     rows = pd.read_csv(tmp_path / "a.csv")
@@ -265,7 +265,7 @@ def test_the_command_line_writes_a_column_a_class(joint, several, monkeypatch, c
 
 
 @pytest.mark.slow
-def test_thresholds_and_models_without_names_are_refused(joint, several, monkeypatch, capsys, tmp_path):
+def test_thresholds_and_models_without_class_names_are_rejected(joint, several, monkeypatch, capsys, tmp_path):
     import kmura
 
     folder, run, found = joint
@@ -279,7 +279,7 @@ def test_thresholds_and_models_without_names_are_refused(joint, several, monkeyp
         kmura.predict(tmp_path / "alone.keras", folder)
 
 
-def test_a_check_finds_another_decision_and_forgives_a_near_one():
+def test_a_check_detects_another_decision_and_tolerates_a_borderline_one():
     contract = Contract(("mass", "edema", "nodule"), 32, "squash", 1, 512, task="multilabel")
     there = {"decision": np.array(["mass", "none"]), "probability": np.array([[0.1, 0.9, 0.2], [0.1, 0.49996, 0.2]])}
     assert difference("decision", there | {"decision": np.array(["mass", "mass"])}, there, contract) == 0
@@ -288,7 +288,7 @@ def test_a_check_finds_another_decision_and_forgives_a_near_one():
 
 @pytest.mark.parametrize("how", metrics.POOLINGS)
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
-def test_studies_in_the_graph_are_those_of_the_evaluation(how, task):
+def test_study_predictions_in_the_graph_match_the_evaluation(how, task):
     import tensorflow as tf
 
     from kmura.serving.answers import answers_of

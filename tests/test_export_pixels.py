@@ -73,7 +73,7 @@ def decoders():
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", FILES)
-def test_every_kind_of_file_is_decoded_to_the_same_bits(decoders, name, channels):
+def test_every_file_type_is_decoded_bit_identically(decoders, name, channels):
     right = np.asarray(decode_image(FILES[name], channels))
     found = decoders[channels](FILES[name]).numpy()
     assert (found == right.reshape(*right.shape[:2], channels)).all()
@@ -96,7 +96,7 @@ def test_every_kind_of_file_is_decoded_to_the_same_bits(decoders, name, channels
         (saved(RGB, "JPEG")[:-200], "JPEG"),
     ],
 )
-def test_what_is_no_image_is_an_invalid_argument(decoders, data, reason):
+def test_data_that_is_not_an_image_is_an_invalid_argument(decoders, data, reason):
     with pytest.raises(tf.errors.InvalidArgumentError, match=reason):
         decoders[1](data)
     assert decoders[1](FILES["gray"]).shape == (40, 50, 1)
@@ -107,7 +107,7 @@ def smooth(width: int, height: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("how", ["squash", "pad"])
-def test_images_of_any_size_come_to_the_models_pixels(how):
+def test_images_of_any_size_are_preprocessed_bit_identically(how):
     contract = Contract(("normal", "abnormal"), image_size=48, resize=how, channels=1, max_side=64)
     sizes = [(48, 48), (64, 20), (100, 64), (65, 64), (60, 200), (500, 300), (900, 40), (30, 9), (400, 1111)]
     files = [saved(smooth(*size)) for size in sizes]
@@ -125,7 +125,7 @@ def test_images_of_any_size_come_to_the_models_pixels(how):
         graph(tf.constant([files[0], b""]))
 
 
-def test_resizing_with_taps_known_in_the_graph_changes_no_bit():
+def test_resizing_with_taps_computed_in_the_graph_is_bit_identical():
     from kmura.data.resize import axis_weights, resized, taps_needed
 
     image = tf.constant(RNG.integers(0, 256, (310, 170, 1)).astype(np.uint8))
@@ -151,7 +151,7 @@ def test_resizing_with_taps_known_in_the_graph_changes_no_bit():
         Calibrator("isotonic", knots=((0.3, 0.4),)),
     ],
 )
-def test_calibration_in_the_graph_is_that_of_the_evaluation(calibrator):
+def test_calibration_in_the_graph_matches_the_evaluation(calibrator):
     logit = np.r_[-1.0, 0.0, 0.5, 2.0, RNG.normal(0, 3, 50)]
     right = calibrator(logit) if calibrator else 1 / (1 + np.exp(-logit))
     assert calibrated(calibrator, tf.constant(logit)).numpy() == pytest.approx(right, abs=1e-12)
@@ -159,7 +159,7 @@ def test_calibration_in_the_graph_is_that_of_the_evaluation(calibrator):
 
 @pytest.mark.parametrize("how", metrics.POOLINGS)
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_pooling_in_the_graph_is_that_of_the_evaluation(how, count):
+def test_pooling_in_the_graph_matches_the_evaluation(how, count):
     probability = RNG.random(count)
     right = metrics.pool_studies(["one"] * count, probability, how, k=3).value[0]
     assert pooled(tf.constant(probability), how, 3).numpy() == pytest.approx(right, abs=1e-12)

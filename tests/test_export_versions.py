@@ -28,7 +28,9 @@ def light(monkeypatch):
     monkeypatch.setattr("kmura.export.bundle.parity_in_fresh_process", lambda *_: EQUAL)
 
 
-def test_versions_count_up_and_a_failing_check_leaves_nothing(evaluated_run, light, tmp_path, monkeypatch):
+def test_versions_are_numbered_consecutively_and_a_failed_check_leaves_none(
+    evaluated_run, light, tmp_path, monkeypatch
+):
     import kmura
 
     run, out = evaluated_run[1], tmp_path / "served"
@@ -65,7 +67,7 @@ def test_a_kill_at_any_moment_leaves_no_version(evaluated_run, light, tmp_path, 
     assert {path.name for path in out.iterdir()} == {"1", ".exporting-lock"}
 
 
-def test_records_of_jpegs_set_answers_apart_from_the_evaluation(evaluated_run, tmp_path, caplog):
+def test_jpeg_records_cause_a_warning_about_different_predictions(evaluated_run, tmp_path, caplog):
     from kmura.serving.contract import contract_of_run
 
     folder, run = evaluated_run
@@ -75,10 +77,10 @@ def test_records_of_jpegs_set_answers_apart_from_the_evaluation(evaluated_run, t
     manifest["options"] |= {"encoding": "jpeg", "quality": 15}
     (records / "manifest.json").write_text(json.dumps(manifest))
     assert "are JPEGs of quality 15" in contract_of_run(run, records=records).losses
-    assert "answers differ a little from the evaluation's" in caplog.text
+    assert "predictions differ slightly from those of the evaluation" in caplog.text
 
 
-def test_a_format_that_fails_on_a_model_is_one_line(tmp_path, monkeypatch):
+def test_a_format_that_fails_for_a_model_is_a_one_line_error(tmp_path, monkeypatch):
     import keras
 
     from kmura.export import exchange
@@ -90,12 +92,12 @@ def test_a_format_that_fails_on_a_model_is_one_line(tmp_path, monkeypatch):
     model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
     monkeypatch.setattr(model, "export", lambda *_, **__: print("chatter"))
     with pytest.raises(
-        InputError, match=r"onnx does not work .* \(RuntimeError: Select TensorFlow op\(s\) are not there\)"
+        InputError, match=r"onnx cannot be exported .* \(RuntimeError: Select TensorFlow op\(s\) are not there\)"
     ):
         exchange.write(tmp_path, model, "onnx")
 
 
-def test_a_check_does_not_speak_of_answers_that_it_did_not_ask_for(tmp_path, capsys):
+def test_a_check_does_not_mention_outputs_that_were_not_compared(tmp_path, capsys):
     from kmura.cli.prediction_tables import show_check
     from kmura.export.golden import Check
 
@@ -105,17 +107,17 @@ def test_a_check_does_not_speak_of_answers_that_it_did_not_ask_for(tmp_path, cap
     assert "no answers were compared" in without and "all answers are as they were" in compared
 
 
-def test_what_cannot_be_exported_is_refused_before_any_work(evaluated_run, light, tmp_path, monkeypatch):
+def test_invalid_exports_are_rejected_before_any_work(evaluated_run, light, tmp_path, monkeypatch):
     import kmura
 
     _, run = evaluated_run
-    with pytest.raises(InputError, match=r"not among those .* evaluated at \(0.5, max_f1, youden, .*kmura evaluate"):
+    with pytest.raises(InputError, match=r"not among the rules .* evaluated \(0.5, max_f1, youden, .*kmura evaluate"):
         kmura.export(run, tmp_path / "out", threshold="0.37")
     with pytest.raises(InputError, match="choose one of savedmodel, onnx, litert"):
         kmura.export(run, tmp_path / "out", format="torch")
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis.prediction_log_pb2", None)
     with pytest.raises(
-        InputError, match=r"pip install '\.\[serving\]' in a clone of kmura, or leave them out with --no-warmup"
+        InputError, match=r"pip install '\.\[serving\]' in a clone of kmura, or omit them with --no-warmup"
     ):
         kmura.export(run, tmp_path / "out")
     kmura.export(run, tmp_path / "cold", warmup=False)

@@ -14,7 +14,7 @@ def first_value(path, **missing):
         return content["values"][0]
 
 
-def test_the_block_returns_what_it_takes_from_the_file(tmp_path):
+def test_the_block_returns_the_value_read_from_the_file(tmp_path):
     (tmp_path / "a.json").write_text('{"values": [3]}')
     assert first_value(tmp_path / "a.json") == 3
 
@@ -27,14 +27,14 @@ def test_damage_is_reported_with_the_file_and_the_fix(tmp_path, content):
         first_value(path)
 
 
-def test_a_missing_file_has_a_message_of_its_own_or_counts_as_damaged(tmp_path):
+def test_a_missing_file_has_its_own_message_or_counts_as_damaged(tmp_path):
     with pytest.raises(InputError, match="^no run here$"):
         first_value(tmp_path / "a.json", missing="no run here")
     with pytest.raises(InputError, match="a.json is damaged"):
         first_value(tmp_path / "a.json")
 
 
-def test_an_error_that_the_block_raises_passes_unchanged(tmp_path):
+def test_errors_raised_in_the_block_pass_unchanged(tmp_path):
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(InputError, match="^of another version$"):
         with reading_json(tmp_path / "a.json", fix="make it again"):
@@ -74,14 +74,14 @@ def test_a_lock_is_released_after_an_error_in_its_block(tmp_path):
         pass
 
 
-def test_a_lock_in_a_folder_that_cannot_be_written_is_refused(tmp_path):
+def test_a_lock_in_an_unwritable_folder_is_rejected(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write to .*file.*; choose another folder"):
         with locked(tmp_path / "file" / "lock", "busy"):
             pass
 
 
-def test_files_and_folders_are_flushed(tmp_path):
+def test_files_and_folders_are_flushed_to_disk(tmp_path):
     (tmp_path / "a").write_text("a")
     (tmp_path / "a").chmod(0o400)
     flush_to_disk(tmp_path / "a")

@@ -62,14 +62,14 @@ def undisturbed(records, tmp_path_factory):
     return done, seen
 
 
-def test_phases_switch_without_a_new_trace(undisturbed):
+def test_phases_switch_without_retracing(undisturbed):
     _, seen = undisturbed
     assert seen["traces"] == 1
     assert [erasing for erasing, _ in seen["knobs"]] == [0, 1, 1, 1]
     assert [rate for _, rate in seen["knobs"]] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
 
 
-def test_overlays_come_at_their_epochs_and_show_the_same_images(undisturbed):
+def test_overlays_are_drawn_at_their_epochs_for_the_same_images(undisturbed):
     folder = undisturbed[0].folder / "cam"
     assert sorted(path.name for path in folder.iterdir()) == ["epoch-00002.png", "epoch-00004.png"]
     sheets = [np.asarray(Image.open(path)) for path in sorted(folder.iterdir())]
@@ -77,7 +77,7 @@ def test_overlays_come_at_their_epochs_and_show_the_same_images(undisturbed):
 
 
 @pytest.mark.slow
-def test_metrics_hold_the_faithfulness_of_the_maps(undisturbed, records):
+def test_metrics_contain_the_faithfulness_of_the_maps(undisturbed, records):
     from kmura import cam
     from kmura.data.dataset import Dataset
     from kmura.evaluation.evaluate import evaluate
@@ -115,7 +115,7 @@ fit(sys.argv[1], area="XR_WRIST", phase="final", runs=sys.argv[2], config=config
 
 
 @pytest.mark.slow
-def test_a_final_run_killed_five_times_ends_with_the_same_bits(undisturbed, records, tmp_path):
+def test_a_final_run_killed_five_times_is_bit_identical_after_resuming(undisturbed, records, tmp_path):
     command = [sys.executable, "-c", FIT, records, tmp_path, json.dumps(config_json(TINY))]
     rng = random.Random(5)
     folder = tmp_path / AREA / "final"
@@ -136,7 +136,7 @@ def test_a_final_run_killed_five_times_ends_with_the_same_bits(undisturbed, reco
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
 
 
-def test_a_run_that_goes_on_keeps_the_values_it_began_with(undisturbed, tmp_path):
+def test_a_resumed_run_keeps_its_initial_settings(undisturbed, tmp_path):
     from kmura.classification.phases import phase_config
 
     runs = undisturbed[0].folder.parents[1]
@@ -145,7 +145,7 @@ def test_a_run_that_goes_on_keeps_the_values_it_began_with(undisturbed, tmp_path
         assert config.train.learning_rate == rate, source
 
 
-def test_epochs_that_do_not_come_are_said():
+def test_epochs_that_are_never_reached_are_reported():
     from kmura.classification.fit import never_reached
 
     assert never_reached(TINY) == []
@@ -153,7 +153,7 @@ def test_epochs_that_do_not_come_are_said():
     assert [note.split()[0] for note in never_reached(short)] == ["train.slow_from_epoch", "cam.from_epoch"]
 
 
-def test_a_final_that_neither_mixes_nor_erases_is_said(records, tmp_path, caplog):
+def test_a_final_run_without_mixing_and_erasing_is_reported(records, tmp_path, caplog):
     from kmura.classification.fit import fit
 
     plain = dataclasses.replace(
@@ -166,7 +166,7 @@ def test_a_final_that_neither_mixes_nor_erases_is_said(records, tmp_path, caplog
     assert "mixing and CAM-erasing are both disabled" in caplog.text
 
 
-def test_a_sheet_that_a_kill_took_is_drawn_on_the_way_on(undisturbed, records, tmp_path, caplog):
+def test_a_sheet_lost_in_a_kill_is_drawn_after_resuming(undisturbed, records, tmp_path, caplog):
     import keras
 
     from kmura.data.dataset import Dataset
@@ -178,7 +178,7 @@ def test_a_sheet_that_a_kill_took_is_drawn_on_the_way_on(undisturbed, records, t
     overlays.set_model(model)
     overlays.set_params({"epochs": 1})
     overlays.on_train_begin()
-    assert "no maps are drawn: every 2 epochs" in caplog.text
+    assert "no maps are drawn: they are due every 2 epochs" in caplog.text
     for epoch in (0, 1, 3):
         overlays.on_epoch_begin(epoch)
         assert not (tmp_path / "cam").exists()
@@ -187,7 +187,7 @@ def test_a_sheet_that_a_kill_took_is_drawn_on_the_way_on(undisturbed, records, t
 
 
 @pytest.mark.slow
-def test_erasing_and_mixing_change_the_run(undisturbed, records, tmp_path):
+def test_erasing_and_mixing_change_the_results(undisturbed, records, tmp_path):
     from kmura.classification.fit import fit
 
     plain = dataclasses.replace(TINY, cam=dataclasses.replace(TINY.cam, from_epoch=None))
@@ -197,7 +197,7 @@ def test_erasing_and_mixing_change_the_run(undisturbed, records, tmp_path):
     assert history["loss"][1] != pytest.approx(theirs["loss"][1], rel=1e-5)
 
 
-def test_boxes_stand_around_the_hot_half():
+def test_boxes_enclose_values_above_half_of_the_maximum():
     from kmura.explain.overlays import box_of, overlay
 
     heat = np.zeros((8, 10))

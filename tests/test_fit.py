@@ -52,7 +52,7 @@ def undisturbed(records, tmp_path_factory):
     return fit(records, area="XR_WRIST", runs=tmp_path_factory.mktemp("undisturbed"), config=TINY)
 
 
-def test_a_run_leaves_its_files(undisturbed, records):
+def test_a_run_writes_all_of_its_files(undisturbed, records):
     from kmura.runs.run import read_run
 
     names = {path.name for path in undisturbed.folder.iterdir()}
@@ -69,7 +69,7 @@ def test_a_run_leaves_its_files(undisturbed, records):
     assert len(pd.read_csv(undisturbed.folder.parents[1] / "history.csv")) == 3
 
 
-def test_best_keras_is_the_plain_classifier_of_the_best_epoch(undisturbed, records):
+def test_best_keras_is_the_classifier_of_the_best_epoch(undisturbed, records):
     code = (
         "import sys, kmura, keras\n"
         "model = keras.saving.load_model(sys.argv[1])\n"
@@ -86,7 +86,7 @@ def test_best_keras_is_the_plain_classifier_of_the_best_epoch(undisturbed, recor
     assert score == pytest.approx(undisturbed.best["val_auc_img"], abs=1e-9)
 
 
-def test_the_same_call_on_a_finished_run_changes_nothing(undisturbed, records):
+def test_repeating_the_call_on_a_finished_run_changes_nothing(undisturbed, records):
     from kmura.classification.fit import fit
 
     before = final_state(undisturbed.folder)
@@ -96,7 +96,7 @@ def test_the_same_call_on_a_finished_run_changes_nothing(undisturbed, records):
 
 
 @pytest.mark.slow
-def test_epochs_can_be_added_and_end_as_a_longer_run(undisturbed, records, tmp_path):
+def test_adding_epochs_is_equivalent_to_a_longer_run(undisturbed, records, tmp_path):
     from kmura.classification.fit import fit
 
     short = fit(records, area="XR_WRIST", runs=tmp_path, config=changed(epochs=1))
@@ -115,7 +115,7 @@ fit(sys.argv[1], area="XR_WRIST", runs=sys.argv[2], config=config_from_tables(js
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_ends_with_the_same_bits(undisturbed, records, tmp_path):
+def test_a_run_killed_at_random_moments_is_bit_identical_after_resuming(undisturbed, records, tmp_path):
     from kmura.config import config_json
 
     command = [sys.executable, "-c", FIT, records, tmp_path, json.dumps(config_json(TINY))]
@@ -136,14 +136,14 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(undisturbed, rec
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
 
 
-def test_another_seed_ends_elsewhere(undisturbed, records, tmp_path):
+def test_another_seed_gives_other_weights(undisturbed, records, tmp_path):
     from kmura.classification.fit import fit
 
     other = fit(records, area="XR_WRIST", runs=tmp_path, config=changed(seed=1))
     assert not np.array_equal(final_state(other.folder)["00000"], final_state(undisturbed.folder)["00000"])
 
 
-def test_a_start_that_fails_spares_the_run_there_is_and_blocks_nothing(records, tmp_path):
+def test_a_failed_start_keeps_the_existing_run_and_releases_the_lock(records, tmp_path):
     from kmura.classification.fit import fit
 
     wrong = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, weights=str(tmp_path / "nowhere")))
@@ -158,7 +158,7 @@ def test_a_start_that_fails_spares_the_run_there_is_and_blocks_nothing(records, 
 
 
 @pytest.mark.slow
-def test_mixing_changes_training_up_to_its_epoch(undisturbed, records, tmp_path):
+def test_mixing_changes_training_until_its_last_epoch(undisturbed, records, tmp_path):
     from kmura.classification.fit import fit
     from kmura.config import MixConfig
 
@@ -167,7 +167,7 @@ def test_mixing_changes_training_up_to_its_epoch(undisturbed, records, tmp_path)
     assert history["loss"][0] != undisturbed.history["loss"][0]
 
 
-def test_fresh_begins_anew_and_spares_what_is_no_run(undisturbed, records, tmp_path):
+def test_fresh_restarts_a_run_and_keeps_folders_that_are_not_runs(undisturbed, records, tmp_path):
     from kmura.classification.fit import fit
 
     fit(records, area="XR_WRIST", runs=tmp_path, config=changed(epochs=1))
@@ -181,7 +181,7 @@ def test_fresh_begins_anew_and_spares_what_is_no_run(undisturbed, records, tmp_p
     assert (other / "thesis.tex").read_text() == "keep me"
 
 
-def test_two_processes_do_not_train_the_same_run(records, tmp_path):
+def test_two_processes_cannot_train_the_same_run(records, tmp_path):
     from kmura.classification.fit import fit
     from kmura.runs.run import claimed
 
@@ -190,7 +190,7 @@ def test_two_processes_do_not_train_the_same_run(records, tmp_path):
             fit(records, area="XR_WRIST", runs=tmp_path, config=TINY)
 
 
-def test_other_records_are_refused(records, mura_root, tmp_path):
+def test_resuming_with_other_records_is_rejected(records, mura_root, tmp_path):
     from conftest import SMALL_SHARDS
 
     from kmura.classification.fit import fit
@@ -203,7 +203,7 @@ def test_other_records_are_refused(records, mura_root, tmp_path):
         fit(other, area="XR_WRIST", runs=tmp_path / "runs", config=changed(epochs=1))
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_epoch(records, tmp_path):
+def test_a_nan_loss_stops_the_run_and_keeps_the_last_epoch(records, tmp_path):
     import keras
 
     from kmura.classification.fit import fit
@@ -228,7 +228,7 @@ def test_training_in_half_precision_gives_finite_scores(records, tmp_path, preci
     assert np.isfinite(done.history["loss"]).all() and np.isfinite(done.best["val_auc_img"])
 
 
-def test_the_weighted_loss_is_that_of_its_formula():
+def test_the_weighted_loss_matches_its_formula():
     from kmura.classification.losses import WeightedBinaryCrossentropy
 
     rng = np.random.default_rng(0)
@@ -240,7 +240,7 @@ def test_the_weighted_loss_is_that_of_its_formula():
 
 
 @pytest.mark.parametrize(("schedule", "expected"), [("constant", 1.0), ("cosine", 0.0)])
-def test_the_learning_rate_rises_and_follows_its_schedule(schedule, expected):
+def test_the_learning_rate_warms_up_and_follows_its_schedule(schedule, expected):
     from kmura.training.optimizers import learning_rate
 
     rate = learning_rate(changed(learning_rate=1.0, schedule=schedule, warmup_epochs=1.0, epochs=3).train, 10)
@@ -248,7 +248,7 @@ def test_the_learning_rate_rises_and_follows_its_schedule(schedule, expected):
     assert float(rate(30)) == pytest.approx(expected, abs=1e-6)
 
 
-def test_evaluation_equals_scikit_learn_on_the_predictions(undisturbed, records):
+def test_evaluation_matches_scikit_learn_on_the_predictions(undisturbed, records):
     from sklearn.metrics import roc_auc_score
 
     from kmura.evaluation.evaluate import evaluate
@@ -268,6 +268,6 @@ def test_evaluation_equals_scikit_learn_on_the_predictions(undisturbed, records)
     assert saved["scores"]["splits"]["test"]["study"]["scores"]["auc"]["value"] == scores.scores["auc"].value
 
 
-def test_nothing_half_written_is_left(undisturbed):
+def test_no_partial_files_are_left(undisturbed):
     assert not [path for path in undisturbed.folder.parents[1].rglob("*") if ".part" in path.name]
     assert os.listdir(undisturbed.folder / "last") != []

@@ -28,7 +28,7 @@ def model_arguments(recipe, **others):
     ("recipe", "published"),
     [("multiclass-exp1", 8_101_454), ("multiclass-exp3", 7_569_486), ("multiclass-exp5", 8_748_881)],
 )
-def test_the_recipes_have_the_published_numbers_of_parameters(recipe, published):
+def test_the_recipes_have_the_published_parameter_counts(recipe, published):
     config = load_config(recipe).model
     features = keras.Input((7, 7, 1024))
     options = HeadOptions(
@@ -42,7 +42,7 @@ def test_the_recipes_have_the_published_numbers_of_parameters(recipe, published)
 @pytest.mark.parametrize(
     "recipe", [pytest.param(name, marks=[] if name[-1] == "6" else pytest.mark.slow) for name in EXPERIMENTS]
 )
-def test_experiments_build_train_a_step_save_and_load(recipe, tmp_path):
+def test_experiments_can_be_built_trained_saved_and_loaded(recipe, tmp_path):
     config = load_config(recipe)
     model = kmura.build_model(
         **model_arguments(recipe, backbone="densenet_mini"), image_size=32, num_classes=14, seed=0
@@ -72,7 +72,7 @@ def test_experiments_build_train_a_step_save_and_load(recipe, tmp_path):
         assert penalty == pytest.approx(expected, rel=1e-5)
 
 
-def test_attention_maps_multiply_the_features():
+def test_attention_maps_are_multiplied_with_the_features():
     model = kmura.build_model(
         backbone="densenet_mini",
         weights="none",
@@ -92,7 +92,7 @@ def test_attention_maps_multiply_the_features():
     assert kmura.build_model(backbone="densenet_mini", weights="none", image_size=32).attention_maps is None
 
 
-def test_half_precision_heads_give_float32_logits():
+def test_heads_in_half_precision_return_float32_logits():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -115,6 +115,6 @@ def test_half_precision_heads_give_float32_logits():
         ({"head": "linear", "attention_maps": 5}, "the head linear has no attention maps; remove model.attention_maps"),
     ],
 )
-def test_heads_that_cannot_be_are_refused(arguments, message):
+def test_invalid_heads_are_rejected(arguments, message):
     with pytest.raises(InputError, match=message):
         kmura.build_model(backbone="densenet_mini", weights="none", image_size=32, **arguments)

@@ -52,7 +52,7 @@ def test_sizes_that_keras_hub_gets_wrong_are_refused_with_the_safe_ones(swin, si
         HybridClassifier("densenet_mini", swin, image_size=side)
 
 
-def test_names_and_shapes_that_cannot_be_are_refused():
+def test_invalid_names_and_shapes_are_rejected():
     with pytest.raises(InputError, match="no Swin transformer 'swin_tinny'; choose one of swin_tiny"):
         HybridClassifier("densenet_mini", "swin_tinny")
     with pytest.raises(InputError, match="no fusion 'sum'"):
@@ -61,7 +61,7 @@ def test_names_and_shapes_that_cannot_be_are_refused():
         HybridClassifier("densenet_mini", "swin_mini", image_size=(64, 128))
 
 
-def test_the_last_map_is_what_keras_hub_gives():
+def test_the_last_feature_map_matches_keras_hub():
     layer = SwinMaps("swin_mini", 64, third_stage=True)
     pixels = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype(np.float32)
     maps = layer(pixels)
@@ -73,7 +73,7 @@ def test_the_last_map_is_what_keras_hub_gives():
 
 
 @pytest.mark.slow
-def test_swin_maps_keep_the_contract_of_layers():
+def test_swin_maps_satisfy_the_layer_contract():
     pixels = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype(np.float32)
     check_layer(SwinMaps, {"swin": "swin_mini", "side": 64}, pixels, random=True, in_dataset=False)  # DropPath
 
@@ -85,7 +85,7 @@ def test_swin_maps_keep_the_contract_of_layers():
         *(pytest.param(fusion, scales, marks=pytest.mark.slow) for fusion in FUSIONS for scales in (False, True)),
     ],
 )
-def test_every_fusion_trains_all_of_its_variables_and_is_saved_whole(fusion, multi_scale, images, tmp_path):
+def test_every_fusion_trains_all_variables_and_is_saved_completely(fusion, multi_scale, images, tmp_path):
     model = mini(fusion, multi_scale, dropout=0.1)
     before = [variable.numpy() for variable in model.trainable_variables]
     model.compile(keras.optimizers.SGD(1.0), keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=False)
@@ -100,7 +100,7 @@ def test_every_fusion_trains_all_of_its_variables_and_is_saved_whole(fusion, mul
     assert again.get_config() == model.get_config()
 
 
-def test_the_gated_fusion_is_the_published_formula(images):
+def test_the_gated_fusion_matches_the_published_formula(images):
     model = mini("gated")
     level = keras.Model(model.input, [model.feature_maps["P5"], model.feature_maps["S4"], model.output])
     p5, s4, logits = (np.asarray(each, np.float64) for each in level(images))
@@ -115,7 +115,7 @@ def test_the_gated_fusion_is_the_published_formula(images):
     assert logits == pytest.approx(dense("logits", joined), abs=1e-4)
 
 
-def test_maps_of_both_branches_are_classic_cam_for_the_plain_fusion(images):
+def test_maps_of_both_branches_equal_cam_for_the_plain_fusion(images):
     model = mini("concat")
     kernel = model.get_layer("logits").get_weights()[0][:, 0]
     channels = model.feature_maps["P5"].shape[-1]
@@ -128,7 +128,7 @@ def test_maps_of_both_branches_are_classic_cam_for_the_plain_fusion(images):
         assert np.asarray(maps) == pytest.approx(classic, abs=1e-5)
 
 
-def test_the_gradient_of_a_finer_map_takes_both_ways_to_a_multi_scale_fusion(images):
+def test_the_gradient_of_a_finer_map_includes_both_paths_to_a_multi_scale_fusion(images):
     model = mini("concat", multi_scale=True)
     maps = {
         name: tf.convert_to_tensor(value)
@@ -151,7 +151,7 @@ def test_the_gradient_of_a_finer_map_takes_both_ways_to_a_multi_scale_fusion(ima
 @pytest.mark.parametrize(
     ("part", "first"), [("last_block", "stack4_block1_1_bn"), ("last_2_conv", "stack4_block2_1_conv"), ("none", None)]
 )
-def test_a_part_learns_and_the_rest_is_frozen(part, first):
+def test_only_the_unfrozen_part_is_trained(part, first):
     model = RadiographClassifier("densenet_mini", 32)
     set_trainable(model, part)
     names = [layer.name for layer in model.backbone.layers if layer.weights]
@@ -166,7 +166,7 @@ def test_a_part_learns_and_the_rest_is_frozen(part, first):
     ("part", "convolutions"),
     [("last_3_conv", ["0_2", "1_1", "1_2"]), ("last_4_conv", ["0_0", "0_2", "1_1", "1_2"])],  # 0_0 is the shortcut's
 )
-def test_convolutions_of_shortcuts_are_counted_by_depth(part, convolutions):
+def test_shortcut_convolutions_are_ordered_by_depth(part, convolutions):
     model = RadiographClassifier("resnet18_small", 28)
     set_trainable(model, part)
     learning = [layer.name for layer in model.backbone.layers if layer.trainable_weights]
@@ -175,7 +175,7 @@ def test_convolutions_of_shortcuts_are_counted_by_depth(part, convolutions):
     assert "stack3_block0_0_bn" in learning  # comes after the first of them, as documented
 
 
-def test_the_width_of_a_fusion_is_configured():
+def test_the_width_of_a_fusion_can_be_configured():
     config = load_config("hybrid", SETTINGS | {"model.fusion": "gated", "model.fusion_width": 12})
     model = build_model(**dataclasses.asdict(config.model), image_size=64)
     assert model.get_layer("gate_0").units == 12 and "fusion gated of 12 channels" in config.model.words
@@ -197,7 +197,7 @@ def erasing_step(model, images, tap):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tap", ["S4", "P5"])
-def test_a_hybrid_can_be_erased_by_the_maps_of_either_branch(tap, images):
+def test_erasing_supports_the_maps_of_either_branch_of_a_hybrid(tap, images):
     model = mini()
     table = model.swin.stages[2].blocks[0].attn.relative_position_bias_table
     before = table.numpy()
@@ -206,7 +206,7 @@ def test_a_hybrid_can_be_erased_by_the_maps_of_either_branch(tap, images):
 
 
 @pytest.mark.slow
-def test_a_hybrid_trains_in_mixed_precision(images):
+def test_a_hybrid_can_be_trained_in_mixed_precision(images):
     model = mini("gated", dtype="mixed_bfloat16")
     kept = model.swin.stages[0].blocks[0].attn.qkv.kernel, model.backbone.get_layer("conv1_conv").kernel
     before = [variable.numpy() for variable in kept]
@@ -217,7 +217,7 @@ def test_a_hybrid_trains_in_mixed_precision(images):
     assert keras.config.dtype_policy().name == "float32"
 
 
-def test_a_swin_gets_images_on_the_scale_that_it_was_trained_on():
+def test_swin_receives_images_on_its_pretraining_scale():
     from kmura.models.swin import SWINS
 
     model = mini()  # densenet_mini wants -1..1
@@ -225,7 +225,7 @@ def test_a_swin_gets_images_on_the_scale_that_it_was_trained_on():
     assert layer.mean == list(SWINS["swin_mini"].mean) != model.get_layer("normalized").mean
 
 
-def test_weights_of_a_hybrid_go_into_hybrids_and_classifiers(tmp_path):
+def test_weights_of_a_hybrid_can_be_loaded_into_hybrids_and_classifiers(tmp_path):
     model = mini()
     model.save(tmp_path / "hybrid.keras")
     same = {"architecture": "hybrid", "backbone": "densenet_mini", "swin": "swin_mini", "image_size": 64}

@@ -28,7 +28,7 @@ from kmura.models.build import build_model
         ({"model.fusion": "gated", "model.fusion_width": 30}, "fusion width is 30; a multiple of 4"),
     ],
 )
-def test_a_hybrid_that_cannot_be_is_refused_before_a_word_of_training(records, tmp_path, caplog, setting, message):
+def test_an_invalid_hybrid_is_rejected_before_training(records, tmp_path, caplog, setting, message):
     from kmura.classification.fit import fit, fit_areas
 
     options = {"phase": "hybrid", "runs": tmp_path / "runs", "settings": SETTINGS | setting}
@@ -63,7 +63,7 @@ def trained(records, tmp_path_factory):
     return run, seen, len(traces), config
 
 
-def test_phase_2_changes_the_last_block_of_densenet_and_nothing_before_it(trained):
+def test_phase_2_trains_only_the_last_block_of_densenet(trained):
     run, (first, second), traces, config = trained
     with_head = build_model(architecture="hybrid", backbone="densenet_mini", weights="none", swin="swin_mini",
                             swin_weights="none", image_size=64, seed=0)  # fmt: skip
@@ -76,7 +76,7 @@ def test_phase_2_changes_the_last_block_of_densenet_and_nothing_before_it(traine
 
 
 @pytest.mark.slow
-def test_a_run_stopped_at_the_border_of_its_phases_goes_on_to_the_same_bits(trained, records, tmp_path):
+def test_a_run_stopped_between_its_phases_is_bit_identical_after_resuming(trained, records, tmp_path):
     from kmura.classification.fit import fit
 
     class Stop(keras.callbacks.Callback):
@@ -93,7 +93,7 @@ def test_a_run_stopped_at_the_border_of_its_phases_goes_on_to_the_same_bits(trai
 
 
 @pytest.mark.slow
-def test_a_search_of_the_hybrid_has_a_space_and_a_folder_of_its_own(records, tmp_path):
+def test_a_search_of_the_hybrid_has_its_own_space_and_folder(records, tmp_path):
     from kmura.classification.phases import HYBRID_KEYS, phase_config
     from kmura.classification.search import tune
 
@@ -121,7 +121,9 @@ def test_a_search_of_the_hybrid_has_a_space_and_a_folder_of_its_own(records, tmp
         (1, 1, None, []),
     ],
 )
-def test_maps_are_drawn_every_5_epochs_and_every_2_once_the_backbone_learns(records, epochs, frozen, every, expected):
+def test_maps_are_drawn_every_5_epochs_and_every_2_once_the_backbone_is_unfrozen(
+    records, epochs, frozen, every, expected
+):
     from kmura.explain.overlays import overlays_of
 
     config = load_config("hybrid", SETTINGS | {"train.epochs": epochs, "train.frozen_until_epoch": frozen})
@@ -130,7 +132,7 @@ def test_maps_are_drawn_every_5_epochs_and_every_2_once_the_backbone_learns(reco
     assert [epoch for each in found for epoch in range(1, epochs + 1) if each.due(epoch)] == expected
 
 
-def test_a_classifier_draws_only_if_told(records):
+def test_a_classifier_draws_maps_only_if_requested(records):
     from kmura.explain.overlays import overlays_of
 
     config = load_config("final", {"train.epochs": 8})
@@ -140,7 +142,7 @@ def test_a_classifier_draws_only_if_told(records):
 
 
 @pytest.mark.slow
-def test_the_sheets_of_a_hybrid_show_both_branches_at_the_late_rhythm_too(records, tmp_path, caplog):
+def test_the_late_sheets_of_a_hybrid_show_both_branches(records, tmp_path, caplog):
     from kmura.explain.overlays import overlays_of
 
     config = load_config("hybrid", SETTINGS | {"train.epochs": 4})
@@ -175,12 +177,12 @@ def test_the_sheets_of_a_hybrid_show_both_branches_at_the_late_rhythm_too(record
         ({"train.slow_factor": 0.0}, "above 0"),
     ],
 )
-def test_settings_out_of_range_are_refused(setting, message):
+def test_settings_out_of_range_are_rejected(setting, message):
     with pytest.raises(InputError, match=message):
         load_config("baseline", setting)
 
 
-def test_phases_refuse_the_other_architecture(tmp_path):
+def test_phases_reject_other_architectures(tmp_path):
     from kmura.classification.phases import phase_config
 
     for phase, architecture in (("hybrid", "classifier"), ("final", "hybrid")):
@@ -189,7 +191,7 @@ def test_phases_refuse_the_other_architecture(tmp_path):
 
 
 @pytest.mark.slow
-def test_densenet121_with_swin_tiny_trains_resumes_is_evaluated_and_explained_at_224_pixels(tmp_path):
+def test_densenet121_with_swin_tiny_can_be_trained_resumed_evaluated_and_explained_at_224_pixels(tmp_path):
     import kmura
     from kmura.config import RecordsConfig
     from kmura.phantoms.radiographs import write_phantoms

@@ -27,30 +27,30 @@ def test_gray_png_keeps_every_pixel():
     assert (pixels(saved(Image.fromarray(RAMP))) == RAMP).all()
 
 
-def test_16_bit_data_is_scaled_by_the_depth_it_uses():
+def test_16_bit_data_is_scaled_by_its_used_bit_depth():
     twelve_bits = RAMP.astype(np.uint16) * 16
     assert (pixels(saved(Image.fromarray(twelve_bits))) == RAMP).all()
     sixteen_bits = RAMP.astype(np.uint16) * 256
     assert (pixels(saved(Image.fromarray(sixteen_bits))) == RAMP).all()
 
 
-def test_a_float_image_is_stretched():
+def test_a_float_image_is_stretched_to_the_full_range():
     found = pixels(saved(Image.fromarray(RAMP.astype(np.float32) / 1000 - 3), "TIFF"))
     assert (found == np.round(RAMP * (255 / 252)).astype(np.uint8)).all()
 
 
-def test_a_palette_image_gives_its_colours_not_its_indices():
+def test_a_palette_image_is_decoded_to_colours_not_indices():
     image = Image.fromarray(RAMP).quantize(256)
     assert np.abs(pixels(saved(image)).astype(int) - RAMP).max() <= 2
 
 
-def test_transparency_lies_on_black():
+def test_transparency_is_composited_on_black():
     rgba = np.dstack([RAMP, RAMP, RAMP, np.where(np.arange(64) < 32, 0, 255) * np.ones((20, 1))]).astype(np.uint8)
     found = pixels(saved(Image.fromarray(rgba, "RGBA")))
     assert (found[:, :32] == 0).all() and (found[:, 32:] == RAMP[:, 32:]).all()
 
 
-def test_cmyk_gives_the_picture():
+def test_cmyk_images_are_converted_to_rgb():
     image = Image.fromarray(RAMP).convert("RGB").convert("CMYK")
     assert np.abs(pixels(saved(image, "TIFF")).astype(int) - RAMP).max() <= 1
 
@@ -66,7 +66,7 @@ def test_an_exif_rotation_is_applied():
     assert pixels(saved(Image.fromarray(RAMP), exif=exif)).shape == RAMP.shape[::-1]
 
 
-def test_colour_is_kept_with_three_channels():
+def test_colour_is_preserved_with_three_channels():
     red = np.dstack([RAMP, 0 * RAMP, 0 * RAMP])
     assert (pixels(saved(Image.fromarray(red)), channels=3) == red).all()
     assert pixels(saved(Image.fromarray(red))).ndim == 2
@@ -94,12 +94,12 @@ def declares(width: int, height: int) -> bytes:
         (saved(Image.fromarray(np.full((20, 20), np.nan, np.float32)), "TIFF"), "not finite"),
     ],
 )
-def test_a_useless_file_gives_its_reason(data, reason):
+def test_an_unusable_file_is_rejected_with_a_reason(data, reason):
     with pytest.raises(UnreadableImage, match=reason):
         decode_image(data)
 
 
-def test_a_flipped_bit_in_a_png_is_noticed():
+def test_a_flipped_bit_in_a_png_is_detected():
     data = bytearray(saved(Image.fromarray(RAMP)))
     data[len(data) // 2] ^= 4
     with pytest.raises(UnreadableImage, match="damaged"):
@@ -107,7 +107,7 @@ def test_a_flipped_bit_in_a_png_is_noticed():
 
 
 @pytest.mark.parametrize("shape", [(20, 64), (1, 9), (33, 17, 3)])
-def test_our_png_is_lossless_and_read_by_pillow_and_tensorflow(shape):
+def test_encoded_png_is_lossless_and_readable_by_pillow_and_tensorflow(shape):
     import tensorflow as tf
 
     image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
@@ -134,6 +134,6 @@ def test_jpeg_is_close_to_the_original():
     assert np.abs(pixels(data).astype(int) - RAMP).mean() < 2
 
 
-def test_arrays_of_another_type_are_refused():
+def test_arrays_of_another_type_are_rejected():
     with pytest.raises(UnreadableImage, match="float32"):
         image_from_array(RAMP.astype(np.float32))

@@ -61,7 +61,7 @@ def package_of(module: str) -> str:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_imports_only_go_to_layers_above(path):
+def test_modules_import_only_from_their_own_layer_and_layers_above(path):
     module, imported = module_of(path), imports_of(path)
     assert "cli" not in {name.split(".")[0] for name in imported}, "nothing imports cli by its folder's name"
     package = package_of(module)
@@ -71,7 +71,7 @@ def test_imports_only_go_to_layers_above(path):
         assert other == package or DEPTH[other] < DEPTH[package], f"{module} imports {other}"
 
 
-def test_no_module_imports_itself_in_a_circle():
+def test_there_are_no_circular_imports():
     modules = MODULES_BY_NAME
     graph = {name: sorted(imports_of(path) & modules.keys() - {name}) for name, path in modules.items()}
     state: dict[str, int] = collections.defaultdict(int)  # 1: on the way, 2: done
@@ -115,7 +115,7 @@ def test_only_records_and_data_read_manifests():
     assert reading == {"records", "data"}
 
 
-def test_whoever_reads_a_run_folder_needs_no_training():
+def test_reading_a_run_folder_does_not_import_training():
     packages = {
         package_of(module_of(path))
         for path in MODULES
@@ -124,12 +124,12 @@ def test_whoever_reads_a_run_folder_needs_no_training():
     assert packages <= {"training", *KINDS, "cli"}
 
 
-def test_importing_kmura_brings_no_tensorflow():
+def test_importing_kmura_does_not_import_tensorflow():
     code = "import sys, kmura; dir(kmura); assert not {'tensorflow', 'keras', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_every_public_name_is_there():
+def test_every_public_name_can_be_resolved():
     import kmura
 
     for name in kmura.__all__:

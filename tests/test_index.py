@@ -49,7 +49,7 @@ def assert_same_index(one: Index, other: Index):
     ("options", "labels"),
     [({}, [0, 1, 1, 0, -1]), ({"task": "multilabel", "classes": ("a", "b")}, [[0, 1], [1, 1], [-1, 0], [0, 0]])],
 )
-def test_an_index_file_says_the_same_as_reading_the_shards(tmp_path, options, labels):
+def test_an_index_file_equals_the_index_read_from_the_shards(tmp_path, options, labels):
     for area in ("XR_ELBOW", AREA):
         for split in ("train", "val", "test"):
             write_records(tmp_path, labels, area=area, split=split, **options)
@@ -61,14 +61,14 @@ def test_an_index_file_says_the_same_as_reading_the_shards(tmp_path, options, la
         assert_same_index(index, read_index(tmp_path, *key))
 
 
-def test_opening_reads_no_image(tmp_path):
+def test_opening_a_dataset_does_not_read_images(tmp_path):
     write_records(tmp_path, [0, 1, 0, 1])
     for shard in tmp_path.glob("*/*.tfrecord"):
         shard.write_bytes(bytes(shard.stat().st_size))
     assert read_index(tmp_path, AREA, "train").labels.ravel().tolist() == [0, 1, 0, 1]
 
 
-def test_opening_imports_no_tensorflow(tmp_path):
+def test_opening_a_dataset_does_not_import_tensorflow(tmp_path):
     write_records(tmp_path, [0, 1, 0, 1])
     code = "import sys; from kmura.data.index import read_index; read_index(sys.argv[1], 'all', 'train')\n"
     code += "assert not {'tensorflow', 'keras'} & set(sys.modules)"
@@ -83,7 +83,7 @@ def index_file(tmp_path):
     return tmp_path / AREA / "train-00001-of-00002.index.json"
 
 
-def test_a_missing_index_is_named_with_the_fix(tmp_path, index_file):
+def test_a_missing_index_is_reported_with_the_fix(tmp_path, index_file):
     index_file.unlink()
     with pytest.raises(InputError, match=r"index .*00001-of-00002.index.json is missing; build the records again into"):
         read_index(tmp_path, AREA, "train")
@@ -92,7 +92,7 @@ def test_a_missing_index_is_named_with_the_fix(tmp_path, index_file):
 @pytest.mark.parametrize(
     "change", [lambda data: data[:-5], lambda data: data.replace(b"[1]", b"[0]"), lambda data: b""]
 )
-def test_a_changed_index_is_named_with_the_fix(tmp_path, index_file, change):
+def test_a_changed_index_is_reported_with_the_fix(tmp_path, index_file, change):
     index_file.write_bytes(change(index_file.read_bytes()))
     with pytest.raises(
         InputError, match=r"00001-of-00002.index.json is not the file .* \(SHA-256 differs\); build the"
@@ -108,7 +108,7 @@ def test_a_changed_index_is_named_with_the_fix(tmp_path, index_file, change):
         ("[]", "is damaged .*TypeError"),
     ],
 )
-def test_an_index_without_the_columns_is_damaged(tmp_path, index_file, content, message):
+def test_an_index_without_the_required_columns_is_damaged(tmp_path, index_file, content, message):
     before = sha256_of(index_file)
     index_file.write_text(content)
     manifest = tmp_path / "manifest.json"
@@ -117,7 +117,7 @@ def test_an_index_without_the_columns_is_damaged(tmp_path, index_file, content, 
         read_index(tmp_path, AREA, "train")
 
 
-def test_a_shard_of_other_records_with_the_same_size_is_named_when_it_is_read(tmp_path):
+def test_a_shard_of_other_records_with_the_same_size_is_reported_when_it_is_read(tmp_path):
     images = [encoded(picture(0))] * 4
     sides = [picture(0).shape] * 4
     write_records(tmp_path / "a", [0, 1, 0, 1], images=images, sides=sides)
@@ -132,7 +132,7 @@ def test_a_shard_of_other_records_with_the_same_size_is_named_when_it_is_read(tm
         batches(dataset)
 
 
-def test_the_records_of_a_shard_are_found_at_their_bytes(tmp_path):
+def test_the_index_gives_the_byte_ranges_of_the_records(tmp_path):
     write_records(tmp_path, [0, 1, 0, 1, 1])
     index = read_index(tmp_path, AREA, "train")
     rows = [4, 0, 3]
@@ -143,7 +143,7 @@ def test_the_records_of_a_shard_are_found_at_their_bytes(tmp_path):
         assert index.keys["image"][row].encode() in frame[: 12 + length]
 
 
-def test_fit_names_a_damaged_record_when_it_draws_it(records, tmp_path):
+def test_fit_reports_a_damaged_record_when_it_is_read(records, tmp_path):
     from kmura import fit
     from kmura.config import load_config
 

@@ -47,7 +47,7 @@ def last_state(folder: Path) -> dict[str, np.ndarray]:
         return {name: arrays[name] for name in arrays.files}
 
 
-def test_a_toy_kind_survives_a_kill_within_an_epoch_and_stands_in_the_report(records, tmp_path, toy):
+def test_a_toy_kind_resumes_after_a_kill_within_an_epoch_and_appears_in_the_report(records, tmp_path, toy):
     undisturbed = toy_kind.train(records, tmp_path / "undisturbed")
     code = (
         "import sys, toy_kind, test_kinds; "
@@ -77,13 +77,13 @@ def test_a_toy_kind_survives_a_kill_within_an_epoch_and_stands_in_the_report(rec
     assert f"missed by {255 * scores['error']:.1f} of 255" in page and "<th scope" in page
 
 
-def test_a_kind_without_a_part_says_so(records, tmp_path, toy):
+def test_a_kind_with_a_missing_part_raises_an_error(records, tmp_path, toy):
     run = toy_kind.train(records, tmp_path, epochs=1).folder
     with pytest.raises(InputError, match="runs of kind toy have no contract"):
         kmura.export(run, tmp_path / "served")
 
 
-def test_a_run_of_a_kind_that_is_not_there_is_refused(records, tmp_path, toy, monkeypatch):
+def test_a_run_of_an_unknown_kind_is_rejected(records, tmp_path, toy, monkeypatch):
     run = toy_kind.train(records, tmp_path, epochs=1).folder
     monkeypatch.delitem(kinds.KINDS, "toy")
     with pytest.raises(InputError, match="kind of run 'toy' is unknown; choose one of classification"):

@@ -45,7 +45,7 @@ def flat(tmp_path, monkeypatch):
 OPTIONS = RecordsConfig(val_fraction=0.3, test_fraction=0.3, records_per_shard=4)
 
 
-def test_a_toy_layout_is_built_trained_and_evaluated_with_patients(flat, tmp_path):
+def test_a_toy_layout_can_be_built_trained_and_evaluated_with_patients(flat, tmp_path):
     from kmura.evaluation.scoring import ScoreOptions  # not above: writer processes import this file
 
     records = tmp_path / "records"
@@ -60,7 +60,7 @@ def test_a_toy_layout_is_built_trained_and_evaluated_with_patients(flat, tmp_pat
     assert evaluation.scores.splits["test"]["study"].units == counts["test"].studies
 
 
-def test_writer_processes_use_a_layout_that_only_the_caller_registered(flat, tmp_path):
+def test_worker_processes_use_a_layout_registered_only_by_the_caller(flat, tmp_path):
     one, two = (
         kmura.build_records(flat, tmp_path / f"records{workers}", layout="flat", options=OPTIONS, workers=workers)
         for workers in (1, 2)

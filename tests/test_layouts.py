@@ -24,7 +24,7 @@ def tree(tmp_path):
     return make_mura_tree(tmp_path / "MURA-v1.1", train_patients=6, test_patients=3)
 
 
-def test_labels_and_studies_come_from_the_folders(tree):
+def test_labels_and_studies_are_read_from_the_folders(tree):
     listing = listed("mura", tree)
     assert listing.classes == ("normal", "abnormal") and listing.task == "binary"
     assert len(listing.sources) == len(list(tree.rglob("*.png")))
@@ -48,7 +48,7 @@ def test_hidden_files_and_files_without_images_are_ignored(tree):
 @pytest.mark.parametrize(
     "prefix", ["MURA-v1.1/", "", "/data/sets/MURA-v1.1/", "MURA-v1.1\\", "C:\\sets\\MURA-v1.1\\", "./"]
 )
-def test_the_csv_lists_give_the_same_sources_as_the_walk(tree, prefix):
+def test_the_csv_lists_give_the_same_sources_as_the_folder_scan(tree, prefix):
     write_mura_csv(tree, prefix)
     if "\\" in prefix:
         for name in ("train_image_paths.csv", "valid_image_paths.csv"):
@@ -56,7 +56,7 @@ def test_the_csv_lists_give_the_same_sources_as_the_walk(tree, prefix):
     assert set(listed("mura", tree, from_csv=True).sources) == set(listed("mura", tree).sources)
 
 
-def test_a_label_that_contradicts_the_list_names_the_study(tree):
+def test_a_label_that_contradicts_the_list_is_reported_with_the_study(tree):
     write_mura_csv(tree)
     path = tree / "train_labeled_studies.csv"
     path.write_text(path.read_text().replace("/,1", "/,0", 1))
@@ -64,7 +64,7 @@ def test_a_label_that_contradicts_the_list_names_the_study(tree):
         listed("mura", tree)
 
 
-def test_a_path_outside_the_layout_is_skipped_with_its_reason(tree):
+def test_a_path_outside_the_layout_is_skipped_with_a_reason(tree):
     write_mura_csv(tree)
     with open(tree / "train_image_paths.csv", "a") as file:
         file.write("MURA-v1.1/train/XR_WRIST/image1.png\n")
@@ -79,12 +79,12 @@ def test_an_area_without_images_in_a_split_is_an_error(tree, split):
         listed("mura", tree)
 
 
-def test_an_unknown_area_is_refused_with_the_known_areas(tree):
+def test_an_unknown_area_is_rejected_with_a_list_of_known_areas(tree):
     with pytest.raises(InputError, match="XR_KNEE is not in .*; there are: XR_ELBOW, XR_WRIST"):
         listed("mura", tree, areas=("XR_KNEE",))
 
 
-def test_the_folder_above_mura_is_recognised(tree):
+def test_the_parent_folder_of_mura_is_recognised(tree):
     with pytest.raises(InputError, match="give .*MURA-v1.1"):
         listed("mura", tree.parent)
 
@@ -100,7 +100,7 @@ def classes(tmp_path):
     return tmp_path / "eyes"
 
 
-def test_the_positive_class_is_the_given_one_whatever_the_alphabetical_order(classes):
+def test_the_given_positive_class_is_used_regardless_of_alphabetical_order(classes):
     for positive, negative in (("disease", "normal"), ("normal", "disease")):
         listing = listed("folders", classes, name="EYES", positive_class=positive)
         assert listing.classes == (negative, positive)
@@ -121,7 +121,7 @@ def test_the_order_of_classes_is_never_guessed(classes):
         ({"classes": ("normal", "disease"), "positive_class": "normal"}, "contradicts"),
     ],
 )
-def test_wrong_class_names_are_refused(classes, options, message):
+def test_wrong_class_names_are_rejected(classes, options, message):
     with pytest.raises(InputError, match=message):
         listed("folders", classes, name="EYES", **options)
 
@@ -136,13 +136,13 @@ def test_val_and_test_folders_keep_their_splits(classes):
     }
 
 
-def test_records_are_not_written_among_the_class_folders(classes):
+def test_records_cannot_be_written_among_the_class_folders(classes):
     with pytest.raises(InputError, match="records lies in .*eyes, whose folders are read as classes"):
         build_records(classes, classes / "records", layout="folders", positive_class="disease")
     assert not (classes / "records").exists()
 
 
-def test_folders_without_splits_are_all_training(classes):
+def test_folders_without_splits_are_all_assigned_to_train(classes):
     listing = listed("folders", classes / "train", name="EYES", classes=("disease", "normal"))
     assert {source.split for source in listing.sources} == {"train"} and listing.splits_given == ("train",)
 
@@ -169,7 +169,7 @@ def test_medmnist_labels_determine_the_task(tmp_path, labels, task, classes):
     assert listing.sources[1].label == tuple(labels[1])
 
 
-def test_a_medmnist_file_without_an_array_names_it(tmp_path):
+def test_a_medmnist_file_with_a_missing_array_is_reported(tmp_path):
     np.savez(tmp_path / "a.npz", train_images=np.zeros((3, 28, 28), np.uint8))
     with pytest.raises(InputError, match="train_labels"):
         listed("medmnist", tmp_path / "a.npz", name="a")
@@ -194,14 +194,14 @@ def test_a_medmnist_file_without_an_array_names_it(tmp_path):
         ("nifti", {}, "layout 'nifti' is unknown; choose one of mura, folders, medmnist"),
     ],
 )
-def test_options_that_do_not_fit_the_layout_are_refused(tree, medmnist_file, tmp_path, layout, options, message):
+def test_options_of_other_layouts_are_rejected(tree, medmnist_file, tmp_path, layout, options, message):
     root = medmnist_file if layout == "medmnist" else tree
     with pytest.raises(InputError, match=message):
         build_records(root, tmp_path / "out", layout=layout, **options)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_name_that_is_not_utf8_is_skipped_with_its_reason(classes, tmp_path):
+def test_a_name_that_is_not_utf8_is_skipped_with_a_reason(classes, tmp_path):
     try:
         os.rename(classes / "train" / "normal" / "0.png", os.fsencode(classes / "train" / "normal") + b"/\xff.png")
     except OSError:
@@ -213,12 +213,12 @@ def test_a_name_that_is_not_utf8_is_skipped_with_its_reason(classes, tmp_path):
     assert read_manifest(tmp_path / "out") == manifest
 
 
-def test_empty_options_of_other_layouts_count_as_not_given(tree):
+def test_empty_options_of_other_layouts_are_ignored(tree):
     options = {"name": None, "positive_class": "", "classes": (), "areas": [], "from_csv": False}
     assert listed("mura", tree, **options) == listed("mura", tree)
 
 
-def test_a_root_of_the_wrong_kind_is_refused(tree, medmnist_file):
+def test_a_root_of_the_wrong_type_is_rejected(tree, medmnist_file):
     with pytest.raises(InputError, match=r"is not a file \(.npz\), which --layout medmnist needs"):
         listed("medmnist", tree)
     with pytest.raises(InputError, match="is not a folder, which --layout folders needs"):

@@ -32,7 +32,7 @@ def softmax(x):
 
 @pytest.mark.parametrize("weights", [2.5, [0.5, 1.0, 2.0, 4.0]])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_binary_cross_entropy_weighs_positives(weights, smoothing):
+def test_binary_cross_entropy_weights_positives(weights, smoothing):
     y, p = SEVERAL * (1 - smoothing) + smoothing / 2, sigmoid(LOGITS)
     expected = -(np.array(weights) * y * np.log(p) + (1 - y) * np.log(1 - p)).mean()
     assert float(WeightedBinaryCrossentropy(weights, smoothing)(SEVERAL, LOGITS)) == pytest.approx(expected, rel=1e-5)
@@ -40,7 +40,7 @@ def test_binary_cross_entropy_weighs_positives(weights, smoothing):
 
 @pytest.mark.parametrize("labels", [ONE_HOT, MIXED])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_categorical_cross_entropy_weighs_classes(labels, smoothing):
+def test_categorical_cross_entropy_weights_classes(labels, smoothing):
     weights = np.array([0.5, 1.0, 2.0, 4.0])
     y = labels * (1 - smoothing) + smoothing / 4
     expected = -(weights * y * np.log(softmax(LOGITS))).sum(1).mean()
@@ -54,7 +54,7 @@ def test_categorical_cross_entropy_weighs_classes(labels, smoothing):
 
 @pytest.mark.parametrize("alpha", [None, 0.25])
 @pytest.mark.parametrize("factor", [1.0, 2.0])
-def test_the_binary_focal_loss_has_a_factor_and_a_share_of_the_positives(alpha, factor):
+def test_the_binary_focal_loss_has_gamma_and_alpha(alpha, factor):
     p = sigmoid(LOGITS)
     p_t = np.where(SEVERAL == 1, p, 1 - p)
     a_t = 1.0 if alpha is None else np.where(SEVERAL == 1, alpha, 1 - alpha)
@@ -65,7 +65,7 @@ def test_the_binary_focal_loss_has_a_factor_and_a_share_of_the_positives(alpha, 
     assert float(again(SEVERAL, LOGITS)) == float(loss(SEVERAL, LOGITS))
 
 
-def test_a_focal_loss_without_focus_is_cross_entropy():
+def test_a_focal_loss_with_gamma_zero_is_cross_entropy():
     plain = WeightedBinaryCrossentropy()(SEVERAL, LOGITS)
     assert float(BinaryFocalLoss(0.0)(SEVERAL, LOGITS)) == pytest.approx(float(plain), rel=1e-4)
 
@@ -74,7 +74,7 @@ def train(**settings):
     return load_config(None, {f"train.{name}": value for name, value in settings.items()}).train
 
 
-def test_the_categorical_focal_loss_has_a_factor_and_class_weights():
+def test_the_categorical_focal_loss_has_gamma_and_class_weights():
     p, weights = softmax(LOGITS), np.array([0.5, 1.0, 2.0, 4.0])
     expected = (2.0 * weights * ONE_HOT * (1 - p) ** 3 * -np.log(p)).sum(1).mean()
     loss = make_loss(Multiclass(()), train(loss="focal", focal_gamma=3.0, focal_factor=2.0), weights)
@@ -85,7 +85,7 @@ def test_the_categorical_focal_loss_has_a_factor_and_class_weights():
 
 
 @pytest.mark.parametrize("gap", [5.0, 40.0])
-def test_the_worst_images_keep_their_gradient(gap):
+def test_confidently_wrong_predictions_have_nonzero_gradients(gap):
     """At a gap of 40 the probability of the true class is 4e-18; the loss is the gap, its gradient 1 a logit."""
     import tensorflow as tf
 
@@ -98,7 +98,7 @@ def test_the_worst_images_keep_their_gradient(gap):
         assert float(tape.gradient(value, logits)[0, 0]) == pytest.approx(-1, abs=0.1)
 
 
-def test_several_labels_have_a_balanced_focal_loss():
+def test_multilabel_tasks_have_a_balanced_focal_loss():
     loss = make_loss(Multilabel(()), train(loss="focal"), [3.0, 1.0, 1.0, 9.0])
     p = sigmoid(LOGITS)
     p_t, share = np.where(SEVERAL == 1, p, 1 - p), np.array([0.75, 0.5, 0.5, 0.9])
@@ -106,18 +106,18 @@ def test_several_labels_have_a_balanced_focal_loss():
     assert float(loss(SEVERAL, LOGITS)) == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_categorical_focal_loss_is_keras_own_where_that_is_not_clipped():
+def test_the_categorical_focal_loss_matches_keras_where_keras_does_not_clip():
     ours = CategoricalFocalLoss([0.5, 1.0, 2.0, 4.0], 2.0, 0.1)(MIXED, LOGITS)
     theirs = keras.losses.CategoricalFocalCrossentropy([0.5, 1.0, 2.0, 4.0], 2.0, from_logits=True, label_smoothing=0.1)
     assert float(ours) == pytest.approx(float(theirs(MIXED, LOGITS)), rel=1e-4)
 
 
-def test_balanced_sampling_takes_the_place_of_weights():
+def test_balanced_sampling_replaces_class_weights():
     even = make_loss(Binary(()), train(sampling="balanced"), [9.0])
     assert float(even([[1.0]], [[0.0]])) == float(even([[0.0]], [[0.0]]))
 
 
-def test_balance_gives_both_classes_of_a_focal_loss_the_same_weight_in_all():
+def test_balance_gives_both_classes_of_a_focal_loss_equal_total_weight():
     """With 3 negatives to 1 positive the positive one counts three times as much as a negative one."""
     loss = make_loss(Binary(()), train(loss="focal", focal_gamma=0.0), [3.0])
     positive, negative = (float(loss([[label]], [[0.0]])) for label in (1.0, 0.0))
@@ -126,7 +126,7 @@ def test_balance_gives_both_classes_of_a_focal_loss_the_same_weight_in_all():
     assert float(named([[1.0]], [[0.0]])) / float(named([[0.0]], [[0.0]])) == pytest.approx(9.0, rel=1e-4)
 
 
-def test_the_loss_of_a_task_is_what_the_settings_ask_for():
+def test_the_loss_of_a_task_follows_the_settings():
     logit, label = LOGITS[:, :1], SEVERAL[:, :1]
     ours = make_loss(Binary(()), train(label_smoothing=0.1), [2.0])
     assert float(ours(label, logit)) == float(WeightedBinaryCrossentropy(2.0, 0.1)(label, logit))

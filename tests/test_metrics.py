@@ -36,7 +36,7 @@ def predictions(draw):
 
 @settings(max_examples=80, deadline=None)
 @given(predictions())
-def test_every_score_equals_scikit_learn_for_every_weighting(case):
+def test_every_score_matches_scikit_learn_for_every_weighting(case):
     label, score, weights = case
     ours = metrics.scores(label, score, weights=weights)
     assert set(ours) == set(REFERENCES)
@@ -45,7 +45,7 @@ def test_every_score_equals_scikit_learn_for_every_weighting(case):
             assert ours[name][row] == pytest.approx(expected(label, score, weight), abs=1e-12, nan_ok=True), name
 
 
-def test_scores_without_weights_are_those_with_ones():
+def test_scores_without_weights_equal_scores_with_unit_weights():
     label, score = np.array([0, 1, 1, 0, 1]), np.array([0.1, 0.4, 0.4, 0.4, 0.9])
     plain, ones = metrics.scores(label, score), metrics.scores(label, score, weights=np.ones((1, 5)))
     assert plain == ones
@@ -72,13 +72,13 @@ def test_studies_are_pooled_by_their_mean_in_order_of_appearance():
     ("how", "expected"),
     [("max", [0.6, 0.5, 1.0]), ("noisy-or", [1 - 0.8 * 0.4 * 0.9, 0.5, 1.0]), ("top-k", [0.4, 0.5, 1.0])],
 )
-def test_other_poolings_do_what_their_names_say(how, expected):
+def test_other_poolings_match_their_definitions(how, expected):
     pooled = metrics.pool_studies(["b", "a", "b", "c", "b"], np.array([0.2, 0.5, 0.6, 1.0, 0.1]), how)
     assert pooled.value == pytest.approx(expected)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 1)), min_size=1, max_size=30))
-def test_poolings_of_a_study_are_ordered_and_agree_with_one_view(views):
+def test_poolings_are_ordered_and_agree_for_a_single_view(views):
     study, value = zip(*views, strict=True)
     mean, top, most, noisy = (
         metrics.pool_studies(study, value, how).value for how in ("mean", "top-k", "max", "noisy-or")
@@ -88,12 +88,12 @@ def test_poolings_of_a_study_are_ordered_and_agree_with_one_view(views):
     assert alone == pytest.approx(value)
 
 
-def test_an_unknown_pooling_lists_those_there_are():
+def test_an_unknown_pooling_lists_the_available_poolings():
     with pytest.raises(ValueError, match="mean, max, noisy-or, top-k"):
         metrics.pool_studies(["a"], [0.5], "median")
 
 
-def test_the_bootstrap_draws_whole_patients():
+def test_the_bootstrap_resamples_whole_patients():
     patient, label = ["a", "a", "b", "c", "c", "c"], np.array([0, 1, 1, 0, 0, 1])
     weights, _ = metrics.bootstrap_weights(patient, label, resamples=200, seed=3)
     assert weights.shape == (200, 6)
@@ -102,7 +102,7 @@ def test_the_bootstrap_draws_whole_patients():
     assert ((weights @ label > 0) & (weights @ (1 - label) > 0)).all()
 
 
-def test_resamples_without_a_class_are_drawn_again_and_counted():
+def test_resamples_without_a_class_are_redrawn_and_counted():
     weights, redrawn = metrics.bootstrap_weights(list("abcdefgh"), np.array([1, 0, 0, 0, 0, 0, 0, 0]), resamples=500)
     assert len(weights) == 500
     assert 0.2 < redrawn / (500 + redrawn) < 0.5  # the chance that one of eight patients is never drawn is 0.344
@@ -118,7 +118,7 @@ def test_a_grouped_bootstrap_keeps_both_classes_in_every_group():
         assert ((weights[:, inside & (label == 1)].sum(1) > 0) & (weights[:, inside & (label == 0)].sum(1) > 0)).all()
 
 
-def test_averages_over_areas_are_plain_and_by_size():
+def test_averages_over_areas_are_unweighted_and_weighted_by_size():
     by_area = {"a": {"auc": np.array([0.8, 0.6])}, "b": {"auc": np.array([0.9, np.nan])}}
     found = metrics.averages(by_area, {"a": 300, "b": 100})
     assert found["macro"]["auc"] == pytest.approx([0.85, np.nan], nan_ok=True)
@@ -143,7 +143,7 @@ def delong_by_hand(label, one, other):
     return aucs[1] - aucs[0], contrast @ covariance @ contrast
 
 
-def test_delong_equals_its_transcription_with_ties():
+def test_delong_matches_its_transcription_with_ties():
     rng = np.random.default_rng(3)
     label = np.arange(40) % 2
     one, other = (np.round(rng.normal(label * gain, 1), 1) for gain in (0.5, 1.5))
@@ -157,7 +157,7 @@ def test_delong_equals_its_transcription_with_ties():
     assert np.isnan(metrics.delong(np.ones(4), one[:4], other[:4]).p)
 
 
-def test_delong_and_the_paired_bootstrap_agree_where_patients_have_one_image():
+def test_delong_and_the_paired_bootstrap_agree_for_one_image_per_patient():
     rng = np.random.default_rng(0)
     label = np.arange(400) % 2
     one = rng.normal(label, 1)
@@ -172,7 +172,7 @@ def test_delong_and_the_paired_bootstrap_agree_where_patients_have_one_image():
     assert paired.high - paired.low < 0.8 * (unpaired.high - unpaired.low)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+def test_the_interval_has_nominal_coverage():
     rng, covered = np.random.default_rng(0), 0
     truth = 0.760  # P(N(1, 1) > N(0, 1)) = Phi(1 / sqrt 2)
     for repeat in range(60):
@@ -184,7 +184,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 50 <= covered <= 60
 
 
-def test_one_class_gives_no_resamples_and_open_intervals():
+def test_one_class_gives_no_resamples_and_undefined_intervals():
     weights, _ = metrics.bootstrap_weights(["a", "b"], np.array([1, 1]))
     found = metrics.intervals(
         {"auc": metrics.auc([1, 1], [0.1, 0.2])}, {"auc": metrics.auc([1, 1], [0.1, 0.2], weights)}

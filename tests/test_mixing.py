@@ -19,7 +19,7 @@ def batch_of(number=8, height=20, width=30, seed=0):
 
 
 @pytest.mark.parametrize("alpha", [0.017368, 0.2, 1.0, 1.5])
-def test_lambda_follows_its_beta_distribution(alpha):
+def test_lambda_follows_the_beta_distribution(alpha):
     drawn = beta([20_000], alpha, [1, 2]).numpy()
     assert np.isfinite(drawn).all() and ((drawn >= 0) & (drawn <= 1)).all()
     assert drawn.mean() == pytest.approx(0.5, abs=0.02)
@@ -28,7 +28,7 @@ def test_lambda_follows_its_beta_distribution(alpha):
     assert middle == pytest.approx(np.diff(stats.beta(alpha, alpha).cdf([0.1, 0.9]))[0], abs=0.015)
 
 
-def test_mixup_mixes_pixels_and_labels_by_the_same_share():
+def test_mixup_mixes_pixels_and_labels_with_the_same_weight():
     batch, level = batch_of()
     mixed = MixUp(0.5)(batch, seed=[3, 4])
     images, labels = mixed["images"].numpy(), mixed["labels"].numpy()
@@ -40,7 +40,7 @@ def test_mixup_mixes_pixels_and_labels_by_the_same_share():
     assert len(np.unique(shares.round(4))) > 4, "a lambda for each image"
 
 
-def test_mixup_agrees_with_keras_given_the_same_numbers():
+def test_mixup_matches_keras_for_the_same_random_numbers():
     batch, _ = batch_of()
     number = len(batch["images"])
     seeds = tf.random.split(tf.constant([3, 4]), 3)
@@ -58,7 +58,7 @@ def test_mixup_agrees_with_keras_given_the_same_numbers():
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 1.5])
-def test_cutmix_labels_are_the_share_of_pixels_really_pasted(alpha):
+def test_cutmix_labels_equal_the_fraction_of_pixels_actually_pasted(alpha):
     clipped = 0
     for seed in range(12):
         batch, level = batch_of(seed=seed)
@@ -74,7 +74,7 @@ def test_cutmix_labels_are_the_share_of_pixels_really_pasted(alpha):
     assert clipped > 5, "boxes reach over the border"
 
 
-def test_cutmix_boxes_have_the_asked_area_where_they_are_not_clipped():
+def test_unclipped_cutmix_boxes_have_the_requested_area():
     batch, _ = batch_of(200, 64, 64)
     labels = CutMix(1.0)(batch, seed=[5, 5])["labels"].numpy()
     pasted = 1 - labels.max(1)
@@ -87,7 +87,7 @@ def test_cutmix_boxes_have_the_asked_area_where_they_are_not_clipped():
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: type(layer).__name__)
-def test_the_same_seed_gives_the_same_batch_eagerly_in_a_graph_and_inside_a_data_set(layer):
+def test_the_same_seed_gives_the_same_batch_in_eager_graph_and_dataset_mode(layer):
     batch, _ = batch_of()
     eager = layer(batch, seed=[1, 2])
     graph = tf.function(lambda: layer(batch, seed=tf.constant([1, 2])))()
@@ -100,7 +100,7 @@ def test_the_same_seed_gives_the_same_batch_eagerly_in_a_graph_and_inside_a_data
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: type(layer).__name__)
-def test_layers_come_back_from_their_config_and_are_off_outside_training(layer):
+def test_layers_can_be_restored_from_their_config_and_are_inactive_in_inference(layer):
     again = type(layer).from_config(layer.get_config())
     batch, _ = batch_of()
     assert np.array_equal(again(batch, seed=[1, 2])["images"], layer(batch, seed=[1, 2])["images"])
@@ -108,7 +108,7 @@ def test_layers_come_back_from_their_config_and_are_off_outside_training(layer):
     assert keras.saving.get_registered_name(type(layer)) == f"kmura>{type(layer).__name__}"
 
 
-def test_random_mix_mixes_about_the_asked_share_of_batches_with_both_methods():
+def test_random_mix_mixes_the_requested_fraction_of_batches_with_both_methods():
     batch, level = batch_of(6, 12, 12)
     layer = tf.function(RandomMix(0.8, 1.0, 0.4).call)
     kinds = {"none": 0, "mixup": 0, "cutmix": 0}
@@ -125,7 +125,7 @@ def test_random_mix_mixes_about_the_asked_share_of_batches_with_both_methods():
     assert kinds["mixup"] == pytest.approx(80, abs=27) and kinds["cutmix"] == pytest.approx(80, abs=27)
 
 
-def test_alpha_zero_switches_off():
+def test_alpha_zero_disables_mixing():
     batch, _ = batch_of()
     for layer in (MixUp(0), CutMix(0), RandomMix(0, 0, 1.0), RandomMix(1, 1, 0)):
         assert np.array_equal(layer(batch, seed=[1, 2])["images"], batch["images"])
@@ -133,7 +133,7 @@ def test_alpha_zero_switches_off():
     assert set(np.unique(cut_only)) <= set(np.unique(batch["images"]))
 
 
-def test_values_out_of_range_are_refused():
+def test_values_out_of_range_are_rejected():
     with pytest.raises(ValueError, match="alpha is -1"):
         MixUp(-1)
     with pytest.raises(ValueError, match="probability is 1.2"):

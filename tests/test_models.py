@@ -38,12 +38,12 @@ def norms(model) -> list:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_normalisation_keeps_the_contract_of_layers(channels):
+def test_normalisation_satisfies_the_layer_contract(channels):
     images = RNG.uniform(0, 255, (2, 4, 5, channels)).astype(np.float32)
     check_layer(NormalizedChannels, {"mean": [1.0, 2.0, 3.0], "std": [10.0, 20.0, 40.0]}, images)
 
 
-def test_normalisation_repeats_gray_and_scales_each_channel():
+def test_normalisation_repeats_gray_channels_and_scales_each_channel():
     gray = np.array([[[[11.0], [21.0]]]], np.float32)
     outputs = NormalizedChannels([1, 11, 21], [10, 20, 40])(gray)
     np.testing.assert_allclose(outputs, [[[[1.0, 0.0, -0.25], [2.0, 0.5, 0.0]]]], atol=1e-6)
@@ -57,25 +57,25 @@ def test_pixels_are_normalised_before_they_are_rounded_to_bfloat16():
 
 
 @pytest.mark.parametrize("channels, num_classes", [(1, 1), (3, 1), (1, 5)])
-def test_logits_have_one_column_a_class(channels, num_classes):
+def test_logits_have_one_column_per_class(channels, num_classes):
     classifier = small(channels=channels, num_classes=num_classes)
     logits = classifier(np.repeat(IMAGES, channels, axis=-1))
     assert logits.shape == (3, num_classes)
     assert logits.dtype == tf.float32
 
 
-def test_a_gray_image_gives_the_logit_of_its_three_equal_channels(model):
+def test_a_gray_image_has_the_logit_of_an_rgb_image_with_equal_channels(model):
     colour = small(channels=3)
     colour.set_weights(model.get_weights())
     np.testing.assert_allclose(colour(np.repeat(IMAGES, 3, axis=-1)), model(IMAGES), atol=1e-5)
 
 
-def test_bytes_are_images_too(model):
+def test_uint8_images_are_accepted(model):
     pixels = IMAGES.astype(np.uint8)
     np.testing.assert_array_equal(model.predict(pixels, verbose=0), model.predict(pixels.astype(np.float32), verbose=0))
 
 
-def test_feature_maps_and_logits_come_from_one_pass(model):
+def test_feature_maps_and_logits_are_computed_in_one_forward_pass(model):
     maps = keras.Model(model.input, {**model.feature_maps, "logits": model.output})(IMAGES)
     assert list(model.feature_maps) == ["P3", "P4", "P5"]
     assert [maps[name].shape[1:3] for name in model.feature_maps] == [(4, 6), (2, 3), (1, 1)]
@@ -85,7 +85,7 @@ def test_feature_maps_and_logits_come_from_one_pass(model):
     np.testing.assert_allclose(pooled @ head.kernel.numpy() + head.bias.numpy(), maps["logits"], atol=1e-5)
 
 
-def test_the_whole_gradient_of_a_logit_passes_every_feature_map(model):
+def test_the_full_gradient_of_a_logit_passes_through_every_feature_map(model):
     """Nothing goes round a tap: below it the network can be replaced without changing what is above."""
     backbone, taps = model.backbone, BACKBONES["densenet_mini"].taps
     maps = keras.Model(backbone.input, [backbone.get_layer(layer).output for layer in taps.values()])
@@ -97,7 +97,7 @@ def test_the_whole_gradient_of_a_logit_passes_every_feature_map(model):
 
 
 @pytest.mark.parametrize("name", ["densenet_mini", "resnet18_small"])
-def test_the_taps_halve_one_another(name):
+def test_each_tap_has_half_the_resolution_of_the_previous_one(name):
     maps = RadiographClassifier(name, image_size=64).feature_maps
     sides = [maps[tap].shape[1] for tap in ("P3", "P4", "P5")]
     assert sides == ([8, 4, 2] if name == "densenet_mini" else [32, 16, 8])
@@ -112,14 +112,14 @@ def test_the_taps_halve_one_another(name):
         ("resnet50", 23_561_152, [28, 14, 7]),
     ],
 )
-def test_large_backbones_are_those_of_the_presets(name, backbone_parameters, sides):
+def test_large_backbones_match_their_presets(name, backbone_parameters, sides):
     model = RadiographClassifier(name)
     assert model.backbone.count_params() == backbone_parameters  # as keras-hub states for the ImageNet preset
     assert type(model.backbone).presets[BACKBONES[name].imagenet]["metadata"]["params"] == backbone_parameters
     assert [model.feature_maps[tap].shape[1] for tap in ("P3", "P4", "P5")] == sides
 
 
-def test_resnet18_small_is_the_network_of_medmnist():
+def test_resnet18_small_matches_the_network_of_medmnist():
     backbone = RadiographClassifier("resnet18_small", image_size=28).backbone
     trainable = sum(int(np.prod(weight.shape)) for weight in backbone.trainable_weights)
     assert trainable == 11_168_832  # torch's ResNet-18 with a 3x3 stem, without its last layer
@@ -130,7 +130,7 @@ def test_resnet18_small_is_the_network_of_medmnist():
     assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * 256)), rel=0.02)  # He et al. 2015, fan-out
 
 
-def test_resnet18_small_pads_as_torch_does():
+def test_resnet18_small_pads_like_torch():
     """At stride 2 the windows start at pixels -1, 1, 3, ...; TensorFlow's own padding would start at 0, 2, 4, ..."""
     backbone = RadiographClassifier("resnet18_small", image_size=28).backbone
     strided = backbone.get_layer("stack1_block0_1_conv").output
@@ -143,11 +143,11 @@ def test_resnet18_small_pads_as_torch_does():
         assert list(np.flatnonzero(response.diagonal())) == windows
 
 
-def test_densenet_mini_is_small(model):
+def test_densenet_mini_has_few_parameters(model):
     assert model.backbone.count_params() == 127_024
 
 
-def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before(model):
+def test_the_same_seed_gives_the_same_weights_regardless_of_earlier_random_numbers(model):
     random.seed(99)
     again = small()
     for weight, other in zip(again.get_weights(), model.get_weights(), strict=True):
@@ -156,7 +156,7 @@ def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before(model):
     assert any(not np.array_equal(weight, other) for weight, other in zip(different, model.get_weights(), strict=True))
 
 
-def test_a_seed_leaves_the_global_random_state_as_it_was():
+def test_a_seed_does_not_change_the_global_random_state():
     random.seed(7)
     expected = random.random()
     random.seed(7)
@@ -171,7 +171,7 @@ def test_momentum_and_kernel_of_batch_normalisation_are_arguments(model):
     np.testing.assert_allclose(plain(IMAGES), model(IMAGES), atol=1e-5)
 
 
-def test_a_frozen_backbone_leaves_the_head_to_train():
+def test_only_the_head_is_trained_with_a_frozen_backbone():
     classifier = small()
     classifier.backbone.trainable = False
     assert [weight.path.split("/")[-2:] for weight in classifier.trainable_weights] == [
@@ -216,21 +216,21 @@ def same_after_loading(model, path):
     return loaded
 
 
-def test_a_saved_classifier_comes_back_whole(tmp_path):
+def test_a_saved_classifier_is_restored_completely(tmp_path):
     model = small(num_classes=3, dropout=0.2, batch_norm_momentum=0.7, initial_bias=[1, 2, 3])
     model(IMAGES, training=True)  # moves the statistics
     loaded = same_after_loading(model, tmp_path / "model.keras")
     assert {(type(layer), layer.momentum) for layer in norms(loaded)} == {(FusedBatchNormalization, 0.7)}
 
 
-def test_a_saved_classifier_keeps_its_precision(tmp_path):
+def test_a_saved_classifier_keeps_its_precision_policy(tmp_path):
     model = RadiographClassifier("densenet_mini", (32, 48), dtype="mixed_bfloat16")
     assert keras.config.dtype_policy().name == "float32", "building must not change the global policy"
     loaded = same_after_loading(model, tmp_path / "model.keras")
     assert loaded.backbone.layers[1].compute_dtype == "bfloat16"
 
 
-def test_weights_move_between_classifiers_with_and_without_the_kernel(model, tmp_path):
+def test_weights_can_be_exchanged_between_classifiers_with_and_without_the_kernel(model, tmp_path):
     model.save_weights(tmp_path / "a.weights.h5")
     plain = small(fused_batch_norm=False, seed=2)
     plain.load_weights(tmp_path / "a.weights.h5")
@@ -248,14 +248,14 @@ assert type(model).__name__ == "RadiographClassifier", type(model)
 """
 
 
-def test_a_fresh_process_loads_a_classifier_after_import_kmura(model, tmp_path):
+def test_a_new_process_can_load_a_classifier_after_importing_kmura(model, tmp_path):
     model.save(tmp_path / "model.keras")
     command = [sys.executable, "-c", LOAD, str(tmp_path / "model.keras")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_a_classifier_learns_and_is_as_good_in_inference():
+def test_a_classifier_learns_and_performs_equally_in_inference():
     """Fine stripes against coarse ones, from scratch. With Keras' momentum of 0.99 inference still guesses."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
@@ -288,7 +288,7 @@ def test_a_classifier_learns_and_is_as_good_in_inference():
         ({"initial_bias": [1, 2]}, "initial_bias has 2 numbers; give one or 1"),
     ],
 )
-def test_what_cannot_be_built_is_one_line(arguments, message):
+def test_a_model_that_cannot_be_built_raises_a_one_line_error(arguments, message):
     with pytest.raises(InputError) as raised:
         small(**arguments)
     assert message in str(raised.value)

@@ -19,7 +19,7 @@ def drawn(seed, number=60, classes=4, rare=False):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.booleans())
-def test_scores_are_those_of_scikit_learn(seed, rare):
+def test_scores_match_scikit_learn(seed, rare):
     label, probability = drawn(seed, rare=rare)
     predicted = probability.argmax(1)
     ours = {name: float(value[0]) for name, value in metrics.multiclass_scores(label, probability).items()}
@@ -39,7 +39,7 @@ def test_scores_are_those_of_scikit_learn(seed, rare):
     )
 
 
-def test_the_table_of_classes_is_that_of_scikit_learn():
+def test_the_class_table_matches_scikit_learn():
     label, probability = drawn(3)
     matrix = metrics.confusion_matrix(label, probability.argmax(1), 4)
     np.testing.assert_array_equal(matrix[0], reference.confusion_matrix(label, probability.argmax(1)))
@@ -49,7 +49,7 @@ def test_the_table_of_classes_is_that_of_scikit_learn():
         np.testing.assert_allclose(found[name][0], values)
 
 
-def test_weights_count_as_repeated_samples():
+def test_weights_are_equivalent_to_repeated_samples():
     label, probability = drawn(5)
     weights = np.random.default_rng(0).integers(0, 3, (2, len(label)))
     found = metrics.multiclass_scores(label, probability, weights)
@@ -59,12 +59,12 @@ def test_weights_count_as_repeated_samples():
             assert found[name][row] == pytest.approx(again[name][0]), name
 
 
-def test_two_classes_have_the_auc_of_the_positive_one():
+def test_two_classes_have_the_auc_of_the_positive_class():
     label, probability = drawn(1, classes=2)
     assert metrics.multiclass_scores(label, probability)["auc"] == pytest.approx(metrics.auc(label, probability[:, 1]))
 
 
-def test_one_label_has_its_binary_scores_and_unknown_labels_count_for_none():
+def test_one_label_has_binary_scores_and_unknown_labels_are_excluded():
     label, probability = drawn(2, classes=2)
     ours = metrics.multilabel_scores(label[:, None], probability[:, 1:])
     for name, value in metrics.scores(label, probability[:, 1]).items():
@@ -74,7 +74,7 @@ def test_one_label_has_its_binary_scores_and_unknown_labels_count_for_none():
 
 
 @pytest.mark.parametrize("how", metrics.POOLINGS)
-def test_studies_are_pooled_class_by_class(how):
+def test_studies_are_pooled_per_class(how):
     label, probability = drawn(4, number=12)
     study = np.repeat(["a", "b", "c", "d"], 3)
     pooled = metrics.pool_classes(study, probability, how)

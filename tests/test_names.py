@@ -3,7 +3,7 @@
 from kmura.config import names
 
 
-def test_the_names_equal_the_registries_in_order():
+def test_the_names_equal_the_registries_in_the_same_order():
     from kmura.models.backbones import BACKBONES
     from kmura.models.fusion import FUSIONS
     from kmura.models.heads import HEADS
@@ -15,7 +15,7 @@ def test_the_names_equal_the_registries_in_order():
     assert names.HEAD_NAMES == tuple(HEADS)
 
 
-def test_the_names_of_phases_are_those_of_classification():
+def test_the_phase_names_equal_those_of_classification():
     from kmura.classification.phases import PHASES
 
     assert names.PHASE_NAMES == PHASES

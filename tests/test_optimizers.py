@@ -37,7 +37,7 @@ def steps():
 
 
 @pytest.mark.parametrize("kind", [AdamL2, StepByStep])
-def test_it_is_adam_with_the_penalty_in_the_gradient(kind, steps):
+def test_adam_l2_is_adam_with_the_penalty_added_to_the_gradient(kind, steps):
     weight, gradients = steps
     variable = keras.Variable(weight.astype("float32"))
     optimizer = kind(RATE, l2=L2, epsilon=EPSILON)
@@ -46,7 +46,7 @@ def test_it_is_adam_with_the_penalty_in_the_gradient(kind, steps):
     assert variable.numpy() == pytest.approx(adam(weight, gradients), abs=1e-5)
 
 
-def test_schedule_clipping_and_averaging_of_keras_still_work(steps):
+def test_schedules_clipping_and_averaging_of_keras_are_supported(steps):
     weight, gradients = steps
     rate = keras.optimizers.schedules.CosineDecay(RATE, 6)
     variable = keras.Variable(weight.astype("float32"))
@@ -60,7 +60,7 @@ def test_schedule_clipping_and_averaging_of_keras_still_work(steps):
     assert not np.allclose(variable.numpy(), expected, atol=1e-4)
 
 
-def test_the_penalty_is_a_variable_a_traced_step_reads(steps):
+def test_a_traced_step_reads_the_penalty_from_a_variable(steps):
     import tensorflow as tf
 
     weight, gradients = steps
@@ -103,7 +103,7 @@ for copy in variable.value.values:
 """
 
 
-def test_every_copy_under_a_mirrored_strategy_takes_the_same_step(steps):
+def test_all_replicas_of_a_mirrored_strategy_take_the_same_step(steps):
     done = subprocess.run([sys.executable, "-c", MIRRORED], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     copies = [list(map(float, line.split())) for line in done.stdout.splitlines()]
@@ -112,7 +112,7 @@ def test_every_copy_under_a_mirrored_strategy_takes_the_same_step(steps):
         assert copy == pytest.approx(adam(*steps), abs=1e-5)
 
 
-def test_what_was_frozen_at_first_begins_with_steps_of_the_learning_rate():
+def test_unfrozen_variables_start_with_steps_of_the_learning_rate():
     one, late = (keras.Variable(np.zeros(3, np.float32)) for _ in range(2))
     optimizer = AdamL2(0.01)
     optimizer.build([one, late])

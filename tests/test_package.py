@@ -16,7 +16,7 @@ import kmura
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_wheel_holds_the_command_line_and_the_recipes(tmp_path):
+def test_the_wheel_contains_the_command_line_and_the_recipes(tmp_path):
     source = tmp_path / "source"  # a build in place would leave its build folder, which later wheels pick up
     for name in ("kmura", "cli"):
         shutil.copytree(ROOT / name, source / name)
@@ -89,7 +89,7 @@ def test_onednn_is_on_unless_the_user_says_otherwise(given, used):
     assert done.stdout == f"{used}\n"
 
 
-def test_a_module_of_the_models_may_be_imported_first_and_saved_classes_are_known():
+def test_model_modules_can_be_imported_first_and_register_their_classes():
     code = (
         "import kmura.models.backbones, keras; assert keras.saving.get_registered_object('kmura>RadiographClassifier')"
     )

@@ -47,7 +47,7 @@ def many(tmp_path_factory):
     return root
 
 
-def test_a_tree_has_the_shape_of_mura(made):
+def test_a_phantom_tree_has_the_structure_of_mura(made):
     root, summary = made
     images = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
     shape = r"(train|valid)/(XR_ELBOW|XR_WRIST)/patient\d{5}/study[12]_(positive|negative)/image[1-4]\.png"
@@ -61,7 +61,7 @@ def test_a_tree_has_the_shape_of_mura(made):
         assert sum(study.endswith("positive") for study in here) == count // 2
 
 
-def test_the_lists_name_exactly_the_images_and_studies_of_the_tree(made):
+def test_the_lists_contain_exactly_the_images_and_studies_of_the_tree(made):
     root, _ = made
     for split in ("train", "valid"):
         images = {f"MURA-v1.1/{path.relative_to(root).as_posix()}" for path in (root / split).rglob("*.png")}
@@ -71,7 +71,7 @@ def test_the_lists_name_exactly_the_images_and_studies_of_the_tree(made):
         assert all(("positive" in study) == (label == "1") for study, label in lines)
 
 
-def test_no_patient_stands_in_two_splits_and_a_study_has_one_to_four_views(many):
+def test_no_patient_is_in_two_splits_and_a_study_has_one_to_four_views(many):
     split_of, studies_of, views_of = {}, {}, {}
     for path in many.rglob("*.png"):
         split, _, patient, study, _ = path.relative_to(many).parts
@@ -83,7 +83,7 @@ def test_no_patient_stands_in_two_splits_and_a_study_has_one_to_four_views(many)
     assert set(views_of.values()) == {1, 2, 3, 4}
 
 
-def test_images_have_the_asked_longest_side_and_varying_shapes(made):
+def test_images_have_the_requested_longest_side_and_varying_shapes(made):
     root, _ = made
     sizes = set()
     for path in root.rglob("*.png"):
@@ -104,7 +104,7 @@ def test_a_fraction_of_the_images_is_stored_as_rgb_with_the_same_gray_values(mad
     assert 0.25 < np.mean([mode == "RGB" for mode in modes]) < 0.75
 
 
-def test_a_single_view_can_be_made_again_without_the_tree(made):
+def test_a_single_view_can_be_reproduced_without_the_tree(made):
     root, _ = made
     first = sorted((root / "train" / "XR_ELBOW").glob("patient*/study1_*"))[0]  # the first patient has study 0
     sick = first.name.endswith("positive")
@@ -137,7 +137,7 @@ def test_progress_counts_every_study_to_the_end(tmp_path):
 
 
 @pytest.mark.parametrize("area", AREAS)
-def test_every_area_and_kind_of_lesion_changes_the_pixels_inside_its_box_and_hardly_any_outside(area):
+def test_lesions_of_every_area_and_kind_change_pixels_almost_only_inside_their_box(area):
     for kind in KINDS:
         cases = (
             (study, view, sick)
@@ -157,7 +157,7 @@ def test_every_area_and_kind_of_lesion_changes_the_pixels_inside_its_box_and_har
         assert inside.mean() > 3 * change.mean()
 
 
-def test_boxes_of_a_tree_lie_in_their_images_and_lesions_only_in_positive_studies(made):
+def test_boxes_lie_within_their_images_and_only_positive_studies_have_lesions(made):
     root, _ = made
     lesions, markers = rows(root / "lesions.csv"), rows(root / "markers.csv")
     assert {row["kind"] for row in lesions} <= set(KINDS)
@@ -170,7 +170,7 @@ def test_boxes_of_a_tree_lie_in_their_images_and_lesions_only_in_positive_studie
     assert sick == positive
 
 
-def test_every_abnormal_study_shows_its_lesion_and_some_show_it_in_one_of_several_views(many):
+def test_every_abnormal_study_shows_its_lesion_and_some_only_in_one_of_several_views(many):
     shown, views = {}, {}
     for path in many.rglob("*_positive/*.png"):
         study = path.parent.relative_to(many).as_posix()
@@ -183,13 +183,13 @@ def test_every_abnormal_study_shows_its_lesion_and_some_show_it_in_one_of_severa
     assert 0.02 < np.mean(hidden) < 0.4
 
 
-def test_the_shortcut_marker_stands_on_abnormal_training_images_alone(made):
+def test_the_shortcut_marker_appears_only_on_abnormal_training_images(made):
     root, _ = made
     marked = {row["image"] for row in rows(root / "markers.csv") if row["kind"] == "shortcut"}
     assert marked == {path.relative_to(root).as_posix() for path in (root / "train").rglob("*_positive/*.png")}
 
 
-def test_the_shortcut_marker_looks_the_same_wherever_it_stands(made):
+def test_the_shortcut_marker_looks_the_same_at_every_position(made):
     root, _ = made
     looks, places = [], set()
     for row in rows(root / "markers.csv"):
@@ -203,7 +203,7 @@ def test_the_shortcut_marker_looks_the_same_wherever_it_stands(made):
     assert looks[0].max() == 255 and looks[0].min() < 60
 
 
-def test_the_shortcut_marker_is_as_frequent_as_asked(tmp_path):
+def test_the_shortcut_marker_has_the_requested_frequency(tmp_path):
     write_phantoms(
         tmp_path / "tree", areas=("XR_FINGER",), train_studies=50, test_studies=1, side=32, shortcut=0.4, workers=1
     )
@@ -213,7 +213,7 @@ def test_the_shortcut_marker_is_as_frequent_as_asked(tmp_path):
 
 
 @pytest.mark.parametrize("area", ("XR_SHOULDER", "XR_HAND"))
-def test_thumbnails_do_not_give_the_label_away(area, many):
+def test_thumbnails_do_not_reveal_the_label(area, many):
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
@@ -250,35 +250,35 @@ def test_thumbnails_do_not_give_the_label_away(area, many):
         ({"workers": 0}, "workers is 0"),
     ],
 )
-def test_a_wrong_argument_is_refused_in_one_line_before_anything_is_written(tmp_path, options, words):
+def test_invalid_arguments_are_rejected_in_one_line_before_writing(tmp_path, options, words):
     with pytest.raises(InputError, match=words) as caught:
         write_phantoms(tmp_path / "tree", **{**SMALL, **options})
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path):
+def test_a_nonempty_folder_is_rejected_and_not_changed(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
         write_phantoms(tmp_path, **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_an_empty_folder_is_filled(tmp_path):
+def test_an_existing_empty_folder_is_used(tmp_path):
     out = tmp_path / "tree"
     out.mkdir()
     write_phantoms(out, **{**SMALL, "train_studies": 1, "test_studies": 1})
     assert (out / "lesions.csv").exists() and [path.name for path in tmp_path.iterdir()] == ["tree"]
 
 
-def test_a_file_in_the_way_is_named(tmp_path):
+def test_a_file_at_the_output_path_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="/file: File exists"):
         write_phantoms(tmp_path / "file" / "tree", **SMALL)
 
 
 @pytest.mark.parametrize("failure", (OSError(28, "No space left on device"), KeyboardInterrupt()))
-def test_nothing_is_left_behind_when_writing_fails(tmp_path, monkeypatch, failure):
+def test_no_files_are_left_when_writing_fails(tmp_path, monkeypatch, failure):
     class Full:
         written = 0
 
@@ -297,6 +297,6 @@ def test_nothing_is_left_behind_when_writing_fails(tmp_path, monkeypatch, failur
         assert "No space left on device" in str(caught.value) and str(tmp_path / "tree") in str(caught.value)
 
 
-def test_a_view_that_a_study_does_not_have_is_refused():
+def test_a_view_that_does_not_exist_in_a_study_is_rejected():
     with pytest.raises(InputError, match="views"):
         render_view("XR_HAND", view=study_views("XR_HAND"), side=32)

@@ -42,7 +42,7 @@ def resized_by_pillow(pixels, size=(16, 16)):
 # --- what is in a batch -------------------------------------------------------------------------------------------
 
 
-def test_an_epoch_holds_every_image_once_with_its_label(records):
+def test_an_epoch_contains_every_image_once_with_its_label(records):
     dataset = train_dataset(records, AREA, data=SMALL, augment=UNCHANGED, batch_size=4, epochs=2)
     found = batches(dataset)
     assert len(dataset) == 2 * Dataset(records, AREA).steps(4) == 6
@@ -56,7 +56,7 @@ def test_an_epoch_holds_every_image_once_with_its_label(records):
         np.testing.assert_array_equal(labels, whole["label"][rows])
 
 
-def test_a_batch_is_float_images_of_0_to_255_and_labels_twice(records):
+def test_a_batch_has_float_images_in_0_to_255_and_its_labels_twice(records):
     dataset = train_dataset(records, AREA, data=SMALL, batch_size=4)
     image, label = tf.TensorSpec([None, 16, 16, 1], tf.float32), tf.TensorSpec([None, 1], tf.float32)
     assert dataset.element_spec == {"image": image, "label": label, "mixed_image": image, "mixed_label": label}
@@ -66,7 +66,7 @@ def test_a_batch_is_float_images_of_0_to_255_and_labels_twice(records):
         np.testing.assert_array_equal(batch["label"], batch["mixed_label"])
 
 
-def test_evaluation_keeps_the_order_of_the_records_and_its_keys(records):
+def test_evaluation_preserves_the_order_and_keys_of_the_records(records):
     found = batches(eval_dataset(records, AREA, "train", data=SMALL, batch_size=4))
     assert [len(batch["image"]) for batch in found] == [4, 4, 3]
     joined = {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
@@ -83,7 +83,7 @@ def test_evaluation_keeps_the_order_of_the_records_and_its_keys(records):
         np.testing.assert_allclose(image[:, :, 0], expected, atol=1)  # Pillow rounds once more, between the axes
 
 
-def test_rows_are_read_without_tensorflow(records):
+def test_rows_can_be_read_without_tensorflow(records):
     program = (
         "import sys; from kmura.data.dataset import Dataset; "
         f"assert len(Dataset({str(records)!r}, {AREA!r}).rows('train')) == 11; assert 'tensorflow' not in sys.modules"
@@ -91,7 +91,7 @@ def test_rows_are_read_without_tensorflow(records):
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_multiclass_labels_are_one_hot_and_unknown_ones_only_evaluated(tmp_path):
+def test_multiclass_labels_are_one_hot_and_unknown_labels_are_only_evaluated(tmp_path):
     write_records(tmp_path, [2, 0, -1, 1], task="multiclass", classes=("a", "b", "c"))
     whole = batches(eval_dataset(tmp_path, AREA, "train", data=SMALL))[0]
     assert whole["label"].tolist() == [[0, 0, 1], [1, 0, 0], [-1, -1, -1], [0, 1, 0]]
@@ -101,7 +101,7 @@ def test_multiclass_labels_are_one_hot_and_unknown_ones_only_evaluated(tmp_path)
     assert Dataset(tmp_path, AREA).steps(2) == 2
 
 
-def test_multilabel_labels_are_vectors_with_a_column_a_class(tmp_path):
+def test_multilabel_labels_are_vectors_with_one_column_per_class(tmp_path):
     labels = [[1, 0, 1], [0, 0, 0], [1, -1, 0]]
     write_records(tmp_path, labels, task="multilabel", classes=("a", "b", "c"), shards=1)
     assert batches(eval_dataset(tmp_path, AREA, "train", data=SMALL))[0]["label"].tolist() == labels
@@ -110,7 +110,7 @@ def test_multilabel_labels_are_vectors_with_a_column_a_class(tmp_path):
     assert sorted(batch["label"].tolist()) == sorted(labels[:2])
 
 
-def test_all_areas_together(tmp_path):
+def test_all_areas_can_be_combined(tmp_path):
     write_records(tmp_path, [0, 1, 1], area="XR_ELBOW")
     write_records(tmp_path, [1, 0], area="XR_WRIST")
     write_records(tmp_path, [1, 1], area="XR_WRIST", split="test")
@@ -121,7 +121,7 @@ def test_all_areas_together(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["png", "jpeg"])
-def test_color_and_jpeg_records(tmp_path, form):
+def test_color_and_jpeg_records_can_be_read(tmp_path, form):
     write_records(tmp_path, [0, 1, 1], channels=3, form=form)
     (batch,) = batches(eval_dataset(tmp_path, AREA, "train", data=SMALL))
     assert batch["image"].shape == (3, 16, 16, 3)
@@ -151,21 +151,21 @@ def one_image(folder, pixels, data):
 
 
 @pytest.mark.parametrize("shape", [(512, 512), (512, 341), (300, 411), (31, 47), (64, 64), (900, 30)])
-def test_shrinking_and_enlarging_equal_pillow_but_for_rounding(tmp_path, shape):
+def test_downscaling_and_upscaling_match_pillow_up_to_rounding(tmp_path, shape):
     pixels = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
     image = one_image(tmp_path, pixels, DataConfig(image_size=64, cache="off"))
     difference = np.abs(image - resized_by_pillow(pixels, (64, 64)))
     assert difference.max() <= 1 and difference.mean() < 0.3
 
 
-def test_fine_stripes_become_gray_instead_of_coarse_stripes(tmp_path):
+def test_downscaling_does_not_alias_fine_stripes(tmp_path):
     stripes = np.tile(np.uint8([0, 255]), (200, 100))
     image = one_image(tmp_path, stripes, DataConfig(image_size=61, cache="off"))
     assert np.abs(image - 127.5).max() < 20  # sampling without antialiasing swings over the whole range
 
 
 @pytest.mark.parametrize(("shape", "rows", "columns"), [((80, 40), 32, 16), ((40, 80), 16, 32), ((11, 16), 22, 32)])
-def test_pad_keeps_the_aspect_and_centres_on_black(tmp_path, shape, rows, columns):
+def test_pad_keeps_the_aspect_ratio_and_centres_the_image_on_black(tmp_path, shape, rows, columns):
     pixels = np.random.default_rng(1).integers(1, 256, shape).astype(np.uint8)
     image = one_image(tmp_path, pixels, DataConfig(image_size=32, resize="pad", cache="off"))
     top, left = (32 - rows) // 2, (32 - columns) // 2
@@ -177,14 +177,14 @@ def test_pad_keeps_the_aspect_and_centres_on_black(tmp_path, shape, rows, column
 # --- order and randomness -----------------------------------------------------------------------------------------
 
 
-def test_resuming_at_an_epoch_gives_the_same_bits_as_running_through(records):
+def test_resuming_at_an_epoch_is_bit_identical_to_an_uninterrupted_run(records):
     through = batches(train_dataset(records, AREA, data=SMALL, batch_size=4, seed=7, epochs=4))
     resumed = batches(train_dataset(records, AREA, data=SMALL, batch_size=4, seed=7, epochs=4, first_epoch=2))
     assert_same_batches(resumed, through[6:])
     assert not batches(train_dataset(records, AREA, data=SMALL, epochs=2, first_epoch=2))
 
 
-def test_caches_and_threads_change_no_bit(records, tmp_path):
+def test_caches_and_threads_do_not_change_any_bit(records, tmp_path):
     def made(cache, threads=None):
         data = DataConfig(image_size=16, cache=cache)
         dataset = train_dataset(records, AREA, data=data, batch_size=4, epochs=2)
@@ -201,7 +201,7 @@ def test_caches_and_threads_change_no_bit(records, tmp_path):
     assert_same_batches(made("memory", threads=8), plain)
 
 
-def test_epochs_seeds_and_batches_differ(records):
+def test_epochs_seeds_and_batches_have_different_random_numbers(records):
     first, second = batches(train_dataset(records, AREA, data=SMALL, batch_size=11, epochs=2))
     (other,) = batches(train_dataset(records, AREA, data=SMALL, batch_size=11, seed=1))
     assert not np.array_equal(first["label"], second["label"]) and not np.array_equal(first["label"], other["label"])
@@ -213,7 +213,7 @@ def test_epochs_seeds_and_batches_differ(records):
     assert not np.allclose(brightest(first), brightest(other))
 
 
-def test_augmentation_changes_the_images_of_training_only(records):
+def test_augmentation_changes_only_the_training_images(records):
     (changed,) = batches(train_dataset(records, AREA, data=SMALL, batch_size=11))
     (plain,) = batches(train_dataset(records, AREA, data=SMALL, batch_size=11, augment=UNCHANGED))
     np.testing.assert_array_equal(changed["label"], plain["label"])
@@ -224,7 +224,7 @@ def test_augmentation_changes_the_images_of_training_only(records):
 # --- damage -------------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_and_a_cut_shard_are_named_before_training(tmp_path):
+def test_missing_and_truncated_shards_are_reported_before_training(tmp_path):
     write_records(tmp_path, [0, 1, 0, 1])
     shard = tmp_path / AREA / "train-00001-of-00002.tfrecord"
     content = shard.read_bytes()
@@ -237,7 +237,7 @@ def test_a_missing_and_a_cut_shard_are_named_before_training(tmp_path):
 
 
 @pytest.mark.parametrize("cache", ["off", "memory"])
-def test_a_flipped_bit_is_named_when_the_record_is_drawn(tmp_path, cache):
+def test_a_flipped_bit_is_reported_when_the_record_is_read(tmp_path, cache):
     write_records(tmp_path, [0, 1, 0, 1, 1])
     dataset = train_dataset(tmp_path, AREA, data=SMALL)  # undamaged, and known to this process
     shard = tmp_path / AREA / "train-00001-of-00002.tfrecord"
@@ -251,7 +251,7 @@ def test_a_flipped_bit_is_named_when_the_record_is_drawn(tmp_path, cache):
         batches(train_dataset(tmp_path, AREA, data=DataConfig(image_size=16, cache=cache)))
 
 
-def test_fewer_records_than_the_manifest_says_and_labels_outside_the_classes(tmp_path):
+def test_missing_records_and_labels_outside_the_classes_are_reported(tmp_path):
     write_records(tmp_path, [0, 1, 2, 1])
     with pytest.raises(InputError, match=r"00001-of-00002.tfrecord: record 0 has the label \[2\].*-1 to 1"):
         Dataset(tmp_path, AREA).rows("train")
@@ -262,7 +262,7 @@ def test_fewer_records_than_the_manifest_says_and_labels_outside_the_classes(tmp
         Dataset(tmp_path, AREA).rows("train")
 
 
-def test_nothing_to_train_on(tmp_path):
+def test_training_without_labelled_images_is_rejected(tmp_path):
     write_records(tmp_path, [-1, -1])
     with pytest.raises(InputError, match="known label"):
         train_dataset(tmp_path, AREA, data=SMALL)
@@ -286,12 +286,12 @@ SENTENCE = rf"train-00001-of-00002.tfrecord: {IMAGE} cannot be decoded; run kmur
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk"])
-def test_an_image_that_does_not_decode_is_named_when_the_cache_is_filled(undecodable, cache):
+def test_an_undecodable_image_is_reported_when_the_cache_is_filled(undecodable, cache):
     with pytest.raises(InputError, match=SENTENCE):
         train_dataset(undecodable, AREA, data=DataConfig(image_size=16, cache=cache))
 
 
-def test_without_a_cache_it_is_named_while_iterating(undecodable):
+def test_an_undecodable_image_is_reported_during_iteration_without_a_cache(undecodable):
     dataset = train_dataset(undecodable, AREA, data=SMALL, batch_size=2)
     with pytest.raises(InputError, match=SENTENCE), readable_errors(undecodable):
         batches(dataset)
@@ -299,7 +299,7 @@ def test_without_a_cache_it_is_named_while_iterating(undecodable):
         batches(dataset)
 
 
-def test_an_image_of_another_size_than_its_record_says_is_named(tmp_path):
+def test_an_image_whose_size_differs_from_its_record_is_reported(tmp_path):
     images = [encoded(picture(number)) for number in range(4)]
     images[3] = encoded(np.zeros((50, 60), np.uint8))
     write_records(tmp_path, [0, 1, 0, 1], images=images)
@@ -308,7 +308,7 @@ def test_an_image_of_another_size_than_its_record_says_is_named(tmp_path):
         batches(dataset)
 
 
-def test_a_shard_that_goes_away_while_training_is_named(tmp_path):
+def test_a_shard_deleted_during_training_is_reported(tmp_path):
     write_records(tmp_path, [0, 1, 0, 1])
     dataset = train_dataset(tmp_path, AREA, data=SMALL)
     shard = tmp_path / AREA / "train-00001-of-00002.tfrecord"
@@ -323,7 +323,7 @@ def test_a_shard_that_goes_away_while_training_is_named(tmp_path):
         batches(dataset)
 
 
-def test_errors_of_others_pass_unchanged(records):
+def test_unrelated_errors_pass_unchanged(records):
     with pytest.raises(tf.errors.InvalidArgumentError), readable_errors(records):
         tf.debugging.assert_equal(1, 2, "an image of mine")
     with pytest.raises(ZeroDivisionError), readable_errors(records):
@@ -343,13 +343,13 @@ for cache in ("memory", "off"):
 
 
 @pytest.mark.slow
-def test_a_data_set_that_is_let_go_half_way_does_not_lock_up(records):
+def test_a_dataset_released_during_iteration_does_not_deadlock(records):
     command = [sys.executable, "-c", DROP, str(records), AREA]
     subprocess.run(command, check=True, timeout=120, stderr=subprocess.DEVNULL)
 
 
 @pytest.mark.parametrize("cache", ["off", "memory", "disk"])
-def test_no_python_runs_inside_the_pipeline(records, cache):
+def test_the_pipeline_runs_no_python_functions(records, cache):
     # TensorFlow waits for its threads while it holds Python's lock; a Python function in one would wait for that lock
     data = DataConfig(image_size=32, cache=cache)
     for dataset in (train_dataset(records, AREA, data=data), eval_dataset(records, AREA, "train", data=data)):

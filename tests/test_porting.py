@@ -123,7 +123,7 @@ def assert_same_weights(one, other):
             assert (first.numpy() == second.numpy()).all(), first.path
 
 
-def test_a_densenet_of_torchvision_is_ported_whole(densenet):
+def test_a_torchvision_densenet_is_ported_completely(densenet):
     body = filled(BACKBONES["densenet_mini"].build(), 1)
     done = port(torchvision_densenet(densenet), body, "x")
     assert_same_weights(body, densenet)
@@ -131,7 +131,7 @@ def test_a_densenet_of_torchvision_is_ported_whole(densenet):
     assert {name for name in done.ignored if "num_batches" not in name} == {"classifier.weight", "classifier.bias"}
 
 
-def test_a_swin_of_every_library_is_ported_whole(swin):
+def test_a_swin_of_every_library_is_ported_completely(swin):
     body = build_swin("swin_mini", 64)
     for seed, layout in enumerate(("hugging face", "timm", "old timm", "torchvision"), start=1):
         port(swin_state(swin, layout), filled(body, seed), "x")
@@ -150,7 +150,7 @@ def test_a_swin_of_every_library_is_ported_whole(swin):
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_and_changes_nothing(densenet, change, message):
+def test_arrays_that_do_not_match_are_rejected_without_changes(densenet, change, message):
     state = torchvision_densenet(densenet)
     change(state)
     body = filled(BACKBONES["densenet_mini"].build(), 1)
@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(densenet, change, mess
     assert_same_weights(body, filled(BACKBONES["densenet_mini"].build(), 1))
 
 
-def test_a_gray_stem_and_other_windows_are_reshaped(densenet, swin):
+def test_gray_stems_and_other_window_sizes_are_converted(densenet, swin):
     state = torchvision_densenet(densenet)
     state["features.conv0.weight"] = state["features.conv0.weight"].sum(1, keepdims=True)
     body = BACKBONES["densenet_mini"].build()
@@ -176,7 +176,7 @@ def test_a_gray_stem_and_other_windows_are_reshaped(densenet, swin):
     assert (np.diff(table, axis=0) > 0.2).all() and np.diff(table, axis=1) == pytest.approx(0, abs=1e-6)
 
 
-def test_torch_padding_looks_at_the_same_places_as_torch():
+def test_torch_padding_samples_the_same_positions_as_torch():
     body = BACKBONES["densenet_mini"].build()
     set_torch_padding(body)
     import keras
@@ -197,7 +197,7 @@ def test_torch_padding_looks_at_the_same_places_as_torch():
     assert pool[0] == pytest.approx(np.array(literal), abs=1e-5)
 
 
-def test_a_state_dict_goes_through_weights_or_through_a_preset(densenet, swin, tmp_path, caplog):
+def test_a_state_dict_can_be_loaded_directly_or_from_a_preset(densenet, swin, tmp_path, caplog):
     save(torchvision_densenet(densenet), tmp_path / "densenet.safetensors")
     folder = tmp_path / "hf"
     folder.mkdir()
@@ -237,7 +237,7 @@ def test_a_state_dict_goes_through_weights_or_through_a_preset(densenet, swin, t
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_swin_of_version_2_is_refused_in_one_line(swin):
+def test_swin_version_2_is_rejected_in_one_line(swin):
     for layout in ("torchvision", "timm", "hugging face"):
         state = swin_state(swin, layout)
         for key in [key for key in state if key.endswith("relative_position_bias_table")]:
@@ -258,7 +258,7 @@ def write_safetensors(path, kind, numbers):
     path.write_bytes(len(header).to_bytes(8, "little") + header + numbers.tobytes())
 
 
-def test_halves_of_every_kind_are_read_and_other_types_refused(tmp_path):
+def test_all_half_precision_types_are_read_and_other_types_rejected(tmp_path):
     numbers = np.array([1.0, -0.375, 3e4], np.float32)
     write_safetensors(tmp_path / "f16.safetensors", "F16", numbers.astype(np.float16))
     write_safetensors(tmp_path / "bf16.safetensors", "BF16", (numbers.view(np.uint32) >> 16).astype(np.uint16))
@@ -270,7 +270,7 @@ def test_halves_of_every_kind_are_read_and_other_types_refused(tmp_path):
         read_state(tmp_path / "f8.safetensors")
 
 
-def test_files_that_are_no_state_dict(tmp_path):
+def test_files_that_are_not_a_state_dict_are_rejected(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
     with pytest.raises(InputError, match="damaged or not a safetensors file of numpy types"):
         read_state(tmp_path / "cut.safetensors")

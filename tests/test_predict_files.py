@@ -26,7 +26,7 @@ def tree(tmp_path):
     return tmp_path / "MURA-v1.1"
 
 
-def test_a_folder_is_searched_and_what_is_no_image_left_out(tree):
+def test_a_folder_is_searched_recursively_and_other_files_are_ignored(tree):
     (tree / "valid" / "._image1.png").write_bytes(b"")
     (tree / "valid" / ".hidden").mkdir()
     textured(0).save(tree / "valid" / ".hidden" / "a.png")
@@ -39,7 +39,7 @@ def test_a_folder_is_searched_and_what_is_no_image_left_out(tree):
     assert [image.study for image in found].count("XR_HAND/patient00001/study1_positive") == 2
 
 
-def test_grouping_by_folder_and_none(tree):
+def test_images_can_be_grouped_by_folder_or_not_at_all(tree):
     assert {image.study for image in list_images([tree], "none")} == {""}
     studies = {image.study for image in list_images([tree], "folder")}
     assert studies == {str(path.parent) for path in tree.rglob("image1.png")}
@@ -47,20 +47,20 @@ def test_grouping_by_folder_and_none(tree):
         list_images([tree], "study")
 
 
-def test_two_trees_with_the_same_study_stay_two_studies(tree, tmp_path):
+def test_studies_of_the_same_name_in_two_trees_are_distinguished(tree, tmp_path):
     import shutil
 
     shutil.copytree(tree, tmp_path / "copy")
     assert len({image.study for image in list_images([tree, tmp_path / "copy"])}) == 4
 
 
-def test_a_file_given_twice_is_taken_once(tree, monkeypatch):
+def test_duplicate_files_are_predicted_once(tree, monkeypatch):
     image = next(tree.rglob("image1.png"))
     monkeypatch.chdir(image.parent)
     assert len(list_images([image, "image1.png", image.parent])) == 2
 
 
-def test_a_csv_names_images_and_studies(tree):
+def test_a_csv_lists_images_and_studies(tree):
     (tree / "a.csv").write_text("label,Image,study\n1,valid/x.png,A\n0,valid\\y.png,\n,,\n", encoding="utf-8-sig")
     found = list_images([tree / "a.csv"])
     assert [(image.name, image.study) for image in found] == [("valid/x.png", "A"), ("valid/y.png", "")]
@@ -68,7 +68,7 @@ def test_a_csv_names_images_and_studies(tree):
     assert {image.study for image in list_images([tree / "a.csv"], "none")} == {""}
 
 
-def test_the_lists_that_mura_ships_are_taken(tree):
+def test_the_lists_of_mura_are_supported(tree):
     lines = [f"MURA-v1.1/{path.relative_to(tree).as_posix()}" for path in sorted(tree.rglob("*.png"))]
     (tree / "valid_image_paths.csv").write_text("\n".join(lines))
     found = list_images([tree / "valid_image_paths.csv"])
@@ -85,18 +85,18 @@ def test_the_lists_that_mura_ships_are_taken(tree):
         (b"image\n\xff\xfe\n", "cannot be read"),
     ],
 )
-def test_a_csv_without_images_is_refused(tmp_path, text, message):
+def test_a_csv_without_images_is_rejected(tmp_path, text, message):
     (tmp_path / "a.csv").write_bytes(text)
     with pytest.raises(InputError, match=message):
         list_images([tmp_path / "a.csv"])
 
 
-def test_a_folder_without_images_is_refused(tmp_path):
-    with pytest.raises(InputError, match="holds no image files"):
+def test_a_folder_without_images_is_rejected(tmp_path):
+    with pytest.raises(InputError, match="contains no image files"):
         list_images([tmp_path])
 
 
-def test_maps_have_files_of_their_own_and_replace_no_image(tmp_path):
+def test_maps_have_unique_files_and_never_replace_an_image(tmp_path):
     for name in ("one/a.png", "two/a.png", "one/a.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         textured(0).save(tmp_path / name)
@@ -109,7 +109,7 @@ def test_maps_have_files_of_their_own_and_replace_no_image(tmp_path):
     assert all(file.is_relative_to(tmp_path / "maps") and ".." not in file.parts for file in inside)
 
 
-def test_names_that_are_no_text_become_escapes(tmp_path):
+def test_file_names_that_are_not_utf8_are_escaped(tmp_path):
     path = os.fsencode(tmp_path) + b"/\xff.png"
     with open(path, "wb") as file:
         textured(0).save(file, "PNG")
@@ -151,7 +151,7 @@ def shades(data: bytes, channels=1) -> np.ndarray:
     return np.asarray(decode_dicom(data, channels)).astype(int)
 
 
-def test_dicom_is_stretched_rescaled_windowed_and_inverted():
+def test_dicom_pixels_are_rescaled_windowed_stretched_and_inverted():
     data = dicom()
     assert is_dicom(data)
     whole = shades(data)
@@ -170,7 +170,7 @@ def test_dicom_is_stretched_rescaled_windowed_and_inverted():
 
 
 @pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
-def test_padding_of_a_dicom_is_black_and_stretches_nothing(kind):
+def test_dicom_padding_is_black_and_excluded_from_the_value_range(kind):
     padded = np.pad(RAMP, ((0, 0), (3, 2)), constant_values=((0, 0), (60_000, 65_000)))
     found = shades(dicom(padded, kind, PixelPaddingValue=65_000, PixelPaddingRangeLimit=60_000))
     assert (found[:, 3:-2] == shades(dicom(kind=kind))).all()
@@ -179,14 +179,14 @@ def test_padding_of_a_dicom_is_black_and_stretches_nothing(kind):
     assert (shades(dicom(np.full_like(RAMP, 7), PixelPaddingValue=7)) == 0).all()
 
 
-def test_signed_and_coloured_dicom():
+def test_signed_and_colour_dicom_can_be_decoded():
     signed = shades(dicom((RAMP.astype(np.int16) - 2048), WindowCenter=-1023.5, WindowWidth=1025))
     assert (signed == shades(dicom(WindowCenter=1024.5, WindowWidth=1025))).all()
     colour = np.random.default_rng(0).integers(0, 256, (16, 20, 3)).astype(np.uint8)
     assert (shades(dicom(colour, "RGB"), 3) == colour).all() and shades(dicom(colour, "RGB")).shape == (16, 20)
 
 
-def test_dicom_that_is_no_radiograph_gives_its_reason():
+def test_dicom_files_without_a_radiograph_are_rejected_with_a_reason():
     for data, reason in (
         (dicom(np.stack([RAMP, RAMP])), "2 frames"),
         (dicom(Rows=20_000, Columns=20_000), "more than 100,000,000"),
@@ -199,7 +199,7 @@ def test_dicom_that_is_no_radiograph_gives_its_reason():
             decode_dicom(data)
 
 
-def test_dicom_without_pydicom_says_what_to_install(monkeypatch):
+def test_dicom_without_pydicom_states_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
     with pytest.raises(UnreadableImage, match=r"pip install '\.\[dicom\]'"):
         decode_dicom(bytes(128) + b"DICM")

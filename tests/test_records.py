@@ -54,13 +54,13 @@ def test_another_seed_gives_another_order(mura_root, records, tmp_path):
     assert [r.path for r in read_all(tmp_path / "other")] != [r.path for r in read_all(records)]
 
 
-def test_record_order_is_shuffled(records):
+def test_records_are_shuffled(records):
     counts = read_manifest(records).areas["XR_ELBOW"]["train"]
     paths = [r.path for r in read_all(records) if (r.area, r.split) == ("XR_ELBOW", "train")]
     assert len(paths) == counts.images and paths != sorted(paths)
 
 
-def test_the_manifest_counts_what_the_shards_hold(records):
+def test_the_counts_of_the_manifest_match_the_shards(records):
     manifest = read_manifest(records)
     found = read_all(records)
     for area, by_split in manifest.areas.items():
@@ -72,7 +72,7 @@ def test_the_manifest_counts_what_the_shards_hold(records):
             assert counts.per_class == tuple(sum(record.label == (k,) for record in group) for k in (0, 1))
 
 
-def test_the_index_of_a_shard_holds_what_its_records_say(records):
+def test_the_index_of_a_shard_matches_its_records(records):
     for shard in read_manifest(records).shards():
         content, index = (records / shard.file).read_bytes(), read_shard_index(records, shard)
         found = [schema.decode(data) for data in tfrecord.read_frames(records / shard.file)]
@@ -98,7 +98,7 @@ def test_no_patient_is_in_two_splits_in_any_area(records):
     assert all(len(kinds) == 1 for kinds in where.values())
 
 
-def test_the_val_split_takes_its_share_of_every_kind_of_patient():
+def test_the_val_split_is_stratified_by_patient():
     sources = [
         Source(f"{area}/{patient}", area, f"p{patient}", f"p{patient}/1", (patient % 4 == 0,), "train", 1)
         for patient in range(400)
@@ -114,21 +114,21 @@ def test_the_val_split_takes_its_share_of_every_kind_of_patient():
     assert {s.patient for s in splits.carve(sources, 0.1, seed=8, target="val") if s.split == "val"} != moved
 
 
-def test_the_same_command_leaves_a_finished_build_alone(mura_root, records):
+def test_repeating_the_command_does_not_change_a_finished_build(mura_root, records):
     before = {path: path.stat().st_mtime_ns for path in records.rglob("*")}
     assert build_records(mura_root, records, options=SMALL_SHARDS) == read_manifest(records)
     assert {path: path.stat().st_mtime_ns for path in records.rglob("*")} == before
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"{}")])
-def test_a_build_without_its_index_is_built_again(mura_root, records, tmp_path, damage):
+def test_a_build_without_an_index_is_rebuilt(mura_root, records, tmp_path, damage):
     out = shutil.copytree(records, tmp_path / "copy")
     damage(out / read_manifest(out).shards()[1].index)
     build_records(mura_root, out, options=SMALL_SHARDS, workers=1)
     assert contents(out) == contents(records)
 
 
-def test_other_options_are_refused_and_named_unless_told_to_overwrite(mura_root, records, tmp_path):
+def test_different_options_are_rejected_and_named_unless_overwrite_is_set(mura_root, records, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(records, out)
     before = contents(out)
@@ -167,7 +167,7 @@ def test_a_listed_image_that_is_missing_is_skipped_and_listed(tmp_path):
     assert [item.file for item in manifest.skipped] == [gone.relative_to(root).as_posix()]
 
 
-def test_an_area_without_positives_is_refused(tmp_path):
+def test_an_area_without_positives_raises_an_error(tmp_path):
     root = make_mura_tree(tmp_path / "tree", areas=("XR_HAND",))
     for study in list((root / "train").rglob("study*_positive")):
         shutil.rmtree(study)
@@ -175,7 +175,7 @@ def test_an_area_without_positives_is_refused(tmp_path):
         build_records(root, tmp_path / "out")
 
 
-def test_medmnist_goes_to_records(medmnist_file, tmp_path):
+def test_medmnist_can_be_converted_to_records(medmnist_file, tmp_path):
     manifest = build_records(medmnist_file, tmp_path / "out", layout="medmnist", classes=("normal", "ill"), workers=1)
     assert manifest.classes == ("normal", "ill") and not manifest.has_patients
     assert {split: counts.images for split, counts in manifest.areas["noisemnist"].items()} == {
@@ -185,7 +185,7 @@ def test_medmnist_goes_to_records(medmnist_file, tmp_path):
     }
 
 
-def test_folders_without_splits_get_all_three(tmp_path):
+def test_folders_without_splits_are_split_into_train_val_and_test(tmp_path):
     for index in range(40):
         path = tmp_path / "set" / ("ill" if index % 2 else "well") / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_build_killed_at_ten_random_moments_ends_with_the_same_bytes(tmp_path):
+def test_a_build_killed_at_ten_random_moments_is_byte_identical_after_resuming(tmp_path):
     root = make_mura_tree(tmp_path / "tree", areas=("XR_HAND", "XR_WRIST"), train_patients=60)
     script = tmp_path / "build.py"
     script.write_text(BUILD)
@@ -266,7 +266,7 @@ def test_a_kill_while_shards_are_moved_is_resumed(mura_root, records, tmp_path, 
     assert contents(tmp_path / "out") == contents(records)
 
 
-def test_two_builds_into_one_folder_do_not_mix(mura_root, tmp_path):
+def test_concurrent_builds_into_one_folder_do_not_mix(mura_root, tmp_path):
     import fcntl
 
     stage = tmp_path / "out" / STAGE
@@ -286,18 +286,18 @@ def errors(folder) -> list[str]:
     return [finding.text for finding in inspect_records(folder).findings if finding.severity == "error"]
 
 
-def test_sound_records_have_no_errors(records):
+def test_valid_records_have_no_errors(records):
     assert errors(records) == []
 
 
-def test_a_shard_cut_in_half_is_named_with_the_record(copy):
+def test_a_truncated_shard_is_reported_with_the_record(copy):
     path = sorted(copy.glob("XR_WRIST/train-*.tfrecord"))[1]
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     (text,) = errors(copy)
     assert text.startswith(f"XR_WRIST/{path.name}: record ") and "is cut off" in text
 
 
-def test_a_flipped_bit_is_named_with_the_record(copy):
+def test_a_flipped_bit_is_reported_with_the_record(copy):
     path = sorted(copy.glob("XR_WRIST/train-*.tfrecord"))[0]
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -306,7 +306,7 @@ def test_a_flipped_bit_is_named_with_the_record(copy):
     assert path.name in text and "fails its checksum" in text
 
 
-def test_a_missing_shard_is_named(copy):
+def test_a_missing_shard_is_reported(copy):
     path = next(copy.glob("XR_WRIST/val-*.tfrecord"))
     path.unlink()
     assert errors(copy) == [f"XR_WRIST/{path.name} is missing; build the records again"]
@@ -331,7 +331,7 @@ def rewrite(folder, change) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_a_missing_a_changed_and_an_unlisted_index_are_named(copy):
+def test_missing_changed_and_unlisted_indexes_are_reported(copy):
     missing, changed = (copy / shard.index for shard in read_manifest(copy).shards()[:2])
     missing.unlink()
     changed.write_bytes(changed.read_bytes() + b" ")
@@ -346,7 +346,7 @@ def test_a_missing_a_changed_and_an_unlisted_index_are_named(copy):
 
 
 @pytest.mark.parametrize("column", ["start", "height", "label", "patient", "path"])
-def test_an_index_that_differs_from_its_shard_is_named_with_the_record(copy, column):
+def test_an_index_that_differs_from_its_shard_is_reported_with_the_record(copy, column):
     manifest = json.loads((copy / "manifest.json").read_text())
     shard = manifest["areas"]["XR_WRIST"]["train"]["shards"][0]
     path = copy / shard["index"]
@@ -359,32 +359,32 @@ def test_an_index_that_differs_from_its_shard_is_named_with_the_record(copy, col
     assert text.startswith(f"{shard['index']}: record 2 (train/XR_WRIST/") and "differs from the shard" in text
 
 
-def test_records_of_version_1_are_sound_but_have_no_index():
+def test_records_of_version_1_are_valid_but_have_no_index():
     inspection = inspect_records(Path(__file__).parents[1] / "tfrecords" / "golden" / "version-1")
     assert inspection.sound
     assert any(finding.text.startswith("4 shards have no index") for finding in inspection.findings)
 
 
-def test_a_study_with_two_labels_is_named(copy):
+def test_a_study_with_two_labels_is_reported(copy):
     first = read_all(copy)[0]
     rewrite(copy, lambda r: dataclasses.replace(r, label=(1 - r.label[0],)) if r.path == first.path else r)
     assert any(first.study in text and "different labels" in text for text in errors(copy))
 
 
-def test_a_patient_in_two_splits_is_named(copy):
+def test_a_patient_in_two_splits_is_reported(copy):
     train = next(record for record in read_all(copy) if record.split == "train")
     rewrite(copy, lambda r: dataclasses.replace(r, patient=train.patient) if r.split == "test" else r)
     assert any(text.startswith(f"patient {train.patient} is in the splits train, test") for text in errors(copy))
 
 
-def test_counts_that_disagree_are_errors(copy):
+def test_inconsistent_counts_are_errors(copy):
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["areas"]["XR_WRIST"]["train"]["studies"] += 1
     (copy / "manifest.json").write_text(json.dumps(manifest))
     assert any("XR_WRIST/train" in text and "studies" in text for text in errors(copy))
 
 
-def test_identical_images_are_counted_across_and_inside_splits(tmp_path):
+def test_identical_images_are_counted_across_and_within_splits(tmp_path):
     root = make_mura_tree(tmp_path / "tree", areas=("XR_HAND",))
     train, held_out = sorted((root / "train").rglob("*.png")), sorted((root / "valid").rglob("*.png"))
     shutil.copy(train[0], held_out[0])
@@ -401,7 +401,7 @@ def test_identical_images_are_counted_across_and_inside_splits(tmp_path):
 
 
 @pytest.mark.real
-def test_pneumoniamnist_shows_its_known_doubles(tmp_path):
+def test_the_known_duplicates_of_pneumoniamnist_are_found(tmp_path):
     root = os.environ.get("KMURA_REAL_DATA")
     if not root:
         pytest.skip("KMURA_REAL_DATA is not set")

@@ -113,7 +113,7 @@ def two(tmp_path_factory):
     return runs, out, Page(out.read_text())
 
 
-def test_the_page_is_whole_and_alone(two):
+def test_the_page_is_complete_and_self_contained(two):
     _, out, page = two
     assert page.open == []
     assert len(page.ids) == len(set(page.ids))
@@ -122,7 +122,7 @@ def test_the_page_is_whole_and_alone(two):
     assert not re.search(r"https?://(?!www\.w3\.org|purl\.org|creativecommons|matplotlib)", out.read_text())
 
 
-def test_it_says_what_was_found(two):
+def test_the_page_shows_the_results(two):
     runs, _, page = two
     text = words(page)
     found = score_table(read_predictions(runs[1] / "predictions.csv"), FEW).splits["test"]["study"]
@@ -134,14 +134,14 @@ def test_it_says_what_was_found(two):
     assert {path.suffix for path in (runs[0].parents[1] / "page-figures").iterdir()} == {".svg", ".png"}
 
 
-def test_tables_and_figures_can_be_read_without_eyes(two):
+def test_tables_and_figures_are_accessible(two):
     page = two[2]
     assert all(attributes.get("aria-label") for tag, attributes in page.tags if tag == "svg")
     assert all("scope" in attributes for tag, attributes in page.tags if tag == "th")
     assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
 
 
-def test_names_that_contain_html_stay_text(tmp_path):
+def test_names_that_contain_html_are_escaped(tmp_path):
     table = simulated(80, area=EVIL)
     table["study"] = EVIL + table["study"]
     out = report([evaluated(tmp_path / "run" / "x", table)], tmp_path / "page.html")
@@ -161,7 +161,7 @@ def test_only_epochs_that_were_trained_are_counted(tmp_path, sketched):
     assert epochs_trained(RunFolder(run), read_run(run).config) == f"at most {most} epochs"
 
 
-def test_classes_are_called_by_their_names(tmp_path):
+def test_classes_are_shown_with_their_names(tmp_path):
     run = evaluated(tmp_path / "run" / "x", simulated(80))
     write_run(RunFolder(run), dataclasses.replace(read_run(run), classes=("healthy", EVIL)))
     text = "".join(Page(report([run], tmp_path / "page.html").read_text()).text)
@@ -170,7 +170,7 @@ def test_classes_are_called_by_their_names(tmp_path):
         assert said in text, said
 
 
-def test_one_class_leaves_a_stated_gap(tmp_path):
+def test_a_single_class_is_reported_as_a_gap(tmp_path):
     table = simulated(60)
     table = table[(table["split"] == "val") | (table["label"] == 1)]
     text = report([evaluated(tmp_path / "x" / "baseline", table)], tmp_path / "page.html").read_text()
@@ -201,14 +201,14 @@ def test_the_comparison_pools_studies_as_the_evaluation_did(tmp_path, sketched):
     assert "different poolings" in report([runs[0], other], tmp_path / "page.html").read_text()
 
 
-def test_no_known_label_is_a_stated_gap(tmp_path):
+def test_missing_labels_are_reported_as_a_gap(tmp_path):
     table = simulated(40)
     table.loc[table["split"] == "test", "label"] = -1
     text = report([evaluated(tmp_path / "x" / "baseline", table)], tmp_path / "page.html").read_text()
     assert "AUC undefined" in text and not re.search(r"\bnan\b", " ".join(Page(text).text).lower())
 
 
-def test_the_drawn_precision_recall_curve_has_the_area_of_its_legend(monkeypatch):
+def test_the_area_under_the_plotted_precision_recall_curve_matches_its_legend(monkeypatch):
     from matplotlib.axes import Axes
 
     from kmura import metrics
@@ -453,7 +453,7 @@ def test_what_is_missing_or_damaged_is_named_and_the_old_page_stays(tmp_path, sk
     assert out.read_bytes() == before
 
 
-def test_intervals_are_written_as_read():
+def test_intervals_are_formatted_as_text():
     def written(value, low, high):
         return str(from_json(Interval, {"value": value, "low": low, "high": high}))
 
@@ -477,7 +477,7 @@ def test_scores_predictions_and_galleries_of_different_models_are_not_mixed(tmp_
         report([run], out)
 
 
-def test_figures_do_not_go_into_a_file(tmp_path):
+def test_the_figures_folder_cannot_be_a_file(tmp_path):
     run = evaluated(tmp_path / "x" / "baseline", simulated(60))
     (tmp_path / "page-figures").write_text("mine")
     with pytest.raises(InputError, match="page-figures, the folder for the figures, is a file"):
@@ -485,7 +485,7 @@ def test_figures_do_not_go_into_a_file(tmp_path):
     assert (tmp_path / "page-figures").read_text() == "mine"
 
 
-def test_what_eda_found_is_in_the_data_card(tmp_path):
+def test_the_data_card_contains_the_results_of_eda(tmp_path):
     run = evaluated(tmp_path / "x" / "baseline", simulated(60))
     intensity = {"images": 61, "studies": 20, "mean": 99.5, "deviation": 1, "between": 2, "black": 0.1, "white": 0.02}
     area = {

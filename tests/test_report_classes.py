@@ -68,7 +68,7 @@ def joint(tmp_path_factory):
     return run, out, Page(out.read_text())
 
 
-def test_the_page_is_whole_and_readable_without_eyes(joint):
+def test_the_page_is_complete_and_accessible(joint):
     _, out, page = joint
     assert page.open == [] and len(page.ids) == len(set(page.ids))
     assert all(link.startswith("#") for link in page.links), page.links
@@ -80,7 +80,7 @@ def test_the_page_is_whole_and_readable_without_eyes(joint):
         assert f"run0-{figure}.svg" in names and f"run0-{figure}.png" in names
 
 
-def test_scores_are_those_of_the_evaluation(joint):
+def test_scores_match_the_evaluation(joint):
     run, _, page = joint
     scores, text = json.loads((run / "metrics.json").read_text())["scores"], words(page)
     for level in ("study", "image"):
@@ -98,7 +98,7 @@ def test_scores_are_those_of_the_evaluation(joint):
     assert re.search(rf"accuracy of the area alone [^a-z]+\(\S+ to \S+\) {re.escape(str(area))}", text)
 
 
-def test_kappas_stand_beside_published_ones_of_another_test_set(joint):
+def test_kappas_are_shown_with_published_kappas_of_another_test_set(joint):
     run, _, page = joint
     scores, text = json.loads((run / "metrics.json").read_text())["scores"], words(page)
     assert "another test set, the hidden one of 207 studies (Rajpurkar et al. 2018" in text
@@ -112,7 +112,7 @@ def test_kappas_stand_beside_published_ones_of_another_test_set(joint):
     assert "had 0.612" in text
 
 
-def test_one_model_of_some_areas_stands_beside_models_of_one(tmp_path):
+def test_a_joint_model_is_shown_with_models_of_single_areas(tmp_path):
     table = class_table()
     runs = [
         evaluated_classes(tmp_path / "all" / "baseline", table),
@@ -128,7 +128,7 @@ def test_one_model_of_some_areas_stands_beside_models_of_one(tmp_path):
     assert "best radiologist" not in text and "earlier system" not in text  # those are of all of MURA's areas
 
 
-def test_areas_that_nobody_published_have_no_published_values_beside_them():
+def test_areas_without_published_values_show_none():
     table = class_table()
     table["area"] = table["area"].str.replace("XR_", "DX_")
     rows = kappa_rows(score_classes(table, ALL, JOINT_TASK, FEW), "test")
@@ -145,7 +145,7 @@ def test_areas_that_nobody_published_have_no_published_values_beside_them():
         (("a",), "multilabel", 12),
     ],
 )
-def test_classes_and_labels_of_one_area(tmp_path, classes, task, figures):
+def test_classes_and_labels_of_one_area_are_reported(tmp_path, classes, task, figures):
     run = evaluated_classes(
         tmp_path / "x" / "baseline", class_table(classes, task, areas=AREAS[:1]), classes, task, "X"
     )
@@ -156,7 +156,7 @@ def test_classes_and_labels_of_one_area(tmp_path, classes, task, figures):
     assert ("yes/no" in text) == (task == "multilabel" or len(classes) == 2)
 
 
-def test_names_that_contain_html_stay_text(tmp_path):
+def test_names_that_contain_html_are_escaped(tmp_path):
     classes = (EVIL, "b", "c")
     table = class_table(classes, areas=AREAS[:1])
     run = evaluated_classes(tmp_path / "x" / "baseline", table, classes, area="XR_ELBOW")
@@ -165,7 +165,7 @@ def test_names_that_contain_html_stay_text(tmp_path):
     assert EVIL in "".join(page.text)
 
 
-def test_a_class_that_never_occurs_and_unknown_labels_are_stated_gaps(tmp_path):
+def test_missing_classes_and_unknown_labels_are_reported_as_gaps(tmp_path):
     table = class_table(("a", "b", "c"), areas=AREAS[:1])
     table = table[(table["split"] == "val") | (table["label"] != 2)]
     table.loc[table["split"] == "val", "label"] = -1
@@ -175,7 +175,7 @@ def test_a_class_that_never_occurs_and_unknown_labels_are_stated_gaps(tmp_path):
     assert "undefined" in text and not re.search(r"\bnan\b", text.lower())
 
 
-def test_scores_without_what_the_page_needs_are_one_clear_error(tmp_path, joint):
+def test_incomplete_scores_are_one_clear_error(tmp_path, joint):
     run = shutil.copytree(joint[0], tmp_path / "run")
     found = json.loads((run / "metrics.json").read_text())
     del found["scores"]["areas"]
@@ -184,7 +184,7 @@ def test_scores_without_what_the_page_needs_are_one_clear_error(tmp_path, joint)
         report([run], tmp_path / "page.html")
 
 
-def test_curves_can_be_told_apart_without_colour(monkeypatch):
+def test_curves_can_be_distinguished_without_colour(monkeypatch):
     from matplotlib.axes import Axes
 
     drawn = []
@@ -199,7 +199,7 @@ def test_curves_can_be_told_apart_without_colour(monkeypatch):
     assert all(each["label"].startswith("0.500  c") for each in drawn if "marker" in each)
 
 
-def test_a_matrix_shows_shares_of_the_true_class_and_counts():
+def test_a_confusion_matrix_shows_row_fractions_and_counts():
     picture = class_figures.confusion_of("x", "x", ["a", "b"], [[3, 1], [0, 6]])
     texts = re.findall(r">([^<>]+)</text>", picture.svg)
     for text in ("75 %", "25 %", "100 %", "3", "1", "6", "a (4)", "b (6)"):

@@ -27,11 +27,11 @@ RECORD = schema.Record(
 )
 
 
-def test_a_record_survives_encoding():
+def test_a_record_is_unchanged_by_encoding_and_decoding():
     assert schema.decode(schema.encode(RECORD)) == RECORD
 
 
-def test_tensorflow_parses_a_record_and_would_write_the_same_bytes():
+def test_tensorflow_parses_a_record_and_writes_the_same_bytes():
     import tensorflow as tf
 
     example = tf.train.Example.FromString(schema.encode(RECORD))
@@ -43,7 +43,7 @@ def test_tensorflow_parses_a_record_and_would_write_the_same_bytes():
     assert parsed["path"].numpy().decode() == RECORD.path
 
 
-def test_frames_are_those_of_tensorflow(tmp_path):
+def test_frames_match_tensorflow(tmp_path):
     import tensorflow as tf
 
     data = [b"", b"a", bytes(range(256)) * 40]
@@ -64,21 +64,21 @@ def test_frames_are_those_of_tensorflow(tmp_path):
         (lambda whole: whole[: len(whole) // 2 + 5], "record 1 is cut off"),
     ],
 )
-def test_damage_is_named_with_the_record(tmp_path, change, message):
+def test_damage_is_reported_with_the_record(tmp_path, change, message):
     path = tmp_path / "shard"
     path.write_bytes(change(tfrecord.frame(schema.encode(RECORD)) * 2))
     with pytest.raises(tfrecord.CorruptShard, match=message):
         list(tfrecord.read_frames(path))
 
 
-def test_a_record_without_a_feature_is_refused():
+def test_a_record_with_a_missing_feature_is_rejected():
     example = schema.Example.FromString(schema.encode(RECORD))
     del example.features.feature["study"]
     with pytest.raises(ValueError, match="'study' is missing"):
         schema.decode(example.SerializeToString())
 
 
-def test_the_readme_of_tfrecords_shows_the_schema():
+def test_the_tfrecords_documentation_shows_the_schema():
     text = (Path(__file__).parents[1] / "tfrecords" / "README.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| ([\w ]+) \| (.+) \|$", text, flags=re.MULTILINE)
     assert rows == [(name, kind, what) for name, (kind, what) in schema.FEATURES.items()]
@@ -88,7 +88,7 @@ def test_the_readme_of_tfrecords_shows_the_schema():
 
 
 @pytest.mark.parametrize(("version", "indexed"), [(1, False), (2, True)])
-def test_golden_shards_of_every_version_are_still_read(version, indexed):
+def test_golden_shards_of_every_version_can_be_read(version, indexed):
     golden = GOLDEN / f"version-{version}"
     manifest = read_manifest(golden)
     assert manifest.schema_version == version and manifest.has_patients

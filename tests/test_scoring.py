@@ -38,7 +38,7 @@ def simulated(studies=300, seed=0, area="XR_WRIST", shift=0.0, split_shares=(0.5
     )[list(COLUMNS)]
 
 
-def test_calibration_is_fitted_on_val_and_repairs_a_shift_on_test():
+def test_calibration_fitted_on_val_corrects_a_shift_on_test():
     found = score_table(simulated(4000, shift=1.5), dataclasses.replace(FEW, resamples=20))
     before, after = (levels["test"]["study"] for levels in (found.splits, found.calibrated))
     assert before.calibration["ece"].value > 2 * before.calibration["ece"].high
@@ -57,7 +57,7 @@ def test_every_method_works_at_both_levels(method, level):
         assert set(levels) == ({"study"} if level == "study" else {"image", "study"}), split
 
 
-def test_thresholds_chosen_on_val_are_tried_on_test_with_intervals():
+def test_thresholds_selected_on_val_are_evaluated_on_test_with_intervals():
     rules = ("0.5", "sensitivity>=0.95")
     found = score_table(simulated(1000), dataclasses.replace(FEW, rules=rules))
     on_val, on_test = (found.operating_points[split][1] for split in ("val", "test"))
@@ -71,7 +71,7 @@ def test_thresholds_chosen_on_val_are_tried_on_test_with_intervals():
     }
 
 
-def test_a_split_of_one_class_is_scored_as_far_as_it_goes_and_said():
+def test_a_split_of_one_class_is_scored_partially_with_a_note():
     table = simulated()
     one_class = table[(table["split"] == "val") | (table["label"] == 1)]
     found = score_table(one_class, FEW)
@@ -80,7 +80,7 @@ def test_a_split_of_one_class_is_scored_as_far_as_it_goes_and_said():
     assert found.splits["test"]["study"].scores["recall"].value > 0
 
 
-def test_a_split_without_known_labels_is_no_crash():
+def test_a_split_without_known_labels_does_not_crash():
     table = simulated(60)
     table.loc[table["split"] == "test", "label"] = -1
     found = score_table(table, FEW)
@@ -89,7 +89,7 @@ def test_a_split_without_known_labels_is_no_crash():
 
 
 @pytest.mark.parametrize("tune", ["absent", "one class"])
-def test_without_a_split_to_fit_on_nothing_is_calibrated_and_said(tune):
+def test_a_missing_calibration_split_is_noted_and_disables_calibration(tune):
     table = simulated()
     keep = (table["label"] == 1) if tune == "one class" else False
     found = score_table(table[(table["split"] == "test") | keep], FEW)
@@ -98,14 +98,14 @@ def test_without_a_split_to_fit_on_nothing_is_calibrated_and_said(tune):
     assert len(found.notes) >= 2
 
 
-def test_another_prevalence_is_said():
+def test_a_different_prevalence_is_noted():
     table = simulated(600)
     rare = table[(table["split"] == "val") | (table["label"] == 0) | (table.index % 4 == 0)]
     assert any("carry the former's prevalence" in note for note in score_table(rare, FEW).notes)
     assert not score_table(table, FEW).notes
 
 
-def test_unknown_labels_are_left_out():
+def test_unknown_labels_are_excluded():
     table = simulated()
     table.loc[table["study"] == table["study"].iloc[-1], "label"] = -1
     assert score_table(table, FEW).splits["test"]["study"].studies == 149
@@ -120,7 +120,7 @@ def test_unknown_labels_are_left_out():
         ({"rules": ("sensitivity>=2",)}, "outside 0 to 1"),
     ],
 )
-def test_options_without_sense_are_refused(changes, message):
+def test_invalid_options_are_rejected(changes, message):
     with pytest.raises(InputError, match=message):
         score_table(simulated(), dataclasses.replace(FEW, **changes))
 
@@ -130,7 +130,7 @@ def written(tmp_path, table):
     return tmp_path / "predictions.csv"
 
 
-def test_a_table_comes_back_as_it_was_written(tmp_path):
+def test_a_table_is_read_as_it_was_written(tmp_path):
     table = simulated().assign(study=lambda rows: "<b>" + rows["study"] + ',"x"')
     pd.testing.assert_frame_equal(read_predictions(written(tmp_path, table)), table, check_dtype=False, rtol=1e-12)
 
@@ -147,7 +147,7 @@ def test_a_table_comes_back_as_it_was_written(tmp_path):
         ("image", "XR_WRIST/0.png", "line 5 .*an image of an earlier row"),
     ],
 )
-def test_a_row_that_cannot_be_is_named(tmp_path, column, value, message):
+def test_an_invalid_row_is_reported(tmp_path, column, value, message):
     table = simulated().astype({column: object})
     table.loc[3, column] = value
     if column == "image":
@@ -156,7 +156,7 @@ def test_a_row_that_cannot_be_is_named(tmp_path, column, value, message):
         read_predictions(written(tmp_path, table))
 
 
-def test_a_study_of_both_labels_is_named(tmp_path):
+def test_a_study_with_both_labels_is_reported(tmp_path):
     table = simulated()
     study = table["study"][table["study"].duplicated()].iloc[0]
     table.loc[np.flatnonzero(table["study"] == study)[0], "label"] ^= 1
@@ -165,7 +165,7 @@ def test_a_study_of_both_labels_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00garbage", b"a,b\n1,2\n", ",".join(COLUMNS).encode() + b"\n"])
-def test_a_file_that_is_no_table_is_an_error(tmp_path, content):
+def test_a_file_that_is_not_a_table_is_an_error(tmp_path, content):
     (tmp_path / "predictions.csv").write_bytes(content)
     with pytest.raises(InputError, match=r"predictions\.csv"):
         read_predictions(tmp_path / "predictions.csv")
@@ -173,7 +173,7 @@ def test_a_file_that_is_no_table_is_an_error(tmp_path, content):
         read_predictions(tmp_path / "none.csv")
 
 
-def test_a_share_of_one_keeps_an_interval():
+def test_a_proportion_of_one_has_an_interval():
     table = simulated(200)
     table["logit"] = np.where(table["label"] == 1, 3.0, -3.0)  # without error
     table["probability"] = expit(table["logit"])
@@ -187,7 +187,7 @@ def test_a_share_of_one_keeps_an_interval():
     assert level.scores["auc"].low == 1  # no share of cases
 
 
-def test_calibration_that_harms_is_said():
+def test_harmful_calibration_is_noted():
     table = simulated(400)
     tune = table["split"] == "val"
     table.loc[tune, "logit"] = -table.loc[tune, "logit"] / 4 + 1  # tune is of another kind
@@ -197,7 +197,7 @@ def test_calibration_that_harms_is_said():
     assert "worse" not in " ".join(score_table(simulated(400), FEW).notes)
 
 
-def test_separable_classes_leave_a_note_on_the_temperature():
+def test_separable_classes_cause_a_note_on_the_temperature():
     table = simulated(100)
     table["logit"] = np.where(table["label"] == 1, 1.0, -1.0)
     table["probability"] = expit(table["logit"])

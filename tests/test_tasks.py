@@ -32,7 +32,7 @@ def two_areas(tmp_path):
     return write_records(tmp_path, [0, 1, -1], area="XR_WRIST")
 
 
-def test_classes_of_one_model_are_area_by_label(two_areas):
+def test_a_joint_model_has_one_class_per_area_and_label(two_areas):
     dataset = Dataset(two_areas, "all", DataConfig(task="multiclass"))
     assert dataset.labels.classes == ("Abnormal-ELBOW", "Abnormal-WRIST", "Normal-ELBOW", "Normal-WRIST")
     keys = dataset.rows("train")
@@ -42,7 +42,7 @@ def test_classes_of_one_model_are_area_by_label(two_areas):
     assert targets.tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 0], [-1] * 4]
 
 
-def test_two_class_records_serve_three_tasks(two_areas):
+def test_records_of_two_classes_support_three_tasks(two_areas):
     of_task = {
         task: Dataset(two_areas, "XR_WRIST", DataConfig(task=task)) for task in ("auto", "multiclass", "multilabel")
     }
@@ -54,7 +54,7 @@ def test_two_class_records_serve_three_tasks(two_areas):
         Dataset(two_areas / "m", "XR_WRIST", DataConfig(task="binary"))
 
 
-def test_balanced_sampling_draws_classes_equally_often_and_uses_all_of_a_rare_one(tmp_path):
+def test_balanced_sampling_draws_classes_equally_often_and_uses_all_images_of_rare_classes(tmp_path):
     write_records(tmp_path, [0] * 9 + [1] * 3)
     dataset = Dataset(tmp_path, "XR_WRIST", DataConfig(image_size=16, cache="off"))
     data = dataset.train(batch_size=4, epochs=2, balanced=True)
@@ -62,7 +62,7 @@ def test_balanced_sampling_draws_classes_equally_often_and_uses_all_of_a_rare_on
     assert labels.sum(axis=1).tolist() == [6, 6] and labels[0].tolist() != labels[1].tolist()
 
 
-def test_classes_are_weighted_by_how_rare_they_are(mura_root, tmp_path):
+def test_classes_are_weighted_by_inverse_frequency(mura_root, tmp_path):
     manifest = kmura.build_records(mura_root, tmp_path, workers=1)
     joint = Dataset(tmp_path, "all", DataConfig(task="multiclass"))
     counts = joint.counts("train")
@@ -76,7 +76,7 @@ def test_classes_are_weighted_by_how_rare_they_are(mura_root, tmp_path):
         assert Dataset(tmp_path, "XR_WRIST", DataConfig(task=task)).balance("train") == [negatives / positives]
 
 
-def test_unknown_labels_count_neither_for_nor_against_a_label(tmp_path):
+def test_unknown_labels_are_excluded_from_the_loss_of_a_label(tmp_path):
     labels = [(1, 0), (0, 1), (0, -1), (0, -1), (-1, 1), (1, 0)]
     write_records(tmp_path, labels, task="multilabel", classes=("mass", "edema"))
     assert Dataset(tmp_path, "XR_WRIST").balance("train") == [3 / 2, 2 / 2]
@@ -90,13 +90,13 @@ def test_unknown_labels_count_neither_for_nor_against_a_label(tmp_path):
         ({"task": "multilabel", "classes": ("a", "b")}, [(1, 0), (1, 0), (1, -1)], "of b or without a"),
     ],
 )
-def test_classes_that_a_split_lacks_are_all_named(tmp_path, options, labels, missing):
+def test_all_classes_missing_in_a_split_are_reported(tmp_path, options, labels, missing):
     write_records(tmp_path, labels, **options)
     with pytest.raises(InputError, match=f"XR_WRIST has no images {missing} in the train split of .*; add some$"):
         kmura.fit(tmp_path, area="XR_WRIST", runs=tmp_path / "runs", config=load_config(None, TINY))
 
 
-def test_one_model_over_areas_names_the_areas_that_lack_a_class(two_areas):
+def test_a_joint_model_reports_the_areas_with_missing_classes(two_areas):
     write_records(two_areas, [0, 0], area="XR_HAND")
     config = load_config(None, TINY | {"data.task": "multiclass"})
     with pytest.raises(
@@ -105,7 +105,7 @@ def test_one_model_over_areas_names_the_areas_that_lack_a_class(two_areas):
         kmura.fit(two_areas, area="all", runs=two_areas / "runs", config=config)
 
 
-def test_validation_of_one_label_and_of_two_classes_is_that_of_the_binary_task():
+def test_validation_of_one_label_and_of_two_classes_matches_the_binary_task():
     rng = np.random.default_rng(0)
     study, label, logit = (
         np.repeat(np.arange(20), 2),
@@ -130,7 +130,7 @@ def joint_run(records, tmp_path_factory):
     return run, kmura.evaluate(run.folder, options=FEW)
 
 
-def test_a_model_of_all_areas_is_one_run_that_is_evaluated_by_class_and_by_area(joint_run, records):
+def test_a_model_of_all_areas_is_one_run_evaluated_per_class_and_per_area(joint_run, records):
     run, found = joint_run
     assert run.folder.parts[-2:] == ("all", "baseline")
     description = read_run(run.folder)
@@ -153,14 +153,14 @@ def test_a_model_of_all_areas_is_one_run_that_is_evaluated_by_class_and_by_area(
     assert json.loads((run.folder / "metrics.json").read_text())["classes"] == list(description.classes)
 
 
-def test_studies_of_the_same_name_in_two_areas_stay_apart(joint_run):
+def test_studies_of_the_same_name_in_two_areas_are_distinguished(joint_run):
     _, found = joint_run
     by_area = [scores.splits["test"]["study"].studies for scores in found.scores.questions.values()]
     assert found.scores.splits["test"]["study"].studies == sum(by_area)
 
 
 @pytest.mark.slow
-def test_one_model_is_compared_with_those_of_the_areas(joint_run, records, tmp_path):
+def test_a_joint_model_can_be_compared_with_models_per_area(joint_run, records, tmp_path):
     run, found = joint_run
     own = kmura.fit(records, area="XR_WRIST", runs=tmp_path, settings=TINY)
     kmura.evaluate(own.folder, options=FEW)
@@ -171,7 +171,7 @@ def test_one_model_is_compared_with_those_of_the_areas(joint_run, records, tmp_p
     assert scores["baseline of all areas"]["auc"].value == pytest.approx(expected)
 
 
-def test_questions_of_several_labels_are_the_labels():
+def test_the_questions_of_a_multilabel_task_are_its_labels():
     table = pd.DataFrame(
         {"split": "test", "area": "chest", "patient": ["a", "b"], "study": ["a", "b"], "image": ["1", "2"]}
         | {"label_mass": [1, 0], "label_edema": [-1, 1]}
@@ -182,7 +182,7 @@ def test_questions_of_several_labels_are_the_labels():
     assert list(questions_of(table, "chest", Multilabel(("mass",)))) == ["chest"]
 
 
-def test_the_place_of_the_positive_class_in_the_alphabet_changes_no_metric(tmp_path):
+def test_the_alphabetical_position_of_the_positive_class_does_not_change_metrics(tmp_path):
     """Bright is the positive class, named `a_bright` or `z_bright`; `normal` stands behind or before it."""
     found = []
     for positive in ("a_bright", "z_bright"):
@@ -211,7 +211,7 @@ def losses(*values):
     return [{"epoch": number + 1, "val_loss_img": value} for number, value in enumerate(values)]
 
 
-def test_a_run_is_over_when_its_loss_has_stopped_falling():
+def test_a_run_stops_early_when_its_loss_plateaus():
     train = load_config(None, {"train.stop_patience": 2}).train
     assert not has_stopped(train, losses(3, 2, 2.5), "val_loss_img")
     assert has_stopped(train, losses(3, 2, 2.5, 2.1), "val_loss_img")
@@ -219,7 +219,7 @@ def test_a_run_is_over_when_its_loss_has_stopped_falling():
 
 
 @pytest.mark.slow
-def test_a_resumed_run_with_patience_ends_as_one_that_ran_through(records, tmp_path):
+def test_a_resumed_run_with_patience_equals_an_uninterrupted_run(records, tmp_path):
     """Rate and end follow from the losses of all epochs, also of those before a break."""
     settings = TINY | {
         "train.epochs": 5,
@@ -256,12 +256,12 @@ def test_a_resumed_run_with_patience_ends_as_one_that_ran_through(records, tmp_p
         ({"model.head_dropout": [1.0]}, "model.head_dropout is 1.0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings, message):
+def test_invalid_settings_are_rejected(settings, message):
     with pytest.raises(InputError, match=message):
         load_config(None, settings)
 
 
-def test_the_task_bounds_the_settings(records, tmp_path):
+def test_settings_that_do_not_suit_the_task_are_rejected(records, tmp_path):
     joint = TINY | {"data.task": "multiclass"}
     for more, message in (
         ({"cam.erase": "positive"}, "cam.erase=positive requires a model with one logit, this one has 4"),
@@ -271,7 +271,7 @@ def test_the_task_bounds_the_settings(records, tmp_path):
             kmura.fit(records, area="all", runs=tmp_path, settings=joint | more)
 
 
-def test_a_single_label_is_trained_as_the_binary_task_bit_for_bit(records, tmp_path):
+def test_a_single_label_is_trained_bit_identically_to_the_binary_task(records, tmp_path):
     tables = {}
     for task in ("binary", "multilabel"):
         settings = TINY | {"data.task": task, "train.deterministic": True}
@@ -286,7 +286,7 @@ def test_a_single_label_is_trained_as_the_binary_task_bit_for_bit(records, tmp_p
 
 
 @pytest.mark.slow
-def test_several_classes_are_mixed_and_erased_too(records, tmp_path):
+def test_mixing_and_erasing_support_several_classes(records, tmp_path):
     settings = TINY | {"data.task": "multiclass", "train.epochs": 1, "mix.until_epoch": 1, "mix.aug_p": 1.0}
     plain, erased = (
         kmura.fit(records, area="all", runs=tmp_path / name, settings=settings | more).history["loss"][0]

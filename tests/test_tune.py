@@ -53,11 +53,11 @@ def undisturbed(records, tmp_path_factory):
     return done, len(traces)
 
 
-def test_a_search_traces_its_step_once(undisturbed):
+def test_a_search_traces_its_training_step_once(undisturbed):
     assert undisturbed[1] == 1
 
 
-def test_a_search_leaves_the_best_trial_as_a_run(undisturbed, records):
+def test_a_search_saves_the_best_trial_as_a_run(undisturbed, records):
     from kmura.classification.phases import TUNED_KEYS, read_best
     from kmura.evaluation.evaluate import evaluate
     from kmura.evaluation.scoring import ScoreOptions
@@ -78,7 +78,7 @@ def test_a_search_leaves_the_best_trial_as_a_run(undisturbed, records):
     assert models == ["best.keras"] and not list(done.folder.glob("trial_*/last"))
 
 
-def test_a_trial_trains_as_a_run_of_its_values_alone(undisturbed, records, tmp_path):
+def test_a_trial_equals_a_single_run_with_the_same_values(undisturbed, records, tmp_path):
     """Reset weights, moments, random states and knobs: the last trial equals a fresh model's run."""
     from kmura.classification.fit import fit
     from kmura.classification.search import with_values
@@ -104,7 +104,7 @@ def outcome(folder):
 
 
 @pytest.mark.slow
-def test_a_search_killed_at_random_moments_ends_with_the_same_trials(undisturbed, records, tmp_path):
+def test_a_search_killed_at_random_moments_has_the_same_trials_after_resuming(undisturbed, records, tmp_path):
     command = [sys.executable, "-c", TUNE, records, tmp_path, json.dumps(config_json(TINY))]
     rng = random.Random(2)
     folder = tmp_path / AREA / "tune"
@@ -124,7 +124,7 @@ def test_a_search_killed_at_random_moments_ends_with_the_same_trials(undisturbed
 
 
 @pytest.mark.slow
-def test_the_same_call_again_changes_nothing_and_more_trials_go_on(records, tmp_path):
+def test_repeating_the_call_changes_nothing_and_more_trials_continue_the_search(records, tmp_path):
     from kmura.classification.search import tune
 
     first = tune(records, area=AREA, runs=tmp_path, config=changed(trials=1))
@@ -138,7 +138,7 @@ def test_the_same_call_again_changes_nothing_and_more_trials_go_on(records, tmp_
 
 
 @pytest.mark.slow
-def test_half_of_the_trials_worse_than_the_median_are_stopped(records, tmp_path):
+def test_trials_worse_than_the_median_are_stopped(records, tmp_path):
     """Curves of other trials are files: below two that began with 2.0 none can go on, above -1.0 all do."""
     from kmura.classification.search import tune
     from kmura.files import write_json
@@ -158,7 +158,7 @@ def test_half_of_the_trials_worse_than_the_median_are_stopped(records, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_search_in_which_nothing_can_be_trained_says_so(records, tmp_path):
+def test_a_search_without_a_trainable_trial_is_an_error(records, tmp_path):
     from kmura.classification.search import tune
 
     hopeless = dataclasses.replace(changed(learning_rate=(1.0, 1.0)), train=TINY.train)
@@ -185,7 +185,7 @@ def test_trials_share_the_decoded_images(records, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_trials_that_diverge_do_not_end_a_search(records, tmp_path):
+def test_diverging_trials_do_not_end_a_search(records, tmp_path):
     import keras
 
     from kmura.classification.search import tune
@@ -204,7 +204,7 @@ def test_trials_that_diverge_do_not_end_a_search(records, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_other_values_left_behind_is_not_gone_on_with(records, tmp_path):
+def test_checkpoints_of_other_values_are_not_resumed(records, tmp_path):
     from kmura.classification.search import tune
     from kmura.files import write_json
 
@@ -224,7 +224,7 @@ def test_settings_for_a_shared_search_must_be_complete(records, tmp_path, monkey
         tune(records, area=AREA, runs=tmp_path, config=TINY)
 
 
-def test_a_search_of_what_is_never_used_is_refused(records, tmp_path):
+def test_a_search_over_unused_settings_is_rejected(records, tmp_path):
     from kmura.classification.search import tune
 
     for setting, message in (
@@ -237,7 +237,7 @@ def test_a_search_of_what_is_never_used_is_refused(records, tmp_path):
 
 
 @pytest.mark.slow
-def test_hyperband_goes_on_with_the_trials_it_promotes(records, tmp_path):
+def test_hyperband_resumes_the_trials_it_promotes(records, tmp_path):
     from kmura.classification.search import tune
 
     config = changed(tuner="hyperband", trials=25)
@@ -276,7 +276,7 @@ def test_a_chief_and_two_workers_share_a_search(records, tmp_path):
     assert (tmp_path / AREA / "tune" / "best.json").exists() and (tmp_path / AREA / "tune" / "best.keras").exists()
 
 
-def test_every_suggestion_lies_in_the_space():
+def test_every_suggestion_is_within_the_space():
     from kmura.classification.oracles import search_space
     from kmura.classification.phases import TUNED_KEYS
     from kmura.classification.search import with_values
@@ -322,6 +322,6 @@ def test_final_takes_tuned_values_then_published_ones_then_settings(tmp_path):
         ("tune.tuner=tpe", "tune.tuner is 'tpe'; allowed: bayesian, random, hyperband"),
     ],
 )
-def test_a_space_that_makes_no_sense_is_refused(setting, message):
+def test_an_invalid_space_is_rejected(setting, message):
     with pytest.raises(InputError, match=message):
         load_config("tune", [setting])

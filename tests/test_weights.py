@@ -78,7 +78,7 @@ def test_none_keeps_the_random_weights(trained):
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_preset_folder_of_keras_hub_fills_the_backbone(preset, trained, fused, caplog):
+def test_a_keras_hub_preset_folder_loads_into_the_backbone(preset, trained, fused, caplog):
     caplog.set_level(logging.INFO, "kmura")
     model = build(preset, seed=2, num_classes=2, fused_batch_norm=fused)
     assert same_backbone(model, trained)
@@ -99,7 +99,7 @@ def test_a_preset_saved_from_a_classifier_loads_in_keras_hub(trained, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["classifier.keras", "classifier.weights.h5"])
-def test_a_classifiers_file_brings_backbone_and_head(files, name, trained, caplog):
+def test_the_file_of_a_classifier_loads_backbone_and_head(files, name, trained, caplog):
     caplog.set_level(logging.INFO, "kmura")
     model = build(files[name], seed=2, num_classes=2)
     assert same_backbone(model, trained) and same_head(model, trained)
@@ -108,7 +108,7 @@ def test_a_classifiers_file_brings_backbone_and_head(files, name, trained, caplo
 
 
 @pytest.mark.parametrize("name", ["classifier.keras", "classifier.weights.h5"])
-def test_a_head_of_another_shape_stays_random(files, name, trained, caplog):
+def test_a_head_of_another_shape_keeps_its_random_weights(files, name, trained, caplog):
     caplog.set_level(logging.INFO, "kmura")
     model = build(files[name], seed=2, num_classes=5)
     assert same_backbone(model, trained)
@@ -117,13 +117,13 @@ def test_a_head_of_another_shape_stays_random(files, name, trained, caplog):
 
 
 @pytest.mark.parametrize("name", ["backbone.keras", "backbone.weights.h5"])
-def test_a_backbones_file_fills_the_backbone_alone(files, name, trained):
+def test_the_file_of_a_backbone_loads_only_the_backbone(files, name, trained):
     model = build(files[name], seed=2, num_classes=2)
     assert same_backbone(model, trained)
     assert same_head(model, build(seed=2, num_classes=2))
 
 
-def test_a_file_with_an_optimizer_in_it_serves_too(tmp_path):
+def test_a_file_with_optimizer_state_can_be_loaded(tmp_path):
     model = build(num_classes=2)
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
     model.optimizer.build(model.trainable_variables)
@@ -132,12 +132,12 @@ def test_a_file_with_an_optimizer_in_it_serves_too(tmp_path):
     assert same_backbone(loaded, model) and same_head(loaded, model)
 
 
-def test_initial_bias_comes_after_the_weights(files):
+def test_the_initial_bias_is_set_after_loading_weights(files):
     model = build(files["classifier.keras"], num_classes=2, initial_bias=0.75)
     np.testing.assert_array_equal(model.get_layer("logits").bias.numpy(), [0.75, 0.75])
 
 
-def test_resnet18_small_has_presets_too(tmp_path):
+def test_resnet18_small_can_load_presets(tmp_path):
     saved = build(backbone="resnet18_small")
     saved.backbone.save_to_preset(tmp_path / "preset")
     loaded = build(tmp_path / "preset", backbone="resnet18_small", seed=2)
@@ -159,7 +159,7 @@ def refused(weights, backbone="densenet_mini") -> str:
 
 
 @pytest.mark.parametrize("preset", ["densenet_121_imagenet", "kaggle://keras/densenet/keras/densenet_121_imagenet/3"])
-def test_without_network_the_error_says_how_to_bring_a_kaggle_preset(preset, tmp_path, monkeypatch):
+def test_without_network_the_error_explains_how_to_provide_a_kaggle_preset(preset, tmp_path, monkeypatch):
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # nobody listens there, on any machine
     start = time.monotonic()
@@ -170,7 +170,7 @@ def test_without_network_the_error_says_how_to_bring_a_kaggle_preset(preset, tmp
     assert "weights none" in message
 
 
-def test_without_network_a_hugging_face_preset_fails_within_seconds(tmp_path, monkeypatch):
+def test_a_hugging_face_preset_fails_within_seconds_without_network(tmp_path, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     start = time.monotonic()
     message = refused("hf://keras/densenet_121_imagenet_of_nobody")
@@ -179,7 +179,7 @@ def test_without_network_a_hugging_face_preset_fails_within_seconds(tmp_path, mo
     assert "snapshot_download('keras/densenet_121_imagenet_of_nobody')" in message
 
 
-def test_a_preset_downloaded_before_needs_no_network(preset, trained, tmp_path, monkeypatch):
+def test_a_cached_preset_needs_no_network(preset, trained, tmp_path, monkeypatch):
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     cached = tmp_path / "models" / "someone" / "mini" / "keras" / "mini" / "1"
@@ -191,12 +191,12 @@ def test_a_preset_downloaded_before_needs_no_network(preset, trained, tmp_path, 
     assert same_backbone(build("kaggle://someone/mini/keras/mini/1", seed=2), trained)
 
 
-def test_a_backbone_without_imagenet_weights_says_which_have_them():
+def test_requesting_missing_imagenet_weights_lists_the_backbones_that_have_them():
     assert "densenet_mini has no ImageNet weights" in refused("imagenet")
     assert "densenet121, densenet169, resnet50" in refused("imagenet")
 
 
-def test_a_name_that_is_no_weights_gets_the_nearest_ones():
+def test_an_unknown_weights_name_suggests_the_closest_ones():
     message = refused("imagenett")
     assert "weights imagenett: neither a path nor a preset; choose a path or one of imagenet, " in message
     assert "densenet_121_imagenet" in message
@@ -207,27 +207,27 @@ def test_a_missing_path_is_named(name, tmp_path):
     assert f"weights {tmp_path / name}: this file or folder does not exist; check the path" in refused(tmp_path / name)
 
 
-def test_a_folder_that_is_no_preset_is_refused(preset, tmp_path):
+def test_a_folder_that_is_not_a_preset_is_rejected(preset, tmp_path):
     assert "has no config.json" in refused(tmp_path)
     shutil.copy(preset / "config.json", tmp_path)
     assert "has no model.weights.h5" in refused(tmp_path)
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path):
+def test_a_file_of_another_type_is_rejected(tmp_path):
     (tmp_path / "weights.onnx").write_bytes(b"onnx")
     assert "give a preset folder, .keras, .weights.h5 or a state dict" in refused(tmp_path / "weights.onnx")
 
 
 @pytest.mark.parametrize("name", ["classifier.keras", "backbone.weights.h5"])
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.95])
-def test_a_truncated_file_is_refused(files, name, kept, tmp_path):
+def test_a_truncated_file_is_rejected(files, name, kept, tmp_path):
     content = files[name].read_bytes()
     damaged = tmp_path / name
     damaged.write_bytes(content[: int(kept * len(content))])
     assert f"weights {damaged}: damaged or not a" in refused(damaged)
 
 
-def test_a_preset_of_another_depth_is_refused(preset, tmp_path):
+def test_a_preset_of_another_depth_is_rejected(preset, tmp_path):
     folder = tmp_path / "preset"
     shutil.copytree(preset, folder)
     config = json.loads((folder / "config.json").read_text())
@@ -236,14 +236,14 @@ def test_a_preset_of_another_depth_is_refused(preset, tmp_path):
     assert "stackwise_num_repeats is [2, 2, 3, 2], but backbone densenet_mini has [2, 2, 2, 2]" in refused(folder)
 
 
-def test_a_preset_of_another_family_is_refused(preset):
+def test_a_preset_of_another_family_is_rejected(preset):
     message = refused(preset, backbone="resnet18_small")
     assert (
         "belong to a keras_hub>DenseNetBackbone, but backbone resnet18_small needs a kmura>SmallImageResNet" in message
     )
 
 
-def test_a_config_that_is_no_models_is_refused(preset, tmp_path):
+def test_a_config_that_does_not_describe_a_model_is_rejected(preset, tmp_path):
     folder = tmp_path / "preset"
     shutil.copytree(preset, folder)
     for content in ("{", "[]", '{"architecture": "densenet121"}'):
@@ -251,18 +251,18 @@ def test_a_config_that_is_no_models_is_refused(preset, tmp_path):
         assert "config.json does not describe a Keras model" in refused(folder)
 
 
-def test_a_classifier_with_another_backbone_is_refused(files):
+def test_a_classifier_with_another_backbone_is_rejected(files):
     message = refused(files["classifier.keras"], backbone="resnet18_small")
     assert "they belong to backbone densenet_mini, but the model has resnet18_small" in message
 
 
-def test_arrays_of_another_architecture_are_refused(files):
+def test_arrays_of_another_architecture_are_rejected(files):
     for name in ("classifier.weights.h5", "backbone.weights.h5"):
         message = refused(files[name], backbone="resnet18_small")
         assert "shapes of 104 arrays differ from those of the 100 arrays of backbone resnet18_small" in message
 
 
-def test_arrays_of_another_shape_are_refused(files, tmp_path):
+def test_arrays_of_another_shape_are_rejected(files, tmp_path):
     from keras_hub.models import DenseNetBackbone
 
     wider = DenseNetBackbone(stackwise_num_repeats=[2, 2, 2, 2], growth_rate=20)
@@ -271,20 +271,20 @@ def test_arrays_of_another_shape_are_refused(files, tmp_path):
     assert "shapes of 104 arrays differ from those of the 104 arrays of backbone densenet_mini" in message
 
 
-def test_arrays_under_other_names_are_refused(files, tmp_path):
+def test_arrays_with_other_names_are_rejected(files, tmp_path):
     shutil.copy(files["backbone.weights.h5"], tmp_path / "renamed.weights.h5")
     with h5py.File(tmp_path / "renamed.weights.h5", "a") as file:
         file.move("layers/conv2d_3", "layers/convolution_3")
     assert "do not fit backbone densenet_mini" in refused(tmp_path / "renamed.weights.h5")
 
 
-def test_another_model_of_keras_is_refused(tmp_path):
+def test_another_keras_model_is_rejected(tmp_path):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     model.save(tmp_path / "dense.keras")
     assert "belong to a Sequential, but backbone densenet_mini needs" in refused(tmp_path / "dense.keras")
 
 
-def test_a_zip_without_a_model_is_refused(tmp_path):
+def test_a_zip_file_without_a_model_is_rejected(tmp_path):
     with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
         archive.writestr("readme.txt", "nothing")
     assert "damaged or not a Keras file" in refused(tmp_path / "other.keras")

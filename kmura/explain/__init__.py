@@ -1,11 +1,11 @@
-"""Where a model looks, and whether it rests on that. `kmura.explain(run)` is `kmura.explain.gallery.explain`."""
+"""Explanations of models and their faithfulness. `kmura.explain(run)` calls `kmura.explain.gallery.explain`."""
 
 import sys
 import types
 
 
 class _Room(types.ModuleType):
-    """The room and the function of the public face share a name, so the room can be called."""
+    """A callable module: the package and the function of the public API share the name `explain`."""
 
     def __call__(self, *args, **kwargs):
         from kmura.explain.gallery import explain

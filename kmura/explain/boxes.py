@@ -1,4 +1,4 @@
-"""Maps against boxes that say where the finding is: pointing game and overlap."""
+"""Evaluation of maps against bounding boxes of the finding: pointing game and overlap."""
 
 import csv
 import os
@@ -14,50 +14,58 @@ COLUMNS = ("image", "x0", "y0", "x1", "y1")
 
 
 def read_boxes(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Image -> its boxes [n, 4] (x0, y0, x1, y1) as shares of its width and height, from a CSV of COLUMNS.
+    """Returns the boxes of each image as fractions of its width and height, read from a CSV with the columns COLUMNS.
 
-    Boxes are in pixels of the upright pictures (turned as their EXIF orientation says, as in the records); the files
-    lie beside the CSV under the names that it gives.
+    The CSV gives boxes in pixels of the upright images (EXIF orientation applied, as in the records). Image names are
+    relative to the folder of the CSV.
+
+    Args:
+        path: path of the CSV.
+
+    Returns:
+        A dictionary that maps the name of an image to its boxes [n, 4] (x0, y0, x1, y1), in 0..1.
 
     Raises:
-        InputError: no such file, a column missing, a row that is no box, an image that is not there.
+        InputError: The CSV cannot be read, a column is missing, a row is not a valid box, or an image cannot be read.
     """
     path = Path(path)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"boxes {path} cannot be read: {reason(error)}; give a CSV as lesions.csv") from error
+        raise InputError(f"boxes {path} cannot be read: {reason(error)}; give a CSV like lesions.csv") from error
     boxes: dict[str, list] = {}
     for number, row in enumerate(rows):
         missing = [name for name in COLUMNS if row.get(name) in (None, "")]
         if missing:
-            raise InputError(f"boxes {path}, line {number + 2}: no {missing[0]}; columns are {', '.join(COLUMNS)}")
+            raise InputError(f"boxes {path}, line {number + 2}: no value for {missing[0]}; give {', '.join(COLUMNS)}")
         try:
             corners = [float(row[name]) for name in COLUMNS[1:]]
         except ValueError as error:
-            raise InputError(f"boxes {path}, line {number + 2}: {error}; give pixels") from error
+            raise InputError(f"boxes {path}, line {number + 2}: {error}; give coordinates in pixels") from error
         if not (corners[0] < corners[2] and corners[1] < corners[3]):
-            raise InputError(f"boxes {path}, line {number + 2}: x0 < x1 and y0 < y1 are needed")
+            raise InputError(f"boxes {path}, line {number + 2}: x0 < x1 and y0 < y1 are required; fix the row")
         try:
             with Image.open(path.parent / row["image"]) as image:
                 width, height = image.size
-                if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # lies on its side
+                if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # stored rotated by 90 degrees
                     width, height = height, width
         except OSError as error:
-            raise InputError(f"boxes {path}: {row['image']} cannot be read ({reason(error)}); put it beside") from error
+            raise InputError(
+                f"boxes {path}: {row['image']} cannot be read ({reason(error)}); place it in the folder of the CSV"
+            ) from error
         boxes.setdefault(row["image"], []).append(np.array(corners) / [width, height, width, height])
-    return {name: np.array(found) for name, found in boxes.items()}
+    return {name: np.array(corners) for name, corners in boxes.items()}
 
 
 def placed(boxes: np.ndarray, size: int, how: str, sides: tuple[int, int]) -> np.ndarray:
-    """Boxes [n, 4] in pixels of the model's image.
+    """Returns boxes [n, 4] in pixels of the model's input image.
 
     Args:
-        boxes: [n, 4] as shares of width and height.
-        size: side of the model's image.
+        boxes: [n, 4], as fractions of width and height, in 0..1.
+        size: side of the model's input image in pixels.
         how: `squash` or `pad`, see DataConfig.
-        sides: height and width of the stored image.
+        sides: height and width of the stored image in pixels.
     """
     height, width = (size, size)
     if how == "pad":
@@ -68,7 +76,7 @@ def placed(boxes: np.ndarray, size: int, how: str, sides: tuple[int, int]) -> np
 
 
 def hit(heat: np.ndarray, boxes: np.ndarray) -> bool:
-    """Pointing game (Zhang et al. 2016): whether the hottest pixel of a map [H, W] lies in one of the boxes [n, 4]."""
+    """Pointing game (Zhang et al. 2016): whether the maximum of a map [H, W] lies in any of the boxes [n, 4]."""
     if heat.max() <= 0:
         return False
     y, x = np.unravel_index(heat.argmax(), heat.shape)
@@ -78,7 +86,12 @@ def hit(heat: np.ndarray, boxes: np.ndarray) -> bool:
 
 
 def covered(boxes: np.ndarray, shape: tuple[int, int]) -> float:
-    """The share of an image of this height and width that the boxes cover: what pointing blindly would hit."""
+    """Returns the fraction of an image covered by the boxes [n, 4]: the expected hit rate of random pointing.
+
+    Args:
+        boxes: [n, 4] in pixels.
+        shape: height and width of the image in pixels.
+    """
     y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
     inside = np.zeros(shape, bool)
     for x0, y0, x1, y1 in boxes:
@@ -87,11 +100,11 @@ def covered(boxes: np.ndarray, shape: tuple[int, int]) -> float:
 
 
 def overlap(heat: np.ndarray, boxes: np.ndarray) -> float:
-    """Intersection over union of the box around the map above half its maximum with the best of the boxes [n, 4]."""
-    found = box_of(heat)
-    if found is None:
+    """Returns the largest intersection over union of the box of a map (see `box_of`) with any of the boxes [n, 4]."""
+    predicted = box_of(heat)
+    if predicted is None:
         return 0.0
-    low, high = np.maximum(boxes[:, :2], found[:2]), np.minimum(boxes[:, 2:], found[2:])
+    low, high = np.maximum(boxes[:, :2], predicted[:2]), np.minimum(boxes[:, 2:], predicted[2:])
     common = np.prod(np.maximum(high - low, 0), axis=1)
-    areas = [np.prod(corners[..., 2:] - corners[..., :2], axis=-1) for corners in (boxes, np.array(found, float))]
+    areas = [np.prod(corners[..., 2:] - corners[..., :2], axis=-1) for corners in (boxes, np.array(predicted, float))]
     return float(np.max(common / (areas[0] + areas[1] - common)))

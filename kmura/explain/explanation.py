@@ -1,4 +1,4 @@
-"""The explanation of a run, as `explain.json` holds it."""
+"""The explanation of a run, as stored in `explain.json`."""
 
 import dataclasses
 
@@ -12,11 +12,12 @@ class Look:
     """A map of one image.
 
     Attributes:
-        tap: the feature map; with the class, if the map is not towards the predicted one; or an attention map.
-        empty: whether there is no positive evidence; the picture then shows the image as it is.
-        box: left, top, right, bottom in pixels of the picture, of the region above half of the map's maximum; None for
+        tap: name of the feature map, with the target class if the map does not explain the predicted class; or of an
+            attention map.
+        empty: whether the map has no positive evidence; the overlay then shows the unchanged image.
+        box: left, top, right, bottom in pixels of the overlay, of the region above half of the map's maximum; None for
             an empty map.
-        file: name of the picture in the folder.
+        file: name of the overlay's file in the folder.
     """
 
     tap: str
@@ -31,12 +32,12 @@ class Case:
 
     Attributes:
         outcome: one of `kmura.explain.outcomes.OUTCOMES` or CLASS_OUTCOMES.
-        image, study: path of the image relative to the root of the data, and its study.
+        image, study: path of the image relative to the root of the data, and name of its study.
         label, probability, caption: `truth`, `probability` and `caption` of `kmura.explain.outcomes.Reading`.
-        empty, box: of the map of the explanation's `tap`, see Look.
+        empty, box: for the map of the explanation's `tap`, see Look.
         files: picture (one of PICTURES) -> file name in the folder.
-        beside: further maps: of the explanation's other taps; towards the true class of an image that was taken for
-            another class; towards classes that were asked for; attention maps.
+        beside: additional maps: of the explanation's other taps; for the true class of a misclassified image; for
+            requested classes; attention maps.
     """
 
     outcome: str
@@ -53,17 +54,17 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class MeanCurves:
-    """Deletion and insertion, averaged over the sample.
+    """Deletion and insertion curves, averaged over the sample.
 
-    An image with an empty map counts as if its map were random.
+    An empty map is replaced by a random map.
 
     Attributes:
-        share: [S] share of the pixels that are removed (deletion) or shown (insertion), 0 to 1.
-        deletion, insertion: [S] mean confidence in the prediction, by the model's maps.
-        random_deletion, random_insertion: [S] the same by random maps.
+        share: [S] fraction of the pixels that are removed (deletion) or shown (insertion), 0 to 1.
+        deletion, insertion: [S] mean confidence in the prediction, with pixels ordered by the model's maps.
+        random_deletion, random_insertion: [S] the same, with pixels ordered by random maps.
         means: name -> mean over the sample with its 95 % patient-bootstrap interval: the areas under the four curves,
             `deletion_gain` and `insertion_gain` over random maps, and `drop` and `random_drop` of the confidence when
-            the top 1 - cam.erase_q of the map is black.
+            the top 1 - cam.erase_q of the map is set to black.
     """
 
     share: list[float]
@@ -76,13 +77,13 @@ class MeanCurves:
 
 @dataclasses.dataclass(frozen=True)
 class Localization:
-    """Maps towards `abnormal` against boxes.
+    """Agreement of the maps for `abnormal` with bounding boxes.
 
     Attributes:
         images: number of abnormal images with a box.
-        pointing: share of them whose hottest pixel is in a box, with its 95 % patient-bootstrap interval.
-        chance: the share that random pointing would reach: the mean share of the image that the boxes cover.
-        overlap: mean intersection over union of the map's box with the best of the image's boxes.
+        pointing: fraction of them whose map has its maximum in a box, with its 95 % patient-bootstrap interval.
+        chance: expected value of `pointing` for random maps: the mean fraction of the image covered by the boxes.
+        overlap: mean intersection over union of the map's box with the best matching box of the image.
     """
 
     images: int
@@ -93,13 +94,13 @@ class Localization:
 
 @dataclasses.dataclass(frozen=True)
 class Worth:
-    """How faithful the maps of one feature map are.
+    """The faithfulness of the maps of one feature map.
 
     Attributes:
-        tap: the feature map.
-        empty_share: share of the sample whose map is empty, 0 to 1.
-        curves: deletion and insertion.
-        localization: None without boxes.
+        tap: name of the feature map.
+        empty_share: fraction of the sample with an empty map, 0 to 1.
+        curves: deletion and insertion curves.
+        localization: agreement with boxes; None without boxes.
     """
 
     tap: str
@@ -110,17 +111,17 @@ class Worth:
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """The explanation of a run, as `explain.json` holds it.
+    """The explanation of a run, as stored in `explain.json`.
 
     Attributes:
-        run, area, phase: folder of the run as it was given, and its names.
-        model_sha256: of the `best.keras` that is explained.
-        split: of the images.
-        cases: the galleries; of each outcome the most confident cases first.
+        run, area, phase: folder of the run as passed to `explain`, its area and its phase.
+        model_sha256: SHA-256 of the explained `best.keras`.
+        split: split of the images.
+        cases: the galleries; within each outcome, the most confident cases come first.
         counts: outcome -> number of images of the split.
-        sample: number of images behind the curves.
-        tap, empty_share, curves, localization: of the maps that are explained, see Worth.
-        beside: the same of the maps of the other branches, if those are shown too.
+        sample: number of images used for the curves.
+        tap, empty_share, curves, localization: faithfulness of the first feature map, see Worth.
+        beside: faithfulness of the feature maps of the other branches, if those are shown too.
     """
 
     run: str
@@ -139,5 +140,5 @@ class Explanation:
 
     @property
     def worths(self) -> list[Worth]:
-        """Of all feature maps that are explained, the explanation's own first."""
+        """Faithfulness of all explained feature maps; the one of the explanation's `tap` comes first."""
         return [Worth(self.tap, self.empty_share, self.curves, self.localization), *self.beside]

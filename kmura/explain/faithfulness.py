@@ -1,4 +1,4 @@
-"""Does the prediction rest on what the map shows? Deletion and insertion curves, beside maps of chance."""
+"""Faithfulness of maps: deletion and insertion curves, compared with those of random maps."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,20 +9,20 @@ from PIL import Image, ImageFilter
 
 from kmura import cam
 
-STEPS = 20  # of a curve
+STEPS = 20  # per curve
 
 
 @dataclasses.dataclass(frozen=True)
 class Curves:
-    """Mean confidence in the predicted side or class while pixels go or come, hottest first.
+    """Mean confidence in the predicted side or class while pixels are removed or inserted, highest map values first.
 
     Attributes:
-        share: [STEPS + 1] share of the pixels that are gone (deletion) or there (insertion), 0 to 1.
-        deletion, insertion: [STEPS + 1] mean confidence by the model's maps.
-        random_deletion, random_insertion: the same by maps of chance.
-        deletion_area, insertion_area: [N] area under each image's curve; deletion is better the smaller, insertion the
-            larger.
-        random_deletion_area, random_insertion_area: [N] the same by chance.
+        share: [STEPS + 1] fraction of the pixels that are removed (deletion) or shown (insertion), 0 to 1.
+        deletion, insertion: [STEPS + 1] mean confidence, with pixels ordered by the model's maps.
+        random_deletion, random_insertion: [STEPS + 1] the same, with pixels ordered by random maps.
+        deletion_area, insertion_area: [N] area under the curve of each image; smaller is better for deletion, larger
+            is better for insertion.
+        random_deletion_area, random_insertion_area: [N] the same for random maps.
     """
 
     share: np.ndarray
@@ -39,25 +39,26 @@ class Curves:
 def deletion_insertion(
     model: Callable, images: np.ndarray, maps: np.ndarray, chance: np.ndarray, multilabel: bool = False
 ) -> Curves:
-    """The deletion and insertion curves of Petsiuk et al. (2018, RISE) for a model's maps and for maps of chance.
+    """Returns the deletion and insertion curves of Petsiuk et al. (2018, RISE) for a model's maps and for random maps.
 
-    Deletion starts from the image and turns pixels black; insertion starts from a blurred image and puts pixels back.
+    Deletion starts from the image and sets pixels to black; insertion starts from a blurred image and restores pixels.
 
     Args:
-        model: `model(images, training=False)` gives logits [B, L]; it is called often, so a compiled one pays.
+        model: `model(images, training=False)` returns logits [B, L]; it is called many times, so pass a compiled
+            function.
         images: [N, H, W, C] in 0..255.
-        maps: [N, H, W]; higher is hotter.
-        chance: [N, H, W], see `maps_of_chance`.
-        multilabel: several logits are of labels of their own, not of classes of which one is true.
+        maps: [N, H, W]; pixels with higher values come first.
+        chance: random maps [N, H, W], see `maps_of_chance`.
+        multilabel: whether the logits belong to independent labels rather than to mutually exclusive classes.
     """
     images = np.asarray(images, np.float32)
     blurred = np.stack([_blurred(image) for image in images])
     sides = cam.predicted_sign(_logits(model, images)).numpy()
     share = np.linspace(0, 1, STEPS + 1)
-    found = {}
+    curves = {}
     for name, heat in (("", np.asarray(maps)), ("random_", chance)):
         order = np.argsort(np.argsort(-heat.reshape(len(heat), -1), axis=1, kind="stable"), axis=1)
-        rank = (order / order.shape[1]).reshape(*heat.shape, 1)  # 0 is the hottest pixel
+        rank = (order / order.shape[1]).reshape(*heat.shape, 1)  # 0 is the pixel with the highest value
         deletion, insertion = [], []
         for part in share:
             hot = rank < part
@@ -65,48 +66,53 @@ def deletion_insertion(
             insertion.append(_confidence(model, np.where(hot, images, blurred), sides, multilabel))
         for kind, rows in (("deletion", deletion), ("insertion", insertion)):
             curve = np.stack(rows)  # [STEPS + 1, N]
-            found[name + kind] = curve.mean(1)
-            found[f"{name}{kind}_area"] = np.trapezoid(curve, share, axis=0)
-    return Curves(share=share, **found)
+            curves[name + kind] = curve.mean(1)
+            curves[f"{name}{kind}_area"] = np.trapezoid(curve, share, axis=0)
+    return Curves(share=share, **curves)
 
 
 def maps_of_chance(count: int, size: tuple[int, int], grain: int, seed: int = 0) -> np.ndarray:
-    """Uniform noise as coarse as the explained feature map, brought to the image's size as its maps are: [N, H, W].
+    """Returns random maps [N, H, W]: uniform noise at the feature map's resolution, resized to the size of the images.
 
     Args:
-        count: N.
-        size: H, W.
-        grain: places on a side of the feature map.
-        seed: of the noise.
+        count: number of maps N.
+        size: H and W in pixels.
+        grain: side of the feature map in positions.
+        seed: seed of the noise.
     """
     noise = np.random.default_rng(seed).random((count, grain, grain, 1), np.float32)
     return tf.image.resize(noise, size).numpy()[..., 0]
 
 
 def drop(model: Callable, images: np.ndarray, masks: np.ndarray, multilabel: bool = False) -> np.ndarray:
-    """max(0, p - p_erased) of each image, [N]; p is the probability of the predicted side or class.
+    """Returns max(0, p - p_erased) of each image, [N]; p is the probability of the predicted side or class.
 
     Args:
-        model, multilabel: as of `deletion_insertion`.
+        model, multilabel: see `deletion_insertion`.
         images: [N, H, W, C] in 0..255.
-        masks: [N, H, W], 1 where the image is made black, else 0.
+        masks: [N, H, W]; 1 where the image is set to black, else 0.
     """
     images = np.asarray(images, np.float32)
     sides = cam.predicted_sign(_logits(model, images)).numpy()
     kept = 1 - np.asarray(masks, np.float32)[..., None]
-    whole, without = (_confidence(model, each, sides, multilabel) for each in (images, images * kept))
+    whole, without = (_confidence(model, batch, sides, multilabel) for batch in (images, images * kept))
     return np.maximum(0, whole - without)
 
 
 def masks_of_chance(chance: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Masks [N, H, W] over the hottest pixels of maps of chance, each as large as its counterpart in `masks`."""
+    """Returns masks [N, H, W] of the highest values of random maps, with the same number of pixels as in `masks`.
+
+    Args:
+        chance: random maps [N, H, W].
+        masks: [N, H, W], 0 or 1.
+    """
     flat = chance.reshape(len(chance), -1)
     rank = np.argsort(np.argsort(-flat, axis=1, kind="stable"), axis=1)
     return (rank < masks.reshape(len(masks), -1).sum(1, keepdims=True)).astype(np.float32).reshape(masks.shape)
 
 
 def _confidence(model, images, sides, multilabel: bool):
-    """Probability [N] of the side or class that the whole image was predicted to be."""
+    """Returns the probability [N] of the side or class that is predicted for the unmodified image."""
     logits = _logits(model, images)
     if logits.shape[-1] == 1:
         return tf.sigmoid(logits * sides).numpy()[:, 0]

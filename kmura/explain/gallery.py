@@ -1,4 +1,4 @@
-"""Explains a run: galleries of right and wrong cases with their maps, and what the maps are worth."""
+"""Explanation of a run: galleries of correct and incorrect predictions with maps, and the faithfulness of the maps."""
 
 import dataclasses
 import os
@@ -28,7 +28,7 @@ from kmura.runs.run import Run
 
 SHEET = "gallery.png"
 _BATCH = 32
-_NO_FILE_NAME = re.compile(r"[^\w.+-]+")  # names of classes may hold anything
+_NO_FILE_NAME = re.compile(r"[^\w.+-]+")  # names of classes may contain any character
 
 
 def explain(
@@ -43,27 +43,27 @@ def explain(
     towards: Sequence[str] = (),
     seed: int = 0,
 ) -> Explanation:
-    """The explanation of a run's best model; also written to the folder `explain` in the run's folder.
+    """Returns the explanation of a run's best model and writes it to the folder `explain` in the folder of the run.
 
-    Maps are Grad-CAM++, averaged with the mirrored image's. SHEET in that folder shows those of the galleries at a
-    glance, several branches' side by side.
+    Maps are Grad-CAM++, averaged with the maps of the mirrored images. SHEET in that folder is an overview of the maps
+    of the galleries; the maps of several branches are shown side by side.
 
     Args:
         run: folder of an evaluated run.
-        records: where the records are now, if they have moved since the run.
-        split: of the predictions.
-        cases: images of each gallery.
-        sample: images for the curves, spread evenly over the split.
-        boxes: a CSV as `lesions.csv`, see `kmura.explain.boxes.read_boxes`; its images are looked at in full.
-        tap: the feature map to explain, `S4` is the transformer's of a hybrid. None takes the last one of each branch
-            of a hybrid, and the run's `cam.tap` of a classifier.
-        towards: classes, or `all`, towards each of which every image of the galleries gets a map, beside the one
-            towards what the model took it for.
-        seed: of SmoothGrad's noise and the maps of chance.
+        records: folder of the records, if they were moved after training.
+        split: split of the predictions.
+        cases: number of images per outcome in the galleries.
+        sample: number of images for the curves, evenly spread over the split.
+        boxes: path of a CSV like `lesions.csv`, see `kmura.explain.boxes.read_boxes`; all of its abnormal images in
+            the split are evaluated.
+        tap: name of the feature map to explain; `S4` is that of the transformer in a hybrid. None selects the last
+            feature map of each branch of a hybrid, and `cam.tap` of the run for a classifier.
+        towards: names of classes, or `all`; every image of the galleries gets one additional map for each of them.
+        seed: seed of the SmoothGrad noise and of the random maps.
 
     Raises:
-        InputError: no finished run or no predictions, records other than those of the run, boxes or classes that
-            are none.
+        InputError: The run is not finished or has no predictions, the records are not those of the run, or boxes,
+            classes or the feature map are invalid.
     """
     run = Run(run)
     folder, task, dataset = run.folder, run.labels, run.dataset(records)
@@ -71,12 +71,12 @@ def explain(
     table = table[table["split"] == split].reset_index(drop=True)
     if table["image"].tolist() != dataset.rows(split)["image"].tolist():
         raise InputError(
-            f"{folder.predictions} is not of {dataset.records}, split {split}; run kmura evaluate {run} again"
+            f"{folder.predictions} does not match split {split} of {dataset.records}; run kmura evaluate {run} again"
         )
     numbers = {name: number for number, name in enumerate(task.classes)}
-    asked = list(numbers.values()) if "all" in towards else [entry(numbers, name, "class") for name in towards]
+    requested = list(numbers.values()) if "all" in towards else [entry(numbers, name, "class") for name in towards]
     found_boxes = truth.read_boxes(boxes) if boxes else None
-    work = _Work(run, dataset, split, tap, asked, seed)
+    work = _Work(run, dataset, split, tap, requested, seed)
     reading = read_images(table[task.label_columns].to_numpy(), table[task.probability_columns].to_numpy(), task)
     boxed = None if found_boxes is None else work.boxed(table, reading, found_boxes)
     chosen = gallery_rows(reading, cases)
@@ -87,7 +87,7 @@ def explain(
         aside.mkdir()
         gallery = work.gallery(table, reading, chosen, aside)
         first, *beside = [work.worth(maps, table, spread, reading, boxed) for maps in work.maps]
-        found = Explanation(
+        explanation = Explanation(
             run=str(run),
             area=run.area,
             phase=run.phase,
@@ -99,18 +99,20 @@ def explain(
             **vars(first),
             beside=beside,
         )
-        write_json(aside / folder.explanation.name, dataclasses.asdict(found))
+        write_json(aside / folder.explanation.name, dataclasses.asdict(explanation))
         shutil.rmtree(folder.explained, ignore_errors=True)
         aside.rename(folder.explained)
     except OSError as error:
-        raise InputError(f"{folder.explained} cannot be written: {reason(error)}; free space or permissions") from error
+        raise InputError(
+            f"{folder.explained} cannot be written: {reason(error)}; free space or fix permissions"
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return found
+    return explanation
 
 
 class _Maps:
-    """The maps of a feature map of a model, averaged with those of the mirrored images."""
+    """Computes the maps of one feature map of a model, averaged with those of the mirrored images."""
 
     def __init__(self, model, tap: str):
         if tap not in cam.FALLBACKS or tap not in model.feature_maps:
@@ -120,7 +122,12 @@ class _Maps:
         self.engine = cam.CamEngine(model, tap=tap, fallback=cam.FALLBACKS[tap])
 
     def __call__(self, images: np.ndarray, target=None) -> np.ndarray:
-        """[N, H, W] of images [N, H, W, C]; None explains the predicted side."""
+        """Returns maps [N, H, W] of images [N, H, W, C] in 0..255.
+
+        Args:
+            images: [N, H, W, C] in 0..255.
+            target: see `kmura.cam.CamEngine`; None explains the predicted side or class.
+        """
         parts = [
             self.engine.compiled(images[at : at + _BATCH], target, flip=True)[0].numpy()
             for at in range(0, len(images), _BATCH)
@@ -129,7 +136,7 @@ class _Maps:
 
 
 class _Work:
-    """A model with the images that it is explained on."""
+    """A model with the dataset used for its explanation."""
 
     def __init__(self, run: Run, dataset: Dataset, split: str, tap: str | None, towards: list[int], seed: int):
         self.model = model = run.model()
@@ -139,7 +146,7 @@ class _Work:
         attention = getattr(model, "attention_maps", None)
         self.attention = None if attention is None else keras.Model(model.input, attention)
         self.towards = towards
-        self.one_class = tf.Variable(0, dtype=tf.int64)  # a variable and one function: one trace serves all classes
+        self.one_class = tf.Variable(0, dtype=tf.int64)  # a variable, so that one trace serves all classes
 
         def towards_one_class(logits):
             if logits.shape[-1] > 1:
@@ -148,7 +155,7 @@ class _Work:
             return tf.fill(tf.shape(logits), tf.where(positive, 1.0, -1.0))
 
         self.towards_one_class = towards_one_class
-        self.maps = [_Maps(model, each) for each in ([tap] if tap else shown_taps(model, self.config.cam.tap))]
+        self.maps = [_Maps(model, name) for name in ([tap] if tap else shown_taps(model, self.config.cam.tap))]
 
     def images(self, rows) -> np.ndarray:
         return self.dataset.images(self.split, rows)
@@ -203,30 +210,30 @@ class _Work:
         return cases
 
     def _more_maps(self, image, reading: Reading, row: int) -> dict[str, np.ndarray]:
-        """Further maps [H, W] of an image: towards its own class where it was taken for another, towards the classes
-        that were asked for, and attention."""
-        found = {}
+        """Returns additional maps [H, W] of an image by name: for its true class if the prediction is wrong, for the
+        requested classes, and attention maps."""
+        heats = {}
         own = [int(reading.truth[row])] if reading.outcome[row] == "wrong" and not self.multilabel else []
         for number in dict.fromkeys(own + self.towards):
             self.one_class.assign(number)
             name = self.classes[number]
-            found |= {f"{maps.tap} towards {name}": maps(image[None], self.towards_one_class)[0] for maps in self.maps}
+            heats |= {f"{maps.tap} towards {name}": maps(image[None], self.towards_one_class)[0] for maps in self.maps}
         if self.attention is not None:
             maps = tf.image.resize(self.attention(image[None], training=False), image.shape[:2])[0].numpy()
-            found |= {f"attention {number + 1}": maps[..., number] for number in range(maps.shape[-1])}
-        return found
+            heats |= {f"attention {number + 1}": maps[..., number] for number in range(maps.shape[-1])}
+        return heats
 
     def worth(self, maps: _Maps, table, rows, reading: Reading, boxed: dict | None) -> Worth:
-        """Of maps, over a sample; against boxes, as `boxed` gives them, if there are any."""
+        """Returns the faithfulness of maps on a sample, and their localization if boxes are given, see `boxed`."""
         images = self.images(rows)
         heat = maps(images)
         chance = maps_of_chance(len(images), images.shape[1:3], maps.grain, self.seed)
         empty = heat.max((1, 2)) <= 0
-        # an empty map has no order; as chance it gains nothing, in raster order it would gain or lose by accident
+        # an empty map does not order pixels: a random map has no expected gain, raster order would have a spurious one
         ordered = np.where(empty[:, None, None], chance, heat)
-        found = deletion_insertion(self.logits, images, ordered, chance, self.multilabel)
+        curves = deletion_insertion(self.logits, images, ordered, chance, self.multilabel)
         values = {
-            name: getattr(found, f"{name}_area")
+            name: getattr(curves, f"{name}_area")
             for name in ("deletion", "insertion", "random_deletion", "random_insertion")
         }
         values["deletion_gain"] = values["random_deletion"] - values["deletion"]
@@ -236,20 +243,20 @@ class _Work:
         values["random_drop"] = drop(self.logits, images, masks_of_chance(chance, masks), self.multilabel)
         scores = means(values, table["patient"].to_numpy()[rows], self.seed)
         localization = None if boxed is None else self.localization(maps, table, reading, boxed)
-        return Worth(maps.tap, float(empty.mean()), _mean_curves(found, scores), localization)
+        return Worth(maps.tap, float(empty.mean()), _mean_curves(curves, scores), localization)
 
     def boxed(self, table, reading: Reading, boxes: dict) -> dict[int, np.ndarray]:
-        """Rows of positive images with boxes -> these [n, 4] in pixels of the model's image.
+        """Returns the boxes [n, 4] of positive images by row, in pixels of the model's input image.
 
         Raises:
-            InputError: there are none, or none of the classes is the positive one.
+            InputError: No positive image has a box, or no class is positive.
         """
         if reading.positive is None:
-            raise InputError(f"none of the classes {', '.join(self.classes)} is the abnormal one; leave --boxes out")
+            raise InputError(f"none of the classes {', '.join(self.classes)} is abnormal; omit --boxes")
         rows = [row for row, name in enumerate(table["image"]) if name in boxes and reading.positive[row]]
         if not rows:
             raise InputError(
-                f"none of the boxes is of an abnormal image of {self.dataset.area}, {self.split}; give its boxes"
+                f"none of the boxes belongs to an abnormal image of {self.dataset.area}, {self.split}; give another CSV"
             )
         sides, data = self.dataset.index(self.split).sides, self.dataset.config
         return {row: truth.placed(boxes[table["image"][row]], data.image_size, data.resize, sides[row]) for row in rows}
@@ -257,20 +264,20 @@ class _Work:
     def localization(self, maps: _Maps, table, reading: Reading, boxed: dict[int, np.ndarray]) -> Localization:
         rows = list(boxed)
         heat = maps(self.images(rows), reading.towards)
-        found = [
-            (truth.hit(one, here), truth.overlap(one, here), truth.covered(here, one.shape))
-            for one, here in zip(heat, boxed.values(), strict=True)
+        scores_of_images = [
+            (truth.hit(cam_map, corners), truth.overlap(cam_map, corners), truth.covered(corners, cam_map.shape))
+            for cam_map, corners in zip(heat, boxed.values(), strict=True)
         ]
-        hits, overlaps, chance = np.array(found, float).T
+        hits, overlaps, chance = np.array(scores_of_images, float).T
         patients = table["patient"].to_numpy()[rows]
         scores = means({"pointing": hits, "overlap": overlaps}, patients, self.seed)
         return Localization(len(rows), scores["pointing"], float(chance.mean()), scores["overlap"])
 
 
 def means(values: dict[str, np.ndarray], patients, seed: int) -> dict[str, metrics.Interval]:
-    """The mean of each array [N] with its 95 % interval by patient bootstrap; patients [N]."""
+    """Returns the mean of each array [N] with its 95 % interval from a bootstrap over patients [N]."""
     weights = metrics.cluster_weights(patients, rng=np.random.default_rng(seed))
-    weights = weights if len(np.unique(patients)) > 1 else weights[:0]  # one patient says nothing of others
+    weights = weights if len(np.unique(patients)) > 1 else weights[:0]  # one patient allows no statement about others
     whole = {name: np.array([array.mean()]) for name, array in values.items()}
     drawn = {name: weights @ array / weights.sum(1) for name, array in values.items()}
     return metrics.intervals(whole, drawn)
@@ -287,7 +294,7 @@ def _gray(image: np.ndarray) -> Image.Image:
 
 
 def _ink(heat: np.ndarray) -> Image.Image:
-    """A map of pixels as a picture, dark on white; the top percent is black, lest one pixel hide the rest."""
+    """Returns a pixel map as a picture, dark on white; the top 1 % is black so that outliers do not hide the rest."""
     top = np.quantile(heat, 0.99)
     share = np.clip(heat / top, 0, 1) if top > 0 else np.zeros_like(heat)
     return Image.fromarray((255 * (1 - share)).astype(np.uint8))

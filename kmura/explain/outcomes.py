@@ -1,4 +1,4 @@
-"""What a model makes of images, in words: right or wrong, and what it took them for."""
+"""Outcomes of predictions: correct or incorrect, and captions that state label and predicted class."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,22 +8,22 @@ import numpy as np
 from kmura import cam
 from kmura.tasks import Task
 
-OUTCOMES = ("TP", "TN", "FP", "FN")  # of the binary task at threshold 0.5
-CLASS_OUTCOMES = ("right", "wrong")  # of several classes: the most probable one; of several labels: all at 0.5
+OUTCOMES = ("TP", "TN", "FP", "FN")  # binary task, threshold 0.5
+CLASS_OUTCOMES = ("right", "wrong")  # multiclass: the most probable class; multilabel: all labels at threshold 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """Images as a model sees them, in the order of their rows.
+    """Predictions for images with their labels, in the order of the rows.
 
     Attributes:
-        outcome: [N] of OUTCOMES or CLASS_OUTCOMES; "" where the label is unknown.
-        truth: [N] class id (of several labels, whether the most probable one is true); -1 unknown.
-        probability: [N] of the positive class; of several of the most probable one.
-        sure: [N] how far from undecided; larger is surer.
-        caption: [N] what the image is, and what the model makes of it.
-        positive: [N] whether the image is of a positive (abnormal) class; None where no class is.
-        towards: what the maps of localization are to explain, for `kmura.cam.CamEngine`.
+        outcome: [N] one of OUTCOMES or CLASS_OUTCOMES; "" if the label is unknown.
+        truth: [N] class id (multilabel: whether the most probable label is present); -1 if unknown.
+        probability: [N] of the positive class; for several classes or labels, of the most probable one.
+        sure: [N] confidence; larger is more confident.
+        caption: [N] label and prediction in words.
+        positive: [N] whether the class of the image is positive (abnormal); None if there is no positive class.
+        towards: target of the maps for localization, see `kmura.cam.CamEngine`; None if there is no positive class.
     """
 
     outcome: np.ndarray
@@ -36,17 +36,17 @@ class Reading:
 
     @property
     def outcomes(self) -> tuple[str, ...]:
-        """All that there may be."""
+        """The outcomes that can occur for this task."""
         return OUTCOMES if set(self.outcome) <= {*OUTCOMES, ""} else CLASS_OUTCOMES
 
 
 def read_images(label: np.ndarray, probability: np.ndarray, task: Task) -> Reading:
-    """What probabilities [N, L] of a model mean beside labels [N, L'], as `kmura.data.dataset.Dataset.ids` gives them.
+    """Returns outcomes and captions of predictions.
 
     Args:
-        label: -1 is unknown.
-        probability: of the positive class (L = 1), or of each class or label.
-        task: of the run.
+        label: [N, L'], as returned by `kmura.data.dataset.Dataset.ids`; -1 is unknown.
+        probability: [N, L], of the positive class (L = 1), or of each class or label.
+        task: task of the run.
     """
     classes = task.classes
     if probability.shape[1] == 1:
@@ -55,7 +55,8 @@ def read_images(label: np.ndarray, probability: np.ndarray, task: Task) -> Readi
         sides = task.sides
         outcome = np.where(taken, np.where(label == 1, "TP", "FP"), np.where(label == 1, "FN", "TN"))
         caption = [
-            f"{sides[one] if one >= 0 else 'unknown'}, p = {p:.2f}" for one, p in zip(label, probability, strict=True)
+            f"{sides[number] if number >= 0 else 'unknown'}, p = {p:.2f}"
+            for number, p in zip(label, probability, strict=True)
         ]
         towards = cam.named_target("abnormal", ("normal", "abnormal"))
         known = np.where(label < 0, "", outcome)
@@ -69,7 +70,7 @@ def read_images(label: np.ndarray, probability: np.ndarray, task: Task) -> Readi
     else:
         truth = label[:, 0]
         right, unknown = taken == truth, truth < 0
-        names = [classes[one] for one in truth]
+        names = [classes[number] for number in truth]
     outcome = np.where(unknown, "", np.where(right, *CLASS_OUTCOMES))
     caption = [
         f"{'unknown' if missing else name}{'' if fits else f', taken for {classes[place]}'}, p = {p:.2f}"
@@ -80,7 +81,7 @@ def read_images(label: np.ndarray, probability: np.ndarray, task: Task) -> Readi
 
 
 def _question(truth, task: Task):
-    """Which images are positive and what speaks for that, where the classes have such a side."""
+    """Returns whether each image is positive, and the target of its map; None for both if no class is positive."""
     classes = task.classes
     if task.by_label or not (task.is_joint or len(classes) == 2):
         return None, None
@@ -90,14 +91,19 @@ def _question(truth, task: Task):
 
 
 def gallery_rows(reading: Reading, cases: int) -> list[int]:
-    """Rows of a gallery, outcome by outcome, the surest first: `cases` of each; of several classes as many as fit of
-    each true class, but one at least."""
+    """Returns the rows of a gallery, grouped by outcome, most confident first.
+
+    Args:
+        reading: predictions of the images.
+        cases: number of images per outcome; for several classes it is divided among the true classes, with at least
+            one image per class.
+    """
     classes = np.unique(reading.truth[reading.truth >= 0]) if reading.outcomes is CLASS_OUTCOMES else [None]
-    each = max(1, cases // max(1, len(classes)))
+    per_class = max(1, cases // max(1, len(classes)))
     chosen = []
     for name in reading.outcomes:
         for class_id in classes:
             of_class = np.ones(len(reading.truth), bool) if class_id is None else reading.truth == class_id
             rows = np.flatnonzero((reading.outcome == name) & of_class)
-            chosen += rows[np.argsort(-reading.sure[rows], kind="stable")][:each].tolist()
+            chosen += rows[np.argsort(-reading.sure[rows], kind="stable")][:per_class].tolist()
     return chosen

@@ -1,4 +1,4 @@
-"""Where a model looks, drawn over the radiograph: the map as heat, the box of its hottest region."""
+"""Overlays of class activation maps on radiographs, with a box around the region of the highest values."""
 
 import logging
 import os
@@ -19,15 +19,18 @@ from kmura.files import replacing
 
 _log = logging.getLogger(__name__)
 
-# black, purple, orange, yellow, white: grows in lightness, so that it is also read without colour
+# black, purple, orange, yellow, white: lightness increases, so the scale is readable without colour
 HEAT = np.array([[0, 0, 0], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], float)
-GAP, SEAM = 12, 2  # pixels between images, and between the maps of an image
-CAPTION, LETTER = 14, 6  # height of a line of words and width of a letter, pixels
+GAP, SEAM = 12, 2  # pixels between images, and between the maps of one image
+CAPTION, LETTER = 14, 6  # height of a line of text and width of a letter, in pixels
 EVERY, EVERY_LATE = 5, 2  # epochs between the sheets of a hybrid, while its backbone is frozen and afterwards
 
 
 def box_of(heat: np.ndarray) -> tuple[int, int, int, int] | None:
-    """The box (left, top, right, bottom; the last two not inside) around all of a map [H, W] above half its maximum."""
+    """Returns the bounding box of the values of a map [H, W] above half of its maximum; None for an empty map.
+
+    The box is (left, top, right, bottom) in pixels; right and bottom are exclusive.
+    """
     if heat.max() <= 0:
         return None
     rows, columns = np.nonzero(heat > heat.max() / 2)
@@ -35,11 +38,11 @@ def box_of(heat: np.ndarray) -> tuple[int, int, int, int] | None:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> Image.Image:
-    """A picture of a radiograph with its map and the box of the map's hottest region.
+    """Returns a radiograph with its map as a heat map, and the box around the region of the highest values.
 
     Args:
         image: [H, W, 1 or 3] in 0..255.
-        heat: [H, W], 0 or more, any scale; where it is 0 the image shows as it is.
+        heat: [H, W], nonnegative, any scale; the image is unchanged where it is 0.
     """
     gray = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
     share = heat / heat.max() if heat.max() > 0 else heat
@@ -55,7 +58,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> Image.Image:
 
 
 def contact_sheet(pictures: list[Image.Image], captions: list[str], columns: int = 4) -> Image.Image:
-    """Pictures of one size in rows, each above its caption."""
+    """Returns a grid of pictures of equal size, each with its caption below."""
     width, height = pictures[0].size
     scale = max(1, round(224 / height))
     width, height = width * scale, height * scale
@@ -75,11 +78,11 @@ def contact_sheet(pictures: list[Image.Image], captions: list[str], columns: int
 
 
 class CamOverlays(keras.callbacks.Callback):
-    """Draws the maps of the same few validation images after chosen epochs: `RUN/cam/epoch-00005.png`.
+    """Draws the maps of a fixed sample of images at regular epochs: `RUN/cam/epoch-00005.png`.
 
-    Half of the images are abnormal, half normal, as far as there are; of several classes some of each. Maps are
-    Grad-CAM++ towards `abnormal` (of several classes towards the predicted one), averaged with the mirrored image's.
-    Each caption says what the label is and what the model makes of it.
+    The sample has the same number of images of each class, as far as available. Maps are Grad-CAM++ for `abnormal`
+    (for several classes: for the predicted class), averaged with the maps of the mirrored images. Each caption states
+    the label and the prediction.
     """
 
     def __init__(
@@ -95,13 +98,13 @@ class CamOverlays(keras.callbacks.Callback):
     ):
         """
         Args:
-            dataset, split: where the images come from.
+            dataset, split: source of the images.
             run: folder of the run.
-            every: epochs from one sheet to the next.
-            late: (epoch, every): from this epoch on, counted from 1, another number of epochs.
-            tap: the feature map to draw, that which is erased (`cam.tap`); of a hybrid both branches' last maps are
-                drawn, side by side.
-            images: how many; of more classes one of each.
+            every: number of epochs between sheets.
+            late: (epoch, every): from this epoch (counted from 1), another number of epochs between sheets.
+            tap: name of the feature map to draw, usually `cam.tap`; for a hybrid, the last feature map of each branch
+                is drawn instead, side by side.
+            images: number of images; at least one per class.
         """
         super().__init__()
         self.every, self.late, self.tap, self.folder = every, late, tap, Path(run) / "cam"
@@ -118,7 +121,9 @@ class CamOverlays(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         epochs = self.params["epochs"]
         if not any(map(self.due, range(1, epochs + 1))):
-            _log.warning("no maps are drawn: every %d epochs, and training ends after %d", self.every, epochs)
+            _log.warning(
+                "no maps are drawn: they are due every %d epochs, but training ends after %d", self.every, epochs
+            )
         self.engines = [
             cam.CamEngine(self.model.classifier, tap=tap, fallback=cam.FALLBACKS[tap])
             for tap in shown_taps(self.model.classifier, self.tap)
@@ -127,22 +132,22 @@ class CamOverlays(keras.callbacks.Callback):
         self.target = cam.named_target("abnormal", ("normal", "abnormal")) if binary else None
 
     def on_epoch_begin(self, epoch, logs=None):
-        if epoch and not self._path(epoch).exists():  # stopped between the epoch before and its sheet
+        if epoch and not self._path(epoch).exists():  # the run was stopped before this sheet was written
             self._draw(epoch)
 
     def on_epoch_end(self, epoch, logs=None):
         self._draw(epoch + 1)
 
     def due(self, finished: int) -> bool:
-        """Whether a sheet is drawn after so many epochs."""
+        """Returns whether a sheet is drawn after `finished` epochs."""
         late = self.late is not None and finished >= self.late[0]
         return finished % (self.late[1] if late else self.every) == 0
 
     def _draw(self, finished: int) -> None:
         if self.due(finished):
-            found = [engine.compiled(tf.constant(self.images), self.target, flip=True) for engine in self.engines]
-            maps = {engine.tap: each.numpy() for engine, (each, _) in zip(self.engines, found, strict=True)}
-            reading = read_images(self.labels, self.task.probabilities(found[0][1].numpy()), self.task)
+            results = [engine.compiled(tf.constant(self.images), self.target, flip=True) for engine in self.engines]
+            maps = {engine.tap: heat.numpy() for engine, (heat, _) in zip(self.engines, results, strict=True)}
+            reading = read_images(self.labels, self.task.probabilities(results[0][1].numpy()), self.task)
             sheet = sheet_of(self.images, maps, reading.caption)
             with replacing(self._path(finished), "wb") as file:
                 sheet.save(file, format="PNG")
@@ -154,13 +159,14 @@ class CamOverlays(keras.callbacks.Callback):
 def overlays_of(
     dataset: Dataset, run: str | os.PathLike, config: ClassificationConfig, *, every: int | None = None
 ) -> list[CamOverlays]:
-    """The overlays that a run draws; for `callbacks_for` of `kmura.classification.fit.fit_areas`.
+    """Returns the overlay callbacks of a run, for `callbacks_for` of `kmura.classification.fit.fit_areas`.
 
     Args:
         dataset, run: see CamOverlays.
-        config: of the run.
-        every: epochs from one sheet to the next. None draws for a hybrid alone: every EVERY epochs, and every
-            EVERY_LATE once its backbone learns; nothing where training ends before the first.
+        config: configuration of the run.
+        every: number of epochs between sheets. If None, sheets are drawn only for a hybrid: every EVERY epochs while
+            its backbone is frozen, then every EVERY_LATE epochs; no callback is returned if training ends before the
+            first sheet.
     """
     if every is not None:
         return [CamOverlays(dataset, run, every=every, tap=config.cam.tap)]
@@ -173,12 +179,12 @@ def overlays_of(
 
 
 def shown_taps(classifier: keras.Model, tap: str) -> list[str]:
-    """The feature maps of a classifier that are shown: the last of each branch where there are several, else `tap`."""
+    """Returns the names of the feature maps to show: the last one of each branch of a hybrid, else `tap`."""
     return list(classifier.branches.values()) if len(classifier.branches) > 1 else [tap]
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one size in a row."""
+    """Returns one row of pictures of equal size."""
     width, height = pictures[0].size
     row = Image.new("RGB", (len(pictures) * (width + SEAM) - SEAM, height), (20, 20, 20))
     for number, picture in enumerate(pictures):
@@ -187,7 +193,13 @@ def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def sheet_of(images, maps: Mapping[str, np.ndarray], captions: list[str]) -> Image.Image:
-    """A contact sheet of images [N, H, W, C], each with its maps, which are given by feature map: [N, H, W]."""
+    """Returns a contact sheet of images with their maps.
+
+    Args:
+        images: [N, H, W, C] in 0..255.
+        maps: feature map -> maps [N, H, W].
+        captions: [N], one per image.
+    """
     pictures = [
         side_by_side([overlay(image, heat) for heat in heats])
         for image, *heats in zip(images, *maps.values(), strict=True)
@@ -198,7 +210,7 @@ def sheet_of(images, maps: Mapping[str, np.ndarray], captions: list[str]) -> Ima
 
 
 def _spread(numbers: np.ndarray, count: int) -> list[int]:
-    """`count` of the numbers, evenly spread; all, if there are fewer."""
+    """Returns `count` evenly spaced elements of `numbers`, or all of them if there are fewer."""
     if len(numbers) <= count:
         return numbers.tolist()
     return numbers[np.linspace(0, len(numbers) - 1, count).round().astype(int)].tolist()

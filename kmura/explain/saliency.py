@@ -1,4 +1,4 @@
-"""Saliency of pixels: the gradient of the predicted side's score by the image, plain and smoothed, by tf-keras-vis."""
+"""Pixel saliency: the gradient of the predicted score with respect to the image, plain or SmoothGrad (tf-keras-vis)."""
 
 import warnings
 
@@ -8,20 +8,21 @@ from tf_keras_vis.saliency import Saliency
 
 from kmura import cam
 
-SAMPLES, NOISE = 16, 0.1  # of SmoothGrad; noise as a share of the image's range
+SAMPLES, NOISE = 16, 0.1  # of SmoothGrad; the noise is relative to the range of the image
 
 
 def saliency_maps(model: keras.Model, images: np.ndarray, *, smooth: bool = False, seed: int = 0) -> np.ndarray:
-    """|d score / d pixel| of each image, the largest over the channels: float32 [B, H, W], 0 or more.
+    """Returns |d score / d pixel| of each image, the maximum over channels: float32 [B, H, W], nonnegative.
 
-    The score is the logit towards the predicted side, or of the predicted class. Simonyan et al. (2014); with `smooth`
-    SmoothGrad (Smilkov et al. 2017), the mean over SAMPLES images with normal noise added.
+    The score is the logit of the predicted class; for a single logit, the logit with the sign of the prediction. See
+    Simonyan et al. (2014). With `smooth`, the result is SmoothGrad (Smilkov et al. 2017): the mean over SAMPLES copies
+    of the image with normal noise added.
 
     Args:
-        model: gives logits [B, L] for images in 0..255.
+        model: returns logits [B, L] for images in 0..255.
         images: [B, H, W, C] in 0..255.
-        smooth: SmoothGrad.
-        seed: of its noise.
+        smooth: whether to compute SmoothGrad.
+        seed: seed of the SmoothGrad noise.
     """
     images = np.asarray(images, np.float32)
     sides = cam.predicted_sign(model(images, training=False)).numpy()
@@ -31,7 +32,7 @@ def saliency_maps(model: keras.Model, images: np.ndarray, *, smooth: bool = Fals
 
     options = {"smooth_samples": SAMPLES, "smooth_noise": NOISE} if smooth else {}
     state = np.random.get_state()
-    np.random.seed(seed)  # tf-keras-vis draws from numpy's own state
+    np.random.seed(seed)  # tf-keras-vis uses the global NumPy random state
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The structure of `inputs`")  # tf-keras-vis passes a list

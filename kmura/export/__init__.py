@@ -1,11 +1,11 @@
-"""The way out of the training machine. `kmura.export(run, out)` is `kmura.export.bundle.export`."""
+"""Export of trained models for serving. `kmura.export(run, out)` calls `kmura.export.bundle.export`."""
 
 import sys
 import types
 
 
 class _Room(types.ModuleType):
-    """The room and the function of the public face share a name, so the room can be called."""
+    """A callable module: the package and the function of the public API share the name `export`."""
 
     def __call__(self, *args, **kwargs):
         from kmura.export.bundle import export

@@ -1,4 +1,4 @@
-"""The folder of an exported version: a SavedModel and everything needed to use, check and judge it."""
+"""The folder of an exported version: a SavedModel and the files to use, verify and assess it."""
 
 import contextlib
 import dataclasses
@@ -24,19 +24,19 @@ from kmura.serving.signatures import SIGNATURES, ServedModel, check_warmup_possi
 
 CARD = "model_card.md"
 FORMATS = ("savedmodel", *exchange.FORMATS)
-_ASIDE = ".exporting-"  # no number, so no server takes it for a version
+_ASIDE = ".exporting-"  # not a number, so servers do not load it as a version
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """What was exported.
+    """Result of an export.
 
     Attributes:
-        folder: of the version.
-        version: its number.
-        contract: what its answers mean.
-        parity: how far it is from the model; None for the other formats than savedmodel.
-        notes: what else must be known of it.
+        folder: folder of the version.
+        version: number of the version.
+        contract: preprocessing and postprocessing of the model.
+        parity: differences from the original model; None for formats other than savedmodel.
+        notes: remarks on the export.
     """
 
     folder: Path
@@ -55,23 +55,27 @@ def export(
     format: str = "savedmodel",
     warmup: bool = True,
 ) -> Export:
-    """The next version, `OUT/1`, `OUT/2`, ..., with the best model of an evaluated run, checked in a fresh process.
+    """Exports the best model of an evaluated run as the next version: `OUT/1`, `OUT/2`, ...
 
-    It is written to a hidden folder of `out` and renamed when all is there and right: whoever watches `out` never sees
-    a part of it, and a kill or an error leaves no version.
+    The export is verified in a fresh process. It is written to a hidden folder of `out`, which is renamed once it is
+    complete and verified: a server that watches `out` never loads a partial version, and an interruption or an error
+    leaves no version.
 
     Args:
         run: folder of an evaluated run.
         out: folder of the versions.
-        records: where the run's records are now, see `contract_of_run`.
-        threshold: of a binary run a rule that it was evaluated at; None takes 0.5, or the first where that is not
-            among them.
-        format: `savedmodel`; `onnx` and `litert` hold the bare network, from pixels to logits.
-        warmup: write warm-up requests for TensorFlow Serving (needs tensorflow-serving-api).
+        records: folder of the records, if they were moved; see `contract_of_run`.
+        threshold: for a binary run, one of the rules with which it was evaluated; None selects 0.5, or the first rule
+            if 0.5 is not among them.
+        format: `savedmodel`; `onnx` and `litert` contain only the network, from pixels to logits.
+        warmup: whether to write warm-up requests for TensorFlow Serving (requires tensorflow-serving-api).
+
+    Returns:
+        Folder, number, contract and parity of the version.
 
     Raises:
-        InputError: not evaluated or changed since, an unknown threshold or format, a package is missing, `out` cannot
-            be written, or the export does not answer as the model.
+        InputError: The run is not evaluated or has changed since, the threshold or format is unknown, a package is
+            missing, `out` cannot be written, or the predictions of the export differ from those of the model.
     """
     check_choice("format", format, FORMATS)
     run, out = Run(run), Path(out)
@@ -99,7 +103,7 @@ def export(
         (aside / CARD).write_text(card, encoding="utf-8")
         if format == "savedmodel":
             _write_served(aside, ServedModel(model, contract), description.area, warmup)
-            write_json(aside / SIGNATURE, signature)  # the check reads the contract from it
+            write_json(aside / SIGNATURE, signature)  # the parity check reads the contract from it
             parity, notes = parity_in_fresh_process(aside, folder.best), ()
             signature |= {"parity": dataclasses.asdict(parity)}
         else:
@@ -121,8 +125,8 @@ def _write_served(folder: Path, served: ServedModel, area: str, warmup: bool) ->
 
 
 def _signature(description: RunDescription, evaluation: Evaluation, contract: Contract, format: str) -> dict[str, Any]:
-    """What `signature.json` says, but for the checks and the checksums of the files."""
-    found = {
+    """Returns the content of `signature.json` without parity and checksums."""
+    content = {
         "export_version": EXPORT_VERSION,
         "format": format,
         "exported": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -141,12 +145,12 @@ def _signature(description: RunDescription, evaluation: Evaluation, contract: Co
         }
         answers = answers_of(contract)
         words = {"each": answers.each, "study": answers.study, "explained": answers.explained}
-        found["signatures"] = {
+        content["signatures"] = {
             name: {"input": {given: inputs[given]}, "gives": gives.format(**words)}
             for name, (given, gives) in SIGNATURES.items()
         }
-        found["answers"] = answers.described
-    return found
+        content["answers"] = answers.described
+    return content
 
 
 def _versions(description: RunDescription) -> str:
@@ -155,7 +159,7 @@ def _versions(description: RunDescription) -> str:
 
 @contextlib.contextmanager
 def _aside(out: Path) -> Iterator[Path]:
-    """An empty hidden folder in `out`, gone after the block; those of killed exports go, too."""
+    """Yields an empty hidden folder in `out` that is removed after the block; also removes those of killed exports."""
     busy = f"another export is writing to {out}; wait for it or choose another --out"
     with locked(out / f"{_ASIDE}lock", busy):
         for leftover in out.glob(f"{_ASIDE}*.part"):
@@ -171,8 +175,8 @@ def _aside(out: Path) -> Iterator[Path]:
 
 
 def _published(aside: Path, out: Path) -> int:
-    """The number of the version that the folder has become."""
-    for path in (*aside.rglob("*"), aside):  # on the disk before the name is, whatever happens to the machine
+    """Renames the folder to the next version and returns its number."""
+    for path in (*aside.rglob("*"), aside):  # flush the content before the rename, in case of a power failure
         flush_to_disk(path)
     version = max(versions(out), default=0) + 1
     aside.rename(out / str(version))

@@ -1,4 +1,4 @@
-"""The model card of an export: what the model is, how it was evaluated, and what it is and is not meant for."""
+"""The model card of an export: description, evaluation, intended use and limits of the model."""
 
 from kmura.data.dataset import Dataset
 from kmura.errors import InputError
@@ -25,11 +25,11 @@ def model_card(
     """Returns the model card as Markdown.
 
     Args:
-        description, evaluation: of the run.
-        contract: of the export.
-        trained: number of epochs in words, see `kmura.runs.run.epochs_trained`.
+        description, evaluation: description and evaluation of the run.
+        contract: contract of the export.
+        trained: number of epochs in words, see `kmura.runs.run.Run.epochs_trained`.
         made: date and versions, one line.
-        records: folder of the records; without records, their counts are left out.
+        records: folder of the records; without records, their counts are omitted.
     """
     scores, config = evaluation.scores, description.config
     binary = isinstance(scores, Scores)
@@ -40,7 +40,7 @@ def model_card(
         _use(description, contract),
         "## Data",
         _data(description, records),
-        "## How it was chosen",
+        "## Model selection",
         f"Trained for {trained} with seed {config.train.seed}; the best epoch was chosen on "
         f"{evaluation.select_on} by {evaluation.selected_epoch_by}."
         + (" Its scores on test are therefore optimistic." if evaluation.select_on == "test" else ""),
@@ -83,14 +83,14 @@ def _area(description: RunDescription) -> str:
 
 def _use(description: RunDescription, contract: Contract) -> str:
     return (
-        f"Meant for research on {_kind(contract)} of {_area(description)} like those it was trained on: it answers "
+        f"Intended for research on {_kind(contract)} of {_area(description)} similar to the training data: it predicts "
         f"{_answers(contract)} for an image or for the views of one study. It is not a medical "
         "device and does not replace a reader.\n\n"
-        f"Limits: it answers for any picture, also for one that is not one of these {_kind(contract)} or shows another "
-        "area; it does not detect such pictures. The scores hold for the source of the data, its machines, patients "
+        f"Limits: it makes predictions for any image, including images that are not {_kind(contract)} or show another "
+        "area; such images are not detected. The scores are valid for the source of the data, its devices, patients "
         "and prevalence; for other data they must be measured again"
         f"{', and so must calibration and threshold' if contract.is_binary else ''}. "
-        "A map shows which region moved the answer, not where a lesion is."
+        "A map shows which region influenced the prediction, not where a lesion is."
         + (f" Note: {contract.losses}." if contract.losses else "")
     )
 
@@ -123,7 +123,7 @@ def _data(description: RunDescription, records: str) -> str:
 
 
 def _class_data(dataset: Dataset) -> str:
-    """One column per split that all areas have, and one row per class, since there may be many classes."""
+    """Returns a table with one column per split common to all areas, and one row per class (there may be many)."""
     manifest = dataset.manifest
     areas = list(manifest.areas.values()) if dataset.area == ALL else [manifest.areas[dataset.area]]
     splits = [split for split in areas[0] if all(split in area for area in areas)]
@@ -142,7 +142,7 @@ def _class_data(dataset: Dataset) -> str:
 def _calibration(options: ScoreOptions, contract: Contract) -> str:
     calibrator = contract.calibrator
     if calibrator is None:
-        text = "Probabilities are the model's own, not calibrated."
+        text = "Probabilities are not calibrated."
     else:
         by = {
             "isotonic": f"isotonic, {len(calibrator.knots)} knots",
@@ -168,9 +168,9 @@ def _class_decision(contract: Contract) -> str:
         way = f"The decision is every label with a probability of 0.5 or more, `{NO_LABEL}` if there is none."
     abnormal = " `abnormal_probability` is the sum over the abnormal classes." if contract.abnormal else ""
     return (
-        f"Probabilities are the model's own ({'softmax' if softmax else 'the logistic function'} of the logits), not "
+        f"Probabilities are {'the softmax' if softmax else 'the logistic function'} of the logits and are not "
         f"calibrated. The probabilities of a study are the {_pooling(contract)} of those of its images, class by class"
-        f"{', normalised to the sum 1' if softmax else ''}. {way}{abnormal}"
+        f"{', normalised to sum to 1' if softmax else ''}. {way}{abnormal}"
     )
 
 
@@ -246,5 +246,5 @@ def _table(heads: list[str], rows: list[list]) -> str:
 
 
 def _text(name: str) -> str:
-    """A name as Markdown that shows it unchanged."""
+    """Returns a name escaped for Markdown."""
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>|#" else letter for letter in str(name))

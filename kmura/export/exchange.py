@@ -1,4 +1,4 @@
-"""The bare network in other programs' formats, through Keras' own exporters: pixels in, logits out."""
+"""Export of the network, from pixels to logits, to formats of other frameworks with the exporters of Keras."""
 
 import contextlib
 import importlib.util
@@ -13,17 +13,21 @@ import numpy as np
 
 from kmura.errors import InputError, in_brief
 
-# format -> file, the packages that it needs, the extra that brings them
+# format -> file, required packages, and the extra that installs them
 _KINDS = {
     "onnx": ("model.onnx", ("tf2onnx", "onnx"), "onnx"),
     "litert": ("model.tflite", (), ""),
 }
 FORMATS = tuple(_KINDS)
-_LIMIT = 1e-4  # of logits, by the larger of 1 and their size
+_LIMIT = 1e-4  # of logits, relative to max(1, |logit|)
 
 
 def check_possible(format: str) -> None:
-    """Raises InputError if a package that the format needs is missing; names it."""
+    """Checks that the packages required by a format are installed.
+
+    Raises:
+        InputError: A package is missing; the message names it.
+    """
     _, packages, extra = _KINDS[format]
     for package in packages:
         if importlib.util.find_spec(package) is None:
@@ -34,24 +38,24 @@ def check_possible(format: str) -> None:
 
 
 def write(folder: Path, model: keras.Model, format: str) -> tuple[str, ...]:
-    """Writes the network into `folder` and compares its answer with the model's; gives notes about it.
+    """Writes the network to `folder`, compares its logits with those of the model, and returns notes on the export.
 
     Raises:
-        InputError: the exporter fails on this model, or what it made answers otherwise.
+        InputError: The exporter fails on this model, or the logits differ from those of the model.
     """
     path = folder / _KINDS[format][0]
     image = np.random.default_rng(0).uniform(0, 255, (1, *model.input_shape[1:])).astype(np.float32)
-    right = np.asarray(model(image, training=False))  # Keras exports only a model that was called
+    right = np.asarray(model(image, training=False))  # Keras requires a call before an export
     try:
         with _quiet():
             model.export(str(path), format=format, verbose=False)
-            found = _CHECKS[format](path, image)
-    except Exception as error:  # whatever the exporters meet, or the runtime in what they made
+            logits = _CHECKS[format](path, image)
+    except Exception as error:  # exporters and runtimes raise various types
         what = f"{type(error).__name__}: {in_brief(error)}"
-        raise InputError(f"format {format} does not work for this model here ({what}); take savedmodel") from error
-    worst = float(np.max(np.abs(found - right) / np.maximum(1, np.abs(right))))
+        raise InputError(f"format {format} cannot be exported for this model ({what}); choose savedmodel") from error
+    worst = float(np.max(np.abs(logits - right) / np.maximum(1, np.abs(right))))
     if not worst <= _LIMIT:
-        raise InputError(f"format {format}: logits differ by {worst:.2g}, allowed is {_LIMIT:g}; nothing was exported")
+        raise InputError(f"format {format}: logits differ by {worst:.2g}, allowed is {_LIMIT:g}; choose savedmodel")
     return (
         "the network alone: prepare images, and make answers of logits, by the contract in signature.json",
         f"its logit is that of Keras within {max(worst, 1e-7):.0e}",
@@ -60,7 +64,7 @@ def write(folder: Path, model: keras.Model, format: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """A block in which the exporters say nothing; what goes wrong they raise."""
+    """Suppresses the output of the exporters in the block; exceptions pass."""
     logger = logging.getLogger("tf2onnx")
     before = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -73,7 +77,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _onnx_logits(path: Path, image: np.ndarray) -> np.ndarray:
-    """Logits by ONNX's own, slow, reference implementation, which needs no runtime."""
+    """Returns logits of the reference implementation of ONNX, which is slow but requires no runtime."""
     from onnx.reference import ReferenceEvaluator
 
     network = ReferenceEvaluator(str(path))

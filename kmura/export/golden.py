@@ -1,4 +1,4 @@
-"""A few inputs of an export with their answers, by which another installation can be checked: `golden.npz`."""
+"""Reference requests and outputs of an export, to verify it in another installation: `golden.npz`."""
 
 import dataclasses
 import io
@@ -18,20 +18,20 @@ from kmura.serving.prepare import prepared
 from kmura.serving.signatures import SIGNATURES
 
 GOLDEN = "golden.npz"
-TOLERANCE = 1e-4  # what other processors and versions of TensorFlow may differ by, on the scale of `difference`
-MAP_TOLERANCE = 1e-2  # of maps, by their maximum: Grad-CAM++ divides small numbers
-# signature -> how many of the images
+TOLERANCE = 1e-4  # tolerance for other processors and TensorFlow versions, see `difference`
+MAP_TOLERANCE = 1e-2  # for maps, relative to their maximum: Grad-CAM++ divides by small numbers
+# signature -> number of images in its request
 _ASKED = {"serving_default": 5, "tensor": 2, "explain": 2, "explain_tensor": 2, "study": 3}
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """How an export answers here.
+    """Result of the verification of an export.
 
     Attributes:
-        folder: of the version.
-        differences: signature -> largest difference from the golden answers, see `difference`.
-        problems: what is wrong, a sentence each; empty if all is equal.
+        folder: folder of the version.
+        differences: signature -> largest difference from the golden outputs, see `difference`.
+        problems: messages of failed checks; empty if all checks pass.
     """
 
     folder: Path
@@ -40,15 +40,16 @@ class Check:
 
 
 class _Signatures(dict):
-    """Signature -> function; holds the model that they belong to."""
+    """Signature -> function; keeps a reference to the loaded model."""
 
     model = None
 
 
 def golden_requests(contract: Contract, area: str) -> dict[str, np.ndarray]:
-    """Signature -> its input: five phantoms, none of a patient, of all the kinds of files that are read.
+    """Returns the golden request of each signature: five phantom images, no patient data, in various file formats.
 
-    Gray PNG, gray JPEG, PNG of 12 bits in 16, RGB PNG, and a PNG larger than the records' longest side.
+    The formats are gray PNG, gray JPEG, PNG with 12 of 16 bits, RGB PNG, and a PNG larger than the longest side of the
+    records.
     """
     area = area if area in AREAS else AREAS[0]
     sides = (256, 320, 200, 256, contract.max_side * 5 // 4)
@@ -63,15 +64,15 @@ def golden_requests(contract: Contract, area: str) -> dict[str, np.ndarray]:
     ]
     images = [_encoded(picture, kind) for picture, kind in pictures]
     ready = np.stack([prepared(data, contract) for data in images]).astype(np.float32)
-    found = {}
+    requests = {}
     for name, count in _ASKED.items():
         encoded = SIGNATURES[name][0] == "image_bytes"
-        found[name] = np.array(images[:count], dtype=object) if encoded else ready[:count]
-    return found
+        requests[name] = np.array(images[:count], dtype=object) if encoded else ready[:count]
+    return requests
 
 
 def write_golden(folder: Path, requests: Mapping[str, np.ndarray], signatures: Mapping[str, Callable]) -> None:
-    """Writes requests and the answers of these signatures to them into `folder`."""
+    """Writes requests and the outputs of the signatures for them to `golden.npz` in `folder`."""
     arrays = {}
     for name, value in requests.items():
         for place, item in enumerate(value):
@@ -82,10 +83,10 @@ def write_golden(folder: Path, requests: Mapping[str, np.ndarray], signatures: M
 
 
 def read_golden(folder: Path) -> tuple[dict[str, tf.Tensor], dict[str, dict[str, np.ndarray]]]:
-    """Requests and answers in `golden.npz`, each by signature.
+    """Returns requests and outputs in `golden.npz` by signature.
 
     Raises:
-        InputError: missing or damaged.
+        InputError: The file is missing or damaged.
     """
     requests, answers = {}, {}
     try:
@@ -96,8 +97,10 @@ def read_golden(folder: Path) -> tuple[dict[str, tf.Tensor], dict[str, dict[str,
                     answers.setdefault(name, {})[last] = arrays[key]
                 else:
                     requests.setdefault(name, {})[int(last)] = arrays[key]
-    except Exception as error:  # a damaged archive raises whatever zip and numpy make of it
-        raise InputError(f"{folder / GOLDEN} is missing or damaged ({error}); copy or make the export again") from error
+    except Exception as error:  # damaged archives raise various types
+        raise InputError(
+            f"{folder / GOLDEN} is missing or damaged ({error}); copy the export again or repeat it"
+        ) from error
     in_order = {name: [items[place] for place in sorted(items)] for name, items in requests.items()}
     return {
         name: tf.constant([item.tobytes() for item in items] if items[0].dtype == np.uint8 else np.stack(items))
@@ -106,15 +109,17 @@ def read_golden(folder: Path) -> tuple[dict[str, tf.Tensor], dict[str, dict[str,
 
 
 def check_export(folder: str | os.PathLike) -> Check:
-    """Whether an export still is what was made, and answers here as there.
-
-    Compares every file with its checksum, then the answers of all signatures with the golden ones.
+    """Verifies an export: file checksums, then the outputs of all signatures against the golden ones.
 
     Args:
-        folder: an export or one version of it.
+        folder: folder of an export or of one of its versions.
+
+    Returns:
+        The differences and the messages of failed checks. For formats other than savedmodel, only checksums are
+        compared.
 
     Raises:
-        InputError: no export, or one without a SavedModel.
+        InputError: The folder is not an export.
     """
     folder = version_folder(folder)
     signature = read_signature(folder)
@@ -134,82 +139,92 @@ def check_export(folder: str | os.PathLike) -> Check:
         return Check(folder, {}, (*problems, str(error)))
     for name, (largest, limit) in differences.items():
         if not largest <= limit:
-            problems.append(f"{folder}, signature {name} answers {largest:.2g} away from the export, allowed {limit:g}")
+            problems.append(
+                f"{folder}: signature {name} differs by {largest:.2g} from its golden outputs, allowed is {limit:g}"
+            )
     return Check(folder, {name: largest for name, (largest, _) in differences.items()}, tuple(problems))
 
 
 def answer_differences(
     folder: Path, signatures: Mapping[str, Callable], contract: Contract
 ) -> dict[str, tuple[float, float]]:
-    """Signature -> the largest difference of an output from the golden one, and what is allowed."""
+    """Returns, per signature, the largest difference of an output from the golden one and the allowed difference."""
     requests, answers = read_golden(folder)
-    found = {}
+    differences = {}
     for name, golden in answers.items():
-        here = {key: _plain(value.numpy()) for key, value in _asked(signatures, name, requests[name]).items()}
-        each = [(difference(key, here, golden, contract), _limit(key)) for key in golden]
-        found[name] = max(each, key=lambda pair: pair[0] / pair[1])
-    return found
+        outputs = {key: _plain(value.numpy()) for key, value in _asked(signatures, name, requests[name]).items()}
+        pairs = [(difference(key, outputs, golden, contract), _limit(key)) for key in golden]
+        differences[name] = max(pairs, key=lambda pair: pair[0] / pair[1])
+    return differences
 
 
 def difference(
     output: str, here: Mapping[str, np.ndarray], there: Mapping[str, np.ndarray], contract: Contract
 ) -> float:
-    """How far an output is from that of another place; infinite if texts or shapes are not equal.
+    """Returns the difference of an output between two installations; infinite if texts or shapes differ.
 
-    Logits by the larger of 1 and their size, maps by their maximum; a decision counts where its probability is farther
-    from that of another one than rounding.
+    The difference of logits is relative to the larger of 1 and the largest absolute logit, that of maps to their
+    maximum. A different decision is accepted where a change of the probability below TOLERANCE alters the decision.
+
+    Args:
+        output: name of the output.
+        here: outputs of this installation by name.
+        there: reference outputs by name.
+        contract: contract of the export.
     """
     if output not in here or here[output].shape != there[output].shape:
         return np.inf
-    one, other = here[output], there[output]
-    if one.dtype.kind == "U":
+    value, reference = here[output], there[output]
+    if value.dtype.kind == "U":
         near = output == "decision" and contract.undecided(there["probability"], TOLERANCE)
-        return np.inf if ((one != other) & ~np.asarray(near)).any() else 0.0
-    scale = np.abs(other).max(initial=0.0)
-    return float(np.abs(one - other).max(initial=0.0) / (max(scale, 1e-12) if output == "cam" else max(scale, 1.0)))
+        return np.inf if ((value != reference) & ~np.asarray(near)).any() else 0.0
+    scale = np.abs(reference).max(initial=0.0)
+    return float(
+        np.abs(value - reference).max(initial=0.0) / (max(scale, 1e-12) if output == "cam" else max(scale, 1.0))
+    )
 
 
 def load_signatures(folder: Path) -> dict[str, Callable]:
-    """The signatures of an export's SavedModel.
+    """Returns the signatures of the SavedModel of an export.
 
     Raises:
-        InputError: it cannot be loaded, or lacks one.
+        InputError: The SavedModel cannot be loaded, or a signature is missing.
     """
     try:
         loaded = tf.saved_model.load(str(folder))
         signatures = _Signatures(loaded.signatures)
-        signatures.model = loaded  # variables live as long as this does
-    except Exception as error:  # damaged files raise whatever the loader meets
+        signatures.model = loaded  # keeps the variables alive
+    except Exception as error:  # damaged files raise various types
         what = f"{type(error).__name__}: {in_brief(error)}"
         raise InputError(f"{folder} cannot be loaded ({what}); export the run again") from error
     missing = [name for name in SIGNATURES if name not in signatures]
     if missing:
-        raise InputError(f"{folder} has no signature {missing[0]}; export the run again with this kmura")
+        raise InputError(f"{folder} has no signature {missing[0]}; export the run again with this version of kmura")
     return signatures
 
 
 def versions(out: Path) -> list[int]:
-    """The version numbers of the exports in a folder, ascending."""
+    """Returns the version numbers of the exports in a folder in ascending order."""
     if not out.is_dir():
         return []
     return sorted(int(entry.name) for entry in out.iterdir() if entry.name.isdigit() and entry.is_dir())
 
 
 def version_folder(folder: str | os.PathLike) -> Path:
-    """The folder itself if it is one version, else that of its highest version, which a server takes too.
+    """Returns the folder itself if it is a version, else that of its highest version, which a server loads too.
 
     Raises:
-        InputError: neither.
+        InputError: The folder is not an export.
     """
     folder = Path(folder)
     if (folder / SIGNATURE).exists():
         return folder
-    found = versions(folder)
-    if not found:
+    numbers = versions(folder)
+    if not numbers:
         raise InputError(
-            f"{folder} is no export of kmura; give a folder that kmura export made, or one of its versions"
+            f"{folder} is not an export of kmura; give a folder made by kmura export, or one of its versions"
         )
-    return folder / str(found[-1])
+    return folder / str(numbers[-1])
 
 
 def _asked(signatures, name, value):
@@ -217,7 +232,7 @@ def _asked(signatures, name, value):
         return signatures[name](**{SIGNATURES[name][0]: value})
     except (tf.errors.OpError, TypeError, ValueError) as error:
         raise InputError(
-            f"signature {name} refuses its golden request ({in_brief(error)}); copy or make the export again"
+            f"signature {name} fails on its golden request ({in_brief(error)}); copy the export again or repeat it"
         ) from error
 
 
@@ -232,5 +247,5 @@ def _encoded(pixels: np.ndarray, kind: str) -> bytes:
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
-    """Strings as text; npz keeps no objects."""
+    """Returns values with byte strings decoded to text, as npz files cannot store objects."""
     return np.strings.decode(values.astype(bytes), "utf-8") if values.dtype == object else values

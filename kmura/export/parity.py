@@ -1,4 +1,4 @@
-"""Whether an export answers as the model it was made from: asked in a fresh process, of what lies on the disk."""
+"""Parity of an export with its original model, computed in a fresh process from the files on disk."""
 
 import dataclasses
 import json
@@ -14,8 +14,8 @@ from kmura.errors import InputError
 from kmura.files import write_json
 
 BATCHES = (1, 7)
-LIMIT = 1e-5  # of `tensor`, against Keras
-BYTES_LIMIT = 1e-3  # of `serving_default`, against the same files through Pillow
+LIMIT = 1e-5  # of `tensor`, compared with Keras
+BYTES_LIMIT = 1e-3  # of `serving_default`, compared with the same files decoded by Pillow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +23,13 @@ class Parity:
     """Largest differences between an export and its model.
 
     Attributes:
-        logit: of `tensor`, by the larger of 1 and the logit's size.
-        probability: of `tensor`.
-        image_bytes: of the probabilities of encoded images, from those of `kmura predict`, which reads with Pillow.
-        study: of the probability of a study, likewise.
-        golden: of all signatures from `golden.npz`, see `golden.difference`.
-        warmup: warm-up requests that were read back and answered.
+        logit: difference of the logits of `tensor`, relative to max(1, |logit|).
+        probability: absolute difference of the probabilities of `tensor`.
+        image_bytes: absolute difference of the probabilities of encoded images from those of `kmura predict`, which
+            decodes with Pillow.
+        study: absolute difference of the probability of a study, likewise.
+        golden: difference of the outputs of all signatures from `golden.npz`, see `golden.difference`.
+        warmup: number of warm-up requests that were read back and executed.
     """
 
     logit: float
@@ -40,10 +41,10 @@ class Parity:
 
 
 def parity_in_fresh_process(folder: Path, model: Path) -> Parity:
-    """The parity of a version's folder with a `.keras` file, both loaded by a new Python.
+    """Returns the parity of the folder of a version with a `.keras` file, both loaded in a new Python process.
 
     Raises:
-        InputError: a difference above its limit, or something cannot be read back.
+        InputError: A difference exceeds its limit, or the export cannot be read back.
     """
     paths = os.pathsep.join(path for path in sys.path if path)
     environment = os.environ | {"PYTHONPATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -53,33 +54,33 @@ def parity_in_fresh_process(folder: Path, model: Path) -> Parity:
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         text = answer.read_text(encoding="utf-8") if answer.exists() else ""
     try:
-        found = json.loads(text)
+        result = json.loads(text)
     except ValueError as error:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise InputError(f"the export cannot be read back ({last[:300]}); nothing was exported") from error
-    if "error" in found:
-        raise InputError(f"the export cannot be read back ({found['error']}); nothing was exported")
-    return refused_unless_equal(Parity(**found), model)
+    if "error" in result:
+        raise InputError(f"the export cannot be read back ({result['error']}); nothing was exported")
+    return refused_unless_equal(Parity(**result), model)
 
 
 def refused_unless_equal(found: Parity, model: Path) -> Parity:
-    """The parity itself, if it is within the limits.
+    """Returns the parity unchanged if it is within the limits.
 
     Raises:
-        InputError: it is not.
+        InputError: A difference exceeds its limit.
     """
     limits = {"logit": LIMIT, "probability": LIMIT, "image_bytes": BYTES_LIMIT, "study": BYTES_LIMIT}
     for name, limit in limits.items():
         if not getattr(found, name) <= limit:
             raise InputError(
-                f"the export answers otherwise than {model}: {name} differs by {getattr(found, name):.2g}, allowed is "
+                f"the export differs from {model}: {name} differs by {getattr(found, name):.2g}, allowed is "
                 f"{limit:g}; nothing was exported"
             )
     return found
 
 
 def parity(folder: Path, model: Path) -> Parity:
-    """See `parity_in_fresh_process`; in this process."""
+    """Returns the parity, computed in this process; see `parity_in_fresh_process`."""
     import tensorflow as tf
 
     from kmura.export.golden import answer_differences, load_signatures, read_golden
@@ -93,8 +94,8 @@ def parity(folder: Path, model: Path) -> Parity:
     compiled = tf.function(lambda image: network(image, training=False), autograph=False)
 
     def logits(images):
-        found = compiled(tf.constant(images, tf.float32)).numpy().astype(float)
-        return found[:, 0] if contract.is_binary else found
+        values = compiled(tf.constant(images, tf.float32)).numpy().astype(float)
+        return values[:, 0] if contract.is_binary else values
 
     size = (contract.image_size, contract.image_size, contract.channels)
     rng = np.random.default_rng(0)
@@ -103,11 +104,11 @@ def parity(folder: Path, model: Path) -> Parity:
         images = rng.uniform(0, 255, (batch, *size)).astype(np.float32)
         right = logits(images)
         answers = signatures["tensor"](image=tf.constant(images))
-        found = {
+        deviation = {
             "logit": np.abs(answers["logit"].numpy() - right) / np.maximum(1, np.abs(right)),
             "probability": np.abs(answers["probability"].numpy() - _alone(contract, right)),
         }
-        worst = {name: max(worst[name], float(found[name].max())) for name in worst}
+        worst = {name: max(worst[name], float(deviation[name].max())) for name in worst}
     requests, _ = read_golden(folder)
     files = requests["serving_default"].numpy()
     ready = logits(np.stack([prepared(data, contract) for data in files]))
@@ -121,7 +122,7 @@ def parity(folder: Path, model: Path) -> Parity:
     differences = answer_differences(folder, signatures, contract)
     for name, (largest, limit) in differences.items():
         if not largest <= limit:
-            raise InputError(f"signature {name} answers {largest:.2g} away from what it did, allowed is {limit:g}")
+            raise InputError(f"signature {name} differs by {largest:.2g} from its golden outputs, allowed is {limit:g}")
     return Parity(
         **worst,
         image_bytes=float(np.abs(of_bytes - _alone(contract, ready)).max()),
@@ -132,14 +133,14 @@ def parity(folder: Path, model: Path) -> Parity:
 
 
 def _alone(contract, logit) -> np.ndarray:
-    """The probabilities, [N] or [N, L], of images, each a study of its own."""
+    """Returns the probabilities [N] or [N, L] of images, each as a study of one view."""
     return contract.study_probabilities(np.arange(len(logit)), logit).value
 
 
 if __name__ == "__main__":
     exported, original, answer = map(Path, sys.argv[1:])
     try:
-        found = dataclasses.asdict(parity(exported, original))
+        result = dataclasses.asdict(parity(exported, original))
     except InputError as error:
-        found = {"error": str(error)}
-    write_json(answer, found)
+        result = {"error": str(error)}
+    write_json(answer, result)

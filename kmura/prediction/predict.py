@@ -1,4 +1,4 @@
-"""Predictions for image files: decoded in threads while the model computes, pooled to studies, with maps if wanted."""
+"""Predictions for image files, aggregated to studies, with optional maps; decoding runs in parallel to the model."""
 
 import collections
 import dataclasses
@@ -25,18 +25,18 @@ from kmura.serving.prepare import prepared
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Answers for images and their studies.
+    """Predictions for images and their studies.
+
+    For several classes, the columns logit and probability are replaced by logit_CLASS and probability_CLASS for each
+    class. Models over all areas have the column abnormal_probability, the sum over the abnormal classes.
 
     Attributes:
-        contract: what the answers mean.
-        images: a row an image that could be read, in the order of the call: image, study, logit, probability (as a
-            study of this one view), decision, map (file of `cam`, "" without).
-        studies: a row a study of `images`: study, images, skipped (images of it that could not be read), probability,
-            decision. Empty where no studies are known.
-        skipped: files that could not be read, and why.
-
-    Of several classes there are logit_CLASS and probability_CLASS for each, and of one model over all areas
-    abnormal_probability, the sum over the abnormal classes.
+        contract: preprocessing and postprocessing of the model.
+        images: one row per decoded image, in the order of the call: image, study, logit, probability (as a study of
+            one view, 0 to 1), decision, map (file in `cam`; "" without maps).
+        studies: one row per study in `images`: study, images, skipped (number of its images that could not be read),
+            probability (0 to 1), decision. Empty if no studies are known.
+        skipped: files that could not be read, with the reasons.
     """
 
     contract: Contract
@@ -45,7 +45,7 @@ class Predictions:
     skipped: tuple[Skipped, ...]
 
     def table(self) -> pd.DataFrame:
-        """One row an image with its study's answer, for files."""
+        """Returns one row per image, with the prediction for its study, for output files."""
         studies = self.studies.drop(columns="skipped").set_index("study").add_prefix("study_")
         table = self.images.merge(studies, on="study", how="left")
         table["study_images"] = table["study_images"].astype("Int64")
@@ -66,26 +66,26 @@ def predict(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
-    """The model's answers for image files; those that cannot be read are left out and listed.
+    """Returns predictions for image files; files that cannot be read are skipped and listed.
 
     Args:
         model: a run folder, a `.keras` file or an export, see `load_predictor`.
-        images: files, folders, CSVs, see `list_images`.
-        group: how images are put together to studies, see `list_images`.
-        threshold: of a binary run a rule that it was evaluated at; None takes 0.5 (an export: that which it was made
-            with).
-        records: where a run's records are now.
-        batch_size: images a step.
-        cam: folder for a map of each image over it: Grad-CAM++ of what speaks for the decision (of several labels: for
-            the most probable one).
-        workers: threads that read and decode; default: one a core.
-        progress: called with (images done, images in all).
+        images: image files, folders or CSVs, see `list_images`.
+        group: how images are grouped to studies, see `list_images`.
+        threshold: for a binary run, one of the rules with which it was evaluated; None selects 0.5 (for an export: the
+            rule of the export).
+        records: folder of the records of a run, if they were moved.
+        batch_size: images per step, at least 1.
+        cam: folder for the overlays: each image with its Grad-CAM++ map of the decision (multilabel: of the most
+            probable label).
+        workers: number of threads that read and decode images; None uses one per CPU core.
+        progress: called with (number of images done, total number of images).
 
     Raises:
-        InputError: no model, no images at all, a folder that cannot be written.
+        InputError: The model cannot be read, no images are given, or the output folder is not valid.
     """
     if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}; 1 or more is needed")
+        raise InputError(f"batch_size is {batch_size}, but must be at least 1; give a larger value")
     sources = list_images([images] if isinstance(images, str | os.PathLike) else images, group)
     if not sources:
         raise InputError("no images are given; give files, a folder or a CSV")
@@ -97,11 +97,11 @@ def predict(
         drawn: list[Future] = []
         for batch in _batches(_ready(sources, predictor.contract, pool, 2 * batch_size), batch_size, skipped):
             places, pixels = zip(*batch, strict=True)
-            found = predictor.answers(np.stack(pixels), explained=bool(cam))
+            answers = predictor.answers(np.stack(pixels), explained=bool(cam))
             for number, place in enumerate(places):
-                rows.append((place, *(found[name][number] for name in ("logit", "probability", "decision"))))
+                rows.append((place, *(answers[name][number] for name in ("logit", "probability", "decision"))))
                 if cam:
-                    drawn.append(pool.submit(_draw, files[place], pixels[number], found["cam"][number]))
+                    drawn.append(pool.submit(_draw, files[place], pixels[number], answers["cam"][number]))
             done += len(batch)
             report(done + len(skipped), len(sources))
         for future in drawn:
@@ -114,7 +114,7 @@ def predict(
 def _ready(
     sources: Sequence[Image], contract: Contract, pool: ThreadPoolExecutor, ahead: int
 ) -> Iterator[tuple[int, np.ndarray | Skipped]]:
-    """Number and pixels of each image (or why there are none), in order; `ahead` of them wait decoded at most."""
+    """Yields index and pixels (or Skipped with the reason) of each image in order; prefetches at most `ahead`."""
     waiting: collections.deque[Future] = collections.deque()
     number = 0
     for place in range(len(sources) + ahead):
@@ -138,13 +138,13 @@ def _pixels(image: Image, contract: Contract) -> np.ndarray | Skipped:
 
 
 def _batches(ready, size: int, skipped: list) -> Iterator[list[tuple[int, np.ndarray]]]:
-    """Full batches of what could be read; the rest goes to `skipped`, with its number."""
+    """Yields full batches of decoded images; appends the others to `skipped` with their index."""
     batch = []
-    for number, found in ready:
-        if isinstance(found, Skipped):
-            skipped.append((number, found))
+    for number, result in ready:
+        if isinstance(result, Skipped):
+            skipped.append((number, result))
             continue
-        batch.append((number, found))
+        batch.append((number, result))
         if len(batch) == size:
             yield batch
             batch = []
@@ -185,17 +185,17 @@ def _predictions(contract: Contract, sources, rows: Iterable[tuple], skipped, fi
             "decision": contract.decision(pooled.value),
         }
     )
-    if contract.abnormal:  # pooled of its own, as the evaluation does
+    if contract.abnormal:  # pooled separately, as in the evaluation
         abnormal = images["abnormal_probability"].to_numpy()[known]
         studies["abnormal_probability"] = pool_studies(study, abnormal, contract.pooling, k=contract.top_k).value
-    return Predictions(contract, images, studies, tuple(found for _, found in skipped))
+    return Predictions(contract, images, studies, tuple(entry for _, entry in skipped))
 
 
 def _named(names: Sequence[str], values: np.ndarray) -> dict[str, np.ndarray]:
-    """Columns of a table, of values [N] or [N, L]."""
+    """Returns the columns of a table by name, from values [N] or [N, L]."""
     return dict(zip(names, np.atleast_2d(values.T), strict=True))
 
 
 def _probabilities(contract: Contract, probability: np.ndarray) -> dict[str, np.ndarray]:
-    found = _named(contract.labels.probability_columns, probability)
-    return found | ({"abnormal_probability": contract.abnormal_probability(probability)} if contract.abnormal else {})
+    columns = _named(contract.labels.probability_columns, probability)
+    return columns | ({"abnormal_probability": contract.abnormal_probability(probability)} if contract.abnormal else {})

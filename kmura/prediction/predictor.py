@@ -1,4 +1,4 @@
-"""A model that answers, whatever it was saved as: a run, a `.keras` file or an export."""
+"""A model for prediction, loaded from a run, a `.keras` file or an export."""
 
 import dataclasses
 import os
@@ -27,42 +27,51 @@ class Predictor:
     """A model with its contract.
 
     Attributes:
-        contract: how images are prepared, and what the answers mean.
-        signatures: `tensor` and `explain_tensor` of `serving.SIGNATURES`, functions of `image`.
+        contract: preprocessing of images and postprocessing of logits.
+        signatures: functions of `image`, at least `tensor` and `explain_tensor` of
+            `kmura.serving.signatures.SIGNATURES`.
     """
 
     contract: Contract
     signatures: dict[str, Callable]
 
     def answers(self, images: np.ndarray, *, explained: bool = False) -> dict[str, np.ndarray]:
-        """Logit, probability, decision of images [B, S, S, C] in 0..255, explained also `cam` [B, S, S].
+        """Returns the predictions for images.
 
-        Each is [B], of several classes logit and probability [B, L].
+        Args:
+            images: [B, S, S, C] in 0..255.
+            explained: whether to compute the maps `cam`.
+
+        Returns:
+            A dictionary with `logit`, `probability` (0 to 1) and `decision`, [B] each, and with `cam` [B, S, S] if
+            `explained`; for several classes, `logit` and `probability` are [B, L].
 
         Raises:
-            InputError: the model's output is no number.
+            InputError: The output of the model is not a number.
         """
         signature = self.signatures["explain_tensor" if explained else "tensor"]
         try:
-            found = signature(image=tf.constant(images, tf.float32))
+            outputs = signature(image=tf.constant(images, tf.float32))
         except tf.errors.InvalidArgumentError as error:
-            raise InputError(f"the model gives no answer ({in_brief(error)})") from error
+            raise InputError(
+                f"the model cannot predict these images ({in_brief(error)}); check the model and the pixel range"
+            ) from error
         wanted = ("logit", "probability", *(("cam",) if explained else ()))
-        decision = np.array([name.decode() for name in found["decision"].numpy()])
-        return {name: found[name].numpy() for name in wanted} | {"decision": decision}
+        decision = np.array([name.decode() for name in outputs["decision"].numpy()])
+        return {name: outputs[name].numpy() for name in wanted} | {"decision": decision}
 
 
 def load_predictor(
     path: str | os.PathLike, *, records: str | os.PathLike | None = None, threshold: str | None = None
 ) -> Predictor:
-    """The predictor in a run folder, a `.keras` file (with what the run around it says), or an export.
+    """Returns the predictor of a run folder, a `.keras` file (with the contract of its run, if any) or an export.
 
     Args:
-        path: of the model; of an export the folder of all versions (the highest is taken) or of one.
-        records, threshold: of a run, see `contract_of_run`.
+        path: path of the model; for an export, the folder of all versions (the highest is used) or of one version.
+        records, threshold: for a run, see `contract_of_run`.
 
     Raises:
-        InputError: none of these, damaged, or a threshold that an export was not made with.
+        InputError: The path is not a model, the model is damaged, or the threshold is not that of the export.
     """
     path = Path(path)
     if path.is_dir() and ((path / SIGNATURE).exists() or versions(path)):
@@ -72,7 +81,9 @@ def load_predictor(
             return load_predictor(path.parent, records=records, threshold=threshold)
         model = load_model(path) if path.is_file() else _no_model(path)
         if threshold not in (None, "0.5"):
-            raise InputError(f"{path} lies in no run, which alone knows the threshold {threshold!r}; leave it out")
+            raise InputError(
+                f"{path} is not part of a run, which defines the threshold {threshold!r}; omit --threshold"
+            )
         return _of_keras(model, contract_of_model(model, str(path)))
     if not path.is_dir():
         _no_model(path)
@@ -81,7 +92,7 @@ def load_predictor(
 
 
 def _no_model(path: Path):
-    raise InputError(f"{path} is no model; give runs/AREA/PHASE, a .keras file, or a folder that kmura export made")
+    raise InputError(f"{path} is not a model; give runs/AREA/PHASE, a .keras file, or a folder made by kmura export")
 
 
 def _of_keras(model, contract: Contract) -> Predictor:
@@ -93,12 +104,12 @@ def _of_export(folder: Path, threshold: str | None) -> Predictor:
     contract = signature.contract
     if signature.format != "savedmodel":
         raise InputError(
-            f"{folder} is of the format {signature.format}; predict takes savedmodel exports, runs, .keras"
+            f"{folder} has the format {signature.format}; give a savedmodel export, a run or a .keras file"
         )
     check_threshold(folder, contract.task, threshold)
     if threshold not in (None, contract.rule):
         raise InputError(
-            f"{folder} decides at the threshold {contract.rule!r}, which is inside of it; export again with "
+            f"{folder} decides at the threshold {contract.rule!r}, which is fixed in an export; export again with "
             f"--threshold '{threshold}', or predict with the run"
         )
     return Predictor(contract, load_signatures(folder))

@@ -1,4 +1,4 @@
-"""The images that a prediction is asked for, and which of them belong to one study."""
+"""The input images of a prediction and their studies."""
 
 import collections
 import csv
@@ -22,10 +22,10 @@ class Image:
     """One image file.
 
     Attributes:
-        path: where it is.
-        name: what it is called in tables: its path as given.
-        place: path of its map among others, relative: below the folder that was given, else the file's name.
-        study: which it belongs to; "" where studies are not known.
+        path: path of the file.
+        name: name in tables: the path as given.
+        place: relative path of its map: the path below the given folder, else the name of the file.
+        study: name of its study; "" if it is not known.
     """
 
     path: Path
@@ -35,39 +35,41 @@ class Image:
 
 
 def list_images(sources: Iterable[str | os.PathLike], group: str = "auto") -> list[Image]:
-    """The images in files, folders (searched through, hidden files left out) and CSVs, each file once.
+    """Returns the images in files, folders and CSVs, without duplicates.
 
-    A CSV has the columns `image` and, if it likes, `study`; or it is a bare list of paths, as MURA ships. Its paths are
-    relative to its folder, or to the folder above (MURA's begin with `MURA-v1.1/`).
+    Folders are searched recursively; hidden files are ignored. A CSV has the column `image` and optionally `study`, or
+    is a plain list of paths like those of MURA. Its paths are relative to its folder or to the parent of its folder
+    (the paths of MURA begin with `MURA-v1.1/`).
 
     Args:
-        sources: image files, folders, CSV files.
-        group: `auto` takes a CSV's studies, and MURA's where a path has its form (patient/study); `folder` makes each
-            folder a study; `none` none.
+        sources: image files, folders and CSV files.
+        group: `auto` uses the studies of a CSV, and the studies of MURA if a path has its form (patient/study);
+            `folder` makes each folder a study; `none` defines no studies.
 
     Raises:
-        InputError: a folder without images, a CSV that cannot be read or has no images, an unknown `group`.
+        InputError: A folder contains no images, a CSV cannot be read or lists no images, or `group` is unknown.
     """
     check_choice("group", group, GROUPS)
-    found: dict[Path, Image] = {}
+    by_path: dict[Path, Image] = {}
     for source in map(Path, sources):
         if source.is_dir():
             images = list(_in_folder(source))
             if not images:
-                raise InputError(f"{source} holds no image files ({', '.join(sorted(SUFFIXES | dicom.SUFFIXES))})")
+                suffixes = ", ".join(sorted(SUFFIXES | dicom.SUFFIXES))
+                raise InputError(f"{source} contains no image files ({suffixes}); give another folder")
         elif source.suffix.lower() == ".csv":
             images = list(_in_csv(source))
             if not images:
-                raise InputError(f"{source} lists no images; give a column image")
+                raise InputError(f"{source} lists no images; add their paths in a column image")
         else:
             images = [Image(source, shown(source), Path(source.name))]
         for image in images:
-            found.setdefault(Path(os.path.abspath(image.path)), image)
-    return _grouped(found, group)
+            by_path.setdefault(Path(os.path.abspath(image.path)), image)
+    return _grouped(by_path, group)
 
 
 def shown(path: str | os.PathLike) -> str:
-    """A path as text that any file can hold: bytes that are no UTF-8 become escapes."""
+    """Returns a path as valid UTF-8 text; bytes that are not UTF-8 become escape sequences."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -79,7 +81,7 @@ def _in_folder(root: Path) -> Iterator[Image]:
 
 
 def _is_dicom(path: Path) -> bool:
-    """Whether a file without a suffix, as archives name them, is DICOM."""
+    """Returns whether a file without a suffix, as in many archives, is DICOM."""
     try:
         with open(path, "rb") as file:
             return dicom.is_dicom(file.read(dicom.PREAMBLE))
@@ -100,28 +102,28 @@ def _in_csv(source: Path) -> Iterator[Image]:
     if "image" in head:
         rows = rows[1:]
     elif Path(head[0]).suffix in SUFFIXES | dicom.SUFFIXES:
-        head = ["image"]  # a bare list
+        head = ["image"]  # a list without a header
     else:
-        raise InputError(f"{source} has no column image, but {', '.join(head)}; name the column of the paths image")
+        raise InputError(f"{source} has no column image, but {', '.join(head)}; name the column with the paths image")
     at, study_at = head.index("image"), head.index("study") if "study" in head else None
     for row in rows:
         if len(row) > at and row[at].strip():
             path = Path(row[at].strip().replace("\\", "/"))
             study = row[study_at].strip() if study_at is not None and len(row) > study_at else ""
-            here, above = source.parent / path, source.parent.absolute().parent / path
-            there = above if not here.exists() and above.exists() else here
+            beside, above = source.parent / path, source.parent.absolute().parent / path
+            location = above if not beside.exists() and above.exists() else beside
             place = Path(*(part for part in path.parts if part not in ("..", path.anchor)))
-            yield Image(there, shown(path), place, study)
+            yield Image(location, shown(path), place, study)
 
 
-def _grouped(found: dict[Path, Image], group: str) -> list[Image]:
-    """The images with their studies; two folders whose studies would be called the same go by their whole paths."""
+def _grouped(by_path: dict[Path, Image], group: str) -> list[Image]:
+    """Returns the images with their studies; folders with the same study name are distinguished by their full paths."""
     if group == "none":
-        return [dataclasses.replace(image, study="") for image in found.values()]
+        return [dataclasses.replace(image, study="") for image in by_path.values()]
     if group == "folder":
-        return [dataclasses.replace(image, study=shown(image.path.parent)) for image in found.values()]
+        return [dataclasses.replace(image, study=shown(image.path.parent)) for image in by_path.values()]
     names: dict[Path, str] = {}
-    for path, image in found.items():
+    for path, image in by_path.items():
         match = _MURA_STUDY.search(path.as_posix())
         if match and not image.study:
             names[path.parent] = "/".join(part for part in match.groups() if part)
@@ -129,15 +131,15 @@ def _grouped(found: dict[Path, Image], group: str) -> list[Image]:
     names = {folder: name if often[name] == 1 else shown(folder) for folder, name in names.items()}
     return [
         image if image.study else dataclasses.replace(image, study=shown(names.get(path.parent, "")))
-        for path, image in found.items()
+        for path, image in by_path.items()
     ]
 
 
 def map_files(images: Sequence[Image], folder: Path) -> list[Path]:
-    """A PNG file in `folder` for the map of each image, no two the same.
+    """Returns a unique PNG path in `folder` for the map of each image.
 
     Raises:
-        InputError: one of them is an image that is to be read.
+        InputError: One of the paths is an input image.
     """
     taken: set[Path] = set()
     sources = {image.path.resolve() for image in images}
@@ -151,7 +153,9 @@ def map_files(images: Sequence[Image], folder: Path) -> list[Path]:
             number += 1
             file = folder / place.with_name(f"{place.stem}-{number}.png")
         if file.resolve() in sources:
-            raise InputError(f"the map of {image.name} would replace the image {file}; choose another folder for maps")
+            raise InputError(
+                f"the map of {image.name} would replace the image {file}; choose another folder for the maps"
+            )
         taken.add(file)
         files.append(file)
     return files

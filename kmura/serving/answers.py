@@ -1,4 +1,4 @@
-"""What logits come to, as TensorFlow graphs: the same as `Contract` says of arrays, for one logit and for several."""
+"""Probabilities and decisions from logits as TensorFlow graphs, equal to those that `Contract` computes from arrays."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,12 +11,12 @@ from kmura.tasks import NO_LABEL, Binary, Multiclass, Multilabel, Task
 
 
 class BinaryAnswers:
-    """Answers of one logit: calibrated, decided at a threshold.
+    """Answers of a model with one logit: calibrated probability and decision at a threshold.
 
     Attributes:
-        described: name -> what it is, of the answers to images.
-        each, study: the names and shapes of the answers to images and to a study, for people.
-        explained: what a map speaks for, for people.
+        described: name of an output for images -> its description in `signature.json`.
+        each, study: names and shapes of the outputs for images and for a study, in words.
+        explained: what a map explains, in words.
     """
 
     explained = "the decision"
@@ -34,12 +34,12 @@ class BinaryAnswers:
         }
 
     def of_images(self, logits) -> dict[str, tf.Tensor]:
-        """The answer to each image, from logits [B, 1]."""
+        """Returns the outputs for images, from logits [B, 1]."""
         logit = logits[:, 0]
         return {"logit": logit} | self._verdict(self._probability(logit))
 
     def of_study(self, logits) -> dict[str, tf.Tensor]:
-        """The answer to a study, from the logits [N, 1] of its images."""
+        """Returns the outputs for one study, from the logits [N, 1] of its images."""
         contract, logit = self.contract, logits[:, 0]
         at_image = contract.calibrator if contract.calibrated_at == "image" else None
         probability = pooled(calibrated(at_image, _wide(logit)), contract.pooling, contract.top_k)
@@ -51,11 +51,11 @@ class BinaryAnswers:
         }
 
     def target(self, logits):
-        """What a map is to explain, see `cam.CamEngine`: what speaks for the decision."""
+        """Returns the target of the maps [B, 1], see `cam.CamEngine`: 1 or -1, the sign of the decision."""
         return tf.where(self._positive(self._probability(logits[:, 0]))[:, None], 1.0, -1.0)
 
     def _probability(self, logit):
-        """Of an image, as a study of this one view: float64 [B]."""
+        """Returns the probability of each image as a study of one view: float64 [B]."""
         contract, wide = self.contract, _wide(logit)
         if contract.calibrator is not None and contract.calibrated_at == "study":
             wide = _logits_of(tf.sigmoid(wide))
@@ -79,9 +79,10 @@ class BinaryAnswers:
 
 
 class ClassAnswers:
-    """Answers of several logits, of classes (softmax) or of labels (the logistic function of each); not calibrated.
+    """Answers of a model with several logits, for classes (softmax) or labels (sigmoid of each); not calibrated.
 
-    Attributes: as `BinaryAnswers`.
+    Attributes:
+        described, each, study, explained: see `BinaryAnswers`.
     """
 
     def __init__(self, contract: Contract):
@@ -105,36 +106,36 @@ class ClassAnswers:
         self.study = f"probability, class_names [1, L]; {', '.join(more)} [1]; image_logit, image_probability [N, L]"
 
     def of_images(self, logits) -> dict[str, tf.Tensor]:
-        """The answer to each image, from logits [B, L]."""
+        """Returns the outputs for images, from logits [B, L]."""
         return {"logit": logits} | self._verdict(self._probability(logits))
 
     def of_study(self, logits) -> dict[str, tf.Tensor]:
-        """The answer to a study, from the logits [N, L] of its images."""
-        each = self._probability(logits)
-        probability = pooled(each, self.contract.pooling, self.contract.top_k)[None]
+        """Returns the outputs for one study, from the logits [N, L] of its images."""
+        image_probability = self._probability(logits)
+        probability = pooled(image_probability, self.contract.pooling, self.contract.top_k)[None]
         if self.contract.labels.softmax:
             total = tf.reduce_sum(probability, axis=1, keepdims=True)
             probability = tf.where(total > 0, probability / total, 1 / len(self.contract.classes))
-        found = self._verdict(probability)
-        if self.contract.abnormal:  # pooled of its own, as the evaluation does
-            abnormal = tf.reduce_sum(each[:, : self.contract.abnormal], axis=1)
+        outputs = self._verdict(probability)
+        if self.contract.abnormal:  # pooled separately, as in the evaluation
+            abnormal = tf.reduce_sum(image_probability[:, : self.contract.abnormal], axis=1)
             abnormal = pooled(abnormal, self.contract.pooling, self.contract.top_k)[None]
-            found["abnormal_probability"] = tf.cast(abnormal, tf.float32)
-        return found | {"image_logit": logits, "image_probability": tf.cast(each, tf.float32)}
+            outputs["abnormal_probability"] = tf.cast(abnormal, tf.float32)
+        return outputs | {"image_logit": logits, "image_probability": tf.cast(image_probability, tf.float32)}
 
     def target(self, logits):
-        """What a map is to explain, see `cam.CamEngine`: what speaks for the most probable class or label."""
+        """Returns the target of the maps, see `cam.CamEngine`: the most probable class or label."""
         return cam.predicted_sign(logits)
 
     def _probability(self, logits):
-        """Float64 [B, L]."""
+        """Returns probabilities, float64 [B, L]."""
         if self.contract.labels.softmax:
             return tf.nn.softmax(tf.cast(logits, tf.float64))
         return tf.sigmoid(_wide(logits))
 
     def _verdict(self, probability):
         contract, count = self.contract, tf.shape(probability)[0]
-        found = {
+        outputs = {
             "probability": tf.cast(probability, tf.float32),
             "class_names": tf.tile(tf.constant([contract.classes]), [count, 1]),
             "decision": self._decision(probability),
@@ -142,8 +143,8 @@ class ClassAnswers:
         }
         if contract.abnormal:
             abnormal = tf.reduce_sum(probability[:, : contract.abnormal], axis=1)
-            found["abnormal_probability"] = tf.cast(abnormal, tf.float32)
-        return found
+            outputs["abnormal_probability"] = tf.cast(abnormal, tf.float32)
+        return outputs
 
     def _decision(self, probability):
         contract = self.contract
@@ -155,7 +156,7 @@ class ClassAnswers:
         return tf.where(tf.reduce_any(above, axis=1), text, NO_LABEL)
 
 
-# task -> its answers
+# task -> class of its answers
 ANSWERS: Mapping[type[Task], Callable[[Contract], BinaryAnswers | ClassAnswers]] = {
     Binary: BinaryAnswers,
     Multiclass: ClassAnswers,
@@ -164,12 +165,12 @@ ANSWERS: Mapping[type[Task], Callable[[Contract], BinaryAnswers | ClassAnswers]]
 
 
 def answers_of(contract: Contract) -> BinaryAnswers | ClassAnswers:
-    """What logits come to under a contract."""
+    """Returns the answers for the task of a contract."""
     return ANSWERS[type(contract.labels)](contract)
 
 
 def pooled(probability: tf.Tensor, how: str, k: int) -> tf.Tensor:
-    """The probability [] or [L] of a study from those of its images, [N] or [N, L], as `metrics.pool_studies`."""
+    """Returns the probability [] or [L] of a study from those of its images, [N] or [N, L]; see `pool_studies`."""
     if how == "max":
         return tf.reduce_max(probability, axis=0)
     if how == "noisy-or":
@@ -180,7 +181,7 @@ def pooled(probability: tf.Tensor, how: str, k: int) -> tf.Tensor:
 
 
 def calibrated(calibrator: Calibrator | None, logit):
-    """Probabilities [...] of logits [...], float64."""
+    """Returns calibrated probabilities [...], in 0..1, of logits [...], float64."""
     if calibrator is None:
         return tf.sigmoid(logit)
     if calibrator.method != "isotonic":

@@ -1,4 +1,4 @@
-"""How an image file becomes an answer, apart from the weights: read from a run, a model file or an export."""
+"""The contract of a model: preprocessing and postprocessing, read from a run, a model file or an export."""
 
 import dataclasses
 import logging
@@ -26,25 +26,25 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Contract:
-    """How an image becomes the model's input, and its logit (logits, for several classes) an answer.
+    """Preprocessing of images to the model's input, and postprocessing of its logits to probabilities and decisions.
 
-    The probability of an image is that of a study of this one view: if the calibrator was fitted at study level, the
-    image's own probability, calibrated. The threshold applies to probabilities of studies, and to images as such
-    studies.
+    The probability of an image is that of a study with this image as its only view: if the calibrator was fitted at
+    study level, it is applied to the image's own probability. The threshold applies to probabilities of studies, and
+    to images as studies of one view.
 
     Attributes:
-        classes: names of the decisions: normal, abnormal, or the names of the logits in their order.
-        image_size, resize, channels: of the model's input in pixels, see DataConfig.
-        max_side: larger images are first reduced to this many pixels on the longest side, as the records were.
-        calibrator, calibrated_at: None keeps the model's own probabilities; see `evaluation.calibrated_levels`.
-        pooling, top_k: from images to their study, see `metrics.pool_studies` and `metrics.pool_classes`.
-        rule, threshold: abnormal is probability >= threshold, which the rule chose on val; a label of several is
-            present at 0.5 or more.
-        tap: feature map whose Grad-CAM++ explains an answer.
+        classes: names of the decisions: normal, abnormal; or the names of the logits in their order.
+        image_size, resize, channels: of the model's input; image_size in pixels, see DataConfig.
+        max_side: larger images are first reduced to this many pixels on the longest side, as in the records.
+        calibrator, calibrated_at: None keeps the uncalibrated probabilities; see `evaluation.calibrated_levels`.
+        pooling, top_k: aggregation of images to studies, see `metrics.pool_studies` and `metrics.pool_classes`.
+        rule, threshold: the decision is abnormal if probability >= threshold, which the rule selected on val; in
+            multilabel models a label is present if its probability is at least 0.5.
+        tap: feature map whose Grad-CAM++ map explains the decision.
         task: a name of `kmura.tasks.TASKS`. Only binary models are calibrated.
-        abnormal: of one model over all areas, how many classes are abnormal (they come first); else 0.
-        jpeg_quality: of the records, if they are JPEG; image files do not pass through this compression. None if the
-            records are lossless.
+        abnormal: number of abnormal classes (they come first) of one model over all areas; else 0.
+        jpeg_quality: quality of the records if they are JPEG, 1 to 100; image files for prediction are not compressed
+            again. None if the records are lossless.
     """
 
     classes: tuple[str, ...]
@@ -65,40 +65,40 @@ class Contract:
 
     @property
     def labels(self) -> Task:
-        """The task itself; its classes are those of the contract."""
+        """The task, with the classes of the contract."""
         return task_of(self.task, self.classes)
 
     @property
     def is_binary(self) -> bool:
-        """Whether the model has one logit, a threshold and perhaps a calibrator."""
+        """Whether the task is binary: one logit, a threshold and an optional calibrator."""
         return isinstance(self.labels, Binary)
 
     @property
     def losses(self) -> str:
-        """A sentence on why answers differ from those of the evaluation; empty if they do not."""
+        """The reason why predictions differ from those of the evaluation; empty if they do not."""
         if self.jpeg_quality is None:
             return ""
         return (
-            f"the records that it was evaluated on are JPEGs of quality {self.jpeg_quality}; files do not go through "
-            "that loss here, so answers differ a little from the evaluation's"
+            f"the records used for evaluation are JPEGs of quality {self.jpeg_quality}; image files are not compressed "
+            "again, so predictions differ slightly from those of the evaluation"
         )
 
     @property
     def calibration(self) -> str:
-        """The calibration of the probabilities in words: `platt, fitted to studies`."""
+        """The calibration of the probabilities in words, for example `platt, fitted to studies`."""
         if self.calibrator is None:
             return "none"
         return f"{self.calibrator.method}, fitted to {'studies' if self.calibrated_at == 'study' else 'images'}"
 
     def study_probabilities(self, study, logit) -> metrics.Studies:
-        """The calibrated probabilities of S studies from the logits of their images.
+        """Returns the calibrated probabilities of S studies from the logits of their images.
 
         Args:
-            study: names of the images' studies [N].
-            logit: of the images [N], of several classes [N, L].
+            study: [N], name of the study of each image.
+            logit: logits of the images, [N] or, for several classes, [N, L].
 
         Returns:
-            `metrics.Studies` whose `value` is [S], of several classes [S, L].
+            `metrics.Studies` whose `value` is [S] or, for several classes, [S, L]; in 0..1.
         """
         if not self.is_binary:
             probability = self.labels.probabilities(logit)
@@ -112,26 +112,28 @@ class Contract:
         return dataclasses.replace(pooled, value=self.calibrator(logits_of(pooled.value)))
 
     def decision(self, probability) -> np.ndarray:
-        """The names of the decided classes [N], for probabilities [N] or [N, L]; several labels as `one, other`, or
-        `none`."""
+        """Returns the names of the decided classes [N] for probabilities [N] or [N, L].
+
+        Several labels are joined as `first, second`; the name is `none` if no label is present.
+        """
         return self.labels.decision(probability, self.threshold)
 
     def undecided(self, probability, within: float) -> np.ndarray:
-        """Which decisions [N] would change if a probability of [N] or [N, L] changed by less than `within`; bool."""
+        """Returns bool [N]: whether changing probabilities [N] or [N, L] by less than `within` changes the decision."""
         return self.labels.undecided(probability, self.threshold, within)
 
     def abnormal_probability(self, probability) -> np.ndarray:
-        """The probability [N] of any abnormal class, from probabilities [N, L] of one model over all areas."""
+        """Returns the probability [N] of any abnormal class, from probabilities [N, L] of one model over all areas."""
         return np.asarray(probability)[:, : self.abnormal].sum(1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
-    """What kmura reads of the `signature.json` of an export; people find more in it.
+    """The entries of the `signature.json` of an export that kmura reads; further entries are for people.
 
     Attributes:
         format: one of `kmura.export.bundle.FORMATS`.
-        contract: how an image becomes an answer.
+        contract: preprocessing and postprocessing.
         files: file of the export -> its SHA-256; empty while the export is being checked.
     """
 
@@ -154,14 +156,14 @@ def contract_of_run(
 
     Args:
         run: folder of a run.
-        records: where its records are now; they say to what size large images are reduced. Without records, the default
-            size of records is used.
+        records: folder of its records, if they were moved; they define the size to which large images are reduced.
+            Without records, the default size of records is used.
         threshold: of a binary run, one of the rules that it was evaluated at; None takes 0.5, or the first rule if 0.5
             is not among them.
 
     Raises:
-        InputError: there is no run, its evaluation is stale, the rule is unknown or given for several classes, or the
-            records are others.
+        InputError: There is no run, its evaluation is outdated, the rule is unknown or given for several classes, or
+            the records are not those of the run.
     """
     run = run if isinstance(run, Run) else Run(run)
     return run.part("contract")(run, records=records, threshold=threshold)
@@ -211,7 +213,7 @@ def check_threshold(model: str | os.PathLike, task: Task, threshold: str | None)
     """Checks that no threshold (`--threshold`) is given for a model of several classes or labels.
 
     Raises:
-        InputError: one is given; says how the model decides.
+        InputError: A threshold is given.
     """
     if not isinstance(task, Binary) and threshold is not None:
         way = "the most probable class" if task.softmax else "each label at 0.5"
@@ -219,14 +221,14 @@ def check_threshold(model: str | os.PathLike, task: Task, threshold: str | None)
 
 
 def contract_of_model(model, name: str) -> Contract:
-    """Returns the contract of a saved classifier without its run: no calibration, threshold 0.5, default preparation.
+    """Returns the contract of a classifier without its run: no calibration, threshold 0.5, default preprocessing.
 
     Args:
         model: a Keras model.
-        name: of its file, for messages.
+        name: name of its file, for messages.
 
     Raises:
-        InputError: the model is not a classifier of one logit for square images.
+        InputError: The model is not a classifier of one logit for square images.
     """
     shape = model.input_shape
     if len(shape) != 4 or shape[1] != shape[2] or model.output_shape[1:] != (1,):
@@ -234,7 +236,7 @@ def contract_of_model(model, name: str) -> Contract:
             f"{name} takes {shape} and returns {model.output_shape}; without a run, which names the classes, kmura can "
             "use only a binary classifier of square images; give the folder of the run"
         )
-    _log.warning("%s lies in no run: its probabilities are not calibrated, the threshold is 0.5", name)
+    _log.warning("%s is not part of a run: its probabilities are not calibrated and the threshold is 0.5", name)
     return Contract(
         classes=("normal", "abnormal"),
         image_size=shape[1],
@@ -245,10 +247,10 @@ def contract_of_model(model, name: str) -> Contract:
 
 
 def read_signature(folder: Path) -> Signature:
-    """Returns what the `signature.json` of an export (the folder of a version) says.
+    """Returns the content of the `signature.json` of an export (the folder of one version).
 
     Raises:
-        InputError: the file is missing, damaged or of another version.
+        InputError: The file is missing, damaged or of another version.
     """
     path = folder / SIGNATURE
     if not path.is_file():
@@ -260,7 +262,7 @@ def read_signature(folder: Path) -> Signature:
 
 
 def _record_options(run: Run, records) -> dict[str, Any]:
-    """The options that the run's records were built with; empty if there are no records any more."""
+    """Returns the options with which the records of the run were built; empty if the records no longer exist."""
     folder = records or run.description.records
     try:
         manifest = Dataset(folder, run.area, run.config.data).manifest
@@ -268,7 +270,7 @@ def _record_options(run: Run, records) -> dict[str, Any]:
         if records:
             raise
         text = (
-            "records %s are missing: images are reduced to %d pixels, the default of records; if that is wrong, give "
+            "records %s are missing: images are reduced to %d pixels, the default of records; if this is wrong, give "
             "the records with --records"
         )
         _log.warning(text, folder, RecordsConfig.max_side)
@@ -276,7 +278,7 @@ def _record_options(run: Run, records) -> dict[str, Any]:
     if manifest.inputs != run.description.inputs:
         if records:
             raise InputError(f"{records} are not the records that the run was trained on; give those with --records")
-        _log.warning("records %s are no longer those of the run; their max_side is used nevertheless", folder)
+        _log.warning("records %s are no longer those of the run; their max_side is used anyway", folder)
     return dict(manifest.options)
 
 
@@ -288,7 +290,7 @@ def _operating_point(run, points: dict[str, list[OperatingScores]], wanted: str 
         wanted = "0.5" if "0.5" in known else next(iter(known))
     if wanted not in known:
         raise InputError(
-            f"threshold {wanted!r} is not among those {run} was evaluated at ({', '.join(known)}); choose one, or "
-            f"evaluate it again: kmura evaluate {run} --threshold '{wanted}'"
+            f"threshold {wanted!r} is not among the rules with which {run} was evaluated ({', '.join(known)}); choose "
+            f"one, or evaluate it again: kmura evaluate {run} --threshold '{wanted}'"
         )
     return wanted, known[wanted]

@@ -1,29 +1,29 @@
-"""What the first bytes of a PNG or JPEG say, read by TensorFlow's operations: size, kind and orientation.
+"""Headers of PNG and JPEG files, parsed by TensorFlow operations: size, type and orientation.
 
-All functions take `data`, a scalar string of at least SHORTEST bytes, and work inside a graph. They exist so that an
-absurd size is refused before anything is decoded, and a turned photograph is turned back as Pillow does it.
+All functions take `data`, a scalar string of at least SHORTEST bytes, and work inside a graph. With them, the exported
+graph rejects excessive image sizes before decoding and applies the EXIF orientation as Pillow does.
 """
 
 import tensorflow as tf
 
-SHORTEST = 33  # bytes: the signature and the header chunk of a PNG; no JPEG of an image is as short
+SHORTEST = 33  # bytes: signature and header chunk of a PNG; every JPEG image is longer
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-_MOST_EXIF = 1 << 16  # bytes looked at
+_MOST_EXIF = 1 << 16  # bytes that are parsed
 _ORIENTATION = 0x0112
 
 
 def is_png(data: tf.Tensor) -> tf.Tensor:
-    """Whether `data` begins as a PNG with a header chunk, bool."""
+    """Returns whether `data` begins with a PNG signature and a header chunk, bool []."""
     return (tf.strings.substr(data, 0, 8) == _PNG) & (tf.strings.substr(data, 12, 4) == b"IHDR")
 
 
 def is_jpeg(data: tf.Tensor) -> tf.Tensor:
-    """Whether `data` begins as a JPEG, bool."""
+    """Returns whether `data` begins with a JPEG marker, bool []."""
     return tf.strings.substr(data, 0, 3) == _JPEG
 
 
 def declared_size(data: tf.Tensor) -> tf.Tensor:
-    """Height and width that the header declares, int64 [2], pixels; nothing is decoded."""
+    """Returns height and width in pixels as declared in the header, int64 [2], without decoding."""
 
     def of_png():
         head = _numbers(tf.strings.substr(data, 16, 8))
@@ -33,23 +33,26 @@ def declared_size(data: tf.Tensor) -> tf.Tensor:
 
 
 def png_depth_and_colour(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Bits a sample and colour type (0 gray, 2 RGB, 3 palette, 4 gray and alpha, 6 RGBA) of a PNG, int64 each."""
+    """Returns bits per sample and colour type of a PNG, int64 [] each.
+
+    The colour type is 0 (gray), 2 (RGB), 3 (palette), 4 (gray and alpha) or 6 (RGBA).
+    """
     head = _numbers(tf.strings.substr(data, 24, 2))
     return head[0], head[1]
 
 
 def png_extras(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Whether a PNG names a transparent colour (chunk tRNS), bool, and its Exif block, a string, empty without."""
+    """Returns whether a PNG defines a transparent colour (chunk tRNS), bool [], and its EXIF block or "", string []."""
     size = tf.cast(tf.strings.length(data), tf.int64)
 
     def step(at, transparent, exif):
         head = _numbers(tf.strings.substr(data, at, 4))
         kind, length = tf.strings.substr(data, at + 4, 4), _big_endian(head, 0, 4)
         first = tf.minimum(at + 8, size - 1)
-        found = tf.cond(
+        block = tf.cond(
             kind == b"eXIf", lambda: tf.strings.substr(data, first, tf.minimum(length, _MOST_EXIF)), lambda: exif
         )
-        return at + 12 + length, transparent | (kind == b"tRNS"), found
+        return at + 12 + length, transparent | (kind == b"tRNS"), block
 
     start = (tf.constant(8, tf.int64), tf.constant(False), tf.constant(b""))
     _, transparent, exif = tf.while_loop(lambda at, *_: at + 12 <= size, step, start)
@@ -57,16 +60,20 @@ def png_extras(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def jpeg_exif(data: tf.Tensor) -> tf.Tensor:
-    """The Exif block of a JPEG, a string, empty without."""
+    """Returns the EXIF block of a JPEG, string []; empty if there is none."""
     size = tf.cast(tf.strings.length(data), tf.int64)
 
     def step(at, _, __):
         head = _numbers(tf.strings.substr(data, at, 4))
         length = _big_endian(head, 2, 2)
-        here = (head[1] == 0xE1) & (tf.strings.substr(data, at + 4, 6) == b"Exif\0\0")
-        exif = tf.cond(here, lambda: tf.strings.substr(data, at + 10, tf.maximum(length - 8, 0)), lambda: b"")
-        over = here | (head[0] != 0xFF) | (head[1] == 0xDA)  # the scan's data follow
-        return tf.where(head[1] == 0xFF, at + 1, at + 2 + length), over, exif  # a marker may have more 0xFF before it
+        is_exif = (head[1] == 0xE1) & (tf.strings.substr(data, at + 4, 6) == b"Exif\0\0")
+        exif = tf.cond(is_exif, lambda: tf.strings.substr(data, at + 10, tf.maximum(length - 8, 0)), lambda: b"")
+        over = is_exif | (head[0] != 0xFF) | (head[1] == 0xDA)  # scan data follow
+        return (
+            tf.where(head[1] == 0xFF, at + 1, at + 2 + length),
+            over,
+            exif,
+        )  # a marker may be preceded by fill bytes 0xFF
 
     start = (tf.constant(2, tf.int64), tf.constant(False), tf.constant(b""))
     _, _, exif = tf.while_loop(lambda at, over, _: ~over & (at + 10 < size), step, start)
@@ -74,7 +81,7 @@ def jpeg_exif(data: tf.Tensor) -> tf.Tensor:
 
 
 def orientation(exif: tf.Tensor) -> tf.Tensor:
-    """The orientation 1 to 8 that an Exif block (TIFF 6.0, section 2) names in its first directory, int64; else 1."""
+    """Returns the orientation in the first directory of an EXIF block (TIFF 6.0, section 2), 1 to 8; default 1."""
     block = tf.cond(
         tf.strings.length(exif) > 14, lambda: tf.strings.substr(exif, 0, _MOST_EXIF), lambda: tf.constant(b"\0" * 14)
     )
@@ -83,7 +90,7 @@ def orientation(exif: tf.Tensor) -> tf.Tensor:
     little = numbers[0] == ord("I")
 
     def number(at, length):
-        """Numbers of `length` bytes at the places `at` [N]; places beyond the end read what stands there."""
+        """Returns unsigned integers of `length` bytes at the offsets `at` [N]; offsets are clipped to the block."""
         places = tf.clip_by_value(at[:, None] + tf.range(length, dtype=tf.int64), 0, last)
         bytes_ = tf.gather(numbers, places)
         bytes_ = tf.cond(little, lambda: bytes_, lambda: tf.reverse(bytes_, [1]))
@@ -95,12 +102,17 @@ def orientation(exif: tf.Tensor) -> tf.Tensor:
     entries = tf.boolean_mask(entries, number(entries, 2) == _ORIENTATION)
     short = number(entries + 2, 2) == 3
     values = tf.where(short, number(entries + 8, 2), number(entries + 8, 4))
-    values = tf.concat([values, tf.constant([1], tf.int64)], 0)[:1]  # the first, or upright
+    values = tf.concat([values, tf.constant([1], tf.int64)], 0)[:1]  # the first entry, or upright if there is none
     return tf.where((values[0] >= 1) & (values[0] <= 8), values[0], tf.constant(1, tf.int64))
 
 
 def upright(image: tf.Tensor, turned: tf.Tensor) -> tf.Tensor:
-    """The image [h, w, C] as it is meant to be seen, by its Exif orientation 1 to 8."""
+    """Returns the image [h, w, C] upright.
+
+    Args:
+        image: [h, w, C].
+        turned: its EXIF orientation, int64 [], 1 to 8.
+    """
 
     def one_of(*values):
         return tf.reduce_any(turned == tf.constant(values, tf.int64))

@@ -1,8 +1,8 @@
-"""Encoded images to the model's pixels by TensorFlow's operations alone: the same as records and evaluation make.
+"""Preprocessing of encoded images with TensorFlow operations only, equal to that of records and evaluation.
 
-Decoding, Exif orientation, transparency on black, the scaling of 16 bits, the reduction to the records' longest side
-and the model's size: each follows what `kmura.records.images` does with Pillow, to the bit (see `reduced` for
-the one exception).
+Decoding, EXIF orientation, compositing on black, scaling of 16-bit images, reduction to the longest side of the
+records and resizing to the model's size: each step is bit-identical to `kmura.records.images`, which uses Pillow (see
+`reduced` for the one exception).
 """
 
 import numpy as np
@@ -12,25 +12,29 @@ from kmura.data.resize import axis_weights, resized
 from kmura.records.images import MAX_PIXELS, MIN_SIDE, REDUCING_GAP
 from kmura.serving import headers
 
-_LANCZOS = 3.0  # half width of the filter, pixels
-_BITS = 22  # behind the point of its weights, as Pillow computes with pictures of 8 bits
-_AT_A_TIME = 4  # images of a request, which bounds the memory that large ones take
-_GRAY = (19595, 38470, 7471)  # of 65536: Pillow's luma of red, green, blue (ITU-R 601-2)
+_LANCZOS = 3.0  # half width of the filter in pixels
+_BITS = 22  # fractional bits of the fixed-point weights that Pillow uses for 8-bit images
+_AT_A_TIME = 4  # images of a request that are decoded in parallel; limits the memory for large images
+_GRAY = (19595, 38470, 7471)  # in units of 1 / 65536: weights of red, green, blue in Pillow's luma (ITU-R 601-2)
 
 
 def model_pixels(encoded: tf.Tensor, *, size: int, how: str, max_side: int | None, channels: int) -> tf.Tensor:
-    """Images as the model takes them, float32 [B, S, S, C] in 0..255.
+    """Returns images as model input, float32 [B, S, S, C] in 0..255.
 
-    Reads PNG (1 to 16 bits; gray, RGB, palette, alpha) and JPEG (gray, RGB, CMYK) of any size from MIN_SIDE a side to
-    MAX_PIXELS. Whatever else makes the operation fail with InvalidArgumentError, which names the reason and the place
-    in the request; a larger picture is refused by its header, before it is decoded.
+    Supports PNG (1 to 16 bits; gray, RGB, palette, alpha) and JPEG (gray, RGB, CMYK) with at least MIN_SIDE pixels per
+    side and at most MAX_PIXELS pixels. The size is checked in the header, before decoding.
 
     Args:
-        encoded: the bytes of image files, string [B].
-        size: S.
+        encoded: bytes of image files, string [B].
+        size: side S of the model input in pixels.
         how: `squash` or `pad`, see `axis_weights`.
-        max_side: longer images are first reduced to this, as the records were; None does not.
-        channels: C, 1 or 3.
+        max_side: larger images are first reduced to this many pixels on the longest side, as in the records; None
+            omits this step.
+        channels: number of channels C, 1 or 3.
+
+    Raises:
+        tf.errors.InvalidArgumentError: An image is not supported (raised when the graph runs); the message states the
+            reason and the index of the image in the request.
     """
 
     def one(inputs):
@@ -47,14 +51,14 @@ def model_pixels(encoded: tf.Tensor, *, size: int, how: str, max_side: int | Non
 
 
 def decoded(data: tf.Tensor, number: tf.Tensor, channels: int) -> tf.Tensor:
-    """The picture in the bytes of one image file, upright: uint8 [h, w, C].
+    """Returns the upright image of one encoded file: uint8 [h, w, C].
 
     Args:
-        data: string [].
-        number: place of the image in its request, for errors.
-        channels: C, 1 or 3.
+        data: bytes of the file, string [].
+        number: index of the image in its request, int32 [], for error messages.
+        channels: number of channels C, 1 or 3.
     """
-    data = _demanding(data, tf.strings.length(data) > 0, "empty, no image", number)
+    data = _demanding(data, tf.strings.length(data) > 0, "empty, not an image", number)
     data = _demanding(data, tf.strings.length(data) >= headers.SHORTEST, "neither a PNG nor a JPEG image", number)
     known = headers.is_png(data) | headers.is_jpeg(data)
     data = _demanding(data, known, "neither a PNG nor a JPEG image", number)
@@ -66,8 +70,8 @@ def decoded(data: tf.Tensor, number: tf.Tensor, channels: int) -> tf.Tensor:
 
 
 def _demanding(data: tf.Tensor, condition: tf.Tensor, reason: str, number: tf.Tensor) -> tf.Tensor:
-    """The data, to be had only if the condition holds: what works on them cannot start before."""
-    text = tf.constant(f"image_bytes: {reason}; its place in the request, counted from 0, is")
+    """Returns the data after asserting the condition, so that dependent operations run only if it holds."""
+    text = tf.constant(f"image_bytes: {reason}; its index in the request, counted from 0, is")
     with tf.control_dependencies([tf.debugging.Assert(condition, [text, number])]):
         return tf.identity(data)
 
@@ -79,7 +83,7 @@ def _from_png(data: tf.Tensor, channels: int) -> tf.Tensor:
     def deep():
         pixels = tf.cast(tf.io.decode_png(data, 1, tf.uint16), tf.int32)
         most = tf.reduce_max(pixels)
-        used = tf.reduce_sum(tf.cast(most >= 2 ** tf.range(8, 16), tf.int32))  # bits beyond 8
+        used = tf.reduce_sum(tf.cast(most >= 2 ** tf.range(8, 16), tf.int32))  # used bits in excess of 8
         return _with_channels(tf.bitwise.right_shift(pixels, used), channels)
 
     def gray():
@@ -91,7 +95,7 @@ def _from_png(data: tf.Tensor, channels: int) -> tf.Tensor:
     def translucent():
         return _with_channels(_on_black(tf.io.decode_png(data, 4)), channels)
 
-    transparent &= (colour != 0) | (depth > 1)  # Pillow, too, takes one bit as black and white
+    transparent &= (colour != 0) | (depth > 1)  # Pillow also ignores the transparent colour of 1-bit images
     has_alpha = transparent | (colour == 4) | (colour == 6)
     image = tf.case(
         [((colour == 0) & (depth == 16), deep), (has_alpha, translucent), (colour == 0, gray)], default=colours
@@ -100,7 +104,9 @@ def _from_png(data: tf.Tensor, channels: int) -> tf.Tensor:
 
 
 def _from_jpeg(data: tf.Tensor, channels: int) -> tf.Tensor:
-    accurate = {"dct_method": "INTEGER_ACCURATE"}  # what Pillow takes; TensorFlow's own default is 15 levels off
+    accurate = {
+        "dct_method": "INTEGER_ACCURATE"
+    }  # as in Pillow; the default of TensorFlow differs by up to 15 gray levels
     gray = tf.image.extract_jpeg_shape(data)[2] == 1
     image = tf.cond(
         gray,
@@ -111,7 +117,7 @@ def _from_jpeg(data: tf.Tensor, channels: int) -> tf.Tensor:
 
 
 def _with_channels(pixels: tf.Tensor, channels: int) -> tf.Tensor:
-    """uint8 [h, w, channels] of pixels [h, w, 1 or 3] in 0..255."""
+    """Returns pixels [h, w, 1 or 3] in 0..255 converted to uint8 [h, w, channels]."""
     if pixels.shape[-1] == 3 and channels == 1:
         red, green, blue = tf.unstack(tf.cast(pixels, tf.int32), axis=-1)
         luma = red * _GRAY[0] + green * _GRAY[1] + blue * _GRAY[2] + 0x8000
@@ -122,18 +128,18 @@ def _with_channels(pixels: tf.Tensor, channels: int) -> tf.Tensor:
 
 
 def _on_black(pixels: tf.Tensor) -> tf.Tensor:
-    """RGB [h, w, 3] of RGBA uint8 [h, w, 4] over black, with the rounding of Pillow's alpha_composite."""
+    """Returns RGBA uint8 [h, w, 4] composited on black as RGB [h, w, 3], rounded as in Pillow's alpha_composite."""
     pixels = tf.cast(pixels, tf.int32)
     product = (pixels[..., :3] * pixels[..., 3:] + 0x80) * 128
     return tf.bitwise.right_shift(tf.bitwise.right_shift(product, 8) + product, 15)
 
 
 def reduced(image: tf.Tensor, max_side: int) -> tf.Tensor:
-    """The image uint8 [h, w, C] with at most `max_side` pixels on the longest side, as `records.images.reduced`.
+    """Returns the image uint8 [h, w, C] reduced to `max_side` pixels on the longest side, as `records.images.reduced`.
 
-    Pillow's LANCZOS with a reducing gap: where the picture shrinks by more than twice the gap, means over blocks of
-    whole pixels come first. Which of rows and columns Pillow then takes first depends on its own estimate of the work;
-    of pictures little more than twice as high as wide it may be the other one here, and pixels one level off.
+    Equals Pillow's LANCZOS with a reducing gap: if the image shrinks by more than twice the gap, it is first reduced to
+    means over blocks of whole pixels. Pillow selects the order of rows and columns by an estimate of the cost; for
+    images slightly more than twice as high as wide the order may differ here, and pixels may differ by one gray level.
     """
     sides = tf.shape(image, tf.int64)[:2]
     longest = tf.reduce_max(sides)
@@ -144,12 +150,12 @@ def reduced(image: tf.Tensor, max_side: int) -> tf.Tensor:
         ratio = tf.cast(sides, tf.float64) / tf.cast(target, tf.float64)
         factor = tf.maximum(tf.cast(ratio / REDUCING_GAP, tf.int64), 1)
         blocks = tf.cond(tf.reduce_any(factor > 1), lambda: _block_means(image, factor), lambda: image)
-        length = tf.cast(sides, tf.float64) / tf.cast(factor, tf.float64)  # of the picture, in blocks
-        there = tf.shape(blocks, tf.int64)
-        rows, columns = (_lanczos(length[axis], there[axis], target[axis]) for axis in (0, 1))
+        length = tf.cast(sides, tf.float64) / tf.cast(factor, tf.float64)  # of the image, in blocks
+        shape = tf.shape(blocks, tf.int64)
+        rows, columns = (_lanczos(length[axis], shape[axis], target[axis]) for axis in (0, 1))
         pixels = tf.cast(blocks, tf.float64)
-        low = tf.cond(  # Pillow begins with the columns but for tall pictures, and rounds in between
-            there[0] > 2 * there[1],
+        low = tf.cond(  # Pillow resizes columns first except for tall images, and rounds in between
+            shape[0] > 2 * shape[1],
             lambda: _along(1, columns, _along(0, rows, pixels)),
             lambda: _along(0, rows, _along(1, columns, pixels)),
         )
@@ -159,9 +165,9 @@ def reduced(image: tf.Tensor, max_side: int) -> tf.Tensor:
 
 
 def _along(axis: int, weights: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
-    """Pixels [h, w, C] with the rows (axis 0) or columns (1) weighed by `weights` [new, old], rounded to 0..255.
+    """Returns pixels [h, w, C] resampled along axis 0 or 1 with `weights` [new, old], rounded and clipped to 0..255.
 
-    Weights and pixels are whole numbers, so the sums are exact in float64.
+    Weights and pixels are integers, so the sums are exact in float64.
     """
     turned = tf.transpose(pixels, [1, 0, 2]) if axis else pixels
     shape = tf.shape(turned)
@@ -172,9 +178,12 @@ def _along(axis: int, weights: tf.Tensor, pixels: tf.Tensor) -> tf.Tensor:
 
 
 def _lanczos(length: tf.Tensor, pixels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Weights [size, pixels] of the old pixels in each new one, whole numbers that sum up to about 2^_BITS, float64.
+    """Returns fixed-point weights [size, pixels] of old pixels for each new pixel, float64; rows sum to about 2^_BITS.
 
-    The picture covers `length` old pixels.
+    Args:
+        length: extent of the image in old pixels, which may be fractional, float64 [].
+        pixels: number of old pixels, int64 [].
+        size: number of new pixels, int64 [].
     """
     scale = length / tf.cast(size, tf.float64)
     centre = (tf.range(tf.cast(size, tf.float64), dtype=tf.float64) + 0.5) * scale
@@ -190,7 +199,7 @@ def _sinc(x: tf.Tensor) -> tf.Tensor:
 
 
 def _block_means(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Means over blocks of factor[0] x factor[1] pixels, rounded, uint8; blocks at the far edges may be smaller."""
+    """Returns rounded means over blocks of factor[0] x factor[1] pixels, uint8; blocks at the end may be smaller."""
     sides, channels = tf.shape(image, tf.int64)[:2], image.shape[-1]
     blocks = -(-sides // factor)
     missing = blocks * factor - sides
@@ -199,7 +208,7 @@ def _block_means(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     whole = [tf.fill([blocks[axis] - 1], factor[axis]) for axis in (0, 1)]
     rows, columns = (tf.concat([whole[axis], [factor[axis] - missing[axis]]], 0) for axis in (0, 1))
     count = rows[:, None, None] * columns[None, :, None]
-    # Pillow divides by multiplying with 2^24 / count, cut to a whole number
+    # Pillow divides by multiplying with 2^24 / count, truncated to an integer
     share = tf.cast(2.0**32 / tf.cast(256 * count, tf.float32), tf.int64)
     sums = tf.cast(tf.reduce_sum(parts, axis=(1, 3)), tf.int64) + count // 2
     return tf.cast(tf.bitwise.right_shift(sums * share, tf.constant(24, tf.int64)), tf.uint8)

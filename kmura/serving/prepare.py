@@ -1,4 +1,4 @@
-"""Image files to the model's pixels with Pillow, as records make them: what the exported graph must repeat."""
+"""Preprocessing of image files with Pillow, as in the records: the reference for the exported graph."""
 
 import functools
 
@@ -12,15 +12,15 @@ from kmura.serving.contract import Contract
 
 
 def prepared(data: bytes, contract: Contract, *, dicom: bool = False) -> np.ndarray:
-    """The model's pixels of an image file's bytes: uint8 [S, S, C].
+    """Returns the model's input pixels for the bytes of an image file: uint8 [S, S, C], in 0..255.
 
     Args:
-        data: a PNG, JPEG, TIFF, ... (see `decode_image`), or DICOM.
+        data: bytes of a PNG, JPEG, TIFF, ... (see `decode_image`) or DICOM file.
         contract: size, resizing and channels.
-        dicom: read it as DICOM even if it does not begin as one.
+        dicom: whether to decode the file as DICOM even if it has no DICOM preamble.
 
     Raises:
-        UnreadableImage: the reason.
+        UnreadableImage: The file cannot be decoded; the message states the reason.
     """
     decode = decode_dicom if dicom or is_dicom(data) else decode_image
     image = reduced(decode(data, contract.channels), contract.max_side)
@@ -32,9 +32,9 @@ def prepared(data: bytes, contract: Contract, *, dicom: bool = False) -> np.ndar
 
 @functools.lru_cache(maxsize=64)
 def _fitting(size: int, how: str, channels: int, taps: int):
-    """A graph that brings an image uint8 [h, w, C] to the model's size.
+    """Returns a graph that resizes an image uint8 [h, w, C] to uint8 [size, size, C].
 
-    One for each number of taps: a graph that finds it out itself takes six times as long.
+    The number of taps is fixed per graph: a graph that computes it takes six times as long.
     """
 
     def fitted(image):

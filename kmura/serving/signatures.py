@@ -1,4 +1,4 @@
-"""The signatures of an exported model, as TensorFlow graphs that hold all of its contract; requests to warm it up."""
+"""The signatures of an exported model as TensorFlow graphs that include its contract; warm-up requests."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +15,9 @@ from kmura.serving.answers import answers_of
 from kmura.serving.contract import Contract
 from kmura.serving.pixels import model_pixels
 
-WARMUP = Path("assets.extra", "tf_serving_warmup_requests")  # where TensorFlow Serving looks
+WARMUP = Path("assets.extra", "tf_serving_warmup_requests")  # path that TensorFlow Serving requires
 
-# signature -> its input and what comes out, in words of the answers of a contract; signature.json shows it
+# signature -> its input and a description of its outputs for signature.json, filled in from the answers of a contract
 SIGNATURES: Mapping[str, tuple[str, str]] = {
     "serving_default": ("image_bytes", "an answer for each image: {each}"),
     "tensor": ("image", "the same from pixels as the model takes them, float32 in 0..255"),
@@ -34,15 +34,15 @@ class ServedModel:
     """A classifier with its contract.
 
     Attributes:
-        signatures: name of SIGNATURES -> a `tf.function` of its one input, which gives a dictionary of tensors.
+        signatures: name in SIGNATURES -> a `tf.function` of its single input that returns a dictionary of tensors.
     """
 
     def __init__(self, model: keras.Model, contract: Contract):
         """
         Args:
-            model: gives logits [B, L] (binary: L = 1) for images [B, S, S, C] in 0..255; `feature_maps` as
+            model: returns logits [B, L] (binary: L = 1) for images [B, S, S, C] in 0..255; has `feature_maps` like
                 RadiographClassifier.
-            contract: what stands around it.
+            contract: its preprocessing and postprocessing.
         """
         size = contract.image_size
         self.model, self.contract = model, contract
@@ -81,7 +81,7 @@ class ServedModel:
         return self._answers.of_images(_finite(logits)) | {"cam": maps}
 
     def _pooled(self, image):
-        some = tf.debugging.Assert(tf.shape(image)[0] > 0, ["a study has one image or more; the request has none"])
+        some = tf.debugging.Assert(tf.shape(image)[0] > 0, ["a study has at least one image; the request has none"])
         with tf.control_dependencies([some]):
             return self._answers.of_study(_finite(self._logits(_checked(image))))
 
@@ -91,9 +91,9 @@ def _graph(function, spec: tf.TensorSpec) -> tf.types.experimental.PolymorphicFu
 
 
 def _checked(image):
-    """The pixels, to be had only if they are on the scale of the model."""
-    right = tf.reduce_all((image >= 0) & (image <= 255))  # also refuses what is no number
-    with tf.control_dependencies([tf.debugging.Assert(right, ["image: holds values outside 0 to 255"])]):
+    """Returns the pixels after asserting that they are in 0..255."""
+    right = tf.reduce_all((image >= 0) & (image <= 255))  # False for NaN too
+    with tf.control_dependencies([tf.debugging.Assert(right, ["image: contains values outside 0 to 255"])]):
         return tf.identity(image)
 
 
@@ -102,18 +102,27 @@ def _finite(logits):
 
 
 def check_warmup_possible() -> None:
-    """Raises InputError if the package that knows the warm-up file's messages is missing."""
+    """Checks that the package with the protocol buffers of the warm-up file is installed.
+
+    Raises:
+        InputError: The package is missing.
+    """
     try:
         import tensorflow_serving.apis.prediction_log_pb2  # noqa: F401
     except ImportError as error:
         raise InputError(
             "the warm-up requests for TensorFlow Serving need tensorflow-serving-api; run pip install '.[serving]' in "
-            "a clone of kmura, or leave them out with --no-warmup"
+            "a clone of kmura, or omit them with --no-warmup"
         ) from error
 
 
 def write_warmup(folder: Path, requests: Mapping[str, np.ndarray]) -> None:
-    """Writes the warm-up requests of an export: a request for each signature, its input by signature name."""
+    """Writes the warm-up requests of an export, one per signature.
+
+    Args:
+        folder: folder of the version.
+        requests: signature -> its input.
+    """
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
     path = folder / WARMUP
@@ -128,19 +137,19 @@ def write_warmup(folder: Path, requests: Mapping[str, np.ndarray]) -> None:
 
 
 def read_warmup(folder: Path) -> dict[str, tf.Tensor]:
-    """The warm-up requests of an export: signature -> its input.
+    """Returns the warm-up requests of an export by signature.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: The file is damaged.
     """
     from tensorflow_serving.apis import prediction_log_pb2
 
-    found = {}
+    requests = {}
     try:
         for data in read_frames(folder / WARMUP):
             request = prediction_log_pb2.PredictionLog.FromString(data).predict_log.request
             name = request.model_spec.signature_name
-            found[name] = tf.constant(tf.make_ndarray(request.inputs[SIGNATURES[name][0]]))
+            requests[name] = tf.constant(tf.make_ndarray(request.inputs[SIGNATURES[name][0]]))
     except (OSError, CorruptShard, DecodeError, KeyError, ValueError, TypeError) as error:
         raise InputError(f"{folder / WARMUP} is damaged ({error}); export the run again") from error
-    return found
+    return requests

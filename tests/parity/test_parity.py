@@ -83,7 +83,7 @@ def state_of(model):
 
 
 @pytest.mark.parametrize("side", [224, 160])
-def test_densenet121(side):
+def test_ported_densenet121_matches_torch(side):
     model = randomized(DenseNet121())
     body = BACKBONES["densenet121"].build()
     set_torch_padding(body)
@@ -101,7 +101,7 @@ def test_densenet121(side):
 
 
 @pytest.mark.parametrize(("name", "side"), [("swin_tiny", 224), ("swin_base", 224), ("swin_tiny", 448)])
-def test_swin(name, side, tmp_path):
+def test_ported_swin_matches_torch(name, side, tmp_path):
     from kmura.models.swin import SWINS
 
     parts = SWINS[name]
@@ -128,7 +128,7 @@ def test_swin(name, side, tmp_path):
         assert np.asarray(value) / scale == pytest.approx(reference / scale, abs=1e-4), key
 
 
-def test_a_pickle_is_read_without_running_what_it_holds(tmp_path):
+def test_a_pickle_is_read_without_executing_its_code(tmp_path):
     model = randomized(DenseNet121())
     torch.save({"state_dict": model.state_dict()}, tmp_path / "checkpoint.pth")
     found = read_state(tmp_path / "checkpoint.pth")

@@ -67,7 +67,7 @@ def explain(
     """
     run = Run(run)
     folder, task, dataset = run.folder, run.labels, run.dataset(records)
-    evaluation, table = read_evaluation(run.path, run.description)
+    evaluation, table = read_evaluation(run)
     table = table[table["split"] == split].reset_index(drop=True)
     if table["image"].tolist() != dataset.rows(split)["image"].tolist():
         raise InputError(

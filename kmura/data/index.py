@@ -161,7 +161,9 @@ def read_shard(records: Path, path: Path) -> Iterator[tuple[int, schema.Record]]
     except ValueError as error:
         raise InputError(f"shard {path}: record {number}: {error}; {how_to_fix(records)}") from error
     except OSError as error:
-        raise InputError(f"shard {path} cannot be read: {reason(error)}") from error
+        raise InputError(
+            f"shard {path} cannot be read: {reason(error)}; fix its permissions or build the records again"
+        ) from error
 
 
 def how_to_fix(records: str | os.PathLike) -> str:

@@ -15,7 +15,7 @@ SCHEMA_VERSION = 2
 
 # name -> (kind, what it holds); tfrecords/README.md shows this table and a test keeps the two equal
 FEATURES: Mapping[str, tuple[str, str]] = {
-    "image": ("bytes", "encoded image, 8 bits a channel"),
+    "image": ("bytes", "encoded image, 8 bits per channel"),
     "format": ("bytes", "encoding of `image`: `png` or `jpeg`"),
     "height": ("int64", "rows of `image`"),
     "width": ("int64", "columns of `image`"),
@@ -61,7 +61,7 @@ class Record:
 
 
 def _example_class():
-    """The message class of `tf.train.Example`, built from its definition in a descriptor pool of its own."""
+    """The message class of `tf.train.Example`, built from its definition in a separate descriptor pool."""
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="kmura/example.proto", package="kmura", syntax="proto3")
 
@@ -71,26 +71,29 @@ def _example_class():
             message.field.add(name=field_name, number=number, label=label, type=kind, type_name=type_name)
         return message
 
-    one, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
-    add(file.message_type, "BytesList", ("value", many, field.TYPE_BYTES, None))
-    add(file.message_type, "FloatList", ("value", many, field.TYPE_FLOAT, None))
-    add(file.message_type, "Int64List", ("value", many, field.TYPE_INT64, None))
+    single, repeated = field.LABEL_OPTIONAL, field.LABEL_REPEATED
+    add(file.message_type, "BytesList", ("value", repeated, field.TYPE_BYTES, None))
+    add(file.message_type, "FloatList", ("value", repeated, field.TYPE_FLOAT, None))
+    add(file.message_type, "Int64List", ("value", repeated, field.TYPE_INT64, None))
     lists = [
-        (f"{kind}_list", one, field.TYPE_MESSAGE, f".kmura.{kind.title()}List") for kind in ("bytes", "float", "int64")
+        (f"{kind}_list", single, field.TYPE_MESSAGE, f".kmura.{kind.title()}List")
+        for kind in ("bytes", "float", "int64")
     ]
     feature = add(file.message_type, "Feature", *lists)
     feature.oneof_decl.add(name="kind")
     for member in feature.field:
         member.oneof_index = 0
-    features = add(file.message_type, "Features", ("feature", many, field.TYPE_MESSAGE, ".kmura.Features.FeatureEntry"))
+    features = add(
+        file.message_type, "Features", ("feature", repeated, field.TYPE_MESSAGE, ".kmura.Features.FeatureEntry")
+    )
     entry = add(
         features.nested_type,
         "FeatureEntry",
-        ("key", one, field.TYPE_STRING, None),
-        ("value", one, field.TYPE_MESSAGE, ".kmura.Feature"),
+        ("key", single, field.TYPE_STRING, None),
+        ("value", single, field.TYPE_MESSAGE, ".kmura.Feature"),
     )
     entry.options.map_entry = True
-    add(file.message_type, "Example", ("features", one, field.TYPE_MESSAGE, ".kmura.Features"))
+    add(file.message_type, "Example", ("features", single, field.TYPE_MESSAGE, ".kmura.Features"))
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("kmura.Example"))

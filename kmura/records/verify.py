@@ -1,4 +1,4 @@
-"""The checks of `kmura inspect`: damaged shards and indexes, wrong counts, leakage between splits, doubles."""
+"""The checks of `kmura inspect`: damaged shards and indexes, wrong counts, leakage between splits, duplicates."""
 
 import collections
 import dataclasses
@@ -82,7 +82,9 @@ def inspect_records(folder: str | os.PathLike, progress: Callable[[int, int], No
         if (file := path.relative_to(folder).as_posix()) not in known:
             findings.append(Finding("warning", f"{file} is not in {MANIFEST}: it is never read"))
     if unindexed := sum(shard.index is None for _, _, shard in shards):
-        text = f"{unindexed} shards have no index: every start of a training reads all their records; {FIX} to add it"
+        text = (
+            f"{unindexed} shards have no index, so every training run reads all of their records first; {FIX} to add it"
+        )
         findings.append(Finding("note", text))
     if not any(finding.severity == "error" for finding in findings):
         findings += _count_findings(manifest, rows)
@@ -217,11 +219,11 @@ def _double_findings(rows: list[_Row]) -> list[Finding]:
             kinds[tuple(sorted({row.split for row in group}, key=schema.SPLITS.index))].append(group)
     ordered = sorted(kinds.items(), key=lambda item: (-len(item[0]), [schema.SPLITS.index(name) for name in item[0]]))
     findings = []
-    for splits, doubles in ordered:
-        example = " = ".join(f"{row.split}: {row.path}" for row in doubles[0])
-        noun = "group" if len(doubles) == 1 else "groups"
+    for splits, duplicates in ordered:
+        example = " = ".join(f"{row.split}: {row.path}" for row in duplicates[0])
+        noun = "group" if len(duplicates) == 1 else "groups"
         where = f"across {' and '.join(splits)}" if len(splits) > 1 else f"inside {splits[0]}"
-        mixed = sum(len({row.label for row in group}) > 1 for group in doubles)
+        mixed = sum(len({row.label for row in group}) > 1 for group in duplicates)
         labels = f"; {mixed} of them with different labels" if mixed else ""
-        findings.append(Finding("warning", f"{len(doubles)} {noun} of identical images {where} ({example}){labels}"))
+        findings.append(Finding("warning", f"{len(duplicates)} {noun} of identical images {where} ({example}){labels}"))
     return findings

@@ -1,4 +1,4 @@
-"""The command line in this process."""
+"""Runs the command line in the current process."""
 
 import sys
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def kmura_main(monkeypatch, capsys, *arguments):
-    """Exit code, stdout and stderr of `kmura ARGUMENTS`."""
+    """Returns exit code, stdout and stderr of `kmura ARGUMENTS`."""
     from kmura.cli.main import main
 
     monkeypatch.setattr(sys, "argv", ["kmura", "--debug", *map(str, arguments)])

@@ -1,4 +1,4 @@
-"""The `kmura` command: quick help, quiet, and one line with exit code 2 for whatever a user can mend."""
+"""The `kmura` command: fast help, quiet output, and one line with exit code 2 for every error that a user can fix."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ def run(*arguments, **options) -> subprocess.CompletedProcess:
 
 
 def refused(*arguments, **options) -> str:
-    """The one line with which a command refuses its input."""
+    """Returns the one-line message with which a command rejects its input."""
     done = run(*arguments, **options)
     progress = ("images: ", "skipped ", "epoch ")
     lines = [line for line in done.stderr.splitlines() if not line.startswith(progress) and "going on" not in line]
@@ -30,7 +30,7 @@ def refused(*arguments, **options) -> str:
 
 @pytest.fixture
 def refused_here(monkeypatch, capsys):
-    """As `refused`, but in this process, which has TensorFlow already."""
+    """Like `refused`, but in this process, which has already imported TensorFlow."""
 
     def last_line(*arguments) -> str:
         code, _, err = kmura_main(monkeypatch, capsys, *arguments)
@@ -247,7 +247,7 @@ def test_invalid_options_of_evaluate_are_rejected_before_any_work(tmp_path):
     assert "threshold rule 'best'" in refused("evaluate", tmp_path, "--threshold", "best")
 
 
-def test_names_are_printed_without_markup(capsys):
+def test_square_brackets_in_names_are_printed_unchanged(capsys):
     from kmura.cli.display import console
 
     console().print("hand[left] a[/b]")

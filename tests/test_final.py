@@ -1,4 +1,4 @@
-"""The phase `final`: two phases in one run, one trace, what it leaves behind, and going on after kills."""
+"""The phase `final`: two stages in one run, one trace, its files, and resuming after kills."""
 
 import dataclasses
 import json
@@ -88,7 +88,7 @@ def test_metrics_contain_the_faithfulness_of_the_maps(undisturbed, records):
     evaluate(folder, options=ScoreOptions(resamples=10))
     found = json.loads((folder / "metrics.json").read_text())["localization_faithfulness"]
     assert set(found) == {"val", "test"}
-    # the same, an image at a time, in numpy
+    # the same, computed per image in NumPy
     model = load_model(folder / "best.keras")
     engine, drops = cam.CamEngine(model), []
     for batch in Dataset(records, AREA, TINY.data).eval("test", batch_size=1):
@@ -193,7 +193,7 @@ def test_erasing_and_mixing_change_the_results(undisturbed, records, tmp_path):
     plain = dataclasses.replace(TINY, cam=dataclasses.replace(TINY.cam, from_epoch=None))
     history = fit(records, area=AREA, phase="final", runs=tmp_path, config=plain).history
     theirs = undisturbed[0].history
-    assert history["loss"][0] == pytest.approx(theirs["loss"][0], rel=1e-5)  # nothing is erased in the first epoch
+    assert history["loss"][0] == pytest.approx(theirs["loss"][0], rel=1e-5)  # the first epoch has no erasing
     assert history["loss"][1] != pytest.approx(theirs["loss"][1], rel=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""A run learns, is evaluated, and goes on after any kill as if nothing had happened."""
+"""A run is trained, evaluated, and resumed bit-identically after any kill."""
 
 import dataclasses
 import json
@@ -124,7 +124,7 @@ def test_a_run_killed_at_random_moments_is_bit_identical_after_resuming(undistur
     for kill in range(2):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         wanted = folder / "last" / f"epoch-{kill + 1:05d}.npz"
-        while not wanted.exists() and process.poll() is None:  # past an epoch, then anywhere in the next
+        while not wanted.exists() and process.poll() is None:  # at a random time within the next epoch
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.3))
         assert process.poll() is None, "the run ended before it could be killed"

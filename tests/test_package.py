@@ -1,4 +1,4 @@
-"""What is installed is the package with its command line inside, and nothing else."""
+"""The wheel contains only the package, including its command line."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_wheel_contains_the_command_line_and_the_recipes(tmp_path):
-    source = tmp_path / "source"  # a build in place would leave its build folder, which later wheels pick up
+    source = tmp_path / "source"  # an in-place build leaves a build folder that later wheels would include
     for name in ("kmura", "cli"):
         shutil.copytree(ROOT / name, source / name)
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):

@@ -1,4 +1,4 @@
-"""The search: one trace for all trials, pruning, going on after kills, best values handed to the phase `final`."""
+"""Hyperparameter search: one trace for all trials, pruning, resuming after kills, best values for the phase `final`."""
 
 import dataclasses
 import json
@@ -79,7 +79,7 @@ def test_a_search_saves_the_best_trial_as_a_run(undisturbed, records):
 
 
 def test_a_trial_equals_a_single_run_with_the_same_values(undisturbed, records, tmp_path):
-    """Reset weights, moments, random states and knobs: the last trial equals a fresh model's run."""
+    """Weights, moments, random states and settings are reset: the last trial equals the run of a new model."""
     from kmura.classification.fit import fit
     from kmura.classification.search import with_values
 
@@ -108,7 +108,7 @@ def test_a_search_killed_at_random_moments_has_the_same_trials_after_resuming(un
     command = [sys.executable, "-c", TUNE, records, tmp_path, json.dumps(config_json(TINY))]
     rng = random.Random(2)
     folder = tmp_path / AREA / "tune"
-    # inside a trial, between two trials, while the state is written: past one of these files, then a moment longer
+    # within a trial, between trials, or while the state is written: shortly after one of these files exists
     for wanted in ("run.json", "trial_0/last/state.json", "trial_1/trial.json", "trial_2/history.csv", "trial_3"):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while not (folder / wanted).exists() and process.poll() is None:
@@ -139,13 +139,13 @@ def test_repeating_the_call_changes_nothing_and_more_trials_continue_the_search(
 
 @pytest.mark.slow
 def test_trials_worse_than_the_median_are_stopped(records, tmp_path):
-    """Curves of other trials are files: below two that began with 2.0 none can go on, above -1.0 all do."""
+    """Other trials are files: the trial is pruned if their scores are 2.0, and completed if they are -1.0."""
     from kmura.classification.search import tune
     from kmura.files import write_json
 
     for score, status in ((2.0, "pruned"), (-1.0, "completed")):
         folder = tmp_path / str(score) / AREA / "tune"
-        for number in range(2):  # as if two workers had ended trials
+        for number in range(2):  # as if two workers had completed trials
             path = folder / f"trial_9{number}"
             write_json(
                 path / "result.json", {"trial": f"9{number}", "status": "completed", "score": -5.0, "values": {}}

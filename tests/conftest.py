@@ -1,4 +1,4 @@
-"""Small trees of images, records and a run of them, made in place."""
+"""Shared fixtures: small image trees, their records, and an evaluated run."""
 
 import dataclasses
 import os
@@ -15,13 +15,13 @@ from kmura.config import RecordsConfig
 
 
 def textured(seed, size=(40, 32)) -> Image.Image:
-    """A gray picture (width, height) that differs for every seed."""
+    """Returns a gray image of size (width, height) that depends on the seed."""
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 256, size[::-1]).astype(np.uint8))
 
 
 def make_mura_tree(root: Path, areas=("XR_ELBOW", "XR_WRIST"), train_patients=20, test_patients=6, views=2) -> Path:
-    """A MURA-shaped tree; every third patient has a second study; labels alternate."""
+    """Writes a tree with the layout of MURA; every third patient has a second study; labels alternate."""
     seed = 0
     for area_number, area in enumerate(areas):
         for split, patients, first in (("train", train_patients, 0), ("valid", test_patients, 10_000)):
@@ -38,7 +38,7 @@ def make_mura_tree(root: Path, areas=("XR_ELBOW", "XR_WRIST"), train_patients=20
 
 
 def write_mura_csv(root: Path, prefix="MURA-v1.1/") -> None:
-    """The two kinds of lists that MURA ships, for the images of a tree."""
+    """Writes the two types of lists that MURA contains, for the images of a tree."""
     for split in ("train", "valid"):
         images = sorted(path.relative_to(root).as_posix() for path in (root / split).rglob("image*.png"))
         (root / f"{split}_image_paths.csv").write_text("".join(f"{prefix}{path}\n" for path in images))
@@ -52,13 +52,13 @@ SMALL_SHARDS = RecordsConfig(records_per_shard=8, val_fraction=0.25)
 
 @pytest.fixture(scope="session")
 def mura_root(tmp_path_factory) -> Path:
-    """A MURA-shaped tree of noise; tests must not change it."""
+    """A tree of noise images with the layout of MURA; tests must not modify it."""
     return make_mura_tree(tmp_path_factory.mktemp("mura") / "tree")
 
 
 @pytest.fixture(scope="session")
 def records(mura_root, tmp_path_factory) -> Path:
-    """Records of `mura_root`; tests must not change them."""
+    """Records of `mura_root`; tests must not modify them."""
     from kmura.records.writer import build_records
 
     out = tmp_path_factory.mktemp("records") / "records"
@@ -68,7 +68,7 @@ def records(mura_root, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def medmnist_file(tmp_path) -> Path:
-    """A binary MedMNIST file of noise: 30 training, 10 tuning and 10 held-out images of 28 pixels."""
+    """A binary MedMNIST file of noise: 30 train, 10 val and 10 test images with 28 pixels per side."""
     rng = np.random.default_rng(0)
     arrays = {}
     for key, number in (("train", 30), ("val", 10), ("test", 10)):
@@ -81,9 +81,9 @@ def medmnist_file(tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def evaluated_run(tmp_path_factory):
-    """(folder, run): a run of a random network on phantoms, evaluated by max pooling, and the folder that it lies in.
+    """(folder, run): the evaluated run (max pooling) of a random network on phantoms, and its parent folder.
 
-    Beside it stand `images` and `records`; tests must not change any of them.
+    The folder also contains `images` and `records`; tests must not modify any of them.
     """
     import kmura
     from kmura.config import load_config
@@ -105,7 +105,7 @@ def evaluated_run(tmp_path_factory):
     write_run(RunFolder(run), dataclasses.replace(description, finished=True))
     model = kmura.build_model(backbone="densenet_mini", weights="none", image_size=32, seed=3)
     logits = model.get_layer("logits")
-    logits.kernel.assign(logits.kernel * 40)  # of random weights alone all logits are alike
+    logits.kernel.assign(logits.kernel * 40)  # with random weights, all logits are nearly equal
     model.save(run / "best.keras")
     kmura.evaluate(run, options=ScoreOptions(pooling="max", resamples=50))
     return folder, run

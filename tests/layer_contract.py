@@ -1,4 +1,4 @@
-"""The contract every layer keeps: saved, symbolic, eager, inside Dataset.map, in mixed precision, trained."""
+"""The contract of all layers: serialization, symbolic, eager and Dataset.map calls, mixed precision, training."""
 
 import inspect
 import json
@@ -23,19 +23,19 @@ def check_layer(
     differentiable: bool = True,
     tolerance: float = 0.02,
 ) -> None:
-    """Fails unless the layer does everything a layer has to, in training mode where it has one.
+    """Asserts that a layer satisfies the contract, in training mode if it has one.
 
     Args:
-        layer_class: of the layer.
-        config: its constructor's arguments.
-        inputs: one batch, a numpy array or a nest of arrays, as the layer is called with.
-        random: two calls may differ; only shapes, dtypes and finiteness are compared then.
-        in_dataset: it works inside Dataset.map.
-        mixed_precision: it works under the mixed policies.
-        keeps_float32: its outputs stay float32 there (else they have the policy's compute dtype).
-        trains: a model with it can be compiled and trained for a step.
-        differentiable: gradients pass to its float inputs.
-        tolerance: of outputs in mixed precision against float32, relative to the largest of them.
+        layer_class: class of the layer.
+        config: arguments of its constructor.
+        inputs: one batch of inputs for the call, a NumPy array or a nested structure of arrays.
+        random: whether two calls may differ; then only shapes, dtypes and finiteness are compared.
+        in_dataset: whether the layer works inside Dataset.map.
+        mixed_precision: whether the layer works with mixed precision policies.
+        keeps_float32: whether outputs are float32 in mixed precision (else they have the compute dtype).
+        trains: whether a model with the layer can be compiled and trained for one step.
+        differentiable: whether gradients reach its float inputs.
+        tolerance: tolerance of outputs in mixed precision, relative to the largest float32 output.
     """
     layer = layer_class(**config)
     eager = _numpy(_call(layer, inputs))
@@ -75,7 +75,7 @@ def _check_finite(outputs) -> None:
 
 
 def _check_same(outputs, expected, tolerance) -> None:
-    """Same nest, shapes and dtypes; same numbers within `tolerance` of the largest unless that is None."""
+    """Asserts equal structure, shapes and dtypes, and values within `tolerance` relative to the largest (None: any)."""
     keras.tree.assert_same_structure(outputs, expected)
     for array, other in zip(keras.tree.flatten(outputs), keras.tree.flatten(expected), strict=True):
         assert (array.shape, array.dtype) == (other.shape, other.dtype)
@@ -91,7 +91,7 @@ def _check_config(layer, config, inputs, eager) -> None:
     assert type(copy) is type(layer)
     assert copy.get_config() == layer.get_config()
     if eager is not None:
-        _call(copy, inputs)  # builds it
+        _call(copy, inputs)  # builds the layer
         copy.set_weights(layer.get_weights())
         _check_same(_numpy(_call(copy, inputs)), eager, 1e-6)
 
@@ -110,7 +110,7 @@ def _keras_inputs(inputs):
 
 
 def _check_mixed(layer, float32_layer, inputs, eager, keeps_float32, random, tolerance) -> None:
-    _call(layer, inputs)  # builds it
+    _call(layer, inputs)  # builds the layer
     layer.set_weights(float32_layer.get_weights())
     outputs = _numpy(_call(layer, inputs))
     _check_finite(outputs)
@@ -141,7 +141,7 @@ def _check_gradient(layer, inputs) -> None:
 
 
 def _check_training(layer, inputs) -> None:
-    """One compiled step of a model with the layer in it; each of its trainable weights moves."""
+    """Trains a model with the layer for one compiled step and asserts that each of its trainable weights changes."""
     symbolic = _keras_inputs(inputs)
     outputs = [output for output in keras.tree.flatten(layer(symbolic)) if _is_float(output)]
     features = [keras.layers.Dense(8)(keras.layers.Flatten()(output)) for output in outputs]

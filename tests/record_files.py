@@ -1,4 +1,4 @@
-"""Records of noise, written without a build, and the batches that are made of them."""
+"""Record files of noise images, written without `build_records`, and batches read from them."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ UNCHANGED = AugmentConfig(rotation=0, area_scale=(1, 1), flip=0, brightness=0, c
 
 
 def picture(seed, size=(20, 24), channels=1):
-    """A gray or color picture of noise, uint8 [H, W] or [H, W, 3]; its size depends on the seed."""
+    """Returns a gray or color noise image, uint8 [H, W] or [H, W, 3]; its size depends on the seed."""
     shape = (size[0] + seed % 5, size[1] + seed % 3, *([3] if channels == 3 else []))
     return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
 
@@ -32,9 +32,9 @@ def encoded(pixels, form="png"):
 
 def write_records(folder, labels, *, task="binary", classes=("normal", "abnormal"), area=AREA, split="train", shards=2,
                   channels=1, form="png", images=None, sides=None):  # fmt: skip
-    """Records of one image per label, spread over shards with an index each; further calls add areas and splits.
+    """Writes one record per label, distributed over shards with one index each; further calls add areas and splits.
 
-    `images` (encoded) and `sides` (height and width, as the records say) stand for those of `picture`.
+    `images` (encoded) and `sides` (height and width in the records) replace those of `picture`.
     """
     path = folder / "manifest.json"
     areas = json.loads(path.read_text())["areas"] if path.exists() else {}

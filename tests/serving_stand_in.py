@@ -1,7 +1,7 @@
-"""A stand-in for TensorFlow Serving: Predict of its gRPC and REST interfaces, over the signatures of an export.
+"""A substitute for TensorFlow Serving: Predict of its gRPC and REST APIs, for the signatures of an export.
 
-Formats of https://www.tensorflow.org/tfx/serving/api_rest: `instances` are rows, answered by `predictions`; `inputs`
-are columns, answered by `outputs`; {"b64": ...} are bytes.
+Formats of https://www.tensorflow.org/tfx/serving/api_rest: `instances` (rows) return `predictions`; `inputs` (columns)
+return `outputs`; {"b64": ...} are bytes.
 """
 
 import base64
@@ -18,7 +18,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 @contextlib.contextmanager
 def served(name, signatures):
-    """(address of gRPC, address of REST) of a model while it is served on this machine."""
+    """Yields (gRPC address, REST address) of a model that is served on this machine."""
 
     def answers(signature, given):
         return {key: value.numpy() for key, value in signatures[signature](**given).items()}

@@ -1,4 +1,4 @@
-"""Random affine and intensity: what each parameter does to an image, and that seeds decide everything."""
+"""Random affine and intensity augmentation: the effect of each parameter, and reproducibility from seeds."""
 
 import math
 from inspect import signature
@@ -18,7 +18,7 @@ EVERYTHING = {"rotation": 30.0, "area_scale": (0.5, 1.5), "shift": 0.2, "shear":
 
 @pytest.fixture(scope="module")
 def images():
-    """Four images [12, 16, 1] of smooth noise with a bright pixel off the centre, 0..255."""
+    """Four images [12, 16, 1] of smooth noise in 0..255 with a bright off-centre pixel."""
     rng = np.random.default_rng(0)
     pixels = rng.uniform(0, 255, (4, 12, 16, 1)).astype(np.float32)
     pixels[:, 2, 5] = 255
@@ -26,13 +26,13 @@ def images():
 
 
 def moved(image, **parameters):
-    """One image [H, W] through the transform of these parameters."""
+    """Returns one image [H, W] transformed with these parameters."""
     matrices = affine_matrices(*image.shape, **parameters)
     return warp(image[None, :, :, None], matrices).numpy()[0, :, :, 0]
 
 
 def sampled(image, place):
-    """A literal bilinear resampling: `place(x, y)` is where in the input output pixel (x, y) looks; black outside."""
+    """Reference bilinear resampling: `place(x, y)` is the input position of output pixel (x, y); black outside."""
     height, width = image.shape
     result = np.zeros((height, width))
     for y in range(height):
@@ -75,7 +75,7 @@ def test_a_shift_by_whole_pixels_is_exact_and_fills_with_black(image):
 
 @pytest.mark.parametrize("angle", [0.3, -1.1])
 def test_rotation_is_counterclockwise_about_the_centre(image, angle):
-    def place(x, y):  # y points down, so a counter-clockwise turn as seen sends (x, y) here
+    def place(x, y):  # the y axis points down, so a counterclockwise rotation maps (x, y) to this position
         x, y = x - 7.5, y - 5.5
         return x * math.cos(angle) - y * math.sin(angle) + 7.5, x * math.sin(angle) + y * math.cos(angle) + 5.5
 
@@ -87,7 +87,7 @@ def test_a_crop_shows_the_requested_fraction_and_position(image, area, at_x, at_
     side = math.sqrt(area)
     left, top = (1 + at_x) / 2 * 16 * (1 - side), (1 + at_y) / 2 * 12 * (1 - side)  # edges of the crop
 
-    def place(x, y):  # edges lie half a pixel before the first centre
+    def place(x, y):  # edges are half a pixel before the first centre
         return left + (x + 0.5) * side - 0.5, top + (y + 0.5) * side - 0.5
 
     result = moved(image, area=area, at_x=at_x, at_y=at_y)
@@ -104,7 +104,7 @@ def test_shear_moves_the_lower_end_of_vertical_lines_to_the_right(image):
 def test_transforms_are_applied_in_the_documented_order(image):
     steps = [{"mirror": -1.0}, {"shear": 0.1}, {"angle": 0.4}, {"area": 0.6, "at_x": 0.5}, {"shift_y": 0.1}]
     product = np.eye(3)
-    for step in steps:  # each step's matrix looks up the outcome of the steps before it
+    for step in steps:  # the matrix of each step samples the result of the previous steps
         product = product @ np.vstack([affine_matrices(12, 16, **step)[0], [0, 0, 1]])
     together = {name: value for step in steps for name, value in step.items()}
     np.testing.assert_allclose(affine_matrices(12, 16, **together)[0], product[:2], atol=1e-5)
@@ -160,7 +160,7 @@ def test_intensity_applies_brightness_then_contrast_about_the_mean_then_clipping
         lit = images[number] * brightness[number]
         expected = np.clip((lit - lit.mean()) * contrast[number] + lit.mean(), 0, 255)
         np.testing.assert_allclose(result[number], expected, atol=1e-3)
-    assert np.max(result) == 255  # something was clipped
+    assert np.max(result) == 255  # some values were clipped
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ class TestRandomLayers:
 
     def test_augmentation_layers_satisfy_the_layer_contract(self, layer, images):
         own = {name: value for name, value in layer.get_config().items() if name in signature(type(layer)).parameters}
-        check_layer(type(layer), own, images, random=True, differentiable=False)  # nobody asks how images should change
+        check_layer(type(layer), own, images, random=True, differentiable=False)  # images need no gradient
 
 
 def test_a_model_with_the_layers_changes_images_only_in_training(images):

@@ -1,4 +1,4 @@
-"""The fused layer is Keras' batch normalisation: outputs, gradients, statistics, config and weights."""
+"""Fused batch normalisation matches Keras: outputs, gradients, statistics, config and weights."""
 
 import subprocess
 import sys
@@ -15,12 +15,12 @@ PLAIN = keras.layers.BatchNormalization
 RNG = np.random.default_rng(3)
 IMAGES = RNG.normal(2.0, 3.0, (4, 5, 6, 7)).astype(np.float32)
 VALUES = [RNG.normal(size=7).astype(np.float32) for _ in range(3)] + [RNG.uniform(0.5, 3, 7).astype(np.float32)]
-UPSTREAM = RNG.normal(size=IMAGES.shape)  # the gradient that comes down from above
+UPSTREAM = RNG.normal(size=IMAGES.shape)  # the upstream gradient
 EPSILON = 1e-5
 
 
 def built(layer_class=FusedBatchNormalization, shape=IMAGES.shape, **config):
-    """A layer with the gamma, beta, moving mean and moving variance of VALUES."""
+    """Returns a layer with gamma, beta, moving mean and moving variance from VALUES."""
     layer = layer_class(**{"epsilon": EPSILON, "momentum": 0.9, **config})
     layer.build(shape)
     for name, value in zip(("gamma", "beta", "moving_mean", "moving_variance"), VALUES, strict=True):
@@ -30,7 +30,7 @@ def built(layer_class=FusedBatchNormalization, shape=IMAGES.shape, **config):
 
 
 def reference(images, gamma, beta, mean=None, variance=None):
-    """Ioffe & Szegedy 2015, Algorithm 1, in float64; with `mean` and `variance` it is inference."""
+    """Ioffe & Szegedy (2015), Algorithm 1, in float64; inference if `mean` and `variance` are given."""
     if mean is None:
         mean = tf.reduce_mean(images, (0, 1, 2))
         variance = tf.reduce_mean(tf.square(images - mean), (0, 1, 2))

@@ -1,4 +1,4 @@
-"""Decoded images wait in memory or on disk: shared, found again, let go, made anew when they do not fit the records."""
+"""Caches of decoded images in memory or on disk: sharing, reuse, release, and renewal after a rebuild."""
 
 import errno
 import gc
@@ -14,7 +14,7 @@ from kmura.errors import InputError
 
 @pytest.fixture
 def decoding(monkeypatch):
-    """How often all images of a split were decoded for a cache."""
+    """Counts how often all images of a split were decoded for a cache."""
     calls = []
     original = decoded._decode_all
 
@@ -39,7 +39,7 @@ def test_datasets_of_the_same_images_share_memory(tmp_path, decoding):
 
 
 def test_memory_is_released_with_the_last_dataset(tmp_path):
-    write_records(tmp_path, [0, 0, 1])  # no other test's images
+    write_records(tmp_path, [0, 0, 1])  # images used by no other test
     before = set(decoded._held)
     data = DataConfig(image_size=16, cache="memory")
     iterator = iter(train_dataset(tmp_path, AREA, data=data, batch_size=1, augment=UNCHANGED))
@@ -54,7 +54,7 @@ def test_memory_is_released_with_the_last_dataset(tmp_path):
 
 @pytest.mark.parametrize(("available", "decodes"), [(2 * 3 * 256, 1), (2 * 3 * 256 - 1, 0)])
 def test_auto_uses_at_most_half_of_the_available_memory(tmp_path, decoding, monkeypatch, available, decodes):
-    write_records(tmp_path, [1, 1, 0])  # no other test's images
+    write_records(tmp_path, [1, 1, 0])  # images used by no other test
     monkeypatch.setattr(decoded, "available_memory", lambda: available)
     dataset = train_dataset(tmp_path, AREA, data=DataConfig(image_size=16))
     assert len(decoding) == decodes and len(batches(dataset)) == 1

@@ -1,4 +1,4 @@
-"""Calibrators and operating points find what was put in, on one split, and act on another."""
+"""Calibrators and operating points recover known parameters on one split and are applied to another."""
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from kmura.evaluation.calibrators import (
 
 
 def truth(number, seed=0):
-    """Labels, and the logits they were drawn from."""
+    """Returns labels and the logits from which they were drawn."""
     rng = np.random.default_rng(seed)
     logit = rng.normal(0, 2, number)
     return (rng.random(number) < expit(logit)).astype(int), logit
@@ -30,7 +30,7 @@ def truth(number, seed=0):
 
 def test_the_true_temperature_of_an_overconfident_model_is_recovered():
     label, logit = truth(60_000)
-    found = fit_calibrator("temperature", label, logit / 0.5)  # sharpened: logits twice as large
+    found = fit_calibrator("temperature", label, logit / 0.5)  # overconfident: logits multiplied by 2
     assert found.temperature == pytest.approx(2, rel=0.02)
     assert found(logit / 0.5) == pytest.approx(expit(logit), abs=0.01)
 
@@ -68,7 +68,7 @@ def test_calibrators_are_monotonic_and_stay_in_range(seed, method):
 def test_perfect_separation_stays_finite(method):
     found = fit_calibrator(method, [0, 0, 1, 1], [-2.0, -1.0, 1.0, 2.0])
     assert np.isfinite([found.temperature, found.bias]).all()
-    ends = {"temperature": 0, "platt": 1 / 4, "isotonic": 1 / 6}[method]  # what so few cases allow
+    ends = {"temperature": 0, "platt": 1 / 4, "isotonic": 1 / 6}[method]  # limited by the small number of cases
     assert found([-2.0, 2.0]) == pytest.approx([ends, 1 - ends], abs=0.06 if method == "platt" else 1e-3)
 
 

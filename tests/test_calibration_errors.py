@@ -1,4 +1,4 @@
-"""Calibration errors and the parts of the Brier score, against transcriptions, scikit-learn and what must hold."""
+"""Calibration errors and components of the Brier score, compared with transcriptions and scikit-learn."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from kmura import metrics
 
 
 def calibrated(number, seed=0):
-    """Labels drawn from their own probabilities."""
+    """Returns probabilities and labels drawn from them."""
     rng = np.random.default_rng(seed)
     probability = rng.beta(0.7, 0.7, number)
     return (rng.random(number) < probability).astype(int), probability
@@ -57,7 +57,7 @@ def test_the_components_of_the_brier_score_match_a_manual_calculation():
 
 
 def literal(label, probability, edges):
-    """ECE, MCE and Ferro & Fricker's reliability over given edges, bin by bin."""
+    """ECE, MCE and the reliability of Ferro & Fricker for given bin edges, computed per bin."""
     gaps, total, reliability = [], 0.0, 0.0
     for number, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
         inside = [n for n, p in enumerate(probability) if low < p <= high or (number == 0 and p == low)]
@@ -97,7 +97,7 @@ def test_the_reliability_diagram_matches_scikit_learn(how, strategy):
 def test_a_large_raw_error_of_a_perfect_model_on_few_studies_is_noted():
     label, probability = calibrated(160)
     found = metrics.calibration_errors(label, probability)
-    assert found["ece"].expected == pytest.approx(0.09, abs=0.015)  # of a perfect model, at 160 studies and 15 bins
+    assert found["ece"].expected == pytest.approx(0.09, abs=0.015)  # for a perfect model with 160 studies and 15 bins
     assert found["ece"].value < found["ece"].high
     assert abs(found["ece_debiased"].expected) < 0.02
 
@@ -110,15 +110,15 @@ def test_the_sampling_noise_interval_of_a_perfect_model_has_nominal_coverage():
         for name, error in found.items():
             inside[name] += error.value <= error.high
         squares.append(np.sign(found["ece_debiased"].value) * found["ece_debiased"].value ** 2)
-    assert all(51 <= count <= 60 for count in inside.values()), inside  # 57 expected
-    assert abs(np.mean(squares)) < 3 * np.std(squares) / np.sqrt(60)  # debiased: about 0
+    assert all(51 <= count <= 60 for count in inside.values()), inside  # expected: 57
+    assert abs(np.mean(squares)) < 3 * np.std(squares) / np.sqrt(60)  # debiased: close to 0
 
 
 def test_an_overconfident_model_is_detected():
     label, probability = calibrated(1200)
     logit = np.log(probability / (1 - probability))
     found = metrics.calibration_errors(label, 1 / (1 + np.exp(-2 * logit)))
-    for name in ("ece", "ece_mass", "ece_debiased"):  # the largest gap alone is too noisy to tell
+    for name in ("ece", "ece_mass", "ece_debiased"):  # the maximum error alone is too noisy
         assert found[name].value > found[name].high
 
 

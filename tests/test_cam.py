@@ -1,4 +1,4 @@
-"""Maps are those of the papers, computed by hand where small, and masks never erase a whole image."""
+"""Maps match the publications and manual calculations, and masks never erase a whole image."""
 
 import numpy as np
 import pytest
@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from kmura import cam
 
-# two channels of 2 x 2 activations, and gradients that differ by place
+# two channels of 2 x 2 activations, and gradients that differ by position
 A = np.array([[[1.0, 0.0], [2.0, 1.0]], [[0.0, 3.0], [1.0, 1.0]]])[None]
 G = np.array([[[0.5, -1.0], [0.0, 2.0]], [[1.0, 0.5], [-0.5, -0.5]]])[None]
 
 
 def literal_grad_cam_pp(activations, gradients):
-    """Equation 19 and the weights of equation 18 with the powers of g, one number at a time."""
+    """Equation 19 and the weights of equation 18 with powers of g, computed per element."""
     batch, height, width, channels = activations.shape
     maps = np.zeros((batch, height, width))
     for b in range(batch):
@@ -98,7 +98,7 @@ def test_grad_cam_equals_cam_for_global_pooling_and_a_dense_layer(model, images)
     assert logits.numpy() == pytest.approx(expected_logits.numpy(), abs=1e-6)
     assert maps.numpy() == pytest.approx(np.maximum(features.numpy() @ kernel, 0), rel=1e-4, abs=1e-6)
     fourth, _ = cam.CamEngine(model, method="grad_cam", fallback=None)(images, lambda x: tf.ones_like(x), (2, 2))
-    assert (4 * fourth).numpy() == pytest.approx(maps.numpy(), rel=1e-4, abs=1e-6)  # the mean over 2 x 2 places
+    assert (4 * fourth).numpy() == pytest.approx(maps.numpy(), rel=1e-4, abs=1e-6)  # mean over 2 x 2 positions
 
 
 def test_the_predicted_side_is_explained():
@@ -136,7 +136,7 @@ def test_flip_averaging_gives_mirrored_images_mirrored_maps(model, images):
 
 
 def test_a_flipped_image_is_explained_for_the_predicted_side_of_the_original(model, images):
-    """Both passes explain the same side, also where the mirrored image falls on the other."""
+    """Both passes explain the same side, even if the prediction for the mirrored image is the other side."""
     engine = cam.CamEngine(model, method="cam", tap="P4", fallback=None)
     maps, logits = engine(images, flip=True)
     sign = np.where(logits.numpy() >= 0, 1.0, -1.0).astype("float32")
@@ -151,12 +151,12 @@ def test_the_compiled_engine_gives_the_same_maps_and_is_traced_once(model, image
         expected, expected_logits = engine(part)
         assert maps.numpy() == pytest.approx(expected.numpy(), rel=1e-3, abs=1e-6)
         assert logits.numpy() == pytest.approx(expected_logits.numpy(), abs=1e-5)
-    assert engine.compiled.experimental_get_tracing_count() <= 2  # one batch size, then any
+    assert engine.compiled.experimental_get_tracing_count() <= 2  # first a fixed, then a variable batch size
 
 
 @pytest.mark.parametrize("name", ["grad_cam", "layer_cam"])
 def test_maps_match_tf_keras_vis(model, images, name):
-    """Grad-CAM and LayerCAM, where the definitions agree (its Grad-CAM++ divides alpha by its sum)."""
+    """Grad-CAM and LayerCAM, whose definitions agree (Grad-CAM++ of tf-keras-vis divides alpha by its sum)."""
     import keras
     from tf_keras_vis.gradcam import Gradcam
     from tf_keras_vis.layercam import Layercam
@@ -186,7 +186,7 @@ def test_the_fallback_for_empty_maps_is_per_image(model, images):
         first, second, both = (engine(images, target)[0].numpy() for engine in (primary, other, whole))
         for image in range(len(images)):
             assert np.allclose(both[image], first[image] if first[image].max() > 0 else second[image], atol=1e-6)
-    # the test sees both kinds
+    # the test covers both cases
     maxima = [primary(images, lambda x, s=s: s * tf.ones_like(x))[0].numpy().max((1, 2)) for s in (1.0, -1.0)]
     assert (np.array(maxima) > 0).any()
 

@@ -1,4 +1,4 @@
-"""The step with CAM-erasing does what its formula says, in every precision and setting, and is traced once."""
+"""The training step with CAM-erasing matches its formula in every precision and setting, and is traced once."""
 
 import subprocess
 import sys
@@ -43,9 +43,9 @@ def weights(model):
 
 @pytest.mark.parametrize(("erase", "loses"), [("all", [1, 1]), ("positive", [0, 1]), ("negative", [1, 0])])
 def test_an_erasing_step_matches_its_formula(erase, loses):
-    """Against the same step put together from its parts: two losses, their weighted sum, one gradient."""
+    """Compares with a step composed of its parts: two losses, their weighted sum, one gradient."""
     batch = batch_of()
-    chosen = np.array(loses * 3)[:, None, None, None]  # the labels of the batch take turns
+    chosen = np.array(loses * 3)[:, None, None, None]  # the labels of the batch alternate
     ours, theirs = trainer(optimizer=keras.optimizers.SGD(0.1)), trainer(optimizer=keras.optimizers.SGD(0.1))
     ours.set_erasing(True, CamConfig(alpha_cam=0.3, erase_q=0.7, erase_every=1, erase=erase))
     dataset = tf.data.Dataset.from_tensors(batch)
@@ -55,7 +55,7 @@ def test_an_erasing_step_matches_its_formula(erase, loses):
     with tf.GradientTape() as tape:
         first = loss(batch["mixed_label"], theirs.classifier(batch["mixed_image"], training=True))
         with tape.stop_recording():
-            maps, _ = engine(batch["image"])  # after the mixed batch has moved the moving statistics
+            maps, _ = engine(batch["image"])  # after the mixed batch has updated the moving statistics
             erased = batch["image"] * (1 - cam.erase_mask(maps, 0.7).numpy()[..., None] * chosen)
         second = loss(batch["label"], theirs.classifier(erased, training=True))
         total = 0.7 * first + 0.3 * second
@@ -80,7 +80,9 @@ def test_steps_between_erasing_steps_are_standard_steps():
     for model in (plain, erasing):
         model.fit(dataset, epochs=1, verbose=0, shuffle=False)
         seen.append(weights(model))
-    assert any(not np.allclose(one, other, atol=1e-6) for one, other in zip(*seen, strict=True))  # step 0 erases
+    assert any(
+        not np.allclose(one, other, atol=1e-6) for one, other in zip(*seen, strict=True)
+    )  # step 0 is an erasing step
     for one, other in zip(erasing.classifier.variables, plain.classifier.variables, strict=True):
         one.assign(other)
     for one, other in zip(erasing.optimizer.variables, plain.optimizer.variables, strict=True):

@@ -1,4 +1,4 @@
-"""Scores of predictions over several classes or labels, and the questions that one model over all areas answers."""
+"""Scores of multiclass and multilabel predictions, and the binary questions answered by one model over all areas."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ JOINT_TASK = Multiclass(JOINT, AREAS * 2)
 
 
 def class_table(classes=JOINT, task="multiclass", studies=120, seed=0, areas=AREAS, noise=1.5):
-    """Predictions of studies of 1 to 3 views, half val and half test; in a joint table the area fits the class."""
+    """Returns predictions of studies with 1 to 3 views, half val, half test; in joint tables areas match classes."""
     rng = np.random.default_rng(seed)
     study = np.repeat(np.arange(studies), rng.integers(1, 4, studies))
     several = task == "multilabel"
@@ -95,7 +95,7 @@ def test_only_models_over_all_areas_have_area_scores(area, task, classes):
     assert found.pooled is None and found.areas == {}
 
 
-def test_questions_use_the_unmodified_probabilities():
+def test_questions_are_scored_with_uncalibrated_probabilities():
     found = score_classes(class_table(), ALL, JOINT_TASK, FEW)
     for scores in (*found.questions.values(), found.pooled):
         assert scores.calibrator is None and not any(scores.calibrated.values())
@@ -137,7 +137,7 @@ def test_a_split_without_known_labels_does_not_crash(task):
 
 
 @pytest.mark.parametrize("pooling", metrics.POOLINGS)
-def test_the_number_of_units_counts_only_scored_ones(pooling):
+def test_scores_are_computed_on_pooled_units(pooling):
     table = class_table()
     units = class_units_of(table[table["split"] == "test"], "study", JOINT_TASK, pooling=pooling)
     found = score_classes(table, ALL, JOINT_TASK, dataclasses.replace(FEW, pooling=pooling))

@@ -1,4 +1,4 @@
-"""Runs side by side: pairs, averages over areas, and runs that cannot be compared."""
+"""Comparison of runs: pairs, averages over areas, and runs that cannot be compared."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from kmura.runs.run import RunDescription, RunFolder, write_run
 
 
 def write_run_of(folder, table, phase, select_on="val"):
-    """A run folder as evaluate leaves it, without a model."""
+    """Writes a run folder as `evaluate` does, without a model."""
     area = table["area"].iloc[0]
     config = ClassificationConfig()
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, select_on=select_on))
@@ -43,7 +43,7 @@ def write_run_of(folder, table, phase, select_on="val"):
 
 
 def blurred(table, noise, seed=9):
-    """The same images as a worse model sees them."""
+    """Returns the predictions of a worse model for the same images."""
     logit = table["logit"] + np.random.default_rng(seed).normal(0, noise, len(table))
     return table.assign(logit=logit, probability=expit(logit))
 
@@ -79,7 +79,7 @@ def test_the_better_model_is_reported_with_an_interval(found):
         f"auc on XR_WRIST, study level: final is better than baseline by {gap.interval.value:.3f} "
         f"({gap.interval.low:.3f} to {gap.interval.high:.3f})"
     )
-    lower = difference(found, "XR_WRIST", "baseline", "final", "log_loss")  # less is better
+    lower = difference(found, "XR_WRIST", "baseline", "final", "log_loss")  # lower is better
     assert lower.interval.high < 0 and "final is better than baseline by" in lower.sentence
     assert found.best["study"]["XR_WRIST"]["log_loss"] != "baseline"
 
@@ -114,7 +114,7 @@ def test_averages_and_pooled_scores_differ_and_are_correct(found, runs):
 
 
 def test_a_model_with_a_missing_area_has_no_average(runs):
-    found = compare(runs[:4], resamples=50)  # only baseline has both areas
+    found = compare(runs[:4], resamples=50)  # only baseline covers both areas
     assert set(found.scores["study"]["XR_HAND"]) == {"baseline"}
     assert set(found.scores["study"]["pooled"]) == {"baseline"}
 

@@ -1,4 +1,4 @@
-"""Configuration keys are checked, typed and named the same everywhere."""
+"""Configuration keys are validated, typed and consistently named."""
 
 import dataclasses
 import json
@@ -181,7 +181,7 @@ def test_a_misplaced_key_in_a_recipe_is_reported_with_its_table(tmp_path):
 
 @dataclasses.dataclass(frozen=True)
 class ContrastStage:
-    """Of a toy kind."""
+    """Configuration of a toy kind."""
 
     temperature: float = keys.key(0.1, "Temperature of the loss.", above=(0, 1))
 

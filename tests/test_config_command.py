@@ -1,4 +1,4 @@
-"""`kmura config` and docs/configuration.md show what the dataclasses declare."""
+"""`kmura config` and docs/configuration.md match the dataclasses."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ ALL_KEYS = [key.full_name for key in keys.bundle_keys(config.ClassificationConfi
 
 @pytest.fixture
 def shown(monkeypatch, capsys):
-    """What `kmura config ARGUMENTS` prints on stdout."""
+    """Returns the stdout of `kmura config ARGUMENTS`."""
 
     def run(*arguments) -> str:
         code, out, err = kmura_main(monkeypatch, capsys, "config", *arguments)
@@ -29,7 +29,7 @@ def shown(monkeypatch, capsys):
 
 @pytest.fixture
 def refused(monkeypatch, capsys):
-    """The line with which `kmura config ARGUMENTS` refuses its input."""
+    """Returns the message with which `kmura config ARGUMENTS` rejects its input."""
 
     def run(*arguments) -> str:
         code, out, err = kmura_main(monkeypatch, capsys, "config", *arguments)

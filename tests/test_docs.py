@@ -14,29 +14,29 @@ from kmura.config import ClassificationConfig
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("[a-z]*/README.md"))]
-NEW_FILES = {"kmura/records/layouts/table.py"}  # what a reader of docs/adding.md creates
+NEW_FILES = {"kmura/records/layouts/table.py"}  # created by readers of docs/adding.md
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The contents of the code blocks of one language."""
+    """Returns the contents of the code blocks of one language."""
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def prose(page: Path) -> str:
-    """The page without its code blocks."""
+    """Returns the page without its code blocks."""
     return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
 def spans(page: Path) -> list[str]:
-    """The inline code of a page; of a changelog's table of renamed things only the new names."""
+    """Returns the inline code of a page; for the table of renamed names in the changelog, only the new names."""
     text = re.sub(r"^\|[^|]*\|", "|", prose(page), flags=re.MULTILINE) if page.name == "CHANGELOG.md" else prose(page)
     return re.findall(r"`([^`\n]+)`", text)
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The arguments of each command line in the console blocks, without variables, comments and redirections."""
+    """Yields the arguments of each command line in console blocks, without variables, comments and redirections."""
     lines = [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")]
     found = []
     for line in lines:
@@ -51,13 +51,13 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def heading_anchors(page: Path) -> set[str]:
-    """The anchors that GitHub makes of the headings of a page."""
+    """Returns the anchors that GitHub generates from the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def resolved(words: list[str]) -> tuple[click.Command, list[str]]:
-    """The command that the words after `kmura` begin with, and the words that are left."""
+    """Splits the words after `kmura` into the command and the remaining arguments."""
     command, name = cli, "kmura"
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         name, words = words[0], words[1:]
@@ -88,7 +88,7 @@ def test_every_command_line_can_be_parsed(page, tmp_path, monkeypatch):
     for words in commands(page):
         for word in words:
             if word.endswith(".toml"):
-                Path(word).touch()  # a recipe has to exist
+                Path(word).touch()  # the recipe must exist
         if words[0] == "make":
             assert re.search(rf"^[^\n]*{re.escape(words[1])}[^\n=]*:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         elif words[0] == "kmura" and words[1:] not in (["--version"], ["--help"]):
@@ -126,7 +126,7 @@ def test_every_configuration_key_exists(page):
     text = "\n".join([*spans(page), *blocks(page, "console")])
     named = set(re.findall(rf"(?<![\w./-])((?:{'|'.join(stages)})\.[a-z_0-9]+)(?![\w.(])", text))
     named -= {"cam.py", "model.safetensors", "data.dataset"}  # a file, a file, a module
-    named -= {"train.lr", "train.focal"}  # the example of a wrong key, the beginning of several
+    named -= {"train.lr", "train.focal"}  # an example of an invalid key, and a prefix of several keys
     assert named <= keys
 
 
@@ -140,7 +140,7 @@ def test_every_module_and_file_exists(page):
 
 
 def _has(dotted: str) -> bool:
-    """Whether a module, or a name in a module, exists; nothing is imported."""
+    """Returns whether a module, or a name in a module, exists, without importing it."""
     path, (_, *names) = ROOT / "kmura", dotted.split(".")
     if names[0] == "cli":
         path, names = ROOT, ["cli", *names[1:]]

@@ -1,4 +1,4 @@
-"""What `kmura eda` finds is what was put there."""
+"""`kmura eda` finds known duplicates, outliers and statistics."""
 
 import json
 
@@ -21,7 +21,7 @@ def explored(tmp_path_factory):
     train = sorted((folder / "images" / "train").rglob("*.png"))
     held_out = sorted((folder / "images" / "valid").rglob("*.png"))
     with Image.open(train[0]) as image:
-        ImageEnhance.Brightness(image).enhance(0.97).save(held_out[0])  # a near double, over the border of the splits
+        ImageEnhance.Brightness(image).enhance(0.97).save(held_out[0])  # a near duplicate in another split
         shape = image.size
     Image.fromarray(np.random.default_rng(0).integers(235, 255, shape[::-1], np.uint8)).save(train[-1])  # overexposed
     kmura.build_records(folder / "images", folder / "records", workers=1)
@@ -34,7 +34,7 @@ def test_near_duplicates_are_found_across_splits(explored):
     pairs = {frozenset((pair.one, pair.other)): pair for pair in found.areas["XR_WRIST"].near_doubles}
     names = frozenset(path.relative_to(folder / "images").as_posix() for path in (train[0], held_out[0]))
     assert pairs[names].crosses and pairs[names].correlation > 0.995
-    assert len(pairs) <= 3  # phantoms of one area are alike, but not that much
+    assert len(pairs) <= 3  # phantoms of one area are similar, but not duplicates
 
 
 def test_an_overexposed_image_is_the_first_outlier(explored):

@@ -1,4 +1,4 @@
-"""The six experiments of the 14 classes, from training to the export, with a small backbone."""
+"""The six experiments with 14 classes, from training to export, with a small backbone."""
 
 import numpy as np
 import pytest

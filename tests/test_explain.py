@@ -1,4 +1,4 @@
-"""What an explanation says holds of models whose right answer is known, and of a run from end to end."""
+"""Explanations of models with known correct maps, and of a run end to end."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ SIZE = 24
 
 @pytest.fixture(scope="module")
 def patch_model():
-    """Its logit is the mean of the patch [4:12, 4:12] over 10, minus 5: nothing else counts."""
+    """A model whose logit is the mean of the patch [4:12, 4:12] divided by 10, minus 5; other pixels have no effect."""
     inside = np.zeros((SIZE, SIZE, 1), np.float32)
     inside[4:12, 4:12] = 1 / 64 / 10
     image = keras.Input((SIZE, SIZE, 1))
@@ -74,7 +74,7 @@ def test_saliency_equals_the_gradient_and_its_noise_is_seeded(patch_model, image
     smooth = saliency_maps(patch_model, images, smooth=True, seed=3)
     assert (smooth == saliency_maps(patch_model, images, smooth=True, seed=3)).all()
     assert (np.random.get_state()[1] == state).all()
-    assert smooth == pytest.approx(maps, rel=1e-3)  # a linear model has one gradient
+    assert smooth == pytest.approx(maps, rel=1e-3)  # the gradient of a linear model is constant
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_invalid_boxes_are_rejected(tmp_path, text, message):
 
 def test_boxes_support_exif_orientation_and_csv_files_with_a_byte_order_mark(tmp_path):
     exif = Image.Exif()
-    exif[274] = 6  # turn by a quarter
+    exif[274] = 6  # rotated by 90 degrees
     Image.new("L", (20, 10)).save(tmp_path / "a.jpg", exif=exif)
     (tmp_path / "boxes.csv").write_text("image,x0,y0,x1,y1\na.jpg,1,2,5,20\n", encoding="utf-8-sig")
     found = truth.read_boxes(tmp_path / "boxes.csv")
@@ -185,7 +185,7 @@ def test_a_run_can_be_explained_end_to_end(explained):
 
 @pytest.fixture(scope="module")
 def hybrid(explained):
-    """A run of a hybrid, explained without a tap, on the records of `explained`."""
+    """A run of a hybrid on the records of `explained`, explained without a selected tap."""
     import kmura
     from kmura.config import load_config
     from kmura.evaluation.scoring import ScoreOptions

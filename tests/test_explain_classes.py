@@ -1,4 +1,4 @@
-"""Explanations of models of several classes: who is right, whose maps are shown, and what speaks for a group."""
+"""Explanations of multiclass models: outcomes, selection of maps, and targets for groups of classes."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_a_group_of_classes_is_explained_by_the_gradient_of_its_log_odds(positiv
 
 
 def test_the_confidence_is_the_probability_of_the_predicted_class():
-    """Three classes whose logits are the brightness of three columns of the image."""
+    """A model with three classes whose logits are the brightness of three columns of the image."""
     images = np.full((1, 8, 9, 1), 20, np.float32)
     images[:, :, 3:6] = 200
 

@@ -1,4 +1,4 @@
-"""An exported model answers as the one it was made from, wherever it is loaded; predict says the same of both."""
+"""Predictions of an exported model equal those of the original model in every environment, and in `kmura predict`."""
 
 import ast
 import json
@@ -22,7 +22,7 @@ from kmura.errors import InputError
 
 @pytest.fixture(scope="module")
 def exported(evaluated_run, tmp_path_factory):
-    """(folder, run, export): a run, with the images and records that it was made from, and its export."""
+    """(folder, run, export): a run in the folder of its images and records, and its export."""
     import kmura
 
     folder, run = evaluated_run
@@ -45,12 +45,12 @@ def predictor(exported):
 
 @pytest.fixture
 def loaded(predictor, monkeypatch):
-    """`predict` takes the run's model without loading it again."""
+    """Makes `predict` reuse the model of the run without loading it again."""
     monkeypatch.setattr("kmura.prediction.predict.load_predictor", lambda *_, **__: predictor)
 
 
 def mixed_files() -> list[bytes]:
-    """50 images: PNG and JPEG, gray, RGB, palette, alpha, 16 bits, turned, of many sizes."""
+    """50 images of various sizes: PNG and JPEG, gray, RGB, palette, alpha, 16 bits, rotated."""
     rng = np.random.default_rng(1)
     files = list(FILES.values())
     while len(files) < 50:
@@ -73,7 +73,7 @@ WRONG = {
     "cut off": (saved(smooth(40, 40))[:-100], "Invalid PNG"),
 }
 
-# what TensorFlow Serving does: the loader of version 1, without kmura
+# loads like TensorFlow Serving: the loader of version 1, without kmura
 STRANGER = """
 import sys
 import numpy as np
@@ -122,7 +122,7 @@ np.savez(out, **found)
 
 @pytest.fixture(scope="module")
 def asked(exported, predictor, tmp_path_factory):
-    """What a process that knows TensorFlow alone gets from the export, for 50 files and wrong requests."""
+    """Outputs of the export in a process with TensorFlow only, for 50 files and invalid requests."""
     from kmura.serving.prepare import prepared
 
     folder = tmp_path_factory.mktemp("asked")
@@ -148,7 +148,7 @@ def test_a_process_without_kmura_gets_the_predictions_of_predict(asked, exported
     assert len(table) == 50
     for name in ("serving_default", "tensor", "explain", "explain_tensor"):
         away = {key: np.abs(found[f"{name}/{key}"] - table[key]) for key in ("logit", "probability")}
-        # tall pictures that are reduced may be a level off, see `pixels.reduced`; the pixels themselves may not
+        # reduced tall images may differ by one gray level, see `pixels.reduced`; others must be equal
         few = 0 if name.endswith("tensor") else 2
         assert (away["logit"] > 1e-5).sum() <= few and (away["probability"] > 1e-4).sum() <= few, name
         assert away["logit"].max() < 5e-3 and away["probability"].max() < 1e-2, name
@@ -158,7 +158,7 @@ def test_a_process_without_kmura_gets_the_predictions_of_predict(asked, exported
         assert set(found[f"{name}/calibration"].astype(str)) == {"platt, fitted to studies"}
     right = predictor.answers(pixels, explained=True)["cam"]
     assert right.shape == (50, 32, 32) and (right.max((1, 2)) > 0).mean() > 0.5
-    # Grad-CAM++ jumps where an alpha's denominator is next to nothing: few images may, not many
+    # Grad-CAM++ is discontinuous where a denominator of alpha is close to 0: few images may differ
     for name in ("explain", "explain_tensor"):
         away = np.abs(found[f"{name}/cam"] - right).max((1, 2)) / np.maximum(right.max((1, 2)), 1e-12)
         assert np.mean(away < 1e-2) >= 0.9, name
@@ -174,7 +174,7 @@ def test_a_process_without_kmura_gets_the_study_predictions_of_predict(asked, pr
     assert found["study/image_probability"] == pytest.approx(found["serving_default/probability"][:3], abs=1e-6)
     assert found["study/decision"].astype(str) == predictor.contract.decision(right)
     assert found["study/threshold"].shape == (1,)
-    # an image is a study of one view
+    # each image is a study of one view
     assert found["single/probability"] == pytest.approx(found["serving_default/probability"][3:4], abs=1e-6)
 
 

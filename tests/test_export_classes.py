@@ -1,4 +1,4 @@
-"""Models of several classes and labels are exported and asked as binary ones, and answer as their evaluation does."""
+"""Multiclass and multilabel models are exported and queried like binary ones, and match their evaluation."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ SE = {"model.head": "se_attention", "model.head_widths": [8], "model.attention_m
 
 
 def made_run(folder, manifest, area, task, settings, pooling):
-    """An evaluated run of a random network."""
+    """Returns an evaluated run of a random network."""
     import kmura
     from kmura.config import load_config
     from kmura.data.dataset import Dataset
@@ -40,7 +40,7 @@ def made_run(folder, manifest, area, task, settings, pooling):
     own = {key: getattr(config.model, key) for key in ("backbone", "weights", "head", "head_widths", "attention_maps")}
     model = kmura.build_model(**own, image_size=32, num_classes=dataset.labels.outputs, seed=3)
     logits = model.get_layer("logits")
-    logits.kernel.assign(logits.kernel * 40)  # of random weights alone all logits are alike
+    logits.kernel.assign(logits.kernel * 40)  # with random weights, all logits are nearly equal
     shades = np.linspace(0, 255, 9, dtype=np.float32)[:, None, None, None] + np.zeros((32, 32, 1), np.float32)
     logits.bias.assign(-np.median(model(shades, training=False), axis=0))
     model.save(run / "best.keras")
@@ -50,7 +50,7 @@ def made_run(folder, manifest, area, task, settings, pooling):
 
 @pytest.fixture(scope="module")
 def joint(tmp_path_factory):
-    """(folder of images, run, export) of one model over two areas with the head se_attention; studies by maximum."""
+    """(folder of images, run, export) of one model over two areas with the head se_attention and max pooling."""
     import kmura
     from kmura.config import RecordsConfig
     from kmura.phantoms.radiographs import write_phantoms
@@ -103,7 +103,7 @@ def text(values):
 
 
 def assert_answers_are_those_of(signatures, run, contract):
-    """At batches of 1 and 7, within 1e-5 of the model in the run folder."""
+    """Asserts agreement with the model in the run folder within 1e-5, for batches of 1 and 7."""
     from kmura.runs.run import load_model
 
     model, number = load_model(run / "best.keras"), len(contract.classes)
@@ -189,11 +189,11 @@ def test_the_study_predictions_of_a_joint_model_match_its_evaluation(joint, sign
     assert of_images["abnormal_probability"].to_numpy() == pytest.approx(table[names[:2]].sum(axis=1), abs=1e-5)
     of_studies = answers.studies.set_index("study").loc[study[pooled.first]]
     assert of_studies[names].to_numpy() == pytest.approx(pooled.value, abs=1e-5)
-    # abnormal or normal is pooled as the questions are
+    # the abnormal probability is pooled like that of the questions
     abnormal = metrics.pool_studies(study, table[names[:2]].sum(axis=1).to_numpy(), "max")
     assert of_studies["abnormal_probability"].to_numpy() == pytest.approx(abnormal.value, abs=1e-5)
     assert of_studies["decision"].tolist() == [contract.classes[best] for best in pooled.value.argmax(1)]
-    # and the export pools the same from the files themselves
+    # the export computes the same from the image files
     first = study[pooled.first][0]
     files = [(folder / name).read_bytes() for name in table["image"][study == first]]
     answer = asked(signatures["study"], image_bytes=files)

@@ -1,4 +1,4 @@
-"""What the exported graph makes of an image file is what Pillow and the records make of it."""
+"""Preprocessing in the exported graph matches that of Pillow and the records."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""An export becomes a version as a whole or not at all, and what cannot become one is refused."""
+"""Exports create complete versions or none, and invalid exports are rejected."""
 
 import json
 import os
@@ -16,7 +16,7 @@ EQUAL = Parity(logit=0.0, probability=0.0, image_bytes=0.0, study=0.0, golden=0.
 
 @pytest.fixture
 def light(monkeypatch):
-    """Exports that write a few bytes and check nothing: what is left is the handling of folders."""
+    """Exports that write a few bytes without verification, to test the handling of folders."""
 
     def written(folder, *_):
         (folder / "variables").mkdir()
@@ -53,7 +53,7 @@ def test_a_kill_at_any_moment_leaves_no_version(evaluated_run, light, tmp_path, 
     run, out = evaluated_run[1], tmp_path / "served"
     steps = ("model_card", "_write_served", "write_json", "parity_in_fresh_process", "sha256_of", "_published")
     for step in (*steps, "rename"):
-        child = os.fork()  # the light export uses no TensorFlow, which forks badly
+        child = os.fork()  # the light export avoids TensorFlow, which is not fork-safe
         if child == 0:
             place = (bundle.Path, "rename") if step == "rename" else (bundle, step)
             monkeypatch.setattr(*place, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))

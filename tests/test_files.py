@@ -1,4 +1,4 @@
-"""JSON files that are missing or damaged give one line that ends with the fix; a lock ends with its process."""
+"""Missing or damaged JSON files raise one-line errors with the fix; locks are released when their process ends."""
 
 import subprocess
 import sys

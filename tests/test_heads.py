@@ -1,4 +1,4 @@
-"""Heads: published numbers of parameters, round trips, attention maps; the recipes of the 14 classes."""
+"""Heads: published parameter counts, serialization, attention maps; the recipes with 14 classes."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ from kmura.models.heads import HEADS, HeadOptions
 from kmura.tasks import Multiclass
 from kmura.training.optimizers import AdamL2
 
-DENSENET = 7_037_504  # parameters of DenseNet-121 without its top (a test of the backbones counts them)
+DENSENET = 7_037_504  # parameters of DenseNet-121 without its top (counted in the tests of the backbones)
 EXPERIMENTS = [f"multiclass-exp{number}" for number in range(1, 7)]
 
 

@@ -1,4 +1,4 @@
-"""The hybrid as a model: Swin maps, fusions, frozen parts."""
+"""The hybrid model: Swin feature maps, fusions, frozen parts."""
 
 import dataclasses
 
@@ -69,7 +69,7 @@ def test_the_last_feature_map_matches_keras_hub():
     whole = np.asarray(layer.backbone(pixels, training=False))
     assert np.asarray(maps["S4"]).reshape(2, 4, 128) == pytest.approx(whole, abs=1e-6)
     norms = [part.epsilon for part in layer._flatten_layers() if isinstance(part, keras.layers.LayerNormalization)]
-    assert norms and set(norms) == {1e-5}  # Keras' own 1e-3 makes ported weights drift
+    assert norms and set(norms) == {1e-5}  # the default of Keras, 1e-3, changes the outputs of ported weights
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_every_fusion_trains_all_variables_and_is_saved_completely(fusion, multi
     model = mini(fusion, multi_scale, dropout=0.1)
     before = [variable.numpy() for variable in model.trainable_variables]
     model.compile(keras.optimizers.SGD(1.0), keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=False)
-    for _ in range(3):  # DropPath may leave a block out of a step
+    for _ in range(3):  # DropPath may skip a block in a step
         model.train_on_batch(images, np.array([[0.0], [1.0], [1.0]]))
     after = [variable.numpy() for variable in model.trainable_variables]
     still = [v.path for v, a, b in zip(model.trainable_variables, before, after, strict=True) if (a == b).all()]
@@ -124,7 +124,9 @@ def test_maps_of_both_branches_equal_cam_for_the_plain_fusion(images):
         activations, expected = keras.Model(model.input, [model.feature_maps[tap], model.output])(images)
         assert np.asarray(logits) == pytest.approx(np.asarray(expected), abs=1e-5)
         sign = np.asarray(cam.predicted_sign(expected))[:, :, None]
-        classic = np.maximum(0, (np.asarray(activations) * weights).sum(-1) * sign) / 4  # Grad-CAM's weights: w / (h w)
+        classic = (
+            np.maximum(0, (np.asarray(activations) * weights).sum(-1) * sign) / 4
+        )  # weights of Grad-CAM: w / (h w)
         assert np.asarray(maps) == pytest.approx(classic, abs=1e-5)
 
 
@@ -139,7 +141,7 @@ def test_the_gradient_of_a_finer_map_includes_both_paths_to_a_multi_scale_fusion
     last_block = keras.Model(inner.output["P4"], inner.output["P5"])
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(maps)
-        alone = head([maps[name] for name in model.head_sees])  # P5 does not hang on P4 here
+        alone = head([maps[name] for name in model.head_sees])  # P5 does not depend on P4 here
         p5 = last_block(maps["P4"])
         logits = cam._tail(model, "P4")(maps)
     direct = tape.gradient(alone, maps["P4"])
@@ -164,7 +166,10 @@ def test_only_the_unfrozen_part_is_trained(part, first):
 
 @pytest.mark.parametrize(
     ("part", "convolutions"),
-    [("last_3_conv", ["0_2", "1_1", "1_2"]), ("last_4_conv", ["0_0", "0_2", "1_1", "1_2"])],  # 0_0 is the shortcut's
+    [
+        ("last_3_conv", ["0_2", "1_1", "1_2"]),
+        ("last_4_conv", ["0_0", "0_2", "1_1", "1_2"]),
+    ],  # 0_0 belongs to the shortcut
 )
 def test_shortcut_convolutions_are_ordered_by_depth(part, convolutions):
     model = RadiographClassifier("resnet18_small", 28)
@@ -172,7 +177,7 @@ def test_shortcut_convolutions_are_ordered_by_depth(part, convolutions):
     learning = [layer.name for layer in model.backbone.layers if layer.trainable_weights]
     found = [name for name in learning if name.endswith("_conv")]
     assert found == [f"stack3_block{place}_conv" for place in convolutions]
-    assert "stack3_block0_0_bn" in learning  # comes after the first of them, as documented
+    assert "stack3_block0_0_bn" in learning  # follows the first of these convolutions, as documented
 
 
 def test_the_width_of_a_fusion_can_be_configured():
@@ -182,7 +187,7 @@ def test_the_width_of_a_fusion_can_be_configured():
 
 
 def erasing_step(model, images, tap):
-    """The loss of one step with erasing."""
+    """Returns the loss of one erasing step."""
     from kmura.classification.cam_erasing import CamErasingModel
     from kmura.classification.losses import WeightedBinaryCrossentropy
     from kmura.training.optimizers import AdamL2
@@ -220,7 +225,7 @@ def test_a_hybrid_can_be_trained_in_mixed_precision(images):
 def test_swin_receives_images_on_its_pretraining_scale():
     from kmura.models.swin import SWINS
 
-    model = mini()  # densenet_mini wants -1..1
+    model = mini()  # densenet_mini expects -1..1
     layer = model.get_layer("normalized_swin")
     assert layer.mean == list(SWINS["swin_mini"].mean) != model.get_layer("normalized").mean
 

@@ -1,4 +1,4 @@
-"""Runs of the hybrid: its phase, its search, its overlays."""
+"""Runs of the hybrid: phases, search and overlays."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ def test_an_invalid_hybrid_is_rejected_before_training(records, tmp_path, caplog
 
 @pytest.fixture(scope="module")
 def trained(records, tmp_path_factory):
-    """An undisturbed run, the backbone's weights after each epoch, and how often a step was traced."""
+    """An uninterrupted run, the weights of its backbone after each epoch, and the number of traces of its step."""
     from kmura.classification.cam_erasing import CamErasingModel
     from kmura.classification.fit import fit
 
@@ -68,11 +68,11 @@ def test_phase_2_trains_only_the_last_block_of_densenet(trained):
     with_head = build_model(architecture="hybrid", backbone="densenet_mini", weights="none", swin="swin_mini",
                             swin_weights="none", image_size=64, seed=0)  # fmt: skip
     start = {variable.path: variable.numpy() for variable in with_head.backbone.weights}
-    assert all((start[name] == first[name]).all() for name in start)  # frozen, statistics too
+    assert all((start[name] == first[name]).all() for name in start)  # frozen, including statistics
     for name in start:
         in_last = name.startswith(("stack4_", "bn/"))
         assert (first[name] != second[name]).any() == in_last, name
-    assert traces == 2  # one a part
+    assert traces == 2  # one per phase
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Whatever an image file does wrong ends in 8-bit pixels or in a reason."""
+"""Every image file is decoded to 8-bit pixels or rejected with a reason."""
 
 import io
 import struct
@@ -62,7 +62,7 @@ def test_one_bit_images_become_black_and_white():
 
 def test_an_exif_rotation_is_applied():
     exif = Image.Exif()
-    exif[0x0112] = 6  # stored rotated by 90 degrees to the left
+    exif[0x0112] = 6  # stored rotated by 90 degrees counterclockwise
     assert pixels(saved(Image.fromarray(RAMP), exif=exif)).shape == RAMP.shape[::-1]
 
 
@@ -73,7 +73,7 @@ def test_colour_is_preserved_with_three_channels():
 
 
 def declares(width: int, height: int) -> bytes:
-    """A PNG whose header declares a size that its data does not have."""
+    """Returns a PNG whose header declares a size that differs from its data."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
     body = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)

@@ -1,4 +1,4 @@
-"""Imports go one way through the house, and `import kmura` stays cheap."""
+"""Imports follow the layers of the package, and `import kmura` is fast."""
 
 import ast
 import collections
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LEAVES = ("errors", "files", "typed", "config", "metrics", "cam", "tasks", "kinds")
 KINDS = {"classification", "pretraining", "segmentation"}  # packages that do not import each other
-# a layer imports from itself and from the layers above it
+# a layer imports only from itself and from the layers listed above it
 LAYERS = (
     *({leaf} for leaf in LEAVES),
     {"records"},
@@ -34,7 +34,7 @@ MODULES = sorted(path for folder in ("kmura", "cli") for path in (ROOT / folder)
 
 
 def module_of(path: Path) -> str:
-    """The dotted name of a source file; that of a package's `__init__` is the package."""
+    """Returns the dotted name of a source file; for `__init__`, the name of its package."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     parts = ("kmura", *parts) if parts[0] == "cli" else parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -44,7 +44,7 @@ MODULES_BY_NAME = {module_of(path): path for path in MODULES}
 
 
 def imports_of(path: Path) -> set[str]:
-    """The dotted names that a source file imports, at its top or within its functions."""
+    """Returns the dotted names that a source file imports, at module level or within functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -65,7 +65,7 @@ def test_modules_import_only_from_their_own_layer_and_layers_above(path):
     module, imported = module_of(path), imports_of(path)
     assert "cli" not in {name.split(".")[0] for name in imported}, "nothing imports cli by its folder's name"
     package = package_of(module)
-    if package not in DEPTH:  # kmura itself and its registration with Keras
+    if package not in DEPTH:  # kmura itself and its registration in Keras
         return
     for other in {package_of(name) for name in imported if name.startswith("kmura.")} & DEPTH.keys():
         assert other == package or DEPTH[other] < DEPTH[package], f"{module} imports {other}"
@@ -74,7 +74,7 @@ def test_modules_import_only_from_their_own_layer_and_layers_above(path):
 def test_there_are_no_circular_imports():
     modules = MODULES_BY_NAME
     graph = {name: sorted(imports_of(path) & modules.keys() - {name}) for name, path in modules.items()}
-    state: dict[str, int] = collections.defaultdict(int)  # 1: on the way, 2: done
+    state: dict[str, int] = collections.defaultdict(int)  # 1: in progress, 2: done
 
     def walk(name, way):
         assert state[name] != 1, f"circle: {' -> '.join([*way[way.index(name) :], name])}"
@@ -94,7 +94,7 @@ def test_files_of_different_packages_have_different_names():
     for path in MODULES:
         if path.name != "__init__.py":
             paths[path.name].append(path.relative_to(ROOT).as_posix())
-    paths.pop("base.py")  # the same concept: what the modules of a package share
+    paths.pop("base.py")  # the same concept: common parts of the modules of a package
     assert {name: places for name, places in paths.items() if len(places) > 1} == {}
 
 

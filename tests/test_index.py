@@ -1,4 +1,4 @@
-"""Opening records reads the index beside each shard, not the images; what the index says must fit the shard."""
+"""Opening records reads the index of each shard, not the images; the index must match its shard."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ SMALL = DataConfig(image_size=16, cache="off")
 
 
 def without_indexes(folder):
-    """Makes records of today records of schema version 1, which have no index."""
+    """Converts current records to schema version 1, which has no index."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     names = {"train": "train", "val": "tune", "test": "valid"}
@@ -77,7 +77,7 @@ def test_opening_a_dataset_does_not_import_tensorflow(tmp_path):
 
 @pytest.fixture
 def index_file(tmp_path):
-    """The index of the second shard of records that this process has opened before."""
+    """The index of the second shard of records that this process has already opened."""
     write_records(tmp_path, [0, 1, 0, 1])
     read_index(tmp_path, AREA, "train")
     return tmp_path / AREA / "train-00001-of-00002.index.json"

@@ -1,4 +1,4 @@
-"""A new kind of learning needs a learner and one entry of the registry: everything else is shared."""
+"""A new kind of learning needs a learner and one entry in the registry; all other parts are shared."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ def toy(monkeypatch):
 
 
 class KillWithinEpoch(keras.callbacks.Callback):
-    """Ends the process, as a power cut would, after the first batch of an epoch (counted from 1)."""
+    """Kills the process after the first batch of an epoch (counted from 1), like a power failure."""
 
     def __init__(self, epoch):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A layout is one class in one file and one line in the registry: everything else takes it from there."""
+"""A layout is one class in one file and one line in the registry; all other parts use the registry."""
 
 import dataclasses
 import re
@@ -15,7 +15,7 @@ from kmura.records.manifest import read_manifest
 
 
 class FlatFolder(Layout):
-    """The toy layout: image files PATIENT_STUDY_LABEL.png in one folder, of which some patients may be left out."""
+    """The toy layout: image files PATIENT_STUDY_LABEL.png in one folder; some patients can be excluded."""
 
     name = "flat"
     help = "ROOT/PATIENT_STUDY_LABEL.png"
@@ -33,7 +33,7 @@ class FlatFolder(Layout):
 
 @pytest.fixture
 def flat(tmp_path, monkeypatch):
-    """A folder of the toy layout, which is registered for the test: 20 patients, 24 studies."""
+    """A folder with the toy layout, which is registered for the test: 20 patients, 24 studies."""
     monkeypatch.setitem(LAYOUTS, FlatFolder.name, FlatFolder())
     (tmp_path / "knees").mkdir()
     for patient in range(20):
@@ -46,7 +46,7 @@ OPTIONS = RecordsConfig(val_fraction=0.3, test_fraction=0.3, records_per_shard=4
 
 
 def test_a_toy_layout_can_be_built_trained_and_evaluated_with_patients(flat, tmp_path):
-    from kmura.evaluation.scoring import ScoreOptions  # not above: writer processes import this file
+    from kmura.evaluation.scoring import ScoreOptions  # not at module level: worker processes import this file
 
     records = tmp_path / "records"
     manifest = kmura.build_records(flat, records, layout="flat", options=OPTIONS, without=["p19"], workers=1)

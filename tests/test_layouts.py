@@ -15,7 +15,7 @@ from kmura.records.writer import build_records
 
 
 def listed(layout, root, **options):
-    """The listing of a source by a registered layout."""
+    """Returns the sources of a folder or file as listed by a registered layout."""
     return listing_of(LAYOUTS[layout], root, options)
 
 

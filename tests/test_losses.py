@@ -1,4 +1,4 @@
-"""Every loss against a transcription of its formula in numpy, hard, soft and smoothed labels alike."""
+"""Every loss compared with a NumPy transcription of its formula, for hard, soft and smoothed labels."""
 
 import keras
 import numpy as np
@@ -54,7 +54,7 @@ def test_categorical_cross_entropy_weights_classes(labels, smoothing):
 
 @pytest.mark.parametrize("alpha", [None, 0.25])
 @pytest.mark.parametrize("factor", [1.0, 2.0])
-def test_the_binary_focal_loss_has_gamma_and_alpha(alpha, factor):
+def test_the_binary_focal_loss_supports_a_factor_and_alpha(alpha, factor):
     p = sigmoid(LOGITS)
     p_t = np.where(SEVERAL == 1, p, 1 - p)
     a_t = 1.0 if alpha is None else np.where(SEVERAL == 1, alpha, 1 - alpha)
@@ -74,7 +74,7 @@ def train(**settings):
     return load_config(None, {f"train.{name}": value for name, value in settings.items()}).train
 
 
-def test_the_categorical_focal_loss_has_gamma_and_class_weights():
+def test_the_categorical_focal_loss_supports_a_factor_and_class_weights():
     p, weights = softmax(LOGITS), np.array([0.5, 1.0, 2.0, 4.0])
     expected = (2.0 * weights * ONE_HOT * (1 - p) ** 3 * -np.log(p)).sum(1).mean()
     loss = make_loss(Multiclass(()), train(loss="focal", focal_gamma=3.0, focal_factor=2.0), weights)
@@ -86,7 +86,7 @@ def test_the_categorical_focal_loss_has_gamma_and_class_weights():
 
 @pytest.mark.parametrize("gap", [5.0, 40.0])
 def test_confidently_wrong_predictions_have_nonzero_gradients(gap):
-    """At a gap of 40 the probability of the true class is 4e-18; the loss is the gap, its gradient 1 a logit."""
+    """At a gap of 40 the probability of the true class is 4e-18; the loss is the gap, with gradient 1 per logit."""
     import tensorflow as tf
 
     one, two = tf.constant([[-gap]]), tf.constant([[-gap / 2, gap / 2]])
@@ -118,7 +118,7 @@ def test_balanced_sampling_replaces_class_weights():
 
 
 def test_balance_gives_both_classes_of_a_focal_loss_equal_total_weight():
-    """With 3 negatives to 1 positive the positive one counts three times as much as a negative one."""
+    """With 3 negatives per positive, a positive has three times the weight of a negative."""
     loss = make_loss(Binary(()), train(loss="focal", focal_gamma=0.0), [3.0])
     positive, negative = (float(loss([[label]], [[0.0]])) for label in (1.0, 0.0))
     assert positive / negative == pytest.approx(3.0, rel=1e-5)

@@ -1,4 +1,4 @@
-"""Scores agree with scikit-learn, with and without weights, with ties and with one class."""
+"""Scores match scikit-learn, with and without weights, with ties and with one class."""
 
 import numpy as np
 import pytest
@@ -105,12 +105,12 @@ def test_the_bootstrap_resamples_whole_patients():
 def test_resamples_without_a_class_are_redrawn_and_counted():
     weights, redrawn = metrics.bootstrap_weights(list("abcdefgh"), np.array([1, 0, 0, 0, 0, 0, 0, 0]), resamples=500)
     assert len(weights) == 500
-    assert 0.2 < redrawn / (500 + redrawn) < 0.5  # the chance that one of eight patients is never drawn is 0.344
+    assert 0.2 < redrawn / (500 + redrawn) < 0.5  # one of eight patients is never drawn with probability 0.344
 
 
 def test_a_grouped_bootstrap_keeps_both_classes_in_every_group():
     patient, group = np.arange(24), np.repeat(["a", "b", "c"], 8)
-    label = np.where(group == "c", 1, np.arange(24) % 8 == 0)  # c has one class and is not waited for
+    label = np.where(group == "c", 1, np.arange(24) % 8 == 0)  # c has one class and does not cause redraws
     weights, redrawn = metrics.bootstrap_weights(patient, label, group=group, resamples=100)
     assert len(weights) == 100 and redrawn > 50
     for name in "ab":
@@ -126,7 +126,7 @@ def test_averages_over_areas_are_unweighted_and_weighted_by_size():
 
 
 def delong_by_hand(label, one, other):
-    """A transcription of DeLong et al. (1988), eqs. 2 to 5: kernels pair by pair."""
+    """A transcription of DeLong et al. (1988), eqs. 2 to 5, with one kernel per pair."""
 
     def kernel(x, y):
         return 1.0 if x > y else 0.5 if x == y else 0.0
@@ -184,7 +184,7 @@ def test_the_interval_has_nominal_coverage():
     assert 50 <= covered <= 60
 
 
-def test_one_class_gives_no_resamples_and_undefined_intervals():
+def test_one_class_gives_undefined_scores_and_intervals():
     weights, _ = metrics.bootstrap_weights(["a", "b"], np.array([1, 1]))
     found = metrics.intervals(
         {"auc": metrics.auc([1, 1], [0.1, 0.2])}, {"auc": metrics.auc([1, 1], [0.1, 0.2], weights)}

@@ -1,4 +1,4 @@
-"""MixUp and CutMix mix what their papers say, label by what was really mixed, and are pure functions of their seed."""
+"""MixUp and CutMix match their publications, labels match the actual mixture, and results depend only on the seed."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ LAYERS = [MixUp(0.4), CutMix(1.0), RandomMix(0.4, 1.0, 1.0)]
 
 
 def batch_of(number=8, height=20, width=30, seed=0):
-    """Images each of one gray level of its own, so that a pixel tells which image it came from; labels likewise."""
+    """Constant images with distinct gray levels, so that each pixel identifies its source image; labels likewise."""
     level = np.random.default_rng(seed).permutation(number).astype("float32") * 10 + 5
     images = np.broadcast_to(level[:, None, None, None], (number, height, width, 1)).astype("float32")
     return {"images": images.copy(), "labels": np.eye(number, dtype="float32")}, level
@@ -33,7 +33,7 @@ def test_mixup_mixes_pixels_and_labels_with_the_same_weight():
     mixed = MixUp(0.5)(batch, seed=[3, 4])
     images, labels = mixed["images"].numpy(), mixed["labels"].numpy()
     assert labels.sum(1) == pytest.approx(1.0)
-    # an image's gray level is the labels' weighted mean of the levels
+    # the gray level of an image is the mean of the levels weighted by its labels
     assert images[:, 0, 0, 0] == pytest.approx(labels @ level, rel=1e-5)
     assert (images == images[:, :1, :1]).all()
     shares = labels.max(1)

@@ -1,4 +1,4 @@
-"""The classifier: what goes in and comes out, what is tapped on the way, and that saving changes nothing."""
+"""The classifier: inputs, outputs, feature maps, and saving."""
 
 import random
 import subprocess
@@ -29,7 +29,7 @@ def small(**arguments) -> RadiographClassifier:
 
 @pytest.fixture(scope="module")
 def model() -> RadiographClassifier:
-    """A small classifier; tests must not change it."""
+    """A small classifier; tests must not modify it."""
     return small()
 
 
@@ -86,7 +86,7 @@ def test_feature_maps_and_logits_are_computed_in_one_forward_pass(model):
 
 
 def test_the_full_gradient_of_a_logit_passes_through_every_feature_map(model):
-    """Nothing goes round a tap: below it the network can be replaced without changing what is above."""
+    """No connection bypasses a tap: the layers after it depend only on its feature map."""
     backbone, taps = model.backbone, BACKBONES["densenet_mini"].taps
     maps = keras.Model(backbone.input, [backbone.get_layer(layer).output for layer in taps.values()])
     for layer, values in zip(taps.values(), maps(np.repeat(IMAGES, 3, axis=-1)), strict=True):
@@ -122,7 +122,7 @@ def test_large_backbones_match_their_presets(name, backbone_parameters, sides):
 def test_resnet18_small_matches_the_network_of_medmnist():
     backbone = RadiographClassifier("resnet18_small", image_size=28).backbone
     trainable = sum(int(np.prod(weight.shape)) for weight in backbone.trainable_weights)
-    assert trainable == 11_168_832  # torch's ResNet-18 with a 3x3 stem, without its last layer
+    assert trainable == 11_168_832  # ResNet-18 of torch with a 3x3 stem, without its last layer
     assert backbone.count_params() - trainable == 2 * 4_800  # moving statistics of 4,800 channels
     stem = backbone.get_layer("stem_conv")
     assert (stem.kernel.shape, stem.strides) == ((3, 3, 3, 64), (1, 1))
@@ -131,7 +131,7 @@ def test_resnet18_small_matches_the_network_of_medmnist():
 
 
 def test_resnet18_small_pads_like_torch():
-    """At stride 2 the windows start at pixels -1, 1, 3, ...; TensorFlow's own padding would start at 0, 2, 4, ..."""
+    """At stride 2 the windows start at pixels -1, 1, 3, ...; with the default padding of TensorFlow, at 0, 2, 4, ..."""
     backbone = RadiographClassifier("resnet18_small", image_size=28).backbone
     strided = backbone.get_layer("stack1_block0_1_conv").output
     block = keras.Model(backbone.get_layer("stack0_block1_out").output, strided)
@@ -218,7 +218,7 @@ def same_after_loading(model, path):
 
 def test_a_saved_classifier_is_restored_completely(tmp_path):
     model = small(num_classes=3, dropout=0.2, batch_norm_momentum=0.7, initial_bias=[1, 2, 3])
-    model(IMAGES, training=True)  # moves the statistics
+    model(IMAGES, training=True)  # updates the statistics
     loaded = same_after_loading(model, tmp_path / "model.keras")
     assert {(type(layer), layer.momentum) for layer in norms(loaded)} == {(FusedBatchNormalization, 0.7)}
 
@@ -256,7 +256,7 @@ def test_a_new_process_can_load_a_classifier_after_importing_kmura(model, tmp_pa
 
 
 def test_a_classifier_learns_and_performs_equally_in_inference():
-    """Fine stripes against coarse ones, from scratch. With Keras' momentum of 0.99 inference still guesses."""
+    """Fine against coarse stripes, from scratch; with a momentum of 0.99 (Keras), inference is still at chance."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     rows = np.arange(32)

@@ -1,4 +1,4 @@
-"""Scores over several classes equal scikit-learn's, resampled ones those of the repeated samples."""
+"""Multiclass scores match scikit-learn, and weighted scores match those of repeated samples."""
 
 import numpy as np
 import pytest

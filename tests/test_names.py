@@ -1,4 +1,4 @@
-"""The names that the configuration offers are those of the model registries."""
+"""The names in the configuration equal those of the model registries."""
 
 from kmura.config import names
 

@@ -1,4 +1,4 @@
-"""AdamL2 against the algorithm of the paper, both ways it can take a step, alone and under a distribution strategy."""
+"""AdamL2 compared with the published algorithm, for both implementations of a step and distribution strategies."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ RATE, L2, EPSILON = 0.01, 0.3, 1e-9
 
 
 class StepByStep(AdamL2):
-    """Takes the way of Keras' own `update_step`, as a Keras without the private method would."""
+    """Uses `update_step` of Keras, as in a Keras version without the private method."""
 
     def _distributed_tf_update_step(self, distribution, grads_and_vars, learning_rate):
         for gradient, variable in grads_and_vars:
@@ -124,5 +124,7 @@ def test_unfrozen_variables_start_with_steps_of_the_learning_rate():
     before = one.numpy().copy()
     for _ in range(30):
         optimizer.apply([gradient, gradient], [one, late])
-    assert late.numpy() == pytest.approx(-0.3, rel=1e-3)  # of a constant gradient every step is the learning rate
+    assert late.numpy() == pytest.approx(
+        -0.3, rel=1e-3
+    )  # with a constant gradient, every step equals the learning rate
     assert one.numpy() - before == pytest.approx(-0.3, rel=1e-3)

@@ -1,4 +1,4 @@
-"""Phantoms: a MURA-shaped tree of synthetic radiographs that is whole, reproducible and not trivial."""
+"""Phantoms: a tree of synthetic radiographs with the layout of MURA that is complete, reproducible and not trivial."""
 
 import csv
 import hashlib
@@ -17,7 +17,7 @@ SMALL = {"areas": ("XR_ELBOW", "XR_WRIST"), "train_studies": 10, "test_studies":
 
 
 def digests(root):
-    """path -> digest of every file below `root`."""
+    """Returns path -> digest of every file below `root`."""
     files = (path for path in root.rglob("*") if path.is_file())
     return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -34,14 +34,14 @@ def pixels(path):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A tree with shortcut markers on all abnormal training images, and its summary; tests must not change it."""
+    """A tree with shortcut markers on all abnormal training images, and its summary; tests must not modify it."""
     root = tmp_path_factory.mktemp("phantoms") / "tree"
     return root, write_phantoms(root, shortcut=1.0, **SMALL)
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """A tree of many small images of two areas, half of the studies abnormal; tests must not change it."""
+    """A tree of many small images of two areas, with half of the studies abnormal; tests must not modify it."""
     root = tmp_path_factory.mktemp("phantoms") / "many"
     write_phantoms(root, areas=("XR_SHOULDER", "XR_HAND"), train_studies=90, test_studies=6, side=32, workers=1)
     return root

@@ -1,4 +1,4 @@
-"""Shards to batches: what is in a batch, in which order, and what damage says."""
+"""Input pipeline from shards to batches: content, order, and errors for damaged files."""
 
 import io
 import subprocess
@@ -80,7 +80,7 @@ def test_evaluation_preserves_the_order_and_keys_of_the_records(records):
     assert joined["image"].dtype == joined["label"].dtype == np.float32
     for number, image in enumerate(joined["image"]):
         expected = resized_by_pillow(picture(number))
-        np.testing.assert_allclose(image[:, :, 0], expected, atol=1)  # Pillow rounds once more, between the axes
+        np.testing.assert_allclose(image[:, :, 0], expected, atol=1)  # Pillow also rounds between the axes
 
 
 def test_rows_can_be_read_without_tensorflow(records):
@@ -145,7 +145,7 @@ def test_images_stay_float32_under_a_mixed_precision_policy(records):
 
 
 def one_image(folder, pixels, data):
-    """The model's view of one picture."""
+    """Returns one image as the model's input."""
     write_records(folder, [1], shards=1, images=[encoded(pixels)], sides=[pixels.shape])
     return batches(eval_dataset(folder, AREA, "train", data=data))[0]["image"][0, :, :, 0]
 
@@ -161,7 +161,7 @@ def test_downscaling_and_upscaling_match_pillow_up_to_rounding(tmp_path, shape):
 def test_downscaling_does_not_alias_fine_stripes(tmp_path):
     stripes = np.tile(np.uint8([0, 255]), (200, 100))
     image = one_image(tmp_path, stripes, DataConfig(image_size=61, cache="off"))
-    assert np.abs(image - 127.5).max() < 20  # sampling without antialiasing swings over the whole range
+    assert np.abs(image - 127.5).max() < 20  # sampling without antialiasing covers the whole range
 
 
 @pytest.mark.parametrize(("shape", "rows", "columns"), [((80, 40), 32, 16), ((40, 80), 16, 32), ((11, 16), 22, 32)])
@@ -206,7 +206,7 @@ def test_epochs_seeds_and_batches_have_different_random_numbers(records):
     (other,) = batches(train_dataset(records, AREA, data=SMALL, batch_size=11, seed=1))
     assert not np.array_equal(first["label"], second["label"]) and not np.array_equal(first["label"], other["label"])
 
-    def brightest(batch):  # of each image, whatever the order: what augmentation alone changes
+    def brightest(batch):  # independent of the order, changed only by augmentation
         return np.sort(batch["image"].max(axis=(1, 2, 3)))
 
     assert not np.allclose(brightest(first), brightest(second))
@@ -239,7 +239,7 @@ def test_missing_and_truncated_shards_are_reported_before_training(tmp_path):
 @pytest.mark.parametrize("cache", ["off", "memory"])
 def test_a_flipped_bit_is_reported_when_the_record_is_read(tmp_path, cache):
     write_records(tmp_path, [0, 1, 0, 1, 1])
-    dataset = train_dataset(tmp_path, AREA, data=SMALL)  # undamaged, and known to this process
+    dataset = train_dataset(tmp_path, AREA, data=SMALL)  # undamaged, and already opened by this process
     shard = tmp_path / AREA / "train-00001-of-00002.tfrecord"
     content = bytearray(shard.read_bytes())
     content[-40] ^= 1
@@ -275,7 +275,7 @@ def test_training_without_labelled_images_is_rejected(tmp_path):
 
 @pytest.fixture
 def undecodable(tmp_path):
-    """Records with sound checksums whose fourth image (record 1 of the second shard) is cut in the middle."""
+    """Records with valid checksums whose fourth image (record 1 of the second shard) is truncated."""
     images = [encoded(picture(number)) for number in range(5)]
     images[3] = images[3][: len(images[3]) // 2]
     return write_records(tmp_path, [0, 1, 0, 1, 1], images=images)
@@ -350,8 +350,8 @@ def test_a_dataset_released_during_iteration_does_not_deadlock(records):
 
 @pytest.mark.parametrize("cache", ["off", "memory", "disk"])
 def test_the_pipeline_runs_no_python_functions(records, cache):
-    # TensorFlow waits for its threads while it holds Python's lock; a Python function in one would wait for that lock
+    # TensorFlow waits for its threads while it holds the GIL; a Python function in a thread would deadlock
     data = DataConfig(image_size=32, cache=cache)
     for dataset in (train_dataset(records, AREA, data=data), eval_dataset(records, AREA, "train", data=data)):
-        graph = dataset._as_serialized_graph().numpy()  # of all steps and the functions in them
+        graph = dataset._as_serialized_graph().numpy()  # of all steps and their functions
         assert b"PyFunc" not in graph and b"ParallelMap" in graph

@@ -1,4 +1,4 @@
-"""Weights of torch's models: every array finds its place or the load is refused."""
+"""Porting of torch weights: every array is mapped to a variable, or the load is rejected."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from kmura.models.weights import port_preset
 
 
 def filled(body, seed=0):
-    """The backbone with random numbers in all its variables."""
+    """Returns the backbone with random values in all variables."""
     rng = np.random.default_rng(seed)
     for variable in body.weights:
         if variable.dtype == "float32":
@@ -27,7 +27,7 @@ def filled(body, seed=0):
 
 
 def torchvision_densenet(body) -> dict[str, np.ndarray]:
-    """What torchvision would save of this DenseNet."""
+    """Returns the state dict that torchvision would save for this DenseNet."""
     state = {}
 
     def conv(name, layer):
@@ -56,7 +56,7 @@ def torchvision_densenet(body) -> dict[str, np.ndarray]:
 
 
 def swin_state(body, layout: str) -> dict[str, np.ndarray]:
-    """What this library would save of this Swin transformer."""
+    """Returns the state dict that the given library would save for this Swin transformer."""
     state = {}
 
     def linear(name, layer):
@@ -172,7 +172,7 @@ def test_gray_stems_and_other_window_sizes_are_converted(densenet, swin):
     assert np.asarray(body(gray)) == pytest.approx(np.asarray(densenet(gray)), abs=1e-4)
     state = swin_state(swin, "timm")
     key = "layers.0.blocks.0.attn.relative_position_bias_table"
-    state[key] = np.repeat(np.linspace(0, 1, 5), 5)[:, None] * np.ones((25, 1))  # of windows of 3
+    state[key] = np.repeat(np.linspace(0, 1, 5), 5)[:, None] * np.ones((25, 1))  # for windows of size 3
     other = build_swin("swin_mini", 64)
     assert len(port(state, other, "x").reshaped) == 1
     table = other.stages[0].blocks[0].attn.relative_position_bias_table.numpy().reshape(3, 3)
@@ -256,7 +256,7 @@ def test_swin_version_2_is_rejected_in_one_line(swin):
 
 
 def write_safetensors(path, kind, numbers):
-    """A file of one array `x` whose header calls its type `kind`."""
+    """Writes a file with one array `x` whose header declares the type `kind`."""
     header = json.dumps({"x": {"dtype": kind, "shape": [numbers.size], "data_offsets": [0, numbers.nbytes]}}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + numbers.tobytes())
 

@@ -1,4 +1,4 @@
-"""Which files a prediction takes, what it calls them, and how DICOM becomes a picture."""
+"""Input files of predictions, their names, and decoding of DICOM."""
 
 import io
 import os

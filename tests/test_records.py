@@ -1,4 +1,4 @@
-"""A build is byte-identical, resumable, patient-disjoint and checked by inspect."""
+"""Record builds are byte-identical, resumable, patient-disjoint and verified by inspect."""
 
 import collections
 import dataclasses
@@ -98,7 +98,7 @@ def test_no_patient_is_in_two_splits_in_any_area(records):
     assert all(len(kinds) == 1 for kinds in where.values())
 
 
-def test_the_val_split_is_stratified_by_patient():
+def test_the_val_split_is_stratified_by_area_and_label():
     sources = [
         Source(f"{area}/{patient}", area, f"p{patient}", f"p{patient}/1", (patient % 4 == 0,), "train", 1)
         for patient in range(400)
@@ -228,7 +228,7 @@ def test_a_build_killed_at_ten_random_moments_is_byte_identical_after_resuming(t
             process.send_signal(signal.SIGKILL)
             killed += 1
         process.wait()
-        if (tmp_path / "killed" / "manifest.json").exists():  # finished: the next attempts begin anew
+        if (tmp_path / "killed" / "manifest.json").exists():  # finished: the next attempts start from scratch
             found = contents(tmp_path / "killed").items()
             assert {name: data for name, data in found if not name.startswith(STAGE)} == expected
             shutil.rmtree(tmp_path / "killed")
@@ -313,7 +313,7 @@ def test_a_missing_shard_is_reported(copy):
 
 
 def rewrite(folder, change) -> None:
-    """Writes the changed records of a folder again, with indexes and a manifest that fit the new shards."""
+    """Rewrites the modified records of a folder, with indexes and a manifest that match the new shards."""
     manifest = json.loads((folder / "manifest.json").read_text())
     for by_split in manifest["areas"].values():
         for counts in by_split.values():

@@ -1,4 +1,4 @@
-"""The page about runs: whole, without network or script from data, for one run, several, and damaged ones."""
+"""The report page: complete, self-contained and safe, for one run, several runs, and damaged runs."""
 
 import dataclasses
 import html.parser
@@ -34,7 +34,7 @@ EVIL = '<script>alert("x")</script>$\\frac'
 
 
 def evaluated(folder, table, phase="baseline", options=FEW):
-    """A run folder as evaluate leaves it, with a history, without a model."""
+    """Writes a run folder as `evaluate` does, with a history, without a model."""
     write_run_of(folder, table, phase)
     found = Evaluation(
         run=str(folder),
@@ -56,7 +56,7 @@ def evaluated(folder, table, phase="baseline", options=FEW):
 
 
 class Page(html.parser.HTMLParser):
-    """Tags, ids and links of a page; checks that tags are closed."""
+    """Collects tags, ids and links of a page and checks that all tags are closed."""
 
     VOID = {"meta", "br", "img", "input", "link", "hr"}
 
@@ -130,7 +130,7 @@ def test_the_page_shows_the_results(two):
     assert f"study AUC {auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f}) on 60 held-out studies" in text
     assert "final is better than baseline by" in text
     assert "chosen on val" in text and "not corrected for" in text
-    assert sum(tag == "svg" for tag, _ in page.tags) == 16  # eight figures a run
+    assert sum(tag == "svg" for tag, _ in page.tags) == 16  # eight figures per run
     assert {path.suffix for path in (runs[0].parents[1] / "page-figures").iterdir()} == {".svg", ".png"}
 
 

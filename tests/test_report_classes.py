@@ -1,4 +1,4 @@
-"""The page about runs over several classes, labels or areas, alone and beside runs of one area."""
+"""The report page of multiclass, multilabel and joint runs, alone and next to runs of one area."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ MURA = list(MURA_AREAS)
 
 
 def evaluated_classes(folder, table, classes=JOINT, task="multiclass", area=ALL):
-    """A run folder as evaluate leaves it, without a model."""
+    """Writes a run folder as `evaluate` does, without a model."""
     write_run_of(folder, table, "baseline")
     areas = joint_areas_of(area, task, classes)
     description = dataclasses.replace(read_run(folder), area=area, task=task, classes=tuple(classes), areas=areas)
@@ -125,7 +125,9 @@ def test_a_joint_model_is_shown_with_models_of_single_areas(tmp_path):
     assert "All areas, baseline" in text and "XR_HAND, baseline" in text
     shown = re.search(r"auc on test, study level.*?XR_HAND (\d+) (\S+ \(\S+ to \S+\)) (\S+ \(\S+ to \S+\))", text)
     assert shown[2] == shown[3]  # the same predictions
-    assert "best radiologist" not in text and "earlier system" not in text  # those are of all of MURA's areas
+    assert (
+        "best radiologist" not in text and "earlier system" not in text
+    )  # the published values are for all areas of MURA
 
 
 def test_areas_without_published_values_show_none():
@@ -139,8 +141,8 @@ def test_areas_without_published_values_show_none():
 @pytest.mark.parametrize(
     ("classes", "task", "figures"),
     [
-        (("a", "b", "c"), "multiclass", 7),  # a matrix and two curves at each level, training
-        (("no", "yes"), "multiclass", 14),  # and those of a yes/no question
+        (("a", "b", "c"), "multiclass", 7),  # a matrix and two curves per level, and the training curves
+        (("no", "yes"), "multiclass", 14),  # and those of a binary question
         (("a", "b", "c"), "multilabel", 5),
         (("a",), "multilabel", 12),
     ],

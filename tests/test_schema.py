@@ -1,4 +1,4 @@
-"""Records are what TensorFlow reads and writes, feature for feature and byte for byte."""
+"""Records match those of TensorFlow in every feature and byte."""
 
 import re
 from pathlib import Path

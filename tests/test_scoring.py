@@ -1,4 +1,4 @@
-"""Scores from a table of predictions alone: levels, calibration, thresholds, and tables that cannot be scored."""
+"""Scores of prediction tables: levels, calibration, thresholds, and invalid tables."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ FEW = ScoreOptions(resamples=200)
 
 
 def simulated(studies=300, seed=0, area="XR_WRIST", shift=0.0, split_shares=(0.5, 0.5)):
-    """Predictions of studies with 1 to 4 views whose logits are drawn around a study's own, `shift` added to all."""
+    """Returns predictions of studies with 1 to 4 views; image logits vary around a logit per study, plus `shift`."""
     rng = np.random.default_rng(seed)
     views = rng.integers(1, 5, studies)
     study = np.repeat(np.arange(studies), views)
@@ -44,7 +44,7 @@ def test_calibration_fitted_on_val_corrects_a_shift_on_test():
     assert before.calibration["ece"].value > 2 * before.calibration["ece"].high
     assert after.calibration["ece"].value < 1.5 * after.calibration["ece"].high
     assert after.scores["log_loss"].value < before.scores["log_loss"].value
-    assert after.scores["auc"].value == pytest.approx(before.scores["auc"].value)  # the order stays
+    assert after.scores["auc"].value == pytest.approx(before.scores["auc"].value)  # the order is unchanged
 
 
 @pytest.mark.parametrize("level", ["image", "study"])
@@ -175,7 +175,7 @@ def test_a_file_that_is_not_a_table_is_an_error(tmp_path, content):
 
 def test_a_proportion_of_one_has_an_interval():
     table = simulated(200)
-    table["logit"] = np.where(table["label"] == 1, 3.0, -3.0)  # without error
+    table["logit"] = np.where(table["label"] == 1, 3.0, -3.0)  # error-free
     table["probability"] = expit(table["logit"])
     found = score_table(table, FEW)
     level = found.splits["test"]["study"]
@@ -184,13 +184,13 @@ def test_a_proportion_of_one_has_an_interval():
     assert (recall.value, recall.high) == (1, 1)
     assert recall.low == pytest.approx(float(metrics.wilson(1.0, patients)[0])) and recall.low < 0.97
     assert found.operating_points["test"][0].scores["specificity"].low < 0.97
-    assert level.scores["auc"].low == 1  # no share of cases
+    assert level.scores["auc"].low == 1  # not a proportion
 
 
 def test_harmful_calibration_is_noted():
     table = simulated(400)
     tune = table["split"] == "val"
-    table.loc[tune, "logit"] = -table.loc[tune, "logit"] / 4 + 1  # tune is of another kind
+    table.loc[tune, "logit"] = -table.loc[tune, "logit"] / 4 + 1  # val has another distribution
     table["probability"] = expit(table["logit"])
     notes = " ".join(score_table(table, FEW).notes)
     assert "test, study level: calibration made the log loss worse" in notes

@@ -1,4 +1,4 @@
-"""One model over areas, several classes, several labels: the same machine with other labels."""
+"""Joint, multiclass and multilabel models share the training and evaluation of binary models."""
 
 import json
 
@@ -183,7 +183,7 @@ def test_the_questions_of_a_multilabel_task_are_its_labels():
 
 
 def test_the_alphabetical_position_of_the_positive_class_does_not_change_metrics(tmp_path):
-    """Bright is the positive class, named `a_bright` or `z_bright`; `normal` stands behind or before it."""
+    """The positive class is bright images, named `a_bright` or `z_bright`; `normal` is sorted after or before it."""
     found = []
     for positive in ("a_bright", "z_bright"):
         root, records = tmp_path / positive, tmp_path / f"{positive}-records"
@@ -197,7 +197,7 @@ def test_the_alphabetical_position_of_the_positive_class_does_not_change_metrics
         kmura.build_records(root, records, layout="folders", name="x", positive_class=positive, workers=1)
         settings = TINY | {"train.select_on": "test", "train.epochs": 1 if found else 6, "train.learning_rate": 0.01}
         run = kmura.fit(records, area="x", runs=tmp_path / f"{positive}-runs", settings=settings).folder
-        if found:  # the same model for both: records of other names have another order, and train another one
+        if found:  # the same model for both: class names change the order of records and therefore the training
             (run / "best.keras").write_bytes(found[0][0])
         scores = kmura.evaluate(run, splits=("test",), options=FEW).scores.splits["test"]["image"]
         found.append(((run / "best.keras").read_bytes(), scores))
@@ -220,7 +220,7 @@ def test_a_run_stops_early_when_its_loss_plateaus():
 
 @pytest.mark.slow
 def test_a_resumed_run_with_patience_equals_an_uninterrupted_run(records, tmp_path):
-    """Rate and end follow from the losses of all epochs, also of those before a break."""
+    """Learning rate and early stopping depend on the losses of all epochs, including those before an interruption."""
     settings = TINY | {
         "train.epochs": 5,
         "train.learning_rate": 0.03,

@@ -1,4 +1,4 @@
-"""Weights from presets and files: they arrive whole, and what does not fit is one line."""
+"""Weights from presets and files are loaded completely; incompatible weights raise one-line errors."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ def build(weights="none", seed=1, **arguments):
 
 @pytest.fixture(scope="module")
 def trained():
-    """A classifier whose statistics are not those of a new one either; tests must not change it."""
+    """A classifier with nondefault moving statistics; tests must not modify it."""
     model = build(num_classes=2)
     model(IMAGES, training=True)
     return model
@@ -35,7 +35,7 @@ def trained():
 
 @pytest.fixture(scope="module")
 def preset(trained, tmp_path_factory):
-    """A preset folder as keras-hub writes it, from a backbone with Keras' own batch normalisation."""
+    """A preset folder written by keras-hub, from a backbone with the batch normalisation of Keras."""
     from keras_hub.models import DenseNetBackbone
 
     backbone = DenseNetBackbone.from_config(trained.backbone.get_config())
@@ -50,7 +50,7 @@ def preset(trained, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(trained, tmp_path_factory):
-    """name -> path of a classifier or a backbone saved by Keras."""
+    """Returns name -> path of a classifier or a backbone saved by Keras."""
     folder = tmp_path_factory.mktemp("files")
     paths = {
         "classifier.keras": trained.save,
@@ -146,12 +146,12 @@ def test_resnet18_small_can_load_presets(tmp_path):
 
 @functools.cache
 def blank(backbone):
-    """A classifier that every weights are refused for, so that one will do."""
+    """A classifier that rejects all weights of these tests, so that one instance suffices."""
     return build(backbone=backbone)
 
 
 def refused(weights, backbone="densenet_mini") -> str:
-    """The one line with which `weights` are refused."""
+    """Returns the one-line message with which `weights` are rejected."""
     with pytest.raises(InputError) as raised:
         load_weights(blank(backbone), str(weights))
     assert "\n" not in str(raised.value)
@@ -161,7 +161,7 @@ def refused(weights, backbone="densenet_mini") -> str:
 @pytest.mark.parametrize("preset", ["densenet_121_imagenet", "kaggle://keras/densenet/keras/densenet_121_imagenet/3"])
 def test_without_network_the_error_explains_how_to_provide_a_kaggle_preset(preset, tmp_path, monkeypatch):
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # nobody listens there, on any machine
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # an unused port
     start = time.monotonic()
     message = refused(preset)
     assert time.monotonic() - start < 20
@@ -184,7 +184,7 @@ def test_a_cached_preset_needs_no_network(preset, trained, tmp_path, monkeypatch
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     cached = tmp_path / "models" / "someone" / "mini" / "keras" / "mini" / "1"
     shutil.copytree(preset, cached)
-    for name in ("config.json", "model.weights.h5"):  # kagglehub's mark of a finished download
+    for name in ("config.json", "model.weights.h5"):  # marker of kagglehub for a finished download
         mark = cached.parent / ".complete" / "1" / f"{name}.complete"
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()

@@ -1,4 +1,4 @@
-"""A kind of learning made for tests: a network of two numbers that learns the mean gray of an image.
+"""A kind of learning for tests: a network with two parameters that learns the mean gray level of an image.
 
 `python -m toy_kind RECORDS RUNS EPOCHS` trains it; `register` adds it to the registry of kinds.
 """

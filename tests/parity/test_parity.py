@@ -1,6 +1,6 @@
-"""Ported weights give torch's numbers: DenseNet-121 in torchvision's keys and transformers' SwinModel, random weights.
+"""Parity of ported random weights with torch: DenseNet-121 with the keys of torchvision, SwinModel of transformers.
 
-Run by `make parity`, which has torch and transformers; `make test` has neither and leaves these out.
+Run by `make parity`, which installs torch and transformers; `make test` omits these tests.
 """
 
 import keras
@@ -31,7 +31,7 @@ class DenseLayer(nn.Module):
 
 
 class DenseNet121(nn.Module):
-    """Huang et al. (2017), with the names of torchvision's modules."""
+    """DenseNet (Huang et al. 2017), with the module names of torchvision."""
 
     def __init__(self, growth=32, repeats=(6, 12, 24, 16)):
         super().__init__()
@@ -67,7 +67,7 @@ class DenseNet121(nn.Module):
 
 
 def randomized(model):
-    """The torch model with random statistics too, in inference mode."""
+    """Returns the torch model with random moving statistics in inference mode."""
     torch.manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

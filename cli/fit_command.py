@@ -183,7 +183,7 @@ def _failing(trackers) -> Iterator[None]:
 
 
 def _show_plans(records, area, phase, options) -> None:
-    from kmura.classification.plan import plan_areas
+    from kmura.classification.fit_plan import plan_areas
     from kmura.cli.plan_table import show_plans
 
     show_plans(plan_areas(records, area=area, phase=phase, **options))

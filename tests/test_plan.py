@@ -8,7 +8,7 @@ import pytest
 from command import kmura_main
 
 import kmura
-from kmura.classification.plan import plan_areas
+from kmura.classification.fit_plan import plan_areas
 from kmura.errors import InputError
 from kmura.runs.run import RunFolder
 
@@ -137,7 +137,7 @@ def test_the_estimate_of_a_known_network_follows_the_formula():
 
     import keras
 
-    from kmura.classification.plan import KEPT_SHARE, PROCESS_BYTES, training_memory
+    from kmura.classification.fit_plan import KEPT_SHARE, PROCESS_BYTES, training_memory
 
     image = keras.Input((8, 8, 1))
     model = keras.Model(image, keras.layers.Conv2D(2, 1, use_bias=False)(image))

@@ -141,7 +141,7 @@ class _Work:
     def __init__(self, run: Run, dataset: Dataset, split: str, tap: str | None, towards: list[int], seed: int):
         self.model = model = run.model()
         self.dataset, self.split, self.config, self.seed = dataset, split, run.config, seed
-        self.classes, self.multilabel = dataset.labels.classes, dataset.labels.by_label
+        self.classes, self.multilabel = run.labels.classes, run.labels.by_label
         self.logits = tf.function(lambda images, training: model(images, training=training), reduce_retracing=True)
         attention = getattr(model, "attention_maps", None)
         self.attention = None if attention is None else keras.Model(model.input, attention)

@@ -106,7 +106,7 @@ def _of_export(folder: Path, threshold: str | None) -> Predictor:
         raise InputError(
             f"{folder} has the format {signature.format}; give a savedmodel export, a run or a .keras file"
         )
-    check_threshold(folder, contract.task, threshold)
+    check_threshold(folder, contract.labels, threshold)
     if threshold not in (None, contract.rule):
         raise InputError(
             f"{folder} decides at the threshold {contract.rule!r}, which is fixed in an export; export again with "

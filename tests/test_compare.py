@@ -86,7 +86,7 @@ def test_the_better_model_is_named_with_its_interval(found):
 
 def test_models_that_chance_explains_are_not_told_apart(found):
     gap = difference(found, "XR_HAND", "final", "tune")
-    assert gap.interval.low <= 0 <= gap.interval.high and "final and tune are not told apart" in gap.sentence
+    assert gap.interval.low <= 0 <= gap.interval.high and "final and tune cannot be distinguished" in gap.sentence
 
 
 def test_averages_and_the_pool_are_different_and_right(found, runs):

@@ -148,7 +148,7 @@ def test_one_class_leaves_a_stated_gap(tmp_path):
     table = simulated(60)
     table = table[(table["split"] == "val") | (table["label"] == 1)]
     text = report([evaluated(tmp_path / "x" / "baseline", table)], tmp_path / "page.html").read_text()
-    assert "AUC undefined, all labels are of one class" in text and "undefined: one class" in text
+    assert "AUC is undefined, since all labels are of one class" in text and "undefined: one class" in text
     assert not re.search(r"\bnan\b", " ".join(Page(text).text).lower())
 
 
@@ -179,7 +179,7 @@ def test_no_known_label_is_a_stated_gap(tmp_path):
     table = simulated(40)
     table.loc[table["split"] == "test", "label"] = -1
     text = report([evaluated(tmp_path / "x" / "baseline", table)], tmp_path / "page.html").read_text()
-    assert "AUC undefined" in text and not re.search(r"\bnan\b", " ".join(Page(text).text).lower())
+    assert "AUC is undefined" in text and not re.search(r"\bnan\b", " ".join(Page(text).text).lower())
 
 
 def test_the_drawn_precision_recall_curve_has_the_area_of_its_legend(monkeypatch):

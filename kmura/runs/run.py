@@ -1,8 +1,8 @@
 """The folder of a run: the only place that knows its file names and how its description is read and written.
 
-`RUNS/AREA/PHASE/` contains `run.json` (the description of the run), `history.csv` (one row per epoch), `best.keras` (the
-model of the best epoch, without optimizer), `last/` (the checkpoint), and, written by the evaluation, `predictions.csv`
-and `metrics.json`. `RUNS/summary.csv` and `RUNS/history.csv` join all runs.
+`RUNS/AREA/PHASE/` contains `run.json` (the description of the run), `history.csv` (one row per epoch), `best.keras`
+(the model of the best epoch, without optimizer), `last/` (the checkpoint), and, written by the evaluation,
+`predictions.csv` and `metrics.json`. `RUNS/summary.csv` and `RUNS/history.csv` join all runs.
 """
 
 import contextlib

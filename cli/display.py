@@ -1,4 +1,4 @@
-"""Progress and tables as a person reads them: bars on a terminal, plain lines elsewhere."""
+"""Progress and tables for people: bars on a terminal, plain lines elsewhere."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,7 @@ PLAIN_WIDTH = 120
 
 
 def console(file=None) -> Console:
-    """A console on `file` (default stdout): as wide as the terminal, PLAIN_WIDTH where there is none."""
+    """Returns a console on `file` (default stdout), as wide as the terminal, or PLAIN_WIDTH without one."""
     file = file or sys.stdout
     return Console(
         file=file,
@@ -27,7 +27,7 @@ def console(file=None) -> Console:
 
 @contextlib.contextmanager
 def counting(label: str):
-    """A callable (done, total) that shows how far a work is."""
+    """Yields a function (done, total) that shows the progress of a task."""
     if sys.stderr.isatty():
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console(sys.stderr), transient=True) as bars:
@@ -46,12 +46,12 @@ def counting(label: str):
 
 @contextlib.contextmanager
 def training_progress():
-    """A Keras callback: a bar an epoch on a terminal, and a line an epoch everywhere; the bar goes with the block."""
+    """Yields a Keras callback that shows one progress bar per epoch on a terminal, and prints one line per epoch."""
     import keras
 
     class TrainingProgress(keras.callbacks.Callback):
         bars = None
-        trial = None  # of a search; set by it
+        trial = None  # name of the trial; a search sets it
 
         def title(self, epoch):
             trial = f"trial {self.trial}, " if self.trial is not None else ""
@@ -89,7 +89,7 @@ def training_progress():
 
 
 def show_evaluation(found) -> None:
-    """The tables of an `Evaluation` on stdout, with what must be known to read them."""
+    """Prints the tables of an `Evaluation` on stdout, with the notes that are needed to interpret them."""
     out, scores = console(), found.scores
     title = f"{found.area}, {found.phase}: best epoch chosen on {found.select_on} by {found.selected_epoch_by}"
     if found.is_binary:
@@ -107,17 +107,19 @@ def show_evaluation(found) -> None:
                 pooled = {"all areas": scores.pooled} if scores.pooled else {}
                 out.print(questions_table(scores.questions | pooled, split))
     for split, value in (found.localization_faithfulness or {}).items():
-        out.print(f"localization faithfulness on {split}: {value:.3f} (mean drop of p without the hottest part)")
+        out.print(
+            f"localization faithfulness on {split}: {value:.3f} (mean drop of p when the hottest region is erased)"
+        )
     for note in scores.notes:
         out.print(note)
     if found.select_on == "test":
         out.print("the best epoch was chosen on test: its scores there are optimistic")
     if not found.has_patients:
-        out.print("these records know no patients: intervals resample images, leakage could not be checked")
+        out.print("these records have no patient ids: intervals resample images, and leakage could not be checked")
 
 
 def evaluation_table(scores, split: str, title: str) -> Table:
-    """Both levels of a split of `Scores`, as they are and calibrated, a column each."""
+    """Returns the scores of a split of `Scores`: one column per level, before and after calibration."""
     fitted = "; calibrated here, so those columns are optimistic" if split == scores.options.fit_on else ""
     heading = f"{title}\n{split}, 95 % intervals by patient bootstrap{fitted if scores.calibrator else ''}"
     table = Table(title=heading, title_justify="left")
@@ -141,7 +143,7 @@ def evaluation_table(scores, split: str, title: str) -> Table:
 
 
 def class_scores_table(levels, split: str, title: str) -> Table:
-    """Scores over all classes of a split of `MultiScores`, a column a level."""
+    """Returns the scores over all classes of a split of `MultiScores`, one column per level."""
     table = Table(title=f"{title}\n{split}, 95 % intervals by patient bootstrap", title_justify="left")
     table.add_column("")
     for level, found in levels.items():
@@ -152,7 +154,7 @@ def class_scores_table(levels, split: str, title: str) -> Table:
 
 
 def classes_table(found, split: str) -> Table:
-    """Each class of `ClassLevelScores`, a row each; the intervals stand in `metrics.json`."""
+    """Returns the scores of `ClassLevelScores`, one row per class; `metrics.json` contains the intervals."""
     table = Table(title=f"classes on {split}, {found.level} level", title_justify="left")
     names = list(found.classes[0].scores)
     table.add_column("class", no_wrap=True)
@@ -165,7 +167,7 @@ def classes_table(found, split: str) -> Table:
 
 
 def questions_table(questions, split: str) -> Table:
-    """The yes/no questions of `MultiScores` at study level, a row each; scores at 0.5, as the model gives them."""
+    """Returns the scores of `MultiScores` at study level, one row per yes/no question; threshold 0.5, uncalibrated."""
     table = Table(title=f"as yes/no questions on {split}, study level", title_justify="left")
     names = ("auc", "accuracy", "f1", "kappa")
     for heading in ("", "n", "positive", *names):
@@ -179,7 +181,7 @@ def questions_table(questions, split: str) -> Table:
 
 
 def thresholds_table(scores, split: str) -> Table:
-    """What the thresholds chosen on one split give on another, at study level."""
+    """Returns the scores of the chosen thresholds on a split, at study level."""
     chosen = f", chosen on {scores.options.fit_on}"
     kind = "calibrated " if scores.calibrator else ""
     table = Table(title=f"thresholds of the {kind}probability of studies on {split}{chosen}", title_justify="left")
@@ -192,7 +194,7 @@ def thresholds_table(scores, split: str) -> Table:
 
 
 def show_comparison(found, levels, scores) -> None:
-    """The tables and sentences of a `Comparison` on stdout, for these levels and scores.
+    """Prints the tables and sentences of a `Comparison` on stdout, for these levels and scores.
 
     Raises:
         InputError: an unknown score.
@@ -216,7 +218,7 @@ def show_comparison(found, levels, scores) -> None:
 
 
 def comparison_table(found, level: str, score: str) -> Table:
-    """One score of all models, a column each, over areas; the best of a row is marked."""
+    """Returns one score of all models: one column per model, one row per area; the best of a row is marked."""
     title = f"{score} on {found.split}, {level} level, 95 % intervals by patient bootstrap"
 
     def cell(where, model):
@@ -227,7 +229,7 @@ def comparison_table(found, level: str, score: str) -> Table:
 
 
 def ece_table(found, level: str) -> Table:
-    """The calibration error of all models, a column each, over areas."""
+    """Returns the calibration error of all models: one column per model, one row per area."""
     perfect = ", in brackets that of a perfectly calibrated model" if level == "study" else ""
     title = f"expected calibration error (15 bins of equal width) on {found.split}, {level} level{perfect}"
 
@@ -238,7 +240,7 @@ def ece_table(found, level: str) -> Table:
 
 
 def _over_areas(found, level: str, title: str, cell) -> Table:
-    """A table of `cell(where, model)` with a column a model and a row an area or mean of areas."""
+    """Returns a table of `cell(where, model)` with one column per model and one row per area or mean of areas."""
     plural = {"image": "images", "study": "studies"}[level]
     table = Table(title=title, title_justify="left")
     table.add_column("")
@@ -253,7 +255,7 @@ def _over_areas(found, level: str, title: str, cell) -> Table:
 
 
 def show_explanation(found) -> None:
-    """What an `Explanation` found, on stdout."""
+    """Prints an `Explanation` on stdout."""
     out = console()
     for maps in (found, *found.beside):
         out.print(_worth(found, maps))
@@ -264,7 +266,7 @@ def show_explanation(found) -> None:
 
 
 def _worth(found, maps) -> Table:
-    """What the maps of one tap of an `Explanation` are worth."""
+    """Returns the measures of faithfulness of the maps of one tap of an `Explanation`."""
     table = Table(
         title=f"{found.area}, {found.phase}, {found.split}: Grad-CAM++ of {maps.tap} on {found.sample} images, "
         "means with 95 % intervals",
@@ -287,7 +289,7 @@ def _worth(found, maps) -> Table:
 
 
 def show_eda(found) -> None:
-    """What an `Eda` found, on stdout."""
+    """Prints an `Eda` on stdout."""
     from kmura.evaluation.eda import MOST_COMPONENTS, SIDE
 
     out = console()
@@ -314,8 +316,8 @@ def show_eda(found) -> None:
         )
         crossing = sum(pair.crosses for pair in data.near_doubles)
         out.print(
-            f"{area}: {len(data.outliers)} exposure outliers, {len(data.near_doubles)} pairs of near doubles, "
-            f"{crossing} of them over the border of two splits"
+            f"{area}: {len(data.outliers)} exposure outliers, {len(data.near_doubles)} pairs of near-duplicates, "
+            f"{crossing} of them across two splits"
         )
         for each in data.outliers[:5]:
             out.print(f"  outlier {each.image} ({each.split}): mean {each.mean:.0f}, z {each.z:+.1f}")
@@ -324,7 +326,7 @@ def show_eda(found) -> None:
 
 
 def _error_text(error, level: str) -> str:
-    if level == "image":  # images of a study share a label, which the perfect model's figure does not know
+    if level == "image":  # images of a study share a label, which the expected error does not consider
         return f"{error.value:.3f}"
     return f"{error.value:.3f} (perfect: {error.expected:.3f})"
 
@@ -340,7 +342,7 @@ def _calibration_line(scores) -> str:
 
 
 def records_table(manifest) -> Table:
-    """Counts of every area and split of a manifest."""
+    """Returns the counts of every area and split of a manifest."""
     table = Table(title_justify="left")
     per_class = manifest.classes if len(manifest.classes) <= 4 else ()
     for heading in ("area", "split", "images", "studies", "patients", *per_class, "shards", "MB"):

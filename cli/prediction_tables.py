@@ -1,4 +1,4 @@
-"""Exports and predictions as a person or a program reads them."""
+"""Exports and predictions, as tables for people and as rows for programs."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from kmura.cli.display import console
 
 
 def show_export(found) -> None:
-    """What an `Export` is, on stdout."""
+    """Prints an `Export` on stdout."""
     out, contract = console(), found.contract
     out.print(f"{found.folder}: version {found.version}, written and read back")
     if contract.is_binary:
@@ -28,17 +28,21 @@ def show_export(found) -> None:
 
 
 def show_check(found) -> None:
-    """What a `Check` of an export found, on stdout."""
+    """Prints the result of a `Check` of an export on stdout."""
     out = console()
     for name, largest in found.differences.items():
         out.print(f"{name}: {'equal' if largest == 0 else f'within {largest:.1g}'}")
     if not found.problems:
-        answers = "all answers as they were" if found.differences else "no answers were asked for: no SavedModel"
+        answers = (
+            "all answers are unchanged"
+            if found.differences
+            else "no answers were computed, since there is no SavedModel"
+        )
         out.print(f"{found.folder}: all files are as exported, {answers}")
 
 
 def show_predictions(found) -> None:
-    """`Predictions` on stdout: images, and studies where there are any."""
+    """Prints `Predictions` on stdout: images, and studies if there are any."""
     out, contract = console(), found.contract
     table = Table(title=_heading(contract), title_justify="left")
     above = os.path.commonpath([os.path.dirname(name) for name in found.images["image"]] or [""])
@@ -71,8 +75,10 @@ def _heading(contract) -> str:
 
 
 def _answers(contract, table) -> dict[str, list[str]]:
-    """The cells of each column that shows the answers in a table of `Predictions`; of several classes no others than
-    the decision's probabilities, for all are too many."""
+    """Returns the cells of the columns that show the answers of `Predictions`.
+
+    For several classes they show only the probabilities of the decision, since those of all classes are too many.
+    """
     decision = {"decision": [_one_line(name) for name in table["decision"]]}
     if contract.is_binary:
         logit = {"logit": [f"{value:+.3f}" for value in table["logit"]]} if "logit" in table else {}
@@ -88,7 +94,7 @@ def _answers(contract, table) -> dict[str, list[str]]:
 
 
 def _filled(table: Table, columns: dict[str, list[str]]) -> Table:
-    """The table with these columns; names to the left, numbers to the right."""
+    """Adds columns to a table and returns it; names are left-aligned, numbers right-aligned."""
     for name in columns:
         left = name in ("image", "study", "decision")
         table.add_column(name, justify="left" if left else "right", overflow="fold")
@@ -98,17 +104,17 @@ def _filled(table: Table, columns: dict[str, list[str]]) -> Table:
 
 
 def _one_line(name: str) -> str:
-    """A file's name as a terminal can show it: control characters become escapes."""
+    """Returns a file name that a terminal can show: control characters become escapes."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
 
 
 def skipped_lines(found) -> list[str]:
-    """A line for each file of `Predictions` that was skipped."""
+    """Returns one line per skipped file of `Predictions`."""
     return [f"skipped {_one_line(item.file)}: {item.reason}" for item in found.skipped]
 
 
 def write_rows(found, format: str, out=None) -> None:
-    """The rows of `Predictions` as `csv` or `jsonl`, into the file `out` or on stdout."""
+    """Writes the rows of `Predictions` as `csv` or `jsonl` to the file `out`, or to stdout."""
     from kmura.files import replacing
 
     table = found.table()

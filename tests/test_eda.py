@@ -21,7 +21,7 @@ def explored(tmp_path_factory):
     train = sorted((folder / "images" / "train").rglob("*.png"))
     held_out = sorted((folder / "images" / "valid").rglob("*.png"))
     with Image.open(train[0]) as image:
-        ImageEnhance.Brightness(image).enhance(0.97).save(held_out[0])  # a near double, over the border of the splits
+        ImageEnhance.Brightness(image).enhance(0.97).save(held_out[0])  # a near-duplicate in another split
         shape = image.size
     Image.fromarray(np.random.default_rng(0).integers(235, 255, shape[::-1], np.uint8)).save(train[-1])  # overexposed
     kmura.build_records(folder / "images", folder / "records", workers=1)

@@ -261,7 +261,7 @@ def test_the_command_line_writes_a_column_a_class(joint, several, monkeypatch, c
     assert code == 0 and {"probability_mass", "decision"} <= set(line)
     assert kmura_main(monkeypatch, capsys, "predict", run, images)[0] == 0
     code, out, _ = kmura_main(monkeypatch, capsys, "predict", "--check", found.folder.parent)
-    assert code == 0 and "all answers as they were" in out
+    assert code == 0 and "all answers are unchanged" in out
 
 
 @pytest.mark.slow

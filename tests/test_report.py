@@ -254,7 +254,7 @@ def test_intervals_are_written_as_read():
 def test_scores_predictions_and_galleries_of_different_models_are_not_mixed(tmp_path):
     run, out = evaluated(tmp_path / "x" / "baseline", simulated(60)), tmp_path / "page.html"
     write_json(run / "explain" / "explain.json", {"model_sha256": "of an earlier model"})
-    assert "Galleries left out: they are of an earlier model" in report([run], out).read_text()
+    assert "The galleries are left out, since they show an earlier model" in report([run], out).read_text()
     predictions = (run / "predictions.csv").read_text()
     (run / "predictions.csv").write_text(predictions.replace("val", "VAL"))
     with pytest.raises(InputError, match="predictions.csv has changed since .* kmura evaluate"):

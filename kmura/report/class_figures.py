@@ -22,7 +22,7 @@ from kmura.report.figures import (
     roc_points,
 )
 
-# a curve is told from the others by colour, marker and line together: seven colours are too alike for some eyes
+# curves differ in colour, marker and line, since seven colours alone are too similar for some readers
 _COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER, None)  # None is the colour of text
 _MARKERS = "os^DvPX"
 _STROKES = ("-", "--", ":", "-.")
@@ -35,7 +35,7 @@ class Curve:
     Attributes:
         name: of the class.
         label, probability: of the units whose label is known, [N]; 0 or 1.
-        auc, ap: the areas, as the evaluation found them.
+        auc, ap: the areas under the curves, from the evaluation.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Curve:
 
 
 def roc_curves(name: str, what: str, curves: Sequence[Curve], n: int, period: int = len(_COLOURS)) -> Picture:
-    """The ROC curves of all classes over n units; a class has colour and marker of that `period` places before it."""
+    """Returns the ROC curves of all classes over n units; classes `period` places apart share colour and marker."""
 
     def draw(axes):
         for place, curve in enumerate(curves):
@@ -63,7 +63,7 @@ def roc_curves(name: str, what: str, curves: Sequence[Curve], n: int, period: in
 
 
 def pr_curves(name: str, what: str, curves: Sequence[Curve], n: int, period: int = len(_COLOURS)) -> Picture:
-    """The precision-recall curves of all classes over n units, drawn as in `roc_curves`."""
+    """Returns the precision-recall curves of all classes over n units, drawn as in `roc_curves`."""
 
     def draw(axes):
         for place, curve in enumerate(curves):
@@ -77,11 +77,11 @@ def pr_curves(name: str, what: str, curves: Sequence[Curve], n: int, period: int
 
 
 def confusion_of(name: str, what: str, classes: Sequence[str], matrix: Sequence[Sequence[int]], groups=1) -> Picture:
-    """The confusion matrix of several classes: counts, and shares of the true class as text and shade.
+    """Returns the confusion matrix of several classes: counts, and shares of the true class as text and shade.
 
     Args:
         matrix: rows true, columns predicted.
-        groups: of so many classes of equal number that lines part them.
+        groups: number of groups of classes, of equal size, that are separated by lines.
     """
     counts = np.array(matrix, float)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -115,7 +115,7 @@ def confusion_of(name: str, what: str, classes: Sequence[str], matrix: Sequence[
 
 
 def kappas(name: str, what: str, rows: Sequence[tuple[str, Interval]], others: Sequence[tuple[str, list]]) -> Picture:
-    """Cohen's kappa of each row with its interval, and that of `others` in the same rows, None where they have none."""
+    """Returns Cohen's kappa of each row with its interval, and the values of `others` in the same rows, or None."""
     places = np.arange(len(rows))
 
     def draw(axes):

@@ -70,16 +70,16 @@ class Details:
     """What the template of classifiers shows beside the general parts of a chapter.
 
     Attributes:
-        units: what it tells apart, `classes` or `labels`.
+        units: what the model distinguishes, `classes` or `labels`.
         classes: their number.
         split: whose scores are shown first.
         scores: of the run.
         answers: scores of the yes/no question, if the run answers one of all its images; else None.
         positive: name of the positive side of that question; "" without one.
         kappas: of one model over all areas, the last row of all areas; else empty.
-        others: whose kappas are published, in the order of `KappaRow.published`; empty if no row has such a value.
+        others: sources of published kappas, in the order of `KappaRow.published`; empty if no row has such a value.
         source: test set of the published kappas.
-        earlier_kappa: of an earlier system over the same classes; None if the classes are others.
+        earlier_kappa: kappa of an earlier system over the same classes; None for other classes.
     """
 
     units: str
@@ -132,9 +132,13 @@ def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
         others |= _perturbations(names, gallery.explanation)
     warnings = []
     if stale:
-        warnings.append(f"Galleries left out: they are of an earlier model of this run; run kmura explain {run} again.")
+        warnings.append(
+            f"The galleries are left out, since they show an earlier model of this run; run kmura explain {run} again."
+        )
     if not evaluation.has_patients:
-        warnings.append("These records know no patients: intervals resample images, leakage could not be checked.")
+        warnings.append(
+            "These records have no patient ids: intervals resample images, and leakage could not be checked."
+        )
     return Chapter(
         id=names.id,
         title=title,
@@ -157,7 +161,7 @@ def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
 
 @dataclasses.dataclass(frozen=True)
 class _Names:
-    """How the figures of a chapter are called.
+    """The names of the figures of a chapter.
 
     Attributes:
         id: beginning of their file names.
@@ -379,7 +383,7 @@ def _area_pictures(names: _Names, rows: pd.DataFrame, details: Details, area: st
 def _curve_pictures(
     name: str, kind: str, level: str, what: str, curves: Sequence[Curve], period: int = 0
 ) -> dict[str, Picture]:
-    """ROC and precision-recall curves of one level. Curves of areas are of different images, whose numbers add up."""
+    """ROC and precision-recall curves of one level. Areas have different images, so their numbers add up."""
     numbers = [len(curve.label) for curve in curves]
     n = sum(numbers) if kind == "areas" else max(numbers)
     options = {"period": period} if period else {}

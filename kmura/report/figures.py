@@ -1,4 +1,4 @@
-"""Figures of a run, drawn with matplotlib: one visual language, colours that the colour-blind can tell apart.
+"""Figures of a run, drawn with matplotlib: one visual language, colours that colour-blind readers can distinguish.
 
 A figure is SVG text for a page, whose light or dark colours it follows (`currentColor`), and files that a user
 can save.
@@ -20,7 +20,7 @@ from kmura.evaluation.exploration import PrincipalParts
 from kmura.evaluation.scoring import Units
 from kmura.explain.explanation import MeanCurves
 
-# Okabe & Ito (2008), told apart with every common colour blindness, on white and on dark
+# Okabe & Ito (2008): distinguishable with every common colour blindness, on white and dark backgrounds
 BLUE, ORANGE, GREEN, PINK, GRAY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a8a8a"
 SKY, AMBER = "#56b4e9", "#e69f00"
 NEGATIVE, POSITIVE = BLUE, ORANGE
@@ -76,7 +76,7 @@ def drawn(
     panels: int = 1,
     wide: bool = False,
 ) -> Picture:
-    """The picture that `draw(axes)` makes; with several panels side by side `draw(list of axes)`. Sizes in inches."""
+    """Returns the picture that `draw(axes)` draws, for several panels `draw(list of axes)`. Sizes are in inches."""
     text, pixels = io.StringIO(), io.BytesIO()
     black = {key: "black" if value == _INK else value for key, value in STYLE.items()}
     black |= {"figure.facecolor": "white", "figure.dpi": 200}
@@ -90,7 +90,7 @@ def drawn(
                 canvas(figure).print_png(pixels)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    # ids are the same in every figure and would meet in one page
+    # ids are the same in every figure and would collide in one page
     svg = svg.replace('id="', f'id="{name}-').replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{_attribute(title)}" ', 1)
     return Picture(name, title, svg, pixels.getvalue(), wide)
@@ -103,7 +103,7 @@ def _attribute(text: str) -> str:
 
 
 def explained_variance(name: str, what: str, principal: PrincipalParts) -> Picture:
-    """The share of the variance that the first principal components of thumbnails explain."""
+    """Returns the share of the variance that the first principal components of thumbnails explain."""
 
     def draw(axes):
         cumulative = principal.cumulative
@@ -117,16 +117,15 @@ def explained_variance(name: str, what: str, principal: PrincipalParts) -> Pictu
 
 
 def roc_points(label, probability) -> tuple[np.ndarray, np.ndarray]:
-    """1 - specificity and sensitivity at every threshold, of labels 0 and 1 that hold both."""
+    """Returns 1 - specificity and sensitivity at every threshold, for labels that contain 0 and 1."""
     tp, fp = _counts(label, probability)
     return fp / fp[-1], tp / tp[-1]
 
 
 def pr_points(label, probability) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and precision at every threshold, of labels 0 and 1 that hold a 1.
+    """Returns recall and precision at every threshold, for labels that contain a 1.
 
-    The area under their steps (of kind `pre`) is the average precision: each gain in recall at the precision it ends
-    with.
+    The area under their steps (drawn with `where="pre"`) is the average precision.
     """
     tp, fp = _counts(label, probability)
     precision = tp[1:] / (tp + fp)[1:]
@@ -134,7 +133,7 @@ def pr_points(label, probability) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _counts(label, probability) -> tuple[np.ndarray, np.ndarray]:
-    """True and false positives, from none predicted to all; ties are one step."""
+    """Returns the numbers of true and false positives, from no to all predictions positive; ties are one step."""
     order = np.argsort(-probability, kind="stable")
     ends = np.flatnonzero(np.r_[np.diff(probability[order]) != 0, True][: len(order)])
     tp, fp = (np.r_[0, np.cumsum(label[order] == value)[ends]] for value in (1, 0))
@@ -142,7 +141,7 @@ def _counts(label, probability) -> tuple[np.ndarray, np.ndarray]:
 
 
 def roc_pr(name: str, what: str, units: Units) -> Picture:
-    """ROC and precision-recall curves of the units of one level, with their areas, n and the chance lines."""
+    """Returns ROC and precision-recall curves of the units of one level, with their areas, n and the chance lines."""
     label, probability = units.label, units.probability
     n, positives = len(label), int((label == 1).sum())
 
@@ -169,8 +168,10 @@ def roc_pr(name: str, what: str, units: Units) -> Picture:
 
 
 def confusion(name: str, what: str, cells: dict[str, int], sides: tuple[str, str]) -> Picture:
-    """A confusion matrix at threshold 0.5: counts, and shares of the true class as shade; sides: names of the classes,
-    the positive one second."""
+    """Returns a confusion matrix at threshold 0.5: counts, and shares of the true class as shade.
+
+    `sides` are the names of the negative and the positive class.
+    """
     counts = np.array([[cells["tn"], cells["fp"]], [cells["fn"], cells["tp"]]], float)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
@@ -190,7 +191,7 @@ def confusion(name: str, what: str, cells: dict[str, int], sides: tuple[str, str
 
 
 def histogram(name: str, what: str, units: Units, sides: tuple[str, str]) -> Picture:
-    """Probabilities by true class, 20 bins; sides as of `confusion`."""
+    """Returns a histogram of the probabilities by true class, 20 bins; `sides` as in `confusion`."""
 
     def draw(axes):
         edges = np.linspace(0, 1, 21)
@@ -208,8 +209,10 @@ def histogram(name: str, what: str, units: Units, sides: tuple[str, str]) -> Pic
 def reliability(
     name: str, what: str, before: Units, after: Units | None, sides: tuple[str, str], bins: int = 10
 ) -> Picture:
-    """Reliability diagrams before and after calibration: share of positives against probability, bins of equal mass;
-    sides as of `confusion`."""
+    """Returns reliability diagrams before and after calibration: share of positives against probability.
+
+    Bins have equal mass; `sides` as in `confusion`.
+    """
     panels = [("as the model gives them", before)] + ([("calibrated", after)] if after else [])
 
     def draw(axes):
@@ -230,7 +233,7 @@ def reliability(
 
 
 def thresholds(name: str, what: str, units: Units, chosen: Sequence[tuple[str, float]]) -> Picture:
-    """Sensitivity, specificity, precision and F1 against the threshold; chosen thresholds as lines."""
+    """Returns sensitivity, specificity, precision and F1 against the threshold; chosen thresholds are lines."""
     grid = np.linspace(0, 1, 201)
     cells = [metrics.confusion(units.label, units.probability, threshold) for threshold in grid]
 
@@ -256,7 +259,7 @@ def thresholds(name: str, what: str, units: Units, chosen: Sequence[tuple[str, f
 
 
 def training(name: str, what: str, history: pd.DataFrame) -> Picture:
-    """Loss and AUC by epoch, at both levels, with the chosen epoch."""
+    """Returns loss and AUC by epoch, at both levels, with the chosen epoch."""
 
     def draw(axes):
         loss, auc = axes
@@ -275,7 +278,7 @@ def training(name: str, what: str, history: pd.DataFrame) -> Picture:
 
 
 def perturbation(name: str, what: str, curves: MeanCurves, sample: int) -> Picture:
-    """Deletion and insertion curves by the model's maps and by random maps, over a sample of images."""
+    """Returns deletion and insertion curves by the model's maps and by random maps, over a sample of images."""
 
     def draw(axes):
         for each, kind, title in zip(axes, ("deletion", "insertion"), ("Deletion", "Insertion"), strict=True):
@@ -290,7 +293,7 @@ def perturbation(name: str, what: str, curves: MeanCurves, sample: int) -> Pictu
 
 
 def ink() -> str:
-    """The colour of text in the figure that is being drawn."""
+    """Returns the colour of text in the figure that is being drawn."""
     return matplotlib.rcParams["text.color"]
 
 

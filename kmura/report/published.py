@@ -1,4 +1,4 @@
-"""Cohen's kappa of abnormal or normal that others published on MURA, studies of a test set that is not public."""
+"""Published values of Cohen's kappa for abnormal or normal on the studies of MURA's test set, which is not public."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ SOURCE = "the hidden one of 207 studies (Rajpurkar et al. 2018, and the leaderbo
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """Whose they are, and area (`ALL`: studies of the seven of MURA) -> kappa."""
+    """The source of published values, and area (`ALL`: the seven areas of MURA) -> kappa."""
 
     name: str
     kappas: Mapping[str, float]
@@ -20,5 +20,5 @@ MURA_AREAS = ("XR_ELBOW", "XR_FINGER", "XR_FOREARM", "XR_HAND", "XR_HUMERUS", "X
 
 PUBLISHED = (Published("best radiologist", {ALL: 0.778}), Published("top of the leaderboard", {ALL: 0.843}))
 
-# of the 14 classes area by abnormality at image level: the system that this project had before
+# of an earlier system of this project, over the 14 classes (area and abnormality), image level
 EARLIER_CLASS_KAPPA = 0.612

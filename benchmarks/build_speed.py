@@ -1,4 +1,4 @@
-"""Images a second of `kmura build-tfrecords` beside bare Pillow (verify, decode, encode) on the same files.
+"""Images per second of `kmura build-tfrecords` and of bare Pillow (verify, decode, encode) on the same files.
 
 Both use two processes and the same files, in one run, in alternating order. Bare Pillow is measured with its default
 PNG settings and with its fastest (compress_level=1); the builder also hashes, checks, frames and writes to disk.
@@ -26,7 +26,7 @@ from kmura.records.writer import build_records
 
 
 def bare(path: str, compress_level: int) -> int:
-    """What must be done at the least: check, decode to gray, encode."""
+    """The minimum work: verify, decode to gray, encode."""
     data = Path(path).read_bytes()
     Image.open(io.BytesIO(data)).verify()
     image = Image.open(io.BytesIO(data)).convert("L")
@@ -38,14 +38,14 @@ def bare(path: str, compress_level: int) -> int:
 def bare_rate(files: list[str], compress_level: int) -> float:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, mp_context=context) as pool:
-        list(pool.map(bare, files[:2], [6, 6]))  # the processes are up before the clock starts
+        list(pool.map(bare, files[:2], [6, 6]))  # starts the processes before the measurement
         started = time.perf_counter()
         list(pool.map(functools.partial(bare, compress_level=compress_level), files, chunksize=32))
         return len(files) / (time.perf_counter() - started)
 
 
 def build_rate(root: Path, files: list[str]) -> float:
-    """Start-up of the writer's processes, listing, hashing and the manifest are in the time."""
+    """Returns images per second, including process start, listing, hashing and the manifest."""
     with tempfile.TemporaryDirectory() as out:
         started = time.perf_counter()
         build_records(root, Path(out) / "records", options=RecordsConfig(records_per_shard=64), workers=2)
@@ -74,9 +74,9 @@ def main() -> None:
             f"{len(files)} gray PNGs of up to 512 pixels, {size:.0f} KB on average, 2 processes, {platform.platform()}"
         )
         base = statistics.median(rates["bare Pillow, default PNG"])
-        print("| contender | images/s (median of rounds) | against bare Pillow |\n| --- | --- | --- |")
-        for name, found in rates.items():
-            print(f"| {name} | {statistics.median(found):.0f} | {statistics.median(found) / base:.2f} x |")
+        print("| contender | images/s (median of rounds) | relative to bare Pillow |\n| --- | --- | --- |")
+        for name, rounds in rates.items():
+            print(f"| {name} | {statistics.median(rounds):.0f} | {statistics.median(rounds) / base:.2f} x |")
     finally:
         shutil.rmtree(folder)
 

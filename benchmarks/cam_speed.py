@@ -1,9 +1,9 @@
-"""Maps a second of DenseNet-121 at 224 pixels: kmura's engine beside tf-keras-vis and the bare forward pass, one run.
+"""Maps per second of DenseNet-121 at 224 pixels: kmura's engine, tf-keras-vis and the bare forward pass, in one run.
 
     python benchmarks/cam_speed.py [--batch-sizes 16 1] [--rounds 3] [--images 2000]
 
-All explain the same images by Grad-CAM++ of the last feature map, in one process, in turns; the median turn counts.
-With --images N the engine then explains N images, and the growth of the process's memory is printed.
+All explain the same images by Grad-CAM++ of the last feature map, in one process, in turns; the median turn is
+reported. With --images N, the engine then explains N images, and the increase of the process' memory is printed.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
     model = build_model(backbone=arguments.backbone, weights="none", image_size=size)
     engine = cam.CamEngine(model, fallback=None)
     forward = tf.function(lambda images: model(images, training=False))
-    # tf-keras-vis names the layer whose output it explains; the classifier holds it in an inner model
+    # tf-keras-vis needs the name of the layer to explain; the classifier contains it in an inner model
     inputs = keras.Input((size, size, 1))
     tap = keras.layers.Identity(name="tap")(keras.Model(model.input, model.feature_maps["P5"])(inputs))
     theirs = GradcamPlusPlus(keras.Model(inputs, keras.Model(model.feature_maps["P5"], model.output)(tap)), clone=False)
@@ -64,8 +64,8 @@ def main() -> None:
                     contender(images)
                     turns += 1
                 speeds[name].append(turns * batch / (time.perf_counter() - start))
-        for name, found in speeds.items():
-            print(f"batch {batch:3}  {name:26}{statistics.median(found):8.1f} maps/s", flush=True)
+        for name, rates in speeds.items():
+            print(f"batch {batch:3}  {name:26}{statistics.median(rates):8.1f} maps/s", flush=True)
     if arguments.images:
         batch = np.zeros((16, size, size, 1), np.float32)
         engine.compiled(batch)
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _memory() -> float:
-    """Resident memory of this process, MB."""
+    """Returns the resident memory of this process, MB."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 

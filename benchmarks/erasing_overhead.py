@@ -1,12 +1,12 @@
-"""What CAM-erasing costs over a plain Keras step, beside what its arithmetic demands; DenseNet-121, one run.
+"""Overhead of CAM-erasing over a plain Keras step, and the overhead that its passes require; DenseNet-121, one run.
 
     python benchmarks/erasing_overhead.py [--backbone densenet121] [--image-size 224] [--batch-size 16] [--rounds 3]
         [--precision float32]
 
-Every k steps a step with erasing needs one inference pass (for the map) and one training pass (loss and gradients of
-the erased images) more: demanded = (plain + (inference + gradients) / k) / plain. All are measured in one process on
-one batch that stays in memory, in turns of 8 steps; the best turn of each counts. Plain is `fit` of the same
-classifier, with Keras' own `train_step`, in the same precision.
+Every k steps, a step with erasing needs one more inference pass (for the map) and one more training pass (loss and
+gradients of the erased images): required = (plain + (inference + gradients) / k) / plain. All are measured in one
+process on one batch that stays in memory, in turns of 8 steps; the best turn of each is reported. "Plain" is `fit` of
+the same classifier with Keras' `train_step` in the same precision.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import platform
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-STEPS = 8  # of a turn: one erasure at every 8
+STEPS = 8  # per turn, so that `every 8` erases once
 
 
 def main() -> None:
@@ -101,7 +101,7 @@ def main() -> None:
         "every 1": lambda: steps_of(erasing, 1),
     }
     best = {}
-    for number in range(arguments.rounds + 1):  # the first warms up and traces
+    for number in range(arguments.rounds + 1):  # the first round traces
         for name, contender in contenders.items():
             seconds = contender()
             if number:
@@ -112,11 +112,11 @@ def main() -> None:
         f"plain step {best['plain']:.3f} s, inference pass {best['inference']:.3f} s, "
         f"loss and gradients {best['gradients']:.3f} s\n"
     )
-    print("erasing | s/step | x plain | demanded | x demanded")
+    print("erasing | s/step | x plain | required | x required")
     for name, every in (("off", None), ("every 8", 8), ("every 1", 1)):
-        demanded = 1 + (0 if every is None else (best["inference"] + best["gradients"]) / every / best["plain"])
-        found = best[name] / best["plain"]
-        print(f"{name:7} | {best[name]:6.3f} | {found:7.2f} | {demanded:8.2f} | {found / demanded:10.2f}")
+        required = 1 + (0 if every is None else (best["inference"] + best["gradients"]) / every / best["plain"])
+        ratio = best[name] / best["plain"]
+        print(f"{name:7} | {best[name]:6.3f} | {ratio:7.2f} | {required:8.2f} | {ratio / required:10.2f}")
 
 
 if __name__ == "__main__":

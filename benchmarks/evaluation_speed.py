@@ -1,9 +1,9 @@
-"""How long scores take: a simulated table of MURA's size (7 areas; 3197 images of 1199 studies, and as many of tune).
+"""Time to compute scores of simulated tables of MURA's size (7 areas, 3197 images of 1199 studies per split).
 
     python benchmarks/evaluation_speed.py [--resamples 2000]
 
-Times all that kmura evaluate computes from the predictions of each area (both levels, plain and calibrated, thresholds,
-intervals of every score), and kmura compare of two models over the areas.
+Measures everything that kmura evaluate computes from the predictions of each area (both levels, before and after
+calibration, thresholds, intervals of every score), and kmura compare of two models over the areas.
 """
 
 import argparse
@@ -25,7 +25,7 @@ IMAGES, STUDIES = 3197, 1199
 
 
 def simulated(area: str, images: int, studies: int, seed: int) -> pd.DataFrame:
-    """Predictions of both splits of one area: every study has an image, the rest are dealt at random."""
+    """Returns predictions of both splits of one area: one image per study, the others are assigned at random."""
     rng = np.random.default_rng(seed)
     tables = []
     for split in ("val", "test"):

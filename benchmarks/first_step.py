@@ -1,6 +1,6 @@
 """Seconds from the start of the process to the end of the first training step: `kmura fit`, DenseNet-121, 224 pixels.
 
-Everything that a user waits for is in it: imports, reading and decoding the records, building and tracing the model.
+This includes imports, reading and decoding the records, and building and tracing the model.
 
     python benchmarks/first_step.py [--precision float32] [--rounds 3]
 """

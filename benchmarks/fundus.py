@@ -1,15 +1,15 @@
-"""The recipe `fundus` with cross-entropy and with focal loss on coloured discs, one table.
+"""The recipe `fundus` with cross-entropy and with focal loss on coloured discs, as one table.
 
     python benchmarks/fundus.py [--backbone resnet50] [--image-size 64] [--epochs 15] [--seeds 1]
 
-Real fundus photographs cannot be shipped, so discs stand in: a textured, reddish disc with vessels and a bright optic
-disc on black; `disease` adds a few small yellow or dark-red spots of varied contrast. 40 % of the images are of
-disease, in folders `disease` and `normal` as published (training 400, held out 200 by default), read by
-`--layout folders --positive-class disease --channels 3`; the `val` part, a fifth of the training images, chooses the
-epoch and the threshold of sensitivity >= 0.9. The network learns from random weights: the recipe's ImageNet weights
-need a network connection. For each loss and seed: AUC of the held-out images, and recall and precision of disease at
-0.5 and at that threshold, of the probabilities as the model gives them (calibration would hide what the losses do to
-them).
+Real fundus photographs cannot be shipped, so synthetic discs replace them: a textured, reddish disc with vessels and a
+bright optic disc on black; the class `disease` adds a few small yellow or dark-red spots of varied contrast. 40 % of
+the images are of `disease`, in folders `disease` and `normal` as in published data (400 for training and 200 held out
+by default). They are read by `--layout folders --positive-class disease --channels 3`. The split `val`, a fifth of the
+training images, selects the epoch and the threshold of sensitivity >= 0.9. The network starts from random weights,
+since the recipe's ImageNet weights need a network connection. For each loss and seed, the table shows the AUC of the
+held-out images, and recall and precision of `disease` at 0.5 and at that threshold. The probabilities are not
+calibrated, since calibration would hide the effect of the losses.
 """
 
 import argparse
@@ -30,10 +30,12 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--train", type=int, default=400, help="images for training and tune")
+    parser.add_argument("--train", type=int, default=400, help="images for train and val")
     parser.add_argument("--test", type=int, default=200, help="held-out images")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="over the recipe, for both losses")
-    parser.add_argument("--keep", help="make the folders here and keep them")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings for both losses; they override the recipe"
+    )
+    parser.add_argument("--keep", help="folder in which data and runs are kept")
     arguments = parser.parse_args()
 
     from kmura.classification.fit import fit
@@ -63,9 +65,11 @@ def main() -> None:
                 }
                 config = load_config("fundus", settings | dict(map(parse_setting, arguments.set)))
                 run = fit(root / "records", area="eyes", runs=root / f"{loss}-{seed}", config=config)
-                found = evaluate(run.folder, options=ScoreOptions(calibration="none", rules=(RULE,), resamples=500))
-                scores = found.scores.splits["test"]["image"].scores
-                point = found.scores.operating_points["test"][0]
+                evaluation = evaluate(
+                    run.folder, options=ScoreOptions(calibration="none", rules=(RULE,), resamples=500)
+                )
+                scores = evaluation.scores.splits["test"]["image"].scores
+                point = evaluation.scores.operating_points["test"][0]
                 print(
                     f"{loss} | {seed} | {scores['auc']} | {scores['recall']}, {scores['precision']} | "
                     f"{point.threshold:.3f} | {point.scores['recall']}, {point.scores['precision']} | "
@@ -75,7 +79,7 @@ def main() -> None:
 
 
 def write_discs(folder: Path, count: int, seed: int, side: int = 192) -> None:
-    """`count` PNGs in `folder/disease` and `folder/normal`, 2 to 3."""
+    """Writes `count` PNGs to `folder/disease` and `folder/normal`, in the ratio 2 to 3."""
     import numpy as np
     from PIL import Image
 
@@ -88,7 +92,7 @@ def write_discs(folder: Path, count: int, seed: int, side: int = 192) -> None:
 
 
 def fundus_disc(rng, disease: bool, side: int):
-    """One disc, uint8 [side, side, 3]."""
+    """Returns one disc, uint8 [side, side, 3]."""
     import numpy as np
     from scipy import ndimage
 
@@ -101,7 +105,7 @@ def fundus_disc(rng, disease: bool, side: int):
     centre = np.array([rng.uniform(-0.05, 0.05), rng.choice([-0.22, 0.22])])
     bright = np.exp(-(((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2) / (2 * 0.05**2)))
     image += bright[..., None] * np.array([0.25, 0.25, 0.12])
-    for _ in range(rng.integers(5, 9)):  # vessels leave the bright spot in slow curves
+    for _ in range(rng.integers(5, 9)):  # vessels start at the optic disc and bend slowly
         angle, place = rng.uniform(0, 2 * np.pi), centre.copy()
         for step in range(90):
             angle += rng.normal(0, 0.09)

@@ -1,10 +1,10 @@
-"""Fusions of the hybrid against its DenseNet alone on phantoms, one table.
+"""Fusions of the hybrid compared with its DenseNet alone on phantoms, as one table.
 
     python benchmarks/fusions.py [--area XR_WRIST] [--seeds 3] [--epochs 12] [--only "gated, two levels"]
 
-`densenet_mini` alone, and beside `swin_mini` in every fusion, at 128 pixels from random weights with the settings of
-the recipe demo; both branches learn from the first step. The best epoch is chosen on val by study AUC. For each: AUC
-of the held-out studies, mean and standard deviation over the seeds, and parameters.
+Trains `densenet_mini` alone and with `swin_mini` in every fusion, at 128 pixels from random weights with the settings
+of the recipe demo; both branches are trained from the first step. The best epoch is selected on val by study AUC. The
+table shows the AUC of the held-out studies (mean and standard deviation over the seeds) and the number of parameters.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--area", default="XR_WRIST")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--only", default="", help="Ways whose name has this in it.")
+    parser.add_argument("--only", default="", help="only ways whose name contains this text")
     parser.add_argument("--train-studies", type=int, default=400)
     parser.add_argument("--test-studies", type=int, default=200)
     arguments = parser.parse_args()
@@ -54,17 +54,17 @@ def main() -> None:
         print(f"{arguments.area}, {arguments.seeds} seeds, {arguments.epochs} epochs, {platform.platform()}")
         print("way | held-out study AUC | seeds | parameters | s/run")
         for number, (name, settings) in enumerate(ways.items()):
-            found, started = [], time.time()
+            aucs, started = [], time.time()
             for seed in range(arguments.seeds):
                 common = {"data.image_size": SIZE, "train.epochs": arguments.epochs, "train.seed": seed}
                 config = load_config("demo", common | settings)
                 run = fit(records, area=arguments.area, runs=Path(folder) / f"{number}-{seed}", config=config)
-                found.append(evaluate(run.folder).scores.splits["test"]["study"].scores["auc"].value)
-            spread = np.std(found, ddof=1) if len(found) > 1 else 0.0
-            each = " ".join(f"{auc:.3f}" for auc in found)
+                aucs.append(evaluate(run.folder).scores.splits["test"]["study"].scores["auc"].value)
+            spread = np.std(aucs, ddof=1) if len(aucs) > 1 else 0.0
+            listed = " ".join(f"{auc:.3f}" for auc in aucs)
             size = load_model(run.folder / "best.keras").count_params()
             seconds = (time.time() - started) / arguments.seeds
-            print(f"{name} | {np.mean(found):.3f} +- {spread:.3f} | {each} | {size:,} | {seconds:.0f}", flush=True)
+            print(f"{name} | {np.mean(aucs):.3f} +- {spread:.3f} | {listed} | {size:,} | {seconds:.0f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Seconds to open the records of a data set of MURA's size: the index of all images of every split.
 
-Records of tiny images of noise are built first, with the numbers of images that MURA has per area: 36,808 for training
-(of which 10 % become val) and 3,197 for test. Each round opens them in a new process; imports are not counted.
+Records of small noise images are built first, with MURA's numbers of images per area: 36,808 for training (of which
+10 % become val) and 3,197 for test. Each round opens them in a new process; imports are not included.
 
     python benchmarks/open_records.py [--side 16] [--rounds 5] [--records FOLDER]
 """
@@ -47,7 +47,7 @@ print(time.perf_counter() - started, *images)
 
 
 class Noise(Layout):
-    """Square images of noise with the names, studies and numbers of MURA; the root is a folder of the side's name."""
+    """Square noise images with the names, studies and numbers of MURA; the root folder is named after the side."""
 
     name = "noise"
     help = "an empty folder whose name is the side of the images, pixels"

@@ -1,4 +1,4 @@
-"""The picture of the README: one normal and one abnormal phantom of each area, lesions boxed.
+"""Draws the picture of the README: one normal and one abnormal phantom per area, with boxes around lesions.
 
 python benchmarks/phantom_strip.py OUT.png
 """
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from kmura.phantoms.radiographs import AREAS, write_phantoms
 
-WIDTH, HEIGHT = 150, 190  # of one picture, pixels
+WIDTH, HEIGHT = 150, 190  # of one phantom, pixels
 ORANGE = (230, 159, 0)
 
 

@@ -1,12 +1,12 @@
-"""How fast batches come: kmura's pipeline against its parts and against a PyTorch DataLoader, one table in one run.
+"""Images per second of kmura's input pipeline, of its parts and of a PyTorch DataLoader, as one table from one run.
 
     python benchmarks/pipeline_speed.py [--images 640] [--seconds 5] [--rounds 5] [--torch-python PYTHON]
 
-Draws synthetic radiographs (512 x 512, gray with the grain of film, 100 to 150 KB as PNG), stores them as RGB PNG files
-for the loader and as records for kmura, and gives every contender a process of its own, in turns. Speeds are medians
-over the rounds; ratios are medians of the ratios within a round, because a shared machine's speed drifts. The loader is
-PIL and torch as torchvision works on PIL images, and needs torch (2.13, CPU build; in another environment:
---torch-python); without it its rows are left out.
+Draws synthetic radiographs (512 x 512, gray with film grain, 100 to 150 KB as PNG), stores them as RGB PNG files for
+the loader and as records for kmura, and runs each contender in a separate process, in turn. Speeds are medians over the
+rounds. Ratios are medians of the ratios within a round, because the speed of a shared machine drifts. The loader uses
+PIL and torch in the same way as torchvision does on PIL images. It needs torch (2.13, CPU build), in this environment
+or in the one of --torch-python; without torch its rows are skipped.
 """
 
 import argparse
@@ -29,21 +29,21 @@ PNG, JPEG, FILES = "records-png", "records-jpeg", "mura"
 
 
 def decode_alone(work):
-    """Encoded images in memory -> pixels, thrown away."""
+    """Encoded images in memory -> pixels, which are discarded."""
     import tensorflow as tf
 
     return _endless(_encoded(work, PNG).map(lambda image: tf.shape(tf.io.decode_png(image, 1))[0], tf.data.AUTOTUNE))
 
 
 def decode_jpeg_alone(work):
-    """The same for the records of JPEGs."""
+    """The same for records of JPEGs."""
     import tensorflow as tf
 
     return _endless(_encoded(work, JPEG).map(lambda image: tf.shape(tf.io.decode_jpeg(image, 1))[0], tf.data.AUTOTUNE))
 
 
 def decode_resize_alone(work):
-    """Encoded images in memory -> pixels -> 224 pixels by kmura's own resizing; nothing else."""
+    """Encoded images in memory -> pixels -> 224 x 224 pixels by kmura's resizing."""
     import numpy as np
     import tensorflow as tf
 
@@ -62,15 +62,15 @@ def decode_resize_tensorflow(work):
     """The same with tf.image.resize(antialias=True)."""
     import tensorflow as tf
 
-    def one(image):
+    def decode_and_resize(image):
         image = tf.image.resize(tf.io.decode_png(image, 1), (SIZE, SIZE), antialias=True)
         return tf.cast(image + 0.5, tf.uint8)
 
-    return _endless(_encoded(work, PNG).map(one, tf.data.AUTOTUNE))
+    return _endless(_encoded(work, PNG).map(decode_and_resize, tf.data.AUTOTUNE))
 
 
 def train_png(work):
-    """Dataset.train from lossless records, nothing cached."""
+    """Dataset.train from lossless records, without a cache."""
     return _training(work, PNG, "off")
 
 
@@ -80,12 +80,12 @@ def train_cached(work):
 
 
 def train_jpeg(work):
-    """Dataset.train from records of 320-pixel JPEGs, nothing cached."""
+    """Dataset.train from records of 320-pixel JPEGs, without a cache."""
     return _training(work, JPEG, "off")
 
 
 def evaluate_png(work):
-    """Dataset.eval from lossless records, nothing cached."""
+    """Dataset.eval from lossless records, without a cache."""
     from kmura.config import DataConfig
     from kmura.data.dataset import Dataset
 
@@ -94,12 +94,12 @@ def evaluate_png(work):
 
 
 def torch_training(work):
-    """DataLoader, 2 processes: RandomResizedCrop, rotation, flip, brightness, contrast, tensor, normalised."""
+    """DataLoader with 2 processes: RandomResizedCrop, rotation, flip, brightness, contrast, normalisation."""
     return _loader(work, _augmented)
 
 
 def torch_validation(work):
-    """DataLoader, 2 processes: resized, tensor, normalised."""
+    """DataLoader with 2 processes: resizing, conversion to a tensor, normalisation."""
     from PIL import Image
 
     return _loader(work, lambda image: image.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
@@ -158,7 +158,7 @@ def _loader(work, transform):
 
 
 def _augmented(image):
-    """torchvision's transforms of the published training, as they work on a PIL image."""
+    """Applies torchvision's transforms of the published training to a PIL image."""
     from PIL import Image, ImageEnhance
 
     width, height = image.size
@@ -195,7 +195,7 @@ CONTENDERS = {
 
 
 def measure(name: str, work: Path, seconds: float) -> float:
-    """Images a second of one contender, after a second of warming up."""
+    """Returns the images per second of one contender, after one second of warm-up."""
     sizes = CONTENDERS[name](work)
     start = time.perf_counter()
     for _ in range(4):
@@ -212,7 +212,7 @@ def measure(name: str, work: Path, seconds: float) -> float:
 
 
 def make_images(work: Path, count: int) -> None:
-    """`count` radiographs as RGB PNG files in MURA's folders, and records of them as gray PNG and as JPEG."""
+    """Writes `count` radiographs as RGB PNG files in MURA's folders, and builds gray PNG and JPEG records of them."""
     import numpy as np
     from PIL import Image
 
@@ -235,7 +235,7 @@ def make_images(work: Path, count: int) -> None:
 
 
 def take_turns(work: Path, seconds: float, rounds: int, torch_python: str) -> dict[str, list[float]]:
-    """Images a second, round by round, of each contender that could run."""
+    """Returns the images per second in each round, for each contender that can run."""
     speeds = {}
     for turn in range(rounds):
         for name in CONTENDERS:
@@ -248,12 +248,12 @@ def take_turns(work: Path, seconds: float, rounds: int, torch_python: str) -> di
                 raise SystemExit(f"{name} failed in a later round: {outcome.stderr}")
             elif turn == 0:
                 lines = outcome.stderr.strip().splitlines()
-                print(f"{name} left out: {lines[-1] if lines else outcome.returncode}", flush=True)
+                print(f"{name} is skipped: {lines[-1] if lines else outcome.returncode}", flush=True)
     return speeds
 
 
 def table(speeds: dict[str, list[float]]) -> str:
-    """Rows of images a second with their ratios to the references, medians over the rounds."""
+    """Returns the table: images per second and ratios to the references, medians over the rounds."""
     references = {"decode+resize": "decode_resize_alone", "uncached": "train_png", "loader": "torch_training"}
     lines = [f"{'':26}{'images/s':>10}" + "".join(f"{'x ' + title:>16}" for title in references)]
     for name, rounds in speeds.items():
@@ -268,12 +268,12 @@ def table(speeds: dict[str, list[float]]) -> str:
 
 
 def main() -> None:
-    """The table on standard output; a contender's own speed with --contender."""
+    """Prints the table, or with --contender the speed of one contender."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=640)
-    parser.add_argument("--seconds", type=float, default=5, help="of measuring a contender and round")
+    parser.add_argument("--seconds", type=float, default=5, help="measured seconds per contender and round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--torch-python", default=sys.executable, help="the interpreter that has torch")
+    parser.add_argument("--torch-python", default=sys.executable, help="Python interpreter with torch")
     parser.add_argument("--work", type=Path, help="keep the images here for the next run (default: a temporary folder)")
     parser.add_argument("--contender", choices=CONTENDERS)
     options = parser.parse_args()
@@ -288,7 +288,9 @@ def main() -> None:
         sizes = [path.stat().st_size for path in (work / PNG).rglob("*.tfrecord")]
         total = len(list((work / FILES).rglob("*.png")))
         load = os.getloadavg()[0]
-        print(f"{total} images of 512 x 512, {sum(sizes) / total / 1000:.0f} KB a record; batches of {BATCH} at {SIZE}")
+        print(
+            f"{total} images of 512 x 512, {sum(sizes) / total / 1000:.0f} KB per record; batches of {BATCH} at {SIZE}"
+        )
         speeds = take_turns(work, options.seconds, options.rounds, options.torch_python)
         loads = f"load before {load:.1f}, after {os.getloadavg()[0]:.1f}"
         print(f"{os.cpu_count()} cores; {loads}; medians of {options.rounds} rounds")

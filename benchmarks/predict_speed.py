@@ -1,9 +1,9 @@
-"""Images a second of `kmura predict` on 512-pixel PNGs beside the bare model on ready tensors, in one run.
+"""Images per second of `kmura predict` on 512-pixel PNGs and of the bare model on prepared tensors, in one run.
 
     python benchmarks/predict_speed.py [--images 64] [--rounds 3]
 
-DenseNet-121 at 224 pixels from random weights. Both get the same images in the same batches, in turns, within one
-process; the median of the ratios of the rounds counts. Loading the model is outside of both.
+DenseNet-121 at 224 pixels with random weights. Both get the same number of images in the same batches, alternately in
+one process; the result is the median of the ratios of the rounds. Loading the model is not included.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> None:
             pixels = render_view(AREAS[number % len(AREAS)], study=number, side=arguments.side).pixels
             Image.fromarray(pixels).save(
                 Path(folder, f"{number:04}.png")
-            )  # Pillow's own, slower to decode than kmura's
+            )  # Pillow's encoding is slower to decode than kmura's
         predictor = load_predictor(Path(folder, "model.keras"))
         room.load_predictor = lambda *_, **__: predictor
         bare = tf.function(lambda images: model(images, training=False), autograph=False)
@@ -57,7 +57,7 @@ def main() -> None:
         def of_predict():
             room.predict("model", folder, batch_size=batch)
 
-        of_predict(), of_bare()  # trace
+        of_predict(), of_bare()  # traces both
         ratios = []
         for _ in range(arguments.rounds):
             seconds = []
@@ -66,7 +66,7 @@ def main() -> None:
                 contender()
                 seconds.append(time.perf_counter() - start)
             ratios.append(seconds[0] / seconds[1])
-            speeds = [arguments.images / each for each in seconds]
+            speeds = [arguments.images / duration for duration in seconds]
             print(f"bare {speeds[0]:6.1f} images/s   predict {speeds[1]:6.1f}   ratio {ratios[-1]:.3f}", flush=True)
     print(f"median ratio {statistics.median(ratios):.3f}")
 

@@ -1,20 +1,20 @@
-"""Does CAM-erasing or mixing keep a model from a shortcut? Phantoms with a planted marker, one table.
+"""Effect of CAM-erasing and mixing on shortcut learning, on phantoms with a marker, as one table.
 
     python benchmarks/shortcut.py [--area XR_WRIST] [--seeds 3] [--shortcut 0.9] [--set cam.erase=positive ...]
 
-With probability --shortcut an abnormal TRAINING image (so also those of `val`) carries a marker of one fixed look; no
-held-out image does. `densenet_mini` is trained at 96 pixels with and without erasing, with and without mixing. Judged
-is the model at the end of training: tune carries the shortcut too, so it cannot choose an epoch (what it would have
-chosen stands in the last column). For each way and seed:
+With probability --shortcut, an abnormal training image (including those of `val`) has a marker of fixed appearance;
+held-out images never have it. `densenet_mini` is trained at 96 pixels with and without erasing, and with and without
+mixing. The model at the end of training is evaluated: `val` contains the shortcut too, so it cannot select an epoch
+(the last column shows the epoch that it would have selected). For each way and seed, the table shows:
 
 - the AUC of the held-out studies;
-- where the maximum of the map (Grad-CAM++ of P4 towards abnormal, averaged with the mirrored image's) falls: into the
-  lesion's box on abnormal held-out images, and into the marker's box on training images that carry it. Chance is the
-  mean share of the image that the boxes cover;
-- what CAM-erasing with these settings blackens on the training images that carry the marker: the share of the marker's
-  box and of the lesion's. Chance is the share of the image;
-- whether the hole itself has become a shortcut: by how much the logit of normal held-out images is larger with a hole
-  in the shape of those of training images that carry the marker than with one as in normal training images.
+- how often the maximum of the map (Grad-CAM++ of P4 towards abnormal, averaged with the map of the mirrored image) lies
+  in the lesion's box on abnormal held-out images, and in the marker's box on training images that have it. Chance is
+  the mean share of the image that the boxes cover;
+- the region that CAM-erasing with these settings erases in training images with the marker: the share of the marker's
+  box and of the lesion's box. Chance is the share of the image;
+- whether the erased hole itself has become a shortcut: how much larger the logit of normal held-out images is with the
+  hole of a training image with the marker than with the hole of a normal training image.
 """
 
 import argparse
@@ -42,7 +42,13 @@ def main() -> None:
     parser.add_argument("--train-studies", type=int, default=400)
     parser.add_argument("--test-studies", type=int, default=200)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="for all ways, over their own")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings for all ways; they override the settings of a way",
+    )
     arguments = parser.parse_args()
 
     import keras
@@ -77,7 +83,7 @@ def main() -> None:
         print(
             "way | held-out study AUC | seeds | map's maximum in the lesion | on the marker (training images) | "
             "erased of the marker | of the lesion | of the image | hole's logit | "
-            "AUC of the epoch that tune chose | s/run"
+            "AUC of the epoch that val selects | s/run"
         )
         for way in arguments.ways:
             found, started = [], time.time()
@@ -105,13 +111,13 @@ def main() -> None:
 
 
 def spread(values) -> float:
-    """Standard deviation over the seeds (n - 1)."""
+    """Returns the standard deviation over the seeds (n - 1)."""
     return values.std(ddof=1) if len(values) > 1 else 0.0
 
 
 def looked_at(classifier, images: Path, dataset, config) -> tuple[float, ...]:
-    """Share of maps whose maximum lies in the lesion (held-out), its chance; the same for the marker (training images
-    that carry it); of these, what would be erased of the marker's box, of the lesion's and of the image."""
+    """Returns the share of maps whose maximum lies in the lesion (held-out images) and its chance, the same for the
+    marker (training images that have it), the erased shares of marker, lesion and image, and the effect of the hole."""
     import numpy as np
     import pandas as pd
 
@@ -129,7 +135,7 @@ def looked_at(classifier, images: Path, dataset, config) -> tuple[float, ...]:
         for batch in dataset.eval(split):
             maps = judge.compiled(batch["image"], abnormal, flip=True)[0].numpy()
             masks = cam.erase_mask(eraser.compiled(batch["image"])[0], config.cam.erase_q).numpy()
-            for heat, mask, name in zip(maps, masks, paths):  # noqa: B905 (paths run on to the next batch)
+            for heat, mask, name in zip(maps, masks, paths):  # noqa: B905 (the iterator of paths continues with the next batch)
                 if split == "train" and "_negative" in name:
                     holes["normal"].append(mask)
                 if name not in boxes:
@@ -148,7 +154,7 @@ def looked_at(classifier, images: Path, dataset, config) -> tuple[float, ...]:
 
 
 def logit_in_holes(classifier, dataset, masks) -> float:
-    """Mean logit of the normal held-out images, the n-th blackened where the n-th mask is 1 (and round again)."""
+    """Returns the mean logit of the normal held-out images, each set to black where a mask is 1; masks are cycled."""
     import itertools
 
     import numpy as np
@@ -162,7 +168,7 @@ def logit_in_holes(classifier, dataset, masks) -> float:
 
 
 def boxes_of(table) -> dict:
-    """Image -> its boxes [n, 4] (x0, y0, x1, y1)."""
+    """Returns image -> its boxes [n, 4] (x0, y0, x1, y1)."""
     import collections
 
     import numpy as np
@@ -173,7 +179,7 @@ def boxes_of(table) -> dict:
 
 
 def area_of(boxes, shape: tuple[int, int], size: tuple[int, int]):
-    """Which places of a map of this shape lie in boxes of an image of this width and height: bool [rows, columns]."""
+    """Returns which pixels of a map of a shape lie in boxes of an image of a width and height: bool [rows, columns]."""
     import numpy as np
 
     inside = np.zeros(shape, bool)
@@ -183,7 +189,7 @@ def area_of(boxes, shape: tuple[int, int], size: tuple[int, int]):
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Width and height of an image file."""
+    """Returns width and height of an image file."""
     from PIL import Image
 
     with Image.open(path) as image:

@@ -1,16 +1,16 @@
-"""Training speed of DenseNet-121 in images per second: Keras as it comes, kmura, and PyTorch.
+"""Training speed of DenseNet-121 in images per second: unmodified Keras, kmura, and PyTorch.
 
     python benchmarks/training_speed.py [--only kmura torch_channels_last] [--steps 12] [--rounds 1]
         [--image-size 224] [--batch-size 16] [--torch-python /path/to/python]
 
-Prints one table. Each contender runs in a process of its own, so that their thread pools do not disturb each other, and
-trains on one batch that stays in memory: what is measured is the training step as `fit` runs it (forward, backward,
-Adam, metrics), not the reading of data. The time of a step is the median over `--steps` steps after a few for warming
-up. On a machine with other work (the column "others' CPU" tells) give `--rounds 3`: each contender runs that often, in
-turn, and its best round counts.
+Prints one table. Each contender runs in a separate process, so that their thread pools do not interfere, and trains on
+one batch that stays in memory. This measures the training step as `fit` runs it (forward pass, backward pass, Adam,
+metrics) without reading data. The time of a step is the median over `--steps` steps after a few warm-up steps. On a
+machine with other load (see the column "others' CPU") use `--rounds 3`: the contenders run that many rounds in turn,
+and the best round of each is reported.
 
-PyTorch is needed for its own contenders only: `pip install torch==2.13.0`, here or in another environment whose python
-`--torch-python` names. Nothing else of torch is used; its DenseNet-121 is written out below.
+PyTorch is needed only for its own contenders: `pip install torch==2.13.0` in this environment, or in another one whose
+Python interpreter is given by `--torch-python`. torchvision is not needed, since DenseNet-121 is defined below.
 """
 
 import argparse
@@ -24,16 +24,16 @@ import time
 from pathlib import Path
 
 WARM_UP = 4  # steps; the first traces and optimises the graph
-# As torchvision counts them, with 1000 classes; with one logit.
+# numbers of parameters as in torchvision, with 1000 classes and with one logit
 PARAMETERS_1000, PARAMETERS_1 = 7_978_856, 6_954_881
 
-# name -> (framework, precision, what it is)
+# name -> (framework, precision, description)
 CONTENDERS = {
-    "keras": ("keras", "float32", "Keras as it comes (keras-hub backbone, Keras' batch normalisation)"),
+    "keras": ("keras", "float32", "Keras (keras-hub backbone, Keras' batch normalisation)"),
     "kmura": ("keras", "float32", "kmura (fused batch normalisation)"),
-    "torch": ("torch", "float32", "PyTorch as it comes"),
+    "torch": ("torch", "float32", "PyTorch"),
     "torch_channels_last": ("torch", "float32", "PyTorch, channels_last"),
-    "keras_bf16": ("keras", "bfloat16", "Keras as it comes, mixed_bfloat16"),
+    "keras_bf16": ("keras", "bfloat16", "Keras, mixed_bfloat16"),
     "kmura_bf16": ("keras", "bfloat16", "kmura, mixed_bfloat16"),
     "torch_channels_last_bf16": ("torch", "bfloat16", "PyTorch, channels_last, bf16 autocast"),
 }
@@ -61,16 +61,18 @@ def parsed_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
     parser.add_argument("--steps", type=int, default=12, help="timed steps of a round")
-    parser.add_argument("--rounds", type=int, default=1, help="runs of each contender, in turn; the best one counts")
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="runs of each contender, in turn; the best run is reported"
+    )
     parser.add_argument("--image-size", type=int, default=224, help="pixels")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--torch-python", default=sys.executable, help="python that has torch")
-    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)  # we are the process of one
+    parser.add_argument("--torch-python", default=sys.executable, help="Python interpreter with torch")
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)  # set in the process of a contender
     return parser.parse_args()
 
 
 def in_own_process(name: str, arguments: argparse.Namespace) -> dict:
-    """What `measured` says in a process that does nothing else."""
+    """Returns the result of `measured` in a separate process."""
     framework, _, _ = CONTENDERS[name]
     python = arguments.torch_python if framework == "torch" else sys.executable
     command = [python, __file__, "--contender", name, "--steps", str(arguments.steps)]
@@ -86,7 +88,7 @@ def in_own_process(name: str, arguments: argparse.Namespace) -> dict:
 
 
 def measured(arguments: argparse.Namespace) -> dict:
-    """Median seconds of a step, its CPU time, what others took, seconds from the start to the first step's end."""
+    """Returns step time (median), CPU time, time to the first step (seconds), and the CPU share of other processes."""
     framework, precision, _ = CONTENDERS[arguments.contender]
     run = {"keras": run_keras, "torch": run_torch}[framework]
     clock = Clock()
@@ -115,7 +117,7 @@ class Clock:
 
 
 def run_keras(arguments: argparse.Namespace, precision: str, clock: Clock) -> str:
-    """Trains with `fit`; the version of TensorFlow."""
+    """Trains with `fit`; returns the version of TensorFlow."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -155,7 +157,7 @@ def run_keras(arguments: argparse.Namespace, precision: str, clock: Clock) -> st
 
 
 def run_torch(arguments: argparse.Namespace, precision: str, clock: Clock) -> str:
-    """Trains with the usual loop; the version of torch."""
+    """Trains with the usual loop of PyTorch; returns its version."""
     import torch
 
     torch.manual_seed(0)
@@ -181,7 +183,7 @@ def run_torch(arguments: argparse.Namespace, precision: str, clock: Clock) -> st
 
 
 def torch_densenet121(num_classes: int):
-    """DenseNet-121 (Huang et al. 2017, Table 1) as torchvision has it: logits [B, num_classes] of [B, 3, H, W]."""
+    """Returns DenseNet-121 (Huang et al. 2017, Table 1) as in torchvision: [B, 3, H, W] to logits [B, num_classes]."""
     import torch
     from torch import nn
 
@@ -212,7 +214,7 @@ def torch_densenet121(num_classes: int):
 
 
 def machine_cpu_seconds() -> float:
-    """CPU time all processes have used since the start of the machine; 0 where /proc/stat does not tell."""
+    """Returns the CPU time of all processes since the machine was started, seconds; 0 without /proc/stat."""
     if not Path("/proc/stat").exists():
         return 0.0
     user, nice, system, _, _, irq, softirq, steal, *_ = map(int, Path("/proc/stat").open().readline().split()[1:])
@@ -220,7 +222,7 @@ def machine_cpu_seconds() -> float:
 
 
 def machine() -> str:
-    """Processor, cores, load and versions of the machine, in one line."""
+    """Returns processor, cores, load and versions of the machine, in one line."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     model = next(
@@ -233,7 +235,7 @@ def machine() -> str:
 
 
 def table(results: dict[str, dict], batch_size: int) -> str:
-    """One line a contender; the ratio is to PyTorch's best in the same precision."""
+    """Returns one line per contender; the ratio is to the fastest PyTorch contender of the same precision."""
     best: dict[str, float] = {}
     for name, result in results.items():
         framework, precision, _ = CONTENDERS[name]

@@ -1,12 +1,13 @@
-"""Two-phase final training against the baseline on plain phantoms, one table.
+"""Two-phase final training compared with the baseline on plain phantoms, as one table.
 
     python benchmarks/two_phases.py [--areas XR_SHOULDER XR_WRIST] [--seeds 3]
 
 Both train `densenet_mini` at 96 pixels for 20 epochs from random weights with the settings of the recipe demo; the best
-epoch is chosen on val by study AUC. Baseline: the learning rate follows a cosine. Final: it is constant, from epoch 14
-a tenth; MixUp and CutMix of 30 % of the batches before that, none after; CAM-erasing of the top 5 % of the map (P4)
-every 8 steps from epoch 3, with a share of 0.3 in the loss. These values were chosen on val, on the shoulder, among
-seven tried. For each area: AUC of the held-out studies, mean and standard deviation over the seeds.
+epoch is selected on val by study AUC. Baseline: the learning rate follows a cosine schedule. Final: it is constant, and
+reduced to a tenth from epoch 14 on; MixUp and CutMix of 30 % of the batches before epoch 14; CAM-erasing of the top 5 %
+of the map (P4) every 8 steps from epoch 3, with a share of 0.3 in the loss. These values are the best of seven on val
+of the shoulder. The table shows, for each area, the AUC of the held-out studies (mean and standard deviation over the
+seeds).
 """
 
 import argparse
@@ -59,15 +60,15 @@ def main() -> None:
         print("area | phase | held-out study AUC | seeds | s/run")
         for area in arguments.areas:
             for phase, settings in PHASES.items():
-                found, started = [], time.time()
+                aucs, started = [], time.time()
                 for seed in range(arguments.seeds):
                     config = load_config("demo", EPOCHS | settings | {"train.seed": seed})
                     run = fit(records, area=area, phase=phase, runs=Path(folder) / str(seed), config=config)
-                    found.append(evaluate(run.folder).scores.splits["test"]["study"].scores["auc"].value)
-                spread = np.std(found, ddof=1) if len(found) > 1 else 0.0
-                each = " ".join(f"{auc:.3f}" for auc in found)
+                    aucs.append(evaluate(run.folder).scores.splits["test"]["study"].scores["auc"].value)
+                spread = np.std(aucs, ddof=1) if len(aucs) > 1 else 0.0
+                listed = " ".join(f"{auc:.3f}" for auc in aucs)
                 seconds = (time.time() - started) / arguments.seeds
-                print(f"{area} | {phase} | {np.mean(found):.3f} +- {spread:.3f} | {each} | {seconds:.0f}", flush=True)
+                print(f"{area} | {phase} | {np.mean(aucs):.3f} +- {spread:.3f} | {listed} | {seconds:.0f}", flush=True)
 
 
 if __name__ == "__main__":

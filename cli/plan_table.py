@@ -1,4 +1,4 @@
-"""The plan of `kmura fit --dry-run` as a person reads it."""
+"""The plan of `kmura fit --dry-run` as a table."""
 
 from rich.table import Table
 
@@ -6,7 +6,7 @@ from kmura.cli.display import console
 
 
 def show_plans(plans) -> None:
-    """One table per Plan on stdout, and a line that says that nothing was done."""
+    """Prints one table per Plan on stdout, and a line that says that nothing was done."""
     out = console()
     for plan in plans:
         out.print(plan_table(plan))
@@ -14,7 +14,7 @@ def show_plans(plans) -> None:
 
 
 def plan_table(plan) -> Table:
-    """What a Plan says, one row per subject."""
+    """Returns the content of a Plan, one row per subject."""
     table = Table(title=f"{plan.area}, {plan.phase}", title_justify="left", show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -69,5 +69,5 @@ def _cache(plan) -> str:
 
 
 def size_text(count: int) -> str:
-    """A number of bytes for people: `12 MB`, `3.4 GB`."""
+    """Returns a number of bytes as text: `12 MB`, `3.4 GB`."""
     return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"

@@ -1,4 +1,4 @@
-"""The commands about weights: weights port."""
+"""The commands for weights: weights port."""
 
 import click
 

@@ -86,7 +86,7 @@ def test_the_better_model_is_reported_with_an_interval(found):
 
 def test_models_without_a_significant_difference_are_not_ranked(found):
     gap = difference(found, "XR_HAND", "final", "tune")
-    assert gap.interval.low <= 0 <= gap.interval.high and "final and tune are not told apart" in gap.sentence
+    assert gap.interval.low <= 0 <= gap.interval.high and "final and tune cannot be distinguished" in gap.sentence
 
 
 def test_averages_and_pooled_scores_differ_and_are_correct(found, runs):

@@ -42,9 +42,9 @@ def test_a_configuration_survives_json():
         ("data.resize=sqash", "data.resize is 'sqash'; allowed: squash, pad; did you mean squash?"),
         ("augment.area_scale=[1]", "a list of 2 values is needed"),
         ("augment.area_scale=[1.2, 0.8]", "give 0 < low <= high"),
-        ("epochs=3", "names no stage"),
-        ("zzz=3", "setting 'zzz' names no stage; write stage.key=value, for example train.epochs=3"),
-        ("train=3", "names no key of the stage train; write train.key=value"),
+        ("epochs=3", "has no stage"),
+        ("zzz=3", "setting 'zzz' has no stage; write stage.key=value, for example train.epochs=3"),
+        ("train=3", "has no key of the stage train; write train.key=value"),
         ("train.epochs", "has no value"),
     ],
 )

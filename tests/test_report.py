@@ -174,7 +174,7 @@ def test_a_single_class_is_reported_as_a_gap(tmp_path):
     table = simulated(60)
     table = table[(table["split"] == "val") | (table["label"] == 1)]
     text = report([evaluated(tmp_path / "x" / "baseline", table)], tmp_path / "page.html").read_text()
-    assert "AUC undefined, all labels are of one class" in text and "undefined: one class" in text
+    assert "AUC is undefined, since all labels are of one class" in text and "undefined: one class" in text
     assert not re.search(r"\bnan\b", " ".join(Page(text).text).lower())
 
 
@@ -205,7 +205,7 @@ def test_missing_labels_are_reported_as_a_gap(tmp_path):
     table = simulated(40)
     table.loc[table["split"] == "test", "label"] = -1
     text = report([evaluated(tmp_path / "x" / "baseline", table)], tmp_path / "page.html").read_text()
-    assert "AUC undefined" in text and not re.search(r"\bnan\b", " ".join(Page(text).text).lower())
+    assert "AUC is undefined" in text and not re.search(r"\bnan\b", " ".join(Page(text).text).lower())
 
 
 def test_the_area_under_the_plotted_precision_recall_curve_matches_its_legend(monkeypatch):
@@ -466,7 +466,7 @@ def test_intervals_are_formatted_as_text():
 def test_scores_predictions_and_galleries_of_different_models_are_not_mixed(tmp_path, sketched):
     run, out = evaluated(tmp_path / "x" / "baseline", simulated(60)), tmp_path / "page.html"
     write_json(run / "explain" / "explain.json", {"model_sha256": "of an earlier model"})
-    assert "Galleries left out: they are of an earlier model" in report([run], out).read_text()
+    assert "The galleries are left out, since they show an earlier model" in report([run], out).read_text()
     predictions = (run / "predictions.csv").read_text()
     (run / "predictions.csv").write_text(predictions.replace("val", "VAL"))
     with pytest.raises(InputError, match="predictions.csv has changed since .* kmura evaluate"):

@@ -173,7 +173,7 @@ def test_missing_classes_and_unknown_labels_are_reported_as_gaps(tmp_path):
     table.loc[table["split"] == "val", "label"] = -1
     run = evaluated_classes(tmp_path / "x" / "baseline", table, ("a", "b", "c"), area="XR_ELBOW")
     text = words(Page(report([run], tmp_path / "page.html").read_text()))
-    assert "test: no studies of c, which counts for no mean" in text
+    assert "test: no studies of c; the means exclude it" in text
     assert "undefined" in text and not re.search(r"\bnan\b", text.lower())
 
 

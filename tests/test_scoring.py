@@ -75,7 +75,7 @@ def test_a_split_of_one_class_is_scored_partially_with_a_note():
     table = simulated()
     one_class = table[(table["split"] == "val") | (table["label"] == 1)]
     found = score_table(one_class, FEW)
-    assert "test, study level: AUC undefined, all labels are of one class" in found.notes
+    assert "test, study level: AUC is undefined, since all labels are of one class" in found.notes
     assert np.isnan(found.splits["test"]["study"].scores["auc"].value)
     assert found.splits["test"]["study"].scores["recall"].value > 0
 
@@ -85,7 +85,7 @@ def test_a_split_without_known_labels_does_not_crash():
     table.loc[table["split"] == "test", "label"] = -1
     found = score_table(table, FEW)
     assert found.splits["test"]["study"].studies == 0 and found.splits["val"]["study"].studies == 30
-    assert any("test, study level: AUC undefined" in note for note in found.notes)
+    assert any("test, study level: AUC is undefined" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("tune", ["absent", "one class"])
@@ -101,7 +101,7 @@ def test_a_missing_calibration_split_is_noted_and_disables_calibration(tune):
 def test_a_different_prevalence_is_noted():
     table = simulated(600)
     rare = table[(table["split"] == "val") | (table["label"] == 0) | (table.index % 4 == 0)]
-    assert any("carry the former's prevalence" in note for note in score_table(rare, FEW).notes)
+    assert any("reflect the former prevalence" in note for note in score_table(rare, FEW).notes)
     assert not score_table(table, FEW).notes
 
 
@@ -193,7 +193,7 @@ def test_harmful_calibration_is_noted():
     table.loc[tune, "logit"] = -table.loc[tune, "logit"] / 4 + 1  # val has another distribution
     table["probability"] = expit(table["logit"])
     notes = " ".join(score_table(table, FEW).notes)
-    assert "test, study level: calibration made the log loss worse" in notes
+    assert "test, study level: calibration increased the log loss" in notes
     assert "worse" not in " ".join(score_table(simulated(400), FEW).notes)
 
 
@@ -202,4 +202,4 @@ def test_separable_classes_cause_a_note_on_the_temperature():
     table["logit"] = np.where(table["label"] == 1, 1.0, -1.0)
     table["probability"] = expit(table["logit"])
     notes = score_table(table, dataclasses.replace(FEW, calibration="temperature")).notes
-    assert any("leaves the temperature open" in note for note in notes)
+    assert any("the temperature is undetermined" in note for note in notes)

@@ -23,7 +23,7 @@ class Range:
 
     Attributes:
         low, high: the ends; None is no bound.
-        above, below: whether the low end, the high end is itself outside.
+        above, below: whether the low end (above) or the high end (below) is excluded.
     """
 
     low: float | None = None
@@ -82,7 +82,7 @@ class Key:
         stage, name: `train`, `epochs`.
         type: of its values, in words (`int`, `float or none`, `[float, float]`).
         default: its value in a configuration without a recipe.
-        allowed: its allowed values in words; empty where the type says it all.
+        allowed: its allowed values in words; empty if the type is sufficient.
         meaning: one or two sentences, with units.
     """
 

@@ -160,15 +160,15 @@ def _split(key: str, bundle: type) -> tuple[str, str]:
     """Stage and name of a setting's key.
 
     Raises:
-        InputError: it has no stage, or is nothing but one.
+        InputError: it has no stage, or only a stage.
     """
     stage, _, name = key.partition(".")
     if name:
         return stage, name
     if stage in hints(bundle):
-        raise InputError(f"setting {key!r} names no key of the stage {stage}; write {stage}.key=value")
+        raise InputError(f"setting {key!r} has no key of the stage {stage}; write {stage}.key=value")
     suggestion = did_you_mean(near_keys(key, "", _keys(bundle))) or ", for example train.epochs=3"
-    raise InputError(f"setting {key!r} names no stage; write stage.key=value{suggestion}")
+    raise InputError(f"setting {key!r} has no stage; write stage.key=value{suggestion}")
 
 
 def _unknown_stage(stage: str, table: Any, source: str, bundle: type) -> str:

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say, and thresholds for a purpose: both fitted on one split, used on another."""
+"""Calibration of probabilities and choice of thresholds; both are fitted on one split and applied to others."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from kmura import metrics
 from kmura.errors import InputError, check_choice
 
 METHODS = ("temperature", "platt", "isotonic")
-_STEEPEST = 100.0  # bounds of the slope: separable data would drive it to infinity
-TINY = 1e-12  # probabilities are kept this far from 0 and 1 before their logit is taken
+_STEEPEST = 100.0  # largest slope; it would diverge on separable data
+TINY = 1e-12  # probabilities are clipped to TINY and 1 - TINY before their logit is computed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Calibrator:
     Attributes:
         method: `temperature` (sigmoid(logit / temperature), Guo et al. 2017), `platt` (sigmoid(logit / temperature +
             bias), Platt 1999 on the logit) or `isotonic` (Zadrozny & Elkan 2002).
-        temperature: above 1 makes probabilities less sure.
-        bias: added to the logit; what a shift of all logits needs, which no temperature repairs.
-        knots: of isotonic, pairs (logit, probability) between which it is linear.
+        temperature: a value above 1 moves probabilities towards 0.5.
+        bias: added to the scaled logit; corrects a shift of all logits, which a temperature cannot.
+        knots: for isotonic, pairs (logit, probability); the function is linear between them.
     """
 
     method: str
@@ -34,7 +34,7 @@ class Calibrator:
     knots: tuple[tuple[float, float], ...] = ()
 
     def __call__(self, logit) -> np.ndarray:
-        """Probabilities [N] of logits [N]."""
+        """Returns the probabilities [N] of logits [N]."""
         logit = np.asarray(logit, float)
         if self.method != "isotonic":
             return special.expit(logit / self.temperature + self.bias)
@@ -43,31 +43,34 @@ class Calibrator:
 
 
 def logits_of(probability) -> np.ndarray:
-    """The logits [N] of probabilities [N], finite: probabilities are kept 1e-12 away from 0 and 1."""
+    """Returns the finite logits [N] of probabilities [N], which are clipped to 1e-12 and 1 - 1e-12."""
     return special.logit(np.clip(np.asarray(probability, float), TINY, 1 - TINY))
 
 
 def fit_calibrator(method: Literal["temperature", "platt", "isotonic"], label, logit) -> Calibrator:
-    """The calibrator of largest likelihood (isotonic: of least squared error) on these predictions.
+    """Returns the calibrator with the largest likelihood (isotonic: the least squared error) on these predictions.
 
-    A few cases never prove a probability of 0 or 1: Platt's method is fitted to his targets (n+ + 1) / (n+ + 2) and
-    1 / (n- + 2) in place of 1 and 0, which also keeps the slope finite where the classes are separable; isotonic is
-    kept within 1 / (n + 2) of 0 and 1; a temperature is at least 1 / 100.
+    A small sample does not justify probabilities of 0 or 1. Platt's method is therefore fitted to the targets
+    (n+ + 1) / (n+ + 2) and 1 / (n- + 2) of Platt (1999) instead of 1 and 0, which also keeps the slope finite if the
+    classes are separable. Isotonic probabilities stay between 1 / (n + 2) and 1 - 1 / (n + 2). A temperature is at
+    least 1 / 100.
 
     Args:
         method: see `Calibrator`.
-        label: [N] 0 or 1.
-        logit: [N], finite.
+        label: labels [N], 0 or 1.
+        logit: logits [N], finite.
 
     Raises:
-        InputError: an unknown method, a logit that is no number, or one class only.
+        InputError: the method is unknown, a logit is not finite, or there is only one class.
     """
     label, logit = np.asarray(label, float), np.asarray(logit, float)
     check_choice("calibration method", method, METHODS)
     if not np.isfinite(logit).all():
-        raise InputError("calibration needs finite logits; the predictions hold some that are not")
+        raise InputError(
+            "calibration needs finite logits, but some are not; run kmura evaluate again to make the predictions"
+        )
     if len(np.unique(label)) < 2:
-        raise InputError("calibration needs both classes in the split that it is fitted on")
+        raise InputError("calibration needs both classes in the split that it is fitted on; choose another split")
     if method == "isotonic":
         end = 1 / (len(label) + 2)
         fitted = IsotonicRegression(y_min=end, y_max=1 - end, out_of_bounds="clip").fit(logit, label)
@@ -90,19 +93,21 @@ def fit_calibrator(method: Literal["temperature", "platt", "isotonic"], label, l
 
 
 def prevalence_shift(fitted: Sequence[int], used: Sequence[int]) -> str:
-    """A sentence if the share of positives differs between two splits beyond chance (Fisher's exact test), else "".
+    """Returns a sentence if the share of positives differs significantly between two splits, else "".
+
+    The test is Fisher's exact test at p < 0.05.
 
     Args:
-        fitted, used: labels [N], [M] of the split that something is fitted on and of the one it is used on, 0 or 1.
+        fitted, used: labels [N] of the split for fitting and labels [M] of the split for use, 0 or 1.
     """
     counts = [[int(np.sum(np.asarray(labels) == value)) for value in (1, 0)] for labels in (fitted, used)]
     p = stats.fisher_exact(counts)[1] if all(map(sum, counts)) else 1.0
     if p >= 0.05:
         return ""
-    here, there = (100 * positive / (positive + negative) for positive, negative in counts)
+    percent, other_percent = (100 * positive / (positive + negative) for positive, negative in counts)
     return (
-        f"{here:.0f} % of the cases that calibration and thresholds were fitted on are positive, {there:.0f} % of "
-        f"those they are used on (p = {p:.2g}): calibrated probabilities carry the former's prevalence"
+        f"{percent:.0f} % of the cases that calibration and thresholds were fitted on are positive, but "
+        f"{other_percent:.0f} % of the cases here (p = {p:.2g}); calibrated probabilities reflect the former prevalence"
     )
 
 
@@ -115,17 +120,18 @@ class OperatingPoint:
 
 
 def operating_point(rule: str, label, probability) -> OperatingPoint:
-    """The threshold that a rule chooses on these predictions.
+    """Returns the threshold that a rule chooses on these predictions.
 
     Args:
-        rule: `0.5` or any number (itself); `max_f1`; `youden` (largest sensitivity + specificity - 1, Youden 1950);
-            `sensitivity>=X` (the highest threshold that reaches it); `specificity>=X` (the lowest). Ties of the first
-            two go to the lower threshold. Thresholds lie halfway between neighbouring probabilities.
-        label: [N] 0 or 1.
-        probability: [N], 0..1.
+        rule: a number such as `0.5` (the threshold itself); `max_f1`; `youden` (largest sensitivity + specificity - 1,
+            Youden 1950); `sensitivity>=X` (the highest threshold that reaches it); `specificity>=X` (the lowest). Ties
+            of `max_f1` and `youden` give the lower threshold. Thresholds lie halfway between neighbouring
+            probabilities.
+        label: labels [N], 0 or 1.
+        probability: probabilities [N], 0 to 1.
 
     Raises:
-        InputError: an unknown rule, X outside 0 to 1, or one class only.
+        InputError: the rule is unknown, X is outside 0 to 1, or there is only one class.
     """
     name, _, wanted = (part.strip() for part in rule.partition(">="))
     try:
@@ -139,18 +145,20 @@ def operating_point(rule: str, label, probability) -> OperatingPoint:
             f"threshold rule {rule!r} is unknown; give a number, max_f1, youden, sensitivity>=X or specificity>=X"
         )
     if fixed is not None and not 0 <= fixed <= 1:
-        raise InputError(f"threshold rule {rule!r}: {fixed:g} is outside 0 to 1")
+        raise InputError(f"threshold rule {rule!r}: {fixed:g} is outside 0 to 1; choose a value within it")
     if fixed is not None and not wanted:
         return OperatingPoint(rule, fixed)
     label, probability = np.asarray(label), np.asarray(probability, float)
     if len(np.unique(label)) < 2:
-        raise InputError(f"threshold rule {rule!r} needs both classes in the split that it is fitted on")
+        raise InputError(
+            f"threshold rule {rule!r} needs both classes in the split that it is fitted on; choose another split"
+        )
     values = np.unique(probability)
     thresholds = np.r_[values[0], (values[:-1] + values[1:]) / 2, np.nextafter(values[-1], np.inf)]
     positives = np.array([(probability[label == value][:, None] >= thresholds).sum(0) for value in (1, 0)])
     tp, fp = (counts.astype(np.int64) for counts in positives)
     n_positive, n_negative = int(np.sum(label == 1)), int(np.sum(label == 0))
-    if name == "sensitivity":  # whole numbers: a share that rounding misses by 1e-16 is reached
+    if name == "sensitivity":  # counts with a tolerance, so that rounding does not matter
         chosen = np.flatnonzero(tp >= fixed * n_positive - 1e-9)[-1]
     elif name == "specificity":
         chosen = np.flatnonzero(n_negative - fp >= fixed * n_negative - 1e-9)[0]
@@ -162,13 +170,13 @@ def operating_point(rule: str, label, probability) -> OperatingPoint:
 
 
 def calibrated_levels(table, calibrator: Calibrator | None, level: str, pooling: str = "mean", k: int = 2):
-    """Image and study probabilities of a table, with a calibrator fitted at `level` in its place.
+    """Returns the image and study probabilities of a table, calibrated at the level that the calibrator was fitted at.
 
-    At level `image` every image is calibrated and studies pool the outcome; at level `study` images stay as they are
-    and the pooled probability of the study is calibrated.
+    At level `image`, each image is calibrated before the images of a study are pooled. At level `study`, images are not
+    calibrated, and the pooled probability of the study is.
 
     Returns:
-        probabilities of the images [N], and `metrics.Studies` whose `value` are those of the studies.
+        The probabilities of the images [N], and `metrics.Studies` whose `value` is the probability of each study.
     """
     probability = table["probability"].to_numpy()
     study = (table["area"] + "/" + table["study"]).to_numpy()  # a patient's study1 may exist in two areas

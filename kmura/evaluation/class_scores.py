@@ -1,9 +1,9 @@
-"""Scores of predictions over several classes or labels, and the yes/no questions that they answer too.
+"""Scores of predictions over several classes or labels, and of the yes/no questions that these predictions answer.
 
-A question is a table of binary predictions drawn from the same probabilities, scored like those of a binary model: of
-one model over all areas, abnormal or normal in each area (its probability is the sum over the abnormal classes); of two
-classes, the second; of several labels, each. A model over all areas answers two more: abnormal or normal, all areas in
-one pot; and which area it is.
+A question is a table of binary predictions that is derived from the class probabilities and scored like that of a
+binary model. The questions are: for one model over all areas, abnormal or normal in each area (the probability is the
+sum over the abnormal classes); for two classes, the second class; for several labels, each label. A model over all
+areas answers two more: abnormal or normal with all areas pooled, and which area an image shows.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ class ClassScores:
 
     Attributes:
         name: of the class.
-        units: how many images or studies are of it.
-        scores: precision, recall, f1 (of the most probable class; of several labels at 0.5), auc, ap.
+        units: number of images or studies of the class.
+        scores: precision, recall, f1 (of the most probable class; for several labels at 0.5), auc, ap.
     """
 
     name: str
@@ -40,10 +40,10 @@ class ClassLevelScores:
     Attributes:
         level: `image` or `study`.
         images, studies, patients: counts.
-        scores: name -> value with its 95 % patient-bootstrap interval; see `metrics.multiclass_scores` and, of several
-            labels, `metrics.multilabel_scores`.
-        classes: each class.
-        confusion: how often each class (row) was taken for each (column); empty of several labels.
+        scores: name -> value with its 95 % patient-bootstrap interval; see `metrics.multiclass_scores` and, for
+            several labels, `metrics.multilabel_scores`.
+        classes: scores of each class.
+        confusion: counts by true class (row) and predicted class (column); empty for several labels.
     """
 
     level: str
@@ -56,7 +56,7 @@ class ClassLevelScores:
 
     @property
     def units(self) -> int:
-        """Images or studies, after the level."""
+        """The number of images or studies, depending on the level."""
         return self.images if self.level == "image" else self.studies
 
 
@@ -65,14 +65,14 @@ class MultiScores:
     """All scores of a table of predictions over several classes or labels.
 
     Attributes:
-        options: how they were made.
+        options: how the predictions were scored.
         splits: split -> level -> scores.
-        questions: area or class -> scores of the binary table, see `questions_of`.
-        pooled: of one model over all areas, scores of abnormal or normal over the images and studies of all areas in
-            one pot; else None.
-        areas: of one model over all areas, split -> level -> scores of which area it is; else empty. The probability
-            of an area is the sum over its classes.
-        notes: what must be known to read them.
+        questions: area or label -> scores of the binary table, see `questions_of`.
+        pooled: for one model over all areas, scores of abnormal or normal over the pooled images and studies of all
+            areas; else None.
+        areas: for one model over all areas, split -> level -> scores of the predicted area, whose probability is the
+            sum over its classes; else empty.
+        notes: remarks that are needed to interpret the scores.
     """
 
     options: ScoreOptions
@@ -85,15 +85,15 @@ class MultiScores:
 
 @dataclasses.dataclass(frozen=True)
 class ClassUnits:
-    """The units of one split at one level, row by row.
+    """The units of one split at one level, one row per unit.
 
     Attributes:
-        label: class ids [N], of several labels 0, 1 and -1 (unknown) [N, L].
-        target: 0 and 1 a class, -1 unknown, [N, L].
-        probability: [N, L].
-        predicted: which classes are predicted, the most probable one, of several labels those of 0.5 or more; bool
-            [N, L].
-        patient: [N].
+        label: class ids [N]; for several labels 0, 1 and -1 (unknown) [N, L].
+        target: 0 or 1 for each class, -1 is unknown, [N, L].
+        probability: probabilities [N, L].
+        predicted: whether a class is predicted, bool [N, L]: the most probable class, or for several labels those with
+            a probability of 0.5 or more.
+        patient: patient ids [N].
     """
 
     label: np.ndarray
@@ -104,7 +104,7 @@ class ClassUnits:
 
 
 def binary_tables(run: Run) -> dict[str, pd.DataFrame]:
-    """Binary predictions of a run: area (of several labels: label) -> table; empty if it answers no yes/no question.
+    """Returns binary predictions of a run: area (several labels: label) -> table; empty if it answers no such question.
 
     Raises:
         InputError: the run is not evaluated, or its predictions are damaged.
@@ -114,12 +114,14 @@ def binary_tables(run: Run) -> dict[str, pd.DataFrame]:
 
 
 def questions_of(table: pd.DataFrame, area: str, task: Task) -> dict[str, pd.DataFrame]:
-    """The yes/no questions that a table of class predictions answers: area (of several labels: label) -> a table with
-    the columns of `kmura.runs.predictions.COLUMNS`.
+    """Returns the yes/no questions that a table of class predictions answers.
 
     Args:
         table: as `kmura.runs.predictions.read_predictions` returns it.
         area, task: of the run.
+
+    Returns:
+        area (for several labels: label) -> a table with the columns of `kmura.runs.predictions.COLUMNS`.
     """
     probability = table[task.probability_columns].to_numpy(float)
     if task.by_label:
@@ -134,14 +136,14 @@ def questions_of(table: pd.DataFrame, area: str, task: Task) -> dict[str, pd.Dat
 
 
 def abnormality_of(table: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """Abnormal or normal as one model over all areas says it, all areas in one binary table."""
+    """Returns the predictions of abnormal or normal of one model over all areas, as one binary table."""
     half, label = task.abnormal, table["label"].to_numpy()
     abnormal = np.where(label < 0, -1, label < half)
     return _question(table, abnormal, table[task.probability_columns[:half]].to_numpy(float).sum(1))
 
 
 def _areas_table(table: pd.DataFrame, task: Task, areas: Task) -> pd.DataFrame:
-    """The table of class predictions of the task `areas`, whose classes are the areas of the joint `task`."""
+    """Returns the class predictions of the task `areas`, whose classes are the areas of the joint `task`."""
     label, number = table["label"].to_numpy(), len(areas.classes)
     probability = table[task.probability_columns].to_numpy(float).reshape(len(table), 2, number).sum(1)
     label = np.where(label < 0, -1, label % number)
@@ -163,7 +165,7 @@ def _question(table: pd.DataFrame, label, probability) -> pd.DataFrame:
 
 
 def score_classes(table: pd.DataFrame, area: str, task: Task, options: ScoreOptions | None = None) -> MultiScores:
-    """Scores of every split of a table of class predictions.
+    """Scores every split of a table of class predictions.
 
     Raises:
         InputError: see `ScoreOptions.check`.
@@ -178,11 +180,11 @@ def score_classes(table: pd.DataFrame, area: str, task: Task, options: ScoreOpti
         which = Multiclass(task.area_names)
         of_areas = _split_scores(_areas_table(table, task, which), which, options)
     notes = [
-        f"{split}: no {'images' if level == 'image' else 'studies'} of {found.name}, which counts for no mean"
+        f"{split}: no {'images' if level == 'image' else 'studies'} of {of_class.name}; the means exclude it"
         for split, levels in splits.items()
         for level, scores in levels.items()
-        for found in scores.classes
-        if not found.units
+        for of_class in scores.classes
+        if not of_class.units
     ]
     for name, scores in (questions | ({"all areas": pooled} if pooled else {})).items():
         notes += [f"{name}: {note}" for note in scores.notes]
@@ -197,7 +199,7 @@ def _split_scores(table: pd.DataFrame, task: Task, options: ScoreOptions):
 
 
 def class_units_of(table: pd.DataFrame, level: str, task: Task, *, pooling: str = "mean", top_k: int = 2) -> ClassUnits:
-    """The images or studies of a table of one split. Images of unknown label (of several: all unknown) are left out."""
+    """Returns the images or studies of a table of one split. Images without any known label are excluded."""
     table = _known(table, task)
     label, patient = table[task.label_columns].to_numpy(), table["patient"].to_numpy()
     probability = table[task.probability_columns].to_numpy(float)
@@ -207,8 +209,8 @@ def class_units_of(table: pd.DataFrame, level: str, task: Task, *, pooling: str 
         label, patient, probability = label[pooled.first], patient[pooled.first], pooled.value
     if task.by_label:
         return ClassUnits(label, label, probability, probability >= 0.5, patient)
-    each = np.arange(len(task.classes))
-    target, predicted = each == label, each == probability.argmax(1)[:, None]
+    classes = np.arange(len(task.classes))
+    target, predicted = classes == label, classes == probability.argmax(1)[:, None]
     return ClassUnits(label[:, 0], target.astype(int), probability, predicted, patient)
 
 
@@ -222,7 +224,7 @@ def _level_scores(table, level: str, task: Task, options: ScoreOptions) -> Class
     patient, probability = units.patient, units.probability
     weights = np.empty((0, len(patient)))
     if len(np.unique(patient)) > 1:
-        # whole patients, whatever their classes: a class that a resample lacks counts for none of its means
+        # resample patients regardless of class; a class that a resample lacks is excluded from that resample's means
         rng = np.random.default_rng(options.seed)
         weights = metrics.cluster_weights(patient, resamples=options.resamples, rng=rng)
     several, number = task.by_label, len(task.classes)
@@ -231,7 +233,7 @@ def _level_scores(table, level: str, task: Task, options: ScoreOptions) -> Class
     intervals = {name: _columns(values[name], drawn[name]) for name in values}
     scores = metrics.intervals(score(units.label, probability), score(units.label, probability, weights))
     matrix = []
-    if several:  # shares over all labels: the patients behind any of them
+    if several:  # shares over all labels: a patient counts if any label does
         behind = {
             "accuracy": units.target >= 0,
             "recall": units.target == 1,
@@ -253,7 +255,7 @@ def _level_scores(table, level: str, task: Task, options: ScoreOptions) -> Class
                 name,
                 int((units.target[:, place] == 1).sum()),
                 with_ends(
-                    {each: intervals[each][place] for each in intervals},
+                    {key: intervals[key][place] for key in intervals},
                     {
                         "precision": units.predicted[:, place] & (units.target[:, place] >= 0),
                         "recall": units.target[:, place] == 1,
@@ -268,22 +270,24 @@ def _level_scores(table, level: str, task: Task, options: ScoreOptions) -> Class
 
 
 def _by_class(units: ClassUnits, several: bool, weights) -> dict[str, np.ndarray]:
-    """Scores of each class, [R, L] each."""
+    """Returns the scores of each class: name -> values [R, L]."""
     probability = units.probability
     ranked = metrics.one_vs_rest(units.target, probability, weights)
     if not several:
         matrix = metrics.confusion_matrix(units.label, probability.argmax(1), probability.shape[1], weights)
-        found = metrics.by_class(matrix)
-        return {name: found[name] for name in ("precision", "recall", "f1")} | ranked
-    each = []
+        by_class = metrics.by_class(matrix)
+        return {name: by_class[name] for name in ("precision", "recall", "f1")} | ranked
+    by_label = []
     for label, value in zip(units.label.T, probability.T, strict=True):
         known = label >= 0
         part = None if weights is None else weights[:, known]
-        each.append(metrics.scores(label[known], value[known], weights=part))
-    return {name: np.stack([one[name] for one in each], axis=1) for name in ("precision", "recall", "f1")} | ranked
+        by_label.append(metrics.scores(label[known], value[known], weights=part))
+    return {
+        name: np.stack([scores[name] for scores in by_label], axis=1) for name in ("precision", "recall", "f1")
+    } | ranked
 
 
 def _columns(value: np.ndarray, drawn: np.ndarray) -> list[metrics.Interval]:
-    """An interval for each class, from [1, L] and [R, L]."""
-    found = metrics.intervals(dict(enumerate(value.T)), dict(enumerate(drawn.T)))
-    return [found[place] for place in range(value.shape[1])]
+    """Returns one interval per class from values [1, L] and resampled values [R, L]."""
+    intervals = metrics.intervals(dict(enumerate(value.T)), dict(enumerate(drawn.T)))
+    return [intervals[place] for place in range(value.shape[1])]

@@ -1,4 +1,4 @@
-"""Scores of a run at image and study level: predictions of its best model, then all that their table tells."""
+"""The evaluation of a classifier: predictions of its best model, and their scores at image and study level."""
 
 import dataclasses
 import os
@@ -24,16 +24,17 @@ def evaluate_run(
     splits: tuple[str, ...] = ("val", "test"),
     options: ScoreOptions | None = None,
 ) -> Evaluation:
-    """The scores of a run's best model; also written to `predictions.csv` and `metrics.json` in its folder.
+    """Scores a run's best model; also writes `predictions.csv` and `metrics.json` to the run folder.
 
     Args:
-        run: of kind classification.
-        records: where the records are now, if they have moved since the run.
-        splits: those to predict; absent ones are left out.
+        run: a run of the kind classification.
+        records: folder of the records, if they have moved since the training.
+        splits: the splits to predict; splits that the records lack are skipped.
         options: pooling, calibration, thresholds, bootstrap.
 
     Raises:
-        InputError: no finished epoch, records gone or others than those of the run, options that make no sense.
+        InputError: the run has no finished epoch, the records are missing or differ from those of the run, or an option
+            is invalid.
     """
     options = options or ScoreOptions()
     options.check()
@@ -44,7 +45,7 @@ def evaluate_run(
     faithfulness = _faithfulness(model, dataset, run, present)
     with replacing(folder.predictions) as file:
         pd.concat(tables).to_csv(file, index=False)
-    found = Evaluation(
+    evaluation = Evaluation(
         run=str(run),
         area=description.area,
         phase=description.phase,
@@ -58,8 +59,8 @@ def evaluate_run(
         classes=description.classes,
         localization_faithfulness=faithfulness,
     )
-    write_json(folder.metrics, dataclasses.asdict(found))
-    return found
+    write_json(folder.metrics, dataclasses.asdict(evaluation))
+    return evaluation
 
 
 def _scored(run: Run, options: ScoreOptions) -> Scores | MultiScores:

@@ -1,4 +1,4 @@
-"""Runs side by side: who is best where, by how much, and whether chance explains it. From their tables alone."""
+"""Comparison of evaluated runs from their predictions: scores, best models, and differences with intervals."""
 
 import dataclasses
 import itertools
@@ -16,18 +16,18 @@ from kmura.files import write_json
 from kmura.runs.run import Run
 from kmura.tasks import ALL, Binary
 
-OVERALL = ("macro", "weighted", "pooled")  # means over areas, plain and by size; and all units in one pot
+OVERALL = ("macro", "weighted", "pooled")  # means over areas, unweighted and weighted by size; all units pooled
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How two models differ in one score: `other` minus `one`.
+    """The difference of two models in one score: `other` minus `one`.
 
     Attributes:
         where: an area, or one of OVERALL.
         interval: paired, by patient bootstrap.
-        delong_p: of AUCs within an area, the p-value of DeLong's test, which takes units as independent; else None.
-        sentence: the same in words.
+        delong_p: for AUCs within an area, the p-value of DeLong's test, which assumes independent units; else None.
+        sentence: the difference in words.
     """
 
     where: str
@@ -41,7 +41,7 @@ class Difference:
 
     @property
     def text(self) -> str:
-        """The sentence, with DeLong's p-value where there is one."""
+        """The sentence, with DeLong's p-value if there is one."""
         if self.delong_p is None or np.isnan(self.delong_p):
             return self.sentence
         return f"{self.sentence} (DeLong p = {self.delong_p:.2g})"
@@ -52,16 +52,17 @@ class Comparison:
     """Models (runs of one name) over areas, on one split.
 
     Attributes:
-        split: what they were scored on.
+        split: the split that was scored.
         runs: model -> area -> folder of the run.
         units: level -> area -> number of images or studies.
         scores: level -> area or one of OVERALL -> model -> score -> value with interval.
-        calibration: level -> area or one of OVERALL -> model -> name -> calibration error; of means over areas it is
-            the mean of the areas' own, without a percentile.
+        calibration: level -> area or one of OVERALL -> model -> name -> calibration error; for means over areas it is
+            the mean of the errors of the areas, without a percentile.
         best: level -> area or one of OVERALL -> score -> model with the best value; ties give the first.
-        differences: of all pairs of models in all scores.
-        resamples, redrawn: level -> resamples behind the intervals, and how many more lacked a class in some area.
-        notes: what must be known to read them.
+        differences: differences of all pairs of models in all scores.
+        resamples, redrawn: level -> number of resamples, and number of those that were drawn again because they lacked
+            a class in an area.
+        notes: remarks that are needed to interpret the comparison.
     """
 
     split: str
@@ -85,24 +86,23 @@ def compare(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Comparison:
-    """A comparison of evaluated runs.
+    """Compares evaluated runs.
 
-    Runs of one phase are one model over several areas, and so is one run of all areas; where an area has two runs of a
-    phase, models are named by the folder that holds the area's folder. Probabilities are taken as the models give
-    them, thresholds are 0.5.
+    Runs of one phase count as one model over several areas, and so does one run of all areas. If an area has two runs
+    of a phase, models are named by their runs folder. Probabilities are not calibrated, and thresholds are 0.5.
 
     Args:
         runs: folders with `run.json` and `predictions.csv`.
-        split: of the predictions.
-        pooling, top_k: from images to studies, see `metrics.pool_studies`.
-        resamples, seed: of the patient bootstrap; all models and scores share its draws.
+        split: the split to compare on.
+        pooling, top_k: pooling of the images of a study, see `metrics.pool_studies`.
+        resamples, seed: of the patient bootstrap; all models and scores share its resamples.
 
     Raises:
-        InputError: fewer than two runs, a run without predictions of the split, two runs of an area over different
-            images or labels, a run given twice.
+        InputError: there are fewer than two runs, a run has no predictions of the split, two runs of an area have
+            different images or labels, or a run is given twice.
     """
     if len(runs) < 2:
-        raise InputError("compare needs two runs or more; give their folders, as runs/XR_WRIST/baseline")
+        raise InputError("compare needs two runs or more; give their folders, such as runs/XR_WRIST/baseline")
     check_choice("pooling", pooling, metrics.POOLINGS)
     folders, notes = _by_model(runs), []
     tables = {}
@@ -110,12 +110,12 @@ def compare(
         of_run = {path: binary_tables(Run(path)) for path in dict.fromkeys(areas.values())}
         for path in of_run:
             if Run(path).config.train.select_on == split:
-                notes.append(f"{path}: its best epoch was chosen on {split}; its scores there are optimistic")
+                notes.append(f"{path}: the best epoch was chosen on {split}, so the scores on {split} are optimistic")
         for area, path in areas.items():
             table = of_run[path][area]
             table = table[(table["split"] == split) & (table["label"] >= 0)].sort_values("image", ignore_index=True)
-            if table.empty and len(of_run[path]) > 1:  # one model of all areas, of which this one lacks the split
-                notes.append(f"{path}: no predictions of {split} with known labels in {area}, which is left out")
+            if table.empty and len(of_run[path]) > 1:  # one model over all areas; this area lacks the split
+                notes.append(f"{path}: no predictions of {split} with known labels in {area}; the area is left out")
                 continue
             if table.empty:
                 raise InputError(f"{path} has no predictions of {split} with known labels; run kmura evaluate {path}")
@@ -126,32 +126,32 @@ def compare(
         model: {area: areas[area] for area in areas if (model, area) in tables} for model, areas in folders.items()
     }
     _check_same_images(tables, folders)
-    found = {"units": {}, "scores": {}, "calibration": {}, "best": {}, "resamples": {}, "redrawn": {}}
+    by_level = {"units": {}, "scores": {}, "calibration": {}, "best": {}, "resamples": {}, "redrawn": {}}
     differences = []
     for level in LEVELS:
         units = {key: units_of(table, level, pooling=pooling, top_k=top_k) for key, table in tables.items()}
         ours = _level(level, units, list(folders), resamples, seed)
         differences += ours.pop("differences")
         for name, value in ours.items():
-            found[name][level] = value
+            by_level[name][level] = value
     undecided = sum(np.isnan(difference.interval.low) for difference in differences)
     if undecided:
         notes.append(
-            f"{undecided} differences have no interval: the score is undefined, or there is one class or patient only"
+            f"{undecided} differences have no interval: the score is undefined, or there is only one class or patient"
         )
     if differences:
-        notes.append(f"intervals are 95 % each, not corrected for {len(differences)} comparisons")
+        notes.append(f"each interval is a 95 % interval; they are not corrected for {len(differences)} comparisons")
     paths = {model: {area: str(path) for area, path in areas.items()} for model, areas in folders.items()}
-    return Comparison(split=split, runs=paths, differences=differences, notes=tuple(notes), **found)
+    return Comparison(split=split, runs=paths, differences=differences, notes=tuple(notes), **by_level)
 
 
-def write_comparison(found: Comparison, path: str | os.PathLike) -> None:
-    """A comparison as JSON, whole or not at all."""
-    write_json(path, dataclasses.asdict(found))
+def write_comparison(comparison: Comparison, path: str | os.PathLike) -> None:
+    """Writes a comparison as JSON, whole or not at all."""
+    write_json(path, dataclasses.asdict(comparison))
 
 
 def _by_model(runs) -> dict[str, dict[str, Path]]:
-    """model -> area -> folder, models named by phase where that is unique in each area, else by folder and phase."""
+    """Returns model -> area -> folder; models are named by phase if unique in each area, else by folder and phase."""
     paths = [Path(run) for run in runs]
     described = [Run(path) for path in paths]
     names = [f"{run.phase} of all areas" if run.area == ALL else run.phase for run in described]
@@ -160,12 +160,12 @@ def _by_model(runs) -> dict[str, dict[str, Path]]:
     models: dict[str, dict[str, Path]] = {}
     for path, run, name in zip(paths, described, names, strict=True):
         if run.labels is None:
-            raise InputError(f"{path} is a run of kind {run.kind}, which answers no yes/no question; compare others")
+            raise InputError(f"{path} is a run of kind {run.kind}, which answers no yes/no question; leave it out")
         areas = models.setdefault(name, {})
         answered = [run.area] if isinstance(run.labels, Binary) else list(binary_tables(run))
         if not answered:
             raise InputError(
-                f"{path} answers no yes/no question of its {len(run.labels.classes)} classes; compare others"
+                f"{path} answers no yes/no question of its {len(run.labels.classes)} classes; leave it out"
             )
         for area in answered:
             if area in areas:
@@ -178,12 +178,12 @@ def _by_model(runs) -> dict[str, dict[str, Path]]:
 
 
 def _check_same_images(tables, folders) -> None:
-    """Refuses two tables of an area that do not hold the same images with the same labels."""
+    """Checks that all tables of an area have the same images with the same labels."""
     first = {}
     for (model, area), table in tables.items():
-        there, path = first.setdefault(area, (table, folders[model][area]))
+        reference, path = first.setdefault(area, (table, folders[model][area]))
         keys = ["image", "label", "patient", "study"]
-        if len(table) != len(there) or not (table[keys].to_numpy() == there[keys].to_numpy()).all():
+        if len(table) != len(reference) or not (table[keys].to_numpy() == reference[keys].to_numpy()).all():
             raise InputError(
                 f"{folders[model][area]} and {path} were evaluated on different images of {area}; "
                 "evaluate both on the same records"
@@ -191,13 +191,13 @@ def _check_same_images(tables, folders) -> None:
 
 
 def _level(level: str, units: Mapping[tuple[str, str], Units], models: list[str], resamples: int, seed: int) -> dict:
-    """All that `Comparison` holds of one level."""
+    """Returns the fields of `Comparison` for one level."""
     areas = list(dict.fromkeys(area for _, area in units))
-    any_model = {area: next(found for (_, there), found in units.items() if there == area) for area in areas}
-    sizes = {area: len(found.label) for area, found in any_model.items()}
+    any_model = {area: next(scored for (_, name), scored in units.items() if name == area) for area in areas}
+    sizes = {area: len(scored.label) for area, scored in any_model.items()}
     weights, redrawn = metrics.bootstrap_weights(
-        np.concatenate([found.patient for found in any_model.values()]),
-        np.concatenate([found.label for found in any_model.values()]),
+        np.concatenate([scored.patient for scored in any_model.values()]),
+        np.concatenate([scored.label for scored in any_model.values()]),
         group=np.repeat(areas, list(sizes.values())),
         resamples=resamples,
         seed=seed,
@@ -205,13 +205,13 @@ def _level(level: str, units: Mapping[tuple[str, str], Units], models: list[str]
     starts = dict(zip(areas, np.cumsum([0, *sizes.values()])[:-1], strict=True))
     values: dict[str, dict[str, dict]] = {area: {} for area in areas}  # where -> model -> score -> [1]
     drawn: dict[str, dict[str, dict]] = {area: {} for area in areas}
-    for (model, area), found in units.items():
+    for (model, area), scored in units.items():
         columns = weights[:, starts[area] : starts[area] + sizes[area]]
-        values[area][model] = metrics.scores(found.label, found.probability)
-        drawn[area][model] = metrics.scores(found.label, found.probability, weights=columns)
+        values[area][model] = metrics.scores(scored.label, scored.probability)
+        drawn[area][model] = metrics.scores(scored.label, scored.probability, weights=columns)
     calibration: dict[str, dict[str, dict[str, metrics.CalibrationError]]] = {area: {} for area in areas}
-    for (model, area), found in units.items():
-        calibration[area][model] = metrics.calibration_errors(found.label, found.probability, seed=seed)
+    for (model, area), scored in units.items():
+        calibration[area][model] = metrics.calibration_errors(scored.label, scored.probability, seed=seed)
     everywhere = [model for model in models if all((model, area) in units for area in areas)]
     if len(areas) > 1:
         for model in everywhere:
@@ -250,10 +250,10 @@ def _level(level: str, units: Mapping[tuple[str, str], Units], models: list[str]
 
 
 def _mean_errors(by_area: Mapping[str, Mapping[str, metrics.CalibrationError]], sizes: Mapping[str, int]):
-    """The `macro` and `weighted` means over areas of calibration errors and of what perfect models would show."""
+    """Returns the `macro` and `weighted` means over areas of calibration errors and of their expected values."""
 
     def mean(name: str, weights) -> metrics.CalibrationError:
-        parts = [(found[name].value, found[name].expected) for found in by_area.values()]
+        parts = [(errors[name].value, errors[name].expected) for errors in by_area.values()]
         value, expected = np.average(parts, axis=0, weights=weights)
         return metrics.CalibrationError(float(value), float(expected), np.nan)
 
@@ -263,7 +263,7 @@ def _mean_errors(by_area: Mapping[str, Mapping[str, metrics.CalibrationError]], 
 
 
 def _best(by_model: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, str]:
-    """The model with the best value of each score that any of them has."""
+    """Returns score -> model with the best value, for the scores that are defined for any model."""
     result = {}
     for name in next(iter(by_model.values())):
         sign = -1 if name in metrics.FROM_PROBABILITY else 1
@@ -274,8 +274,8 @@ def _best(by_model: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, str]:
 
 
 def _differences(level, where, one, other, values, drawn, units):
-    found = metrics.differences(values[one], values[other], drawn[one], drawn[other])
-    for score, interval in found.items():
+    intervals = metrics.differences(values[one], values[other], drawn[one], drawn[other])
+    for score, interval in intervals.items():
         p = None
         if score == "auc" and where not in OVERALL:
             two = [units[model, where] for model in (one, other)]
@@ -293,7 +293,7 @@ def _sentence(where, level, score, one, other, interval: metrics.Interval) -> st
         )
     start = f"{score} {place}, {level} level: "
     if np.isnan([interval.value, interval.low, interval.high]).any():
-        return f"{start}{one} and {other} cannot be compared, it is undefined"
+        return f"{start}{one} and {other} cannot be compared, since the score is undefined"
     less_is_better = score in metrics.FROM_PROBABILITY
     better, worse = (other, one) if (interval.value > 0) != less_is_better else (one, other)
     size = abs(interval.value)
@@ -301,6 +301,6 @@ def _sentence(where, level, score, one, other, interval: metrics.Interval) -> st
     if interval.low > 0 or interval.high < 0:
         return f"{start}{better} is better than {worse} by {size:.3f} ({low:.3f} to {high:.3f})"
     return (
-        f"{start}{one} and {other} are not told apart; {other} minus {one} is {interval.value:+.3f} "
+        f"{start}{one} and {other} cannot be distinguished; {other} minus {one} is {interval.value:+.3f} "
         f"({interval.low:+.3f} to {interval.high:+.3f})"
     )

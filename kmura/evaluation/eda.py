@@ -1,4 +1,4 @@
-"""What the records hold before anything is trained: intensity, sizes, outliers, near doubles, principal components."""
+"""Exploratory data analysis of records: intensity, sizes, outliers, near-duplicates, principal components."""
 
 import dataclasses
 import os
@@ -15,11 +15,11 @@ from kmura.files import write_json
 from kmura.records.manifest import EDA
 from kmura.tasks import ALL
 
-SIDE = 64  # pixels of the thumbnails that everything but sizes is computed from
-OUTLYING = 3.5  # modified z-score, Iglewicz & Hoaglin (1993)
-ALIKE = 0.995  # correlation of the thumbnails of near doubles
-_HASH_BITS = 6  # of 64 that may differ between candidates for near doubles
-_MOST = 2000  # images that the principal parts are computed from
+SIDE = 64  # side of the thumbnails, pixels; all except sizes is computed from them
+OUTLYING = 3.5  # threshold of the modified z-score, Iglewicz & Hoaglin (1993)
+ALIKE = 0.995  # smallest correlation of the thumbnails of near-duplicates
+_HASH_BITS = 6  # largest number of bits, of 64, that differ between candidates for near-duplicates
+_MOST = 2000  # largest number of images for the principal components
 MOST_COMPONENTS = 200
 SHARES = (0.9, 0.95, 0.99)
 
@@ -27,22 +27,22 @@ SHARES = (0.9, 0.95, 0.99)
 def explore(
     records: str | os.PathLike, *, area: str = "all", out: str | os.PathLike | None = None, seed: int = 0
 ) -> Eda:
-    """A description of the images of some or all areas, all splits together; also written as JSON.
+    """Describes the images of one or all areas, over all splits; also writes the description as JSON.
 
     Args:
         records: folder of shards and manifest.
         area: one area, or all.
-        out: the JSON file; default `eda.json` among the records, where the report finds it.
-        seed: of the sample that the principal parts are computed from.
+        out: the JSON file; None is `eda.json` in the folder of the records, where the report looks for it.
+        seed: seed of the sample of images for the principal components.
 
     Raises:
-        InputError: no such records or area, damage, `out` not writable.
+        InputError: the records or the area do not exist, the records are damaged, or `out` cannot be written.
     """
     dataset = Dataset(records, area, DataConfig(image_size=SIDE, resize="squash"))
     names = list(dataset.manifest.areas) if area == ALL else [area]
-    found = Eda(str(records), dataset.manifest.inputs, {name: _area(dataset.of_area(name), seed) for name in names})
-    write_json(out or Path(records) / EDA, dataclasses.asdict(found))
-    return found
+    eda = Eda(str(records), dataset.manifest.inputs, {name: _area(dataset.of_area(name), seed) for name in names})
+    write_json(out or Path(records) / EDA, dataclasses.asdict(eda))
+    return eda
 
 
 def _area(dataset: Dataset, seed: int) -> AreaData:
@@ -63,7 +63,7 @@ def _area(dataset: Dataset, seed: int) -> AreaData:
 
 
 def _thumbnails(dataset: Dataset, split: str) -> np.ndarray:
-    """Gray thumbnails [n, SIDE, SIDE] float32 in 0..255."""
+    """Returns gray thumbnails [n, SIDE, SIDE], float32 in 0..255."""
     return dataset.images(split, np.arange(len(dataset.index(split)))).mean(-1)
 
 
@@ -91,7 +91,7 @@ def _by_class(parts, dataset: Dataset, thumbnails) -> Iterator[tuple[str, Intens
 
 
 def outliers(images, splits, means: np.ndarray) -> list[Outlier]:
-    """The images whose mean [n] is far from the others', farthest first."""
+    """Returns the images whose mean gray value (`means` [n], 0..255) is an outlier, farthest from the median first."""
     away = means - np.median(means)
     typical = np.median(np.abs(away))
     z = 0.6745 * away / typical if typical > 0 else np.zeros_like(means)
@@ -102,10 +102,11 @@ def outliers(images, splits, means: np.ndarray) -> list[Outlier]:
 
 
 def near_doubles(images, splits, thumbnails: np.ndarray) -> list[NearDouble]:
-    """Pairs of images that look alike, most alike first.
+    """Returns pairs of near-duplicate images, most similar first.
 
-    Candidates differ in few bits of the difference hash (is a pixel of the 8 x 9 image darker than its right
-    neighbour); of these, pairs whose thumbnails [n, SIDE, SIDE] correlate at ALIKE or more are kept.
+    Candidates differ in at most _HASH_BITS bits of the difference hash (a bit is set if a pixel of the 8 x 9 image is
+    darker than its right neighbour). Of these, pairs are kept whose thumbnails [n, SIDE, SIDE] have a correlation of
+    ALIKE or more.
     """
     n = len(thumbnails)
     rows = thumbnails.reshape(n, 8, SIDE // 8, SIDE).mean(2)
@@ -114,26 +115,26 @@ def near_doubles(images, splits, thumbnails: np.ndarray) -> list[NearDouble]:
     hashes = np.packbits(bits, axis=1).view(np.uint64)[:, 0]
     flat = thumbnails.reshape(n, -1) - thumbnails.mean((1, 2))[:, None]
     norm = np.linalg.norm(flat, axis=1)
-    found = []
-    for one in range(n - 1):
-        others = one + 1 + np.flatnonzero(np.bitwise_count(hashes[one] ^ hashes[one + 1 :]) <= _HASH_BITS)
+    pairs = []
+    for first in range(n - 1):
+        others = first + 1 + np.flatnonzero(np.bitwise_count(hashes[first] ^ hashes[first + 1 :]) <= _HASH_BITS)
         with np.errstate(invalid="ignore", divide="ignore"):
-            alike = flat[others] @ flat[one] / (norm[others] * norm[one])
-        found += [(one, int(other), float(r)) for other, r in zip(others, alike, strict=True) if r >= ALIKE]
+            alike = flat[others] @ flat[first] / (norm[others] * norm[first])
+        pairs += [(first, int(second), float(r)) for second, r in zip(others, alike, strict=True) if r >= ALIKE]
     return [
         NearDouble(
-            str(images[one]),
-            str(images[other]),
-            (str(splits[one]), str(splits[other])),
+            str(images[first]),
+            str(images[second]),
+            (str(splits[first]), str(splits[second])),
             correlation,
-            bool(splits[one] != splits[other]),
+            bool(splits[first] != splits[second]),
         )
-        for one, other, correlation in sorted(found, key=lambda pair: -pair[2])
+        for first, second, correlation in sorted(pairs, key=lambda pair: -pair[2])
     ]
 
 
 def principal_parts(thumbnails: np.ndarray, seed: int = 0) -> PrincipalParts:
-    """How many principal components the thumbnails [n, SIDE, SIDE] need, by PCA and by IncrementalPCA in batches."""
+    """Returns the numbers of principal components that thumbnails [n, SIDE, SIDE] need, by PCA and IncrementalPCA."""
     chosen = np.random.default_rng(seed).permutation(len(thumbnails))[:_MOST]
     pixels = thumbnails[chosen].reshape(len(chosen), -1) / 255
     if len(pixels) < 2:
@@ -141,7 +142,7 @@ def principal_parts(thumbnails: np.ndarray, seed: int = 0) -> PrincipalParts:
     most = min(MOST_COMPONENTS, len(pixels))
     whole = PCA(n_components=most, svd_solver="full").fit(pixels)
     batch = IncrementalPCA(n_components=most, batch_size=max(most, 400)).fit(pixels)
-    sums = [np.cumsum(each.explained_variance_ratio_) for each in (whole, batch)]
+    sums = [np.cumsum(pca.explained_variance_ratio_) for pca in (whole, batch)]
     needed = [
         {str(share): int(np.argmax(total >= share)) + 1 if total[-1] >= share else None for share in SHARES}
         for total in sums
@@ -150,5 +151,5 @@ def principal_parts(thumbnails: np.ndarray, seed: int = 0) -> PrincipalParts:
 
 
 def _spread(values: np.ndarray) -> tuple[int, int, int]:
-    """Smallest, median and largest."""
+    """Returns the smallest, the median and the largest value."""
     return int(values.min()), int(np.median(values)), int(values.max())

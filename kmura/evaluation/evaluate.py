@@ -7,15 +7,19 @@ from kmura.runs.run import Run
 
 
 def evaluate(run: str | os.PathLike | Run, **options: Any) -> Any:
-    """The scores of a run's best model; also written to `predictions.csv` and `metrics.json` in its folder.
+    """Scores a run's best model; also writes `predictions.csv` and `metrics.json` to the run folder.
 
     Args:
         run: folder of a run.
-        **options: of the kind of the run; for classification see
+        **options: depend on the kind of the run; for classification see
             `kmura.evaluation.classification.evaluate_run`.
 
+    Returns:
+        The evaluation; its type depends on the kind of the run.
+
     Raises:
-        InputError: no finished epoch, records that are gone or others than those of the run, unknown options.
+        InputError: the run has no finished epoch, the records are missing or differ from those of the run, or an option
+            is invalid.
     """
     run = run if isinstance(run, Run) else Run(run)
     return run.part("evaluate")(run, **options)

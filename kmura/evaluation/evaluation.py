@@ -1,4 +1,4 @@
-"""The evaluation of a classifier, as `metrics.json` holds it. Needs no TensorFlow."""
+"""The result of the evaluation of a classifier, and its file `metrics.json`. Does not import TensorFlow."""
 
 import dataclasses
 import os
@@ -34,11 +34,11 @@ class Evaluation:
         metrics_version: of the file; see METRICS_VERSION.
         run: folder of the run, as it was given to `evaluate`.
         area, phase: of the run.
-        select_on: the split that chose the best epoch.
-        selected_epoch_by: the score that chose it.
+        select_on: the split that selected the best epoch.
+        selected_epoch_by: the score that selected it.
         has_patients: whether the records know which images are of the same patient.
         model_sha256, predictions_sha256: of the `best.keras` and `predictions.csv` that the scores belong to.
-        scores: of a binary run `Scores`, of several classes or labels `MultiScores`.
+        scores: `Scores` for a binary run, `MultiScores` for several classes or labels.
         task, classes: of the run.
         localization_faithfulness: of runs of the phase final, split -> value, see `kmura.evaluation.localization`;
             else None.
@@ -124,7 +124,7 @@ def _from_version_1(value: Any, field: str = "") -> Any:
 
 
 def _check_complete(scores: Scores | MultiScores) -> None:
-    """Checks the keys of dictionaries, which the types of the dataclasses do not name.
+    """Checks that dictionaries have the required keys, which the types of the dataclasses cannot express.
 
     Raises:
         FieldError: a split lacks a level, or a level lacks a score.

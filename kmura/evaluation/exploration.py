@@ -1,4 +1,4 @@
-"""A description of the images of records, as `eda.json` holds it. Needs no TensorFlow."""
+"""A description of the images of records, as stored in `eda.json`. Does not import TensorFlow."""
 
 import dataclasses
 
@@ -36,12 +36,12 @@ class Outlier:
 
 @dataclasses.dataclass(frozen=True)
 class NearDouble:
-    """Two images that look alike.
+    """A pair of near-duplicate images.
 
     Attributes:
         one, other: paths of the images.
-        splits: of the two.
-        correlation: of their thumbnails.
+        splits: splits of the two images.
+        correlation: Pearson correlation of their thumbnails.
         crosses: whether they are in different splits.
     """
 

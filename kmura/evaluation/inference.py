@@ -1,4 +1,4 @@
-"""Model and data to `predictions.csv`, from which alone everything later is computed."""
+"""Predictions of a model on a split: the rows of `predictions.csv`."""
 
 import keras
 import numpy as np
@@ -9,13 +9,13 @@ from kmura.errors import InputError
 
 
 def predict_split(model: keras.Model, dataset: Dataset, split: str) -> pd.DataFrame:
-    """One row per image of a split, in the order of the records, as `kmura.runs.predictions` reads them back.
+    """Predicts a split; returns one row per image in the order of the records, as `kmura.runs.predictions` reads it.
 
     Columns: split, area, patient, study, image, then the labels, logits and probabilities of the data set's task.
 
     Args:
-        model: gives logits [B, L] for images [B, H, W, C] in 0..255.
-        dataset: with the task, image size and resizing that the model was trained with.
+        model: maps images [B, H, W, C] in 0..255 to logits [B, L].
+        dataset: data set with the task, image size and resizing of the model's training.
         split: the split to predict.
 
     Raises:

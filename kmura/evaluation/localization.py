@@ -1,4 +1,4 @@
-"""Does the model rest on what its map shows? The drop of its output when that part of the image is gone."""
+"""Localization faithfulness: how much the model's output drops when the region that its map marks is erased."""
 
 import keras
 import numpy as np
@@ -16,15 +16,15 @@ def localization_faithfulness(
     q: float,
     tap: str = "P5",
 ) -> float:
-    """Mean over the images of max(0, p - p_erased), p the probability of abnormal.
+    """Returns the mean over the images of max(0, p - p_erased), where p is the probability of abnormal.
 
-    Erased (black) is the top 1 - q of each image's positive Grad-CAM++ towards the predicted side, averaged with the
-    mirrored image's map. An image with an empty map counts as 0.
+    The top 1 - q of each image's positive Grad-CAM++ map towards the predicted class, averaged with the map of the
+    mirrored image, is erased (set to black). An image with an empty map counts as 0.
 
     Args:
-        model: gives logits [B, 1], with `feature_maps`.
-        dataset, split: the images, of the size and resizing that the model was trained with.
-        q: in (0, 1).
+        model: a model with logits [B, 1] and `feature_maps`.
+        dataset, split: the images, with the size and resizing of the model's training.
+        q: above 0 and below 1.
         tap: the feature map that is explained.
     """
     engine = cam.CamEngine(model, tap=tap, fallback=cam.FALLBACKS[tap])

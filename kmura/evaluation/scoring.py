@@ -1,4 +1,4 @@
-"""Scores of a table of predictions at image and study level, as they are and calibrated. Needs no TensorFlow."""
+"""Scores of binary predictions at image and study level, before and after calibration. Does not import TensorFlow."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -27,11 +27,11 @@ class ScoreOptions:
     """How predictions are scored.
 
     Attributes:
-        pooling, top_k: from images to studies, see `metrics.pool_studies`.
+        pooling, top_k: pooling of the images of a study, see `metrics.pool_studies`.
         calibration: method of `fit_calibrator`, or `none`.
-        calibrate_at: level whose probabilities of the fitting split the calibrator is fitted on, `image` or `study`.
+        calibrate_at: level whose probabilities are calibrated, `image` or `study`.
         fit_on: the split that calibrator and thresholds are fitted on.
-        rules: of `operating_point`, at study level.
+        rules: rules of `operating_point` for the thresholds at study level.
         resamples, seed: of the patient bootstrap.
     """
 
@@ -45,10 +45,10 @@ class ScoreOptions:
     seed: int = 0
 
     def check(self) -> None:
-        """Refuses what makes no sense, before any work is done.
+        """Checks the options.
 
         Raises:
-            InputError: an unknown pooling, calibration, level or rule.
+            InputError: a pooling, calibration, level or rule is unknown.
         """
         check_choice("pooling", self.pooling, metrics.POOLINGS)
         check_choice("calibration", self.calibration, ("none", *METHODS))
@@ -63,12 +63,12 @@ class LevelScores:
 
     Attributes:
         level: `image` or `study`.
-        images, studies, patients, positives: counts; positives are of the level's units.
+        images, studies, patients, positives: numbers; positives counts the units of the level.
         scores: name -> value with its 95 % patient-bootstrap interval.
         confusion: tp, fp, fn, tn at the threshold.
-        calibration: name -> calibration error, beside what a perfectly calibrated model would show.
+        calibration: name -> calibration error, with that expected of a perfectly calibrated model.
         brier_parts: see `metrics.brier_decomposition`.
-        resamples, redrawn: resamples behind the intervals, and how many more were drawn for lack of a class.
+        resamples, redrawn: number of resamples, and number of those that were drawn again because they lacked a class.
     """
 
     level: str
@@ -85,17 +85,17 @@ class LevelScores:
 
     @property
     def units(self) -> int:
-        """Images or studies, after the level."""
+        """The number of images or studies, depending on the level."""
         return self.images if self.level == "image" else self.studies
 
 
 @dataclasses.dataclass(frozen=True)
 class OperatingScores:
-    """What a threshold gives on a split at study level.
+    """The scores of a threshold on a split, at study level.
 
     Attributes:
-        rule, threshold: positive is p >= threshold; see `calibration.operating_point`.
-        scores: name -> value with its interval, of the scores that depend on the threshold.
+        rule, threshold: positive is p >= threshold; see `calibrators.operating_point`.
+        scores: name -> value with its interval, for the scores that depend on the threshold.
         confusion: tp, fp, fn, tn.
     """
 
@@ -110,14 +110,14 @@ class Scores:
     """All scores of a table of predictions.
 
     Attributes:
-        options: how they were made.
+        options: how the predictions were scored.
         splits: split -> level -> scores of the probabilities as the model gives them.
-        calibrator: None where none could be fitted or none was wanted.
-        calibrated: the same as `splits` of the calibrated probabilities, of the levels that calibration changes (fitted
-            at study level: studies); empty without a calibrator.
-        operating_points: split -> thresholds chosen on `options.fit_on`, of the calibrated probabilities where there
-            are any.
-        notes: what must be known to read them.
+        calibrator: the fitted calibrator; None if calibration is impossible or disabled.
+        calibrated: as `splits`, for the calibrated probabilities of the levels that calibration changes (only studies
+            if it is fitted at study level); empty without a calibrator.
+        operating_points: split -> thresholds chosen on `options.fit_on`, for the calibrated probabilities if there are
+            any.
+        notes: remarks that are needed to interpret the scores.
     """
 
     options: ScoreOptions
@@ -130,7 +130,7 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True)
 class Units:
-    """The units of one split at one level, row by row: label [N] 0 or 1, probability [N], patient [N], area [N]."""
+    """The units of one split at one level: label [N] 0 or 1, probability [N], patient [N] and area [N]."""
 
     label: np.ndarray
     probability: np.ndarray
@@ -147,7 +147,7 @@ def units_of(
     calibrator: Calibrator | None = None,
     calibrated_at: str = "study",
 ) -> Units:
-    """The images or studies of a table of one split. Images of unknown label (-1) are left out."""
+    """Returns the images or studies of a table of one split. Images of unknown label (-1) are excluded."""
     table = table[table["label"] >= 0]
     columns = [table[name].to_numpy() for name in ("label", "patient", "area")]
     images, studies = calibrated_levels(table, calibrator, calibrated_at, pooling, top_k)
@@ -171,9 +171,9 @@ def level_scores(
     resamples: int = 2000,
     seed: int = 0,
 ) -> LevelScores:
-    """Scores of a table of predictions of one split at level `image` or `study`.
+    """Scores the predictions of one split at level `image` or `study`.
 
-    Images of unknown label (-1) are left out. Everything is drawn from `seed`: the same patients give the same
+    Images of unknown label (-1) are excluded. All random numbers depend on `seed`: the same patients give the same
     resamples for every score and every model.
     """
     units = units_of(table, level, pooling=pooling, top_k=top_k, calibrator=calibrator, calibrated_at=calibrated_at)
@@ -207,10 +207,10 @@ def _scores_of(table, level, units: Units, weights, redrawn: int, threshold: flo
 
 
 def score_table(table: pd.DataFrame, options: ScoreOptions | None = None) -> Scores:
-    """Scores of every split of a table of binary predictions.
+    """Scores every split of a table of binary predictions.
 
-    Calibrator and thresholds are fitted on `options.fit_on` and used on every split; what they give on the split that
-    they were fitted on is optimistic.
+    Calibrator and thresholds are fitted on `options.fit_on` and applied to every split. The results on the split that
+    they were fitted on are optimistic.
 
     Raises:
         InputError: see `ScoreOptions.check`.
@@ -234,7 +234,7 @@ def score_table(table: pd.DataFrame, options: ScoreOptions | None = None) -> Sco
             plain[split][level] = _scores_of(rows, level, units, *draws, 0.5, options.seed)
             if len(np.unique(units.label)) < 2:
                 why = "all labels are of one class" if len(units.label) else "no label is known"
-                notes.append(f"{split}, {level} level: AUC undefined, {why}")
+                notes.append(f"{split}, {level} level: AUC is undefined, since {why}")
             if calibrator is not None and (level == "study" or options.calibrate_at == "image"):
                 units = units_of(rows, level, **pooling, **fitted)
                 calibrated.setdefault(split, {})[level] = _scores_of(rows, level, units, *draws, 0.5, options.seed)
@@ -244,7 +244,7 @@ def score_table(table: pd.DataFrame, options: ScoreOptions | None = None) -> Sco
 
 
 def _calibrator(splits, options: ScoreOptions, pooling, notes: list[str]) -> Calibrator | None:
-    """The calibrator that the options ask for, fitted; None with a note where that is impossible."""
+    """Returns the fitted calibrator; None without calibration, or with a note if it is impossible."""
     if options.calibration == "none":
         return None
     if options.fit_on not in splits:
@@ -252,7 +252,7 @@ def _calibrator(splits, options: ScoreOptions, pooling, notes: list[str]) -> Cal
         return None
     units = units_of(splits[options.fit_on], options.calibrate_at, **pooling)
     if len(np.unique(units.label)) < 2:
-        notes.append(f"not calibrated: {options.fit_on} holds one class only")
+        notes.append(f"not calibrated: {options.fit_on} has only one class")
         return None
     if options.calibrate_at == "image":
         known = splits[options.fit_on]
@@ -265,67 +265,68 @@ def _calibrator(splits, options: ScoreOptions, pooling, notes: list[str]) -> Cal
             notes += [f"{split}: {shift}"] if shift else []
     if options.calibration == "temperature" and logit[units.label == 1].min() > logit[units.label == 0].max():
         notes.append(
-            f"the model separates the classes of {options.fit_on} without error, which leaves the temperature open: "
-            "calibrated probabilities are near 0 and 1; take platt or more data"
+            f"the model separates the classes of {options.fit_on} without error, so the temperature is undetermined "
+            "and calibrated probabilities are near 0 and 1; use platt or more data"
         )
     return fit_calibrator(options.calibration, units.label, logit)
 
 
 def _note_harm(split: str, options: ScoreOptions, plain, calibrated, notes: list[str]) -> None:
-    """Says so where calibration made the probabilities of studies worse on a split that it was not fitted on."""
+    """Adds a note if calibration increased the log loss of studies on a split that it was not fitted on."""
     if split == options.fit_on or "study" not in calibrated:
         return
     before, after = (levels["study"].scores["log_loss"].value for levels in (plain, calibrated))
     if after > before:
         notes.append(
-            f"{split}, study level: calibration made the log loss worse, {after:.3f} instead of {before:.3f}; "
-            f"{options.fit_on} may be too small or of another kind"
+            f"{split}, study level: calibration increased the log loss from {before:.3f} to {after:.3f}; "
+            f"{options.fit_on} may be too small, or its data may differ"
         )
 
 
 def _thresholds(splits, options: ScoreOptions, how, notes: list[str]):
-    """The operating points that the rules choose; those that need both classes are left out where there are not."""
-    found, left_out = [], []
+    """Returns the operating points of the rules; without both classes, skips rules that need them, with a note."""
+    points, left_out = [], []
     units = units_of(splits[options.fit_on], "study", **how) if options.fit_on in splits else None
     for rule in options.rules:
         fixed = not any(name in rule for name in ("max_f1", "youden", ">="))
         if units is not None and (fixed or len(np.unique(units.label)) == 2):
-            found.append(operating_point(rule, units.label, units.probability))
+            points.append(operating_point(rule, units.label, units.probability))
         elif fixed:
-            found.append(operating_point(rule, [], []))
+            points.append(operating_point(rule, [], []))
         else:
             left_out.append(rule)
     if left_out:
-        notes.append(f"no threshold for {', '.join(left_out)}: {options.fit_on} does not hold both classes")
-    return found
+        notes.append(f"no threshold for {', '.join(left_out)}: {options.fit_on} does not have both classes")
+    return points
 
 
 def _at(rule: str, threshold: float, units: Units, weights) -> OperatingScores:
     cells = [metrics.confusion(units.label, units.probability, threshold, rows) for rows in (None, weights)]
-    here, drawn = ({name: score(*four) for name, score in metrics.FROM_CONFUSION.items()} for four in cells)
-    scores = with_ends(metrics.intervals(here, drawn), _behind(units, threshold), units.patient)
+    values, drawn = ({name: score(*four) for name, score in metrics.FROM_CONFUSION.items()} for four in cells)
+    scores = with_ends(metrics.intervals(values, drawn), _behind(units, threshold), units.patient)
     return OperatingScores(rule, threshold, scores, _cells(cells[0]))
 
 
 def with_ends(
     scores: Mapping[str, metrics.Interval], behind: Mapping[str, np.ndarray], patient: np.ndarray
 ) -> dict[str, metrics.Interval]:
-    """The scores, with Wilson's interval for shares of exactly 0 or 1, whose resamples all say the same.
+    """Returns the scores with Wilson's interval for shares of exactly 0 or 1, whose resamples are all equal.
 
-    Its n is the number of patients behind the share: 20 of 20 found is no proof of a sensitivity of 1.
+    Its n is the number of patients that the share is computed from: 20 of 20 detected cases do not prove a sensitivity
+    of 1.
 
     Args:
         scores: name -> value with interval.
-        behind: name of a share -> which units it is a share of, bool [N].
-        patient: [N].
+        behind: name of a share -> the units that it is computed from, bool [N].
+        patient: patient ids [N].
     """
-    found = dict(scores)
+    result = dict(scores)
     for name, rows in behind.items():
         score = scores[name]
         if score.low == score.high and score.value in (0, 1):
             low, high = metrics.wilson(score.value, len(np.unique(patient[rows])))
-            found[name] = metrics.Interval(score.value, float(low), float(high))
-    return found
+            result[name] = metrics.Interval(score.value, float(low), float(high))
+    return result
 
 
 def _behind(units: Units, threshold: float) -> dict[str, np.ndarray]:

@@ -66,7 +66,7 @@ class Gallery:
 class Chapter:
     """All that the page shows of one run.
 
-    Everything but `template`, `details` and `reading` is shown alike for all kinds of runs.
+    Everything except `template`, `details` and `reading` is shown in the same way for all kinds of runs.
 
     Attributes:
         id: of the chapter within the page; file names of its figures begin with it.
@@ -76,16 +76,16 @@ class Chapter:
         headline: the sentence of the summary.
         tables: shown at the beginning of the chapter.
         explored: what `kmura eda` found in the images of the area; None if it was not run on these records.
-        notes: what must be known to read the scores; folded if there are many.
+        notes: remarks that are needed to interpret the scores; folded if there are many.
         warnings: further notes, which are never folded.
         figures: heading -> name -> picture; the heading "" is not shown.
         gallery: None if the run was not explained.
         facts: how the run was made, name -> text.
-        template: file of the package `kmura.report` that shows what this kind of run has beside; "" for none. It
-            finds the chapter as `chapter`.
-        details: what that template needs.
-        reading: file of the package that says how to read chapters of this kind; shown once, at the end of the page.
-            It finds all chapters as `chapters`. "" for none.
+        template: template of the package `kmura.report` for the content that is specific to this kind of run; "" for
+            none. It finds the chapter as `chapter`.
+        details: the values that this template needs.
+        reading: template of the package that explains chapters of this kind; shown once, at the end of the page. It
+            finds all chapters as `chapters`. "" for none.
         pooling: pooling and top_k of the evaluation, if the run can be compared by `kmura.evaluation.compare`; else
             None.
     """

@@ -44,12 +44,12 @@ def gather(
         InputError: no runs are given, a run is not evaluated, or one of its files is damaged.
     """
     if not runs:
-        raise InputError("report needs a run; give its folder, as runs/XR_WRIST/baseline")
+        raise InputError("report needs a run; give its folder, such as runs/XR_WRIST/baseline")
     chapters = tuple(chapter_of(run, number, None if eda is None else Path(eda)) for number, run in enumerate(runs))
     comparable = [chapter for chapter in chapters if chapter.pooling is not None]
     comparison, why_not = None, ""
     if len({chapter.pooling for chapter in comparable}) > 1:
-        why_not = "the runs were evaluated with different poolings; evaluate them alike"
+        why_not = "the runs were evaluated with different poolings; evaluate them with the same pooling"
     elif len(comparable) > 1:
         pooling, top_k = comparable[0].pooling
         folders = [chapter.path for chapter in comparable]

@@ -141,7 +141,7 @@ def key(
 
 
 def check_values(config: Any, stage: str) -> None:
-    """Refuses values of a stage's dataclass that its keys do not allow.
+    """Checks that the values of a stage's dataclass are allowed by its keys.
 
     Args:
         config: an instance of a stage's dataclass.

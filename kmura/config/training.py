@@ -162,7 +162,7 @@ class TrainConfig:
             raise InputError("train.focal_alpha requires train.loss=focal; leave it out")
 
     def _check_rates(self) -> None:
-        """Refuses combinations of keys that would each set the learning rate."""
+        """Raises an InputError if more than one key would set the learning rate."""
         scheduled = self.schedule != "constant" or self.warmup_epochs
         if self.slow_from_epoch is not None and scheduled:
             raise InputError("train.slow_from_epoch requires schedule constant and warmup_epochs 0; change one of them")

@@ -21,14 +21,14 @@ from kmura.typed import FieldError, from_json, other_version, read_json
 
 METRICS_VERSION = 2  # version 1 has no number and calls the splits val and test tune and valid
 
-# fields of version 1 that hold names of splits, as the keys of their object and as their value
+# fields of version 1 that contain names of splits, as the keys of their object and as their value
 _KEYED_BY_SPLIT = ("splits", "calibrated", "operating_points", "areas", "localization_faithfulness")
 _SPLIT_FIELDS = ("select_on", "fit_on")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The scores of a run, as `metrics.json` holds them.
+    """The scores of a run, as stored in `metrics.json`.
 
     Attributes:
         metrics_version: of the file; see METRICS_VERSION.

@@ -1,4 +1,4 @@
-"""A chapter of the report: all that the page shows of one run, whatever kind of run it is."""
+"""A chapter of the report: everything that the page shows about one run of any kind."""
 
 import dataclasses
 from typing import Any
@@ -64,7 +64,7 @@ class Gallery:
 
 @dataclasses.dataclass(frozen=True)
 class Chapter:
-    """All that the page shows of one run.
+    """Everything that the page shows about one run.
 
     Everything except `template`, `details` and `reading` is shown in the same way for all kinds of runs.
 

@@ -50,7 +50,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class KappaRow:
-    """Cohen's kappa of abnormal or normal in an area, beside published values.
+    """Cohen's kappa of abnormal or normal in an area, with published values.
 
     Attributes:
         area: its name, or `all areas`.
@@ -67,7 +67,7 @@ class KappaRow:
 
 @dataclasses.dataclass(frozen=True)
 class Details:
-    """What the template of classifiers shows beside the general parts of a chapter.
+    """What the template of classifiers shows in addition to the general parts of a chapter.
 
     Attributes:
         units: what it tells apart, `classes` or `labels`.
@@ -197,7 +197,7 @@ def question_of(table: pd.DataFrame, scores: Scores | MultiScores, area: str, ta
 def kappa_rows(scores: MultiScores, split: str) -> tuple[KappaRow, ...]:
     """Returns Cohen's kappa of one model over all areas, abnormal or normal at study level, by area and of all areas.
 
-    Published values of all areas stand beside it only if the areas are those of MURA.
+    Published values of all areas are added only if the areas are those of MURA.
     """
     areas = {name: of_area for name, of_area in scores.questions.items() if split in of_area.splits}
     whole = ALL if areas.keys() == set(MURA_AREAS) else None

@@ -1,4 +1,4 @@
-"""What a chapter of the report takes from the files of a run, beside its scores: explanation, history, data, facts."""
+"""The content of a chapter from the files of a run, except its scores: explanation, history, data, facts."""
 
 import base64
 import dataclasses

@@ -61,8 +61,8 @@ def read_table(path: str | os.PathLike, numbers: Sequence[str]) -> pd.DataFrame:
 
     Args:
         path: of the file.
-        numbers: columns that are read as numbers (NaN where an entry is not one), beside split, area, patient, study
-            and image, which are text.
+        numbers: columns that are read as numbers (NaN where an entry is not one); split, area, patient, study and
+            image are read as text.
 
     Raises:
         InputError: the file is missing, damaged, lacks a column or has no rows; an image occurs twice; a study has no

@@ -47,7 +47,7 @@ class Learner(abc.ABC):
 
     Attributes:
         model: the compiled keras.Model that is fitted.
-        saved: the keras.Model that `best.keras` holds, with all weights of `model`.
+        saved: the keras.Model that is saved as `best.keras`, with all weights of `model`.
         steps: batches per epoch.
         monitor: the score that selects the best epoch, a key of the result of `validate`; larger is better, except for
             `kmura.runs.run.LOSSES`.

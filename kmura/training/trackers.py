@@ -124,7 +124,7 @@ class MlflowTracker(keras.callbacks.Callback):
         from mlflow.entities import Param, RunTag
 
         known = self.client.get_run(self.run_id).data.params
-        # MLflow refuses to change a parameter; train.epochs changes when a run is prolonged, and becomes a tag
+        # MLflow parameters cannot change; train.epochs changes when a run is extended, and becomes a tag
         changed = [RunTag(key, value) for key, value in self.parameters.items() if known.get(key, value) != value]
         added = [Param(key, value) for key, value in self.parameters.items() if key not in known]
         self.client.log_batch(self.run_id, params=added, tags=changed)

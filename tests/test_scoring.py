@@ -88,10 +88,10 @@ def test_a_split_without_known_labels_is_no_crash():
     assert any("test, study level: AUC undefined" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("tune", ["absent", "one class"])
-def test_without_a_split_to_fit_on_nothing_is_calibrated_and_said(tune):
+@pytest.mark.parametrize("val", ["absent", "one class"])
+def test_without_a_split_to_fit_on_nothing_is_calibrated_and_said(val):
     table = simulated()
-    keep = (table["label"] == 1) if tune == "one class" else False
+    keep = (table["label"] == 1) if val == "one class" else False
     found = score_table(table[(table["split"] == "test") | keep], FEW)
     assert found.calibrator is None and found.calibrated == {}
     assert [point.rule for point in found.operating_points["test"]] == ["0.5"]
@@ -189,8 +189,8 @@ def test_a_share_of_one_keeps_an_interval():
 
 def test_calibration_that_harms_is_said():
     table = simulated(400)
-    tune = table["split"] == "val"
-    table.loc[tune, "logit"] = -table.loc[tune, "logit"] / 4 + 1  # tune is of another kind
+    val = table["split"] == "val"
+    table.loc[val, "logit"] = -table.loc[val, "logit"] / 4 + 1  # val is of another kind
     table["probability"] = expit(table["logit"])
     notes = " ".join(score_table(table, FEW).notes)
     assert "test, study level: calibration made the log loss worse" in notes

@@ -88,10 +88,10 @@ def test_a_split_without_known_labels_does_not_crash():
     assert any("test, study level: AUC is undefined" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("tune", ["absent", "one class"])
-def test_a_missing_calibration_split_is_noted_and_disables_calibration(tune):
+@pytest.mark.parametrize("val", ["absent", "one class"])
+def test_a_missing_calibration_split_is_noted_and_disables_calibration(val):
     table = simulated()
-    keep = (table["label"] == 1) if tune == "one class" else False
+    keep = (table["label"] == 1) if val == "one class" else False
     found = score_table(table[(table["split"] == "test") | keep], FEW)
     assert found.calibrator is None and found.calibrated == {}
     assert [point.rule for point in found.operating_points["test"]] == ["0.5"]
@@ -189,8 +189,8 @@ def test_a_proportion_of_one_has_an_interval():
 
 def test_harmful_calibration_is_noted():
     table = simulated(400)
-    tune = table["split"] == "val"
-    table.loc[tune, "logit"] = -table.loc[tune, "logit"] / 4 + 1  # val has another distribution
+    val = table["split"] == "val"
+    table.loc[val, "logit"] = -table.loc[val, "logit"] / 4 + 1  # val has another distribution
     table["probability"] = expit(table["logit"])
     notes = " ".join(score_table(table, FEW).notes)
     assert "test, study level: calibration increased the log loss" in notes

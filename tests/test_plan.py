@@ -81,7 +81,7 @@ def test_what_fit_refuses_is_refused(records, trained, tmp_path):
         planned(records, runs, settings={"train.seed": 5})
     with pytest.raises(InputError, match="XR_KNEE is not in"):
         planned(records, runs, area="XR_KNEE")
-    with pytest.raises(InputError, match="there is no such file or folder"):
+    with pytest.raises(InputError, match="this file or folder does not exist"):
         planned(records, tmp_path, settings={"model.weights": str(tmp_path / "gone.keras")})
     with pytest.raises(InputError, match="densenet_mini has no ImageNet weights"):
         planned(records, tmp_path, settings={"model.weights": "imagenet"})
@@ -96,7 +96,7 @@ def test_local_weights_are_loaded_and_refused_if_they_do_not_fit(records, traine
     best = str(RunFolder(plan.folder).best)
     (sentence,) = planned(records, tmp_path, settings={"model.weights": best}).weights
     assert sentence == f"densenet_mini: {best}, loaded without an error"
-    with pytest.raises(InputError, match="of backbone densenet_mini; the model has resnet18_small"):
+    with pytest.raises(InputError, match="they belong to backbone densenet_mini, but the model has resnet18_small"):
         planned(records, tmp_path, settings={"model.weights": best, "model.backbone": "resnet18_small"})
 
 
@@ -113,7 +113,7 @@ def test_weights_that_must_be_downloaded_are_named_and_not_fetched(records, tmp_
 
 
 def test_the_memory_estimate_grows_with_batch_and_image_and_the_cache_is_exact(records, tmp_path, monkeypatch):
-    from kmura.classification import plan as module
+    from kmura.classification import fit_plan as module
 
     small = planned(records, tmp_path)
     larger = planned(records, tmp_path, settings={"train.batch_size": 64})
@@ -149,7 +149,7 @@ def test_the_estimate_of_a_known_network_follows_the_formula():
 
 
 def test_too_little_disk_and_a_folder_that_cannot_be_made_are_refused(records, tmp_path, monkeypatch):
-    from kmura.classification import plan as module
+    from kmura.classification import fit_plan as module
 
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write to .*file is not a folder"):
@@ -172,7 +172,7 @@ def test_a_search_is_planned_by_its_trials(records, tmp_path):
 
 
 def test_areas_share_one_model(records, tmp_path, monkeypatch):
-    from kmura.classification import plan as module
+    from kmura.classification import fit_plan as module
 
     built = []
     build = module.build_model

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import types
 
 import jinja2
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 from test_compare import blurred, write_run_of
 from test_scoring import FEW, simulated
 
+from kmura import kinds
 from kmura.errors import InputError
 from kmura.evaluation.evaluation import Evaluation, read_evaluation
 from kmura.evaluation.scoring import score_table
@@ -22,7 +22,7 @@ from kmura.explain.explanation import Case, Explanation, Localization, MeanCurve
 from kmura.export.card import model_card
 from kmura.files import sha256_of, write_json
 from kmura.metrics import Interval
-from kmura.report import class_figures, figures, gather, render
+from kmura.report import class_figures, figures, render
 from kmura.report.chapter import Chapter, Table, Text
 from kmura.report.report import report
 from kmura.runs.predictions import read_predictions
@@ -357,11 +357,11 @@ def toy_chapter(run, number, eda):
 
 
 def test_a_kind_of_run_brings_its_own_chapter(tmp_path, monkeypatch):
-    run, read = evaluated(tmp_path / "x" / "baseline", simulated(60)), gather.read_run
-    monkeypatch.setitem(gather.CHAPTERS, "toy", f"{__name__}:toy_chapter")
-    toy = types.SimpleNamespace(kind="toy")
-    monkeypatch.setattr(gather, "read_run", lambda path: toy if path == "toy" else read(path))
-    page = Page(report(["toy"], tmp_path / "alone.html").read_text())
+    run, toy = evaluated(tmp_path / "x" / "baseline", simulated(60)), tmp_path / "toy"
+    kind = dataclasses.replace(kinds.KINDS[kinds.CLASSIFICATION], chapter=f"{__name__}:toy_chapter")
+    monkeypatch.setitem(kinds.KINDS, "toy", kind)
+    write_run(RunFolder(toy), dataclasses.replace(read_run(run), kind="toy"))
+    page = Page(report([toy], tmp_path / "alone.html").read_text())
     text = words(page)
     assert page.open == [] and not [tag for tag, _ in page.tags if tag == "script"] and "Not compared" not in text
     for part in (
@@ -374,12 +374,12 @@ def test_a_kind_of_run_brings_its_own_chapter(tmp_path, monkeypatch):
     ):
         assert part in text, part
     assert "AUC" not in text and "kappa" not in text.lower() and "study" not in text and "How to read" not in text
-    both = words(Page(report([run, "toy"], tmp_path / "both.html").read_text()))
+    both = words(Page(report([run, toy], tmp_path / "both.html").read_text()))
     assert "study AUC" in both and "mean error 0.250" in both and "Not compared" not in both
     assert {"run0-histogram.svg", "run1-errors.png"} <= {path.name for path in (tmp_path / "both-figures").iterdir()}
-    monkeypatch.delitem(gather.CHAPTERS, "toy")
-    with pytest.raises(InputError, match="toy is of the kind 'toy'; report knows classification"):
-        report(["toy"], tmp_path / "page.html")
+    monkeypatch.delitem(kinds.KINDS, "toy")
+    with pytest.raises(InputError, match="kind of run 'toy' is unknown; choose one of classification"):
+        report([toy], tmp_path / "page.html")
 
 
 def of_version_1(run):

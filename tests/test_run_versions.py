@@ -65,5 +65,5 @@ def test_an_old_run_answers_as_it_did_and_can_be_evaluated_again(evaluated_run, 
 def test_a_run_of_a_later_version_says_what_to_do(old_run):
     description = json.loads((old_run / "run.json").read_text())
     (old_run / "run.json").write_text(json.dumps(description | {"run_version": 3}))
-    with pytest.raises(InputError, match="run version 3, this kmura reads versions 1 and 2; use the kmura that made"):
+    with pytest.raises(InputError, match="run version 3, this kmura reads versions 1 and 2; use the version"):
         Run(old_run)

@@ -188,7 +188,7 @@ def test_a_server_that_fails_during_training_costs_one_warning(server, tmp_path,
         logged.on_epoch_end(epoch, LOGS)
     logged.finish()
     (record,) = caplog.records
-    assert "failed (the server is down); training goes on without it" in record.message
+    assert "failed (the server is down); training continues without it" in record.message
 
 
 def test_a_server_that_cannot_be_used_is_refused_before_training(server, tmp_path, monkeypatch):
@@ -214,7 +214,7 @@ def test_an_error_during_training_marks_the_run_of_mlflow_as_failed(server, reco
     def broken(self, epoch, logs=None):
         raise InputError("the disk is full")
 
-    monkeypatch.setattr("kmura.classification.validation.StudyValidation.on_epoch_begin", broken)
+    monkeypatch.setattr("kmura.training.loop._RunKeeper.on_epoch_begin", broken)
     command = ("fit", "--area", "XR_WRIST", "--records", records, "--runs", tmp_path / "runs", *COMMAND)
     assert kmura_main(monkeypatch, capsys, *command, "--mlflow")[0] == 2
     assert server.runs["0"]["status"] == "FAILED"

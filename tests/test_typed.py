@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 import pytest
-from test_class_scores import ALL, AREAS, JOINT, class_table
+from test_class_scores import ALL, AREAS, JOINT, JOINT_TASK, class_table
 from test_scoring import FEW, simulated
 
 from kmura.errors import InputError
@@ -19,6 +19,7 @@ from kmura.explain.explanation import Case, Explanation, Localization, Look, Mea
 from kmura.files import write_json
 from kmura.metrics import Interval
 from kmura.serving.contract import Contract
+from kmura.tasks import task_of
 from kmura.typed import FieldError, from_json, read_typed
 
 NAN = float("nan")
@@ -48,7 +49,8 @@ def one_class(table):
 
 
 def several(classes, task, area):
-    return score_classes(class_table(classes, task, studies=60), area, task, classes, FEW)
+    model = JOINT_TASK if area == ALL else task_of(task, classes)
+    return score_classes(class_table(classes, task, studies=60), area, model, FEW)
 
 
 EVALUATIONS = {

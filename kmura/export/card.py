@@ -87,7 +87,7 @@ def _use(description: RunDescription, contract: Contract) -> str:
         f"{_answers(contract)} for an image or for the views of one study. It is not a medical "
         "device and does not replace a reader.\n\n"
         f"Limits: it makes predictions for any image, including images that are not {_kind(contract)} or show another "
-        "area; such images are not detected. The scores are valid for the source of the data, its devices, patients "
+        "area; such images are not detected. The scores apply to the source of the data, its devices, patients "
         "and prevalence; for other data they must be measured again"
         f"{', and so must calibration and threshold' if contract.is_binary else ''}. "
         "A map shows which region influenced the prediction, not where a lesion is."

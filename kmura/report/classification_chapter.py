@@ -133,7 +133,7 @@ def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
     warnings = []
     if stale:
         warnings.append(
-            f"Galleries left out: they are of an earlier model of this run; make them again with: kmura explain {run}"
+            f"The galleries are left out, since they show an earlier model of this run; run kmura explain {run} again"
         )
     if not evaluation.has_patients:
         warnings.append(

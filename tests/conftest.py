@@ -14,6 +14,15 @@ from PIL import Image
 from kmura.config import RecordsConfig
 
 
+def pytest_configure(config):
+    """Switches TensorFlow's graph optimizer off for the fast tests, whose small graphs it slows down by a seventh."""
+    controls_workers = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if "not slow" in config.option.markexpr and not controls_workers:
+        import tensorflow as tf
+
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
 def textured(seed, size=(40, 32)) -> Image.Image:
     """Returns a gray image of size (width, height) that depends on the seed."""
     rng = np.random.default_rng(seed)

@@ -436,6 +436,7 @@ def test_a_run_folder_of_another_configuration(records, kmura, refused, tmp_path
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_complete_run_prints_only_its_own_lines(records, tmp_path):
     arguments = ("--area", "XR_WRIST", "--records", records, "--runs", tmp_path / "runs", *SMALL)
     done = run("fit", *arguments)

@@ -158,6 +158,7 @@ def explained(tmp_path_factory):
     return run, kmura.explain(run, cases=2, sample=5, boxes=boxes, towards=["normal"]), folder
 
 
+@pytest.mark.slow
 def test_a_run_can_be_explained_end_to_end(explained):
     run, found, _ = explained
     saved = json.loads((run / "explain" / "explain.json").read_text())
@@ -260,6 +261,7 @@ def test_repeating_an_explanation_gives_the_same_result(explained):
     assert kmura.explain(run, cases=2, sample=5, boxes=boxes, towards=["normal"]) == found
 
 
+@pytest.mark.slow
 def test_class_names_may_contain_characters_that_are_invalid_in_file_names(explained, tmp_path):
     import kmura
     from kmura.runs.run import RunFolder, read_run, write_run
@@ -272,6 +274,7 @@ def test_class_names_may_contain_characters_that_are_invalid_in_file_names(expla
     assert len(files) == 2 * len(found.cases) and all((run / "explain" / file).is_file() for file in files)
 
 
+@pytest.mark.slow
 def test_invalid_calls_do_not_change_the_existing_explanation(explained, monkeypatch):
     import kmura
 

@@ -19,6 +19,8 @@ from test_images import declares
 
 from kmura.errors import InputError
 
+pytestmark = pytest.mark.slow  # the export that they share takes half a minute
+
 
 @pytest.fixture(scope="module")
 def exported(evaluated_run, tmp_path_factory):
@@ -360,7 +362,6 @@ def test_a_check_detects_changed_files_and_changed_predictions(exported, signatu
     assert code == 2 and "variables.data-00000-of-00001 has changed" in errors
 
 
-@pytest.mark.slow
 def test_the_network_can_be_exported_to_onnx(exported, tmp_path):
     import kmura
 
@@ -369,7 +370,6 @@ def test_the_network_can_be_exported_to_onnx(exported, tmp_path):
     assert (found.folder / "model.onnx").exists() and "its logit is that of Keras" in found.notes[1]
 
 
-@pytest.mark.slow
 def test_the_network_can_be_exported_to_litert(exported, tmp_path):
     import kmura
 

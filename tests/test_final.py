@@ -62,6 +62,7 @@ def undisturbed(records, tmp_path_factory):
     return done, seen
 
 
+@pytest.mark.slow
 def test_phases_switch_without_retracing(undisturbed):
     _, seen = undisturbed
     assert seen["traces"] == 1
@@ -69,6 +70,7 @@ def test_phases_switch_without_retracing(undisturbed):
     assert [rate for _, rate in seen["knobs"]] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
 
 
+@pytest.mark.slow
 def test_overlays_are_drawn_at_their_epochs_for_the_same_images(undisturbed):
     folder = undisturbed[0].folder / "cam"
     assert sorted(path.name for path in folder.iterdir()) == ["epoch-00002.png", "epoch-00004.png"]
@@ -136,6 +138,7 @@ def test_a_final_run_killed_five_times_is_bit_identical_after_resuming(undisturb
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_initial_settings(undisturbed, tmp_path):
     from kmura.classification.phases import phase_config
 
@@ -153,6 +156,7 @@ def test_epochs_that_are_never_reached_are_reported():
     assert [note.split()[0] for note in never_reached(short)] == ["train.slow_from_epoch", "cam.from_epoch"]
 
 
+@pytest.mark.slow
 def test_a_final_run_without_mixing_and_erasing_is_reported(records, tmp_path, caplog):
     from kmura.classification.fit import fit
 
@@ -166,6 +170,7 @@ def test_a_final_run_without_mixing_and_erasing_is_reported(records, tmp_path, c
     assert "mixing and CAM-erasing are both disabled" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_sheet_lost_in_a_kill_is_drawn_after_resuming(undisturbed, records, tmp_path, caplog):
     import keras
 

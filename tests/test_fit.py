@@ -136,6 +136,7 @@ def test_a_run_killed_at_random_moments_is_bit_identical_after_resuming(undistur
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_weights(undisturbed, records, tmp_path):
     from kmura.classification.fit import fit
 
@@ -143,6 +144,7 @@ def test_another_seed_gives_other_weights(undisturbed, records, tmp_path):
     assert not np.array_equal(final_state(other.folder)["00000"], final_state(undisturbed.folder)["00000"])
 
 
+@pytest.mark.slow
 def test_a_failed_start_keeps_the_existing_run_and_releases_the_lock(records, tmp_path):
     from kmura.classification.fit import fit
 
@@ -167,6 +169,7 @@ def test_mixing_changes_training_until_its_last_epoch(undisturbed, records, tmp_
     assert history["loss"][0] != undisturbed.history["loss"][0]
 
 
+@pytest.mark.slow
 def test_fresh_restarts_a_run_and_keeps_folders_that_are_not_runs(undisturbed, records, tmp_path):
     from kmura.classification.fit import fit
 
@@ -190,6 +193,7 @@ def test_two_processes_cannot_train_the_same_run(records, tmp_path):
             fit(records, area="XR_WRIST", runs=tmp_path, config=TINY)
 
 
+@pytest.mark.slow
 def test_resuming_with_other_records_is_rejected(records, mura_root, tmp_path):
     from conftest import SMALL_SHARDS
 

@@ -230,6 +230,7 @@ def test_swin_receives_images_on_its_pretraining_scale():
     assert layer.mean == list(SWINS["swin_mini"].mean) != model.get_layer("normalized").mean
 
 
+@pytest.mark.slow
 def test_weights_of_a_hybrid_can_be_loaded_into_hybrids_and_classifiers(tmp_path):
     model = mini()
     model.save(tmp_path / "hybrid.keras")

@@ -63,6 +63,7 @@ def trained(records, tmp_path_factory):
     return run, seen, len(traces), config
 
 
+@pytest.mark.slow
 def test_phase_2_trains_only_the_last_block_of_densenet(trained):
     run, (first, second), traces, config = trained
     with_head = build_model(architecture="hybrid", backbone="densenet_mini", weights="none", swin="swin_mini",

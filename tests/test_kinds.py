@@ -47,6 +47,7 @@ def last_state(folder: Path) -> dict[str, np.ndarray]:
         return {name: arrays[name] for name in arrays.files}
 
 
+@pytest.mark.slow
 def test_a_toy_kind_resumes_after_a_kill_within_an_epoch_and_appears_in_the_report(records, tmp_path, toy):
     undisturbed = toy_kind.train(records, tmp_path / "undisturbed")
     code = (

@@ -248,6 +248,7 @@ assert type(model).__name__ == "RadiographClassifier", type(model)
 """
 
 
+@pytest.mark.slow
 def test_a_new_process_can_load_a_classifier_after_importing_kmura(model, tmp_path):
     model.save(tmp_path / "model.keras")
     command = [sys.executable, "-c", LOAD, str(tmp_path / "model.keras")]
@@ -255,6 +256,7 @@ def test_a_new_process_can_load_a_classifier_after_importing_kmura(model, tmp_pa
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_and_performs_equally_in_inference():
     """Fine against coarse stripes, from scratch; with a momentum of 0.99 (Keras), inference is still at chance."""
     keras.utils.set_random_seed(0)

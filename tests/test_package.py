@@ -89,6 +89,7 @@ def test_onednn_is_on_unless_the_user_says_otherwise(given, used):
     assert done.stdout == f"{used}\n"
 
 
+@pytest.mark.slow
 def test_model_modules_can_be_imported_first_and_register_their_classes():
     code = (
         "import kmura.models.backbones, keras; assert keras.saving.get_registered_object('kmura>RadiographClassifier')"

@@ -200,6 +200,7 @@ def test_torch_padding_samples_the_same_positions_as_torch():
     assert pool[0] == pytest.approx(np.array(literal), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_state_dict_can_be_loaded_directly_or_from_a_preset(densenet, swin, tmp_path, caplog):
     save(torchvision_densenet(densenet), tmp_path / "densenet.safetensors")
     folder = tmp_path / "hf"

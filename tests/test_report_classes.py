@@ -112,6 +112,7 @@ def test_kappas_are_shown_with_published_kappas_of_another_test_set(joint):
     assert "had 0.612" in text
 
 
+@pytest.mark.slow
 def test_a_joint_model_is_shown_with_models_of_single_areas(tmp_path):
     table = class_table()
     runs = [

@@ -182,6 +182,7 @@ def test_the_questions_of_a_multilabel_task_are_its_labels():
     assert list(questions_of(table, "chest", Multilabel(("mass",)))) == ["chest"]
 
 
+@pytest.mark.slow
 def test_the_alphabetical_position_of_the_positive_class_does_not_change_metrics(tmp_path):
     """The positive class is bright images, named `a_bright` or `z_bright`; `normal` is sorted after or before it."""
     found = []
@@ -271,6 +272,7 @@ def test_settings_that_do_not_suit_the_task_are_rejected(records, tmp_path):
             kmura.fit(records, area="all", runs=tmp_path, settings=joint | more)
 
 
+@pytest.mark.slow
 def test_a_single_label_is_trained_bit_identically_to_the_binary_task(records, tmp_path):
     tables = {}
     for task in ("binary", "multilabel"):

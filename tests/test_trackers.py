@@ -200,6 +200,7 @@ def test_a_server_that_cannot_be_used_is_refused_before_training(server, tmp_pat
 COMMAND = ("--backbone", "densenet_mini", "--weights", "none", "--image-size", 32, "--epochs", 1)
 
 
+@pytest.mark.slow
 def test_the_command_logs_the_files_of_an_evaluated_run_to_both(server, records, tmp_path, monkeypatch, capsys):
     command = ("fit", "--area", "XR_WRIST", "--records", records, "--runs", tmp_path / "runs", *COMMAND)
     code, _, err = kmura_main(monkeypatch, capsys, *command, "--tensorboard", "--mlflow")

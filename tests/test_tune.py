@@ -53,10 +53,12 @@ def undisturbed(records, tmp_path_factory):
     return done, len(traces)
 
 
+@pytest.mark.slow
 def test_a_search_traces_its_training_step_once(undisturbed):
     assert undisturbed[1] == 1
 
 
+@pytest.mark.slow
 def test_a_search_saves_the_best_trial_as_a_run(undisturbed, records):
     from kmura.classification.phases import TUNED_KEYS, read_best
     from kmura.evaluation.evaluate import evaluate
@@ -78,6 +80,7 @@ def test_a_search_saves_the_best_trial_as_a_run(undisturbed, records):
     assert models == ["best.keras"] and not list(done.folder.glob("trial_*/last"))
 
 
+@pytest.mark.slow
 def test_a_trial_equals_a_single_run_with_the_same_values(undisturbed, records, tmp_path):
     """Reset weights, moments, random states and knobs: the last trial equals a fresh model's run."""
     from kmura.classification.fit import fit

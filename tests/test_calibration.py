@@ -35,6 +35,7 @@ def test_the_true_temperature_of_an_overconfident_model_is_recovered():
     assert found(logit / 0.5) == pytest.approx(expit(logit), abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_shift_of_the_logits_requires_a_bias():
     label, logit = truth(60_000)
     shifted = logit / 0.5 + 1.5

@@ -132,6 +132,7 @@ def test_training_in_half_precision_reduces_the_loss(precision):
         keras.config.set_dtype_policy(before)
 
 
+@pytest.mark.slow
 def test_gradient_accumulation_updates_only_after_the_last_batch():
     model = trainer(optimizer=AdamL2(1e-3, gradient_accumulation_steps=2))
     model.set_erasing(True, CamConfig(erase_every=1))
@@ -207,6 +208,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_compiling_again_applies_the_new_loss_and_frozen_layers():
     model = trainer()
     data = tf.data.Dataset.from_tensors(batch_of())

@@ -69,13 +69,17 @@ def test_a_run_writes_all_of_its_files(undisturbed, records):
     assert len(pd.read_csv(undisturbed.folder.parents[1] / "history.csv")) == 3
 
 
-def test_best_keras_is_the_classifier_of_the_best_epoch(undisturbed, records):
+@pytest.mark.slow
+def test_best_keras_can_be_loaded_by_a_new_process_that_imports_kmura(undisturbed):
     code = (
         "import sys, kmura, keras\n"
         "model = keras.saving.load_model(sys.argv[1])\n"
         "assert type(model).__name__ == 'RadiographClassifier' and not model.compiled\n"
     )
     subprocess.run([sys.executable, "-c", code, undisturbed.folder / "best.keras"], check=True)
+
+
+def test_best_keras_is_the_classifier_of_the_best_epoch(undisturbed, records):
     from kmura.data.dataset import Dataset
     from kmura.evaluation.inference import predict_split
     from kmura.evaluation.scoring import level_scores
@@ -222,6 +226,7 @@ def test_a_nan_loss_stops_the_run_and_keeps_the_last_epoch(records, tmp_path):
     assert final_state(tmp_path / "XR_WRIST" / "baseline")["epoch"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"])
 def test_training_in_half_precision_gives_finite_scores(records, tmp_path, precision):
     from kmura.classification.fit import fit

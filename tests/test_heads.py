@@ -39,6 +39,7 @@ def test_the_recipes_have_the_published_parameter_counts(recipe, published):
     assert DENSENET + head.count_params() == published
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe", [pytest.param(name, marks=[] if name[-1] == "6" else pytest.mark.slow) for name in EXPERIMENTS]
 )

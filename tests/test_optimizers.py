@@ -103,6 +103,7 @@ for copy in variable.value.values:
 """
 
 
+@pytest.mark.slow
 def test_all_replicas_of_a_mirrored_strategy_take_the_same_step(steps):
     done = subprocess.run([sys.executable, "-c", MIRRORED], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

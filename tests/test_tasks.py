@@ -130,6 +130,7 @@ def joint_run(records, tmp_path_factory):
     return run, kmura.evaluate(run.folder, options=FEW)
 
 
+@pytest.mark.slow
 def test_a_model_of_all_areas_is_one_run_evaluated_per_class_and_per_area(joint_run, records):
     run, found = joint_run
     assert run.folder.parts[-2:] == ("all", "baseline")
@@ -153,6 +154,7 @@ def test_a_model_of_all_areas_is_one_run_evaluated_per_class_and_per_area(joint_
     assert json.loads((run.folder / "metrics.json").read_text())["classes"] == list(description.classes)
 
 
+@pytest.mark.slow
 def test_studies_of_the_same_name_in_two_areas_are_distinguished(joint_run):
     _, found = joint_run
     by_area = [scores.splits["test"]["study"].studies for scores in found.scores.questions.values()]

@@ -34,6 +34,7 @@ def scalars(folder) -> dict[str, list[tuple[int, float]]]:
     }
 
 
+@pytest.mark.slow
 def test_tensorboard_has_the_scores_of_all_epochs_also_after_a_resume(records, tmp_path):
     run = tmp_path / "XR_WRIST" / "baseline"
     for epochs in (2, 3):
@@ -211,6 +212,7 @@ def test_the_command_logs_the_files_of_an_evaluated_run_to_both(server, records,
     assert "epoch_auc_study" in scalars(run / TENSORBOARD / "validation")
 
 
+@pytest.mark.slow
 def test_an_error_during_training_marks_the_run_of_mlflow_as_failed(server, records, tmp_path, monkeypatch, capsys):
     def broken(self, epoch, logs=None):
         raise InputError("the disk is full")

@@ -65,14 +65,15 @@ def prepared_areas(
         InputError: an area is unknown or lacks a class in one of its splits, a setting is unknown, or a model cannot be
             built.
     """
+    every = Dataset(records)
     if area == ALL:
-        names = Dataset(records, ALL, _settled(ALL, options)[0].data).models()
+        names = every.of_area(ALL, _settled(ALL, options)[0].data).models()
     else:
         names = [area] if isinstance(area, str) else list(area)
     prepared = []
     for name in names:
         config, source = _settled(name, options)
-        dataset = Dataset(records, name, config.data)
+        dataset = every.of_area(name, config.data)
         check_model(config.model, config.data.image_size, dataset.manifest.channels)
         check_data(dataset, config)
         prepared.append((dataset, config, source))

@@ -35,13 +35,26 @@ class Dataset:
         splits: the splits of the area; for `all`, the splits that at least one area has.
     """
 
-    def __init__(self, records: str | os.PathLike, area: str = ALL, config: DataConfig | None = None):
+    def __init__(
+        self,
+        records: str | os.PathLike,
+        area: str = ALL,
+        config: DataConfig | None = None,
+        *,
+        manifest: Manifest | None = None,
+    ):
         """
+        Args:
+            records: the records folder.
+            area: an area of the manifest, or `all`.
+            config: image size, resizing, cache and task; None is the default DataConfig.
+            manifest: of the records, if it has been read already.
+
         Raises:
             InputError: the records or the area do not exist, or the records do not support the task.
         """
         self.records, self.area, self.config = Path(records), area, config or DataConfig()
-        self.manifest: Manifest = read_manifest(records)
+        self.manifest: Manifest = manifest or read_manifest(records)
         if not self.manifest.areas:
             raise InputError(f"{records} contains no areas; build the records again")
         areas = self.manifest.areas.values() if area == ALL else [self.manifest.area(area, records)]
@@ -54,9 +67,9 @@ class Dataset:
         """The task that the labels of the records define."""
         return task_of(self.manifest.task, self.manifest.classes)
 
-    def of_area(self, area: str) -> "Dataset":
-        """Returns the data set of another area of the same records."""
-        return Dataset(self.records, area, self.config)
+    def of_area(self, area: str, config: DataConfig | None = None) -> "Dataset":
+        """Returns the data set of another area of the same records; None keeps the configuration."""
+        return Dataset(self.records, area, config or self.config, manifest=self.manifest)
 
     def models(self) -> list[str]:
         """Returns the areas to train, one model per entry: every area, `all` (one joint model), or this area."""
@@ -264,4 +277,4 @@ def dataset_of(records: "str | os.PathLike | Dataset", area: str, config: DataCo
     """Returns `records` if it is a Dataset of this area and configuration, otherwise a Dataset of that folder."""
     if not isinstance(records, Dataset):
         return Dataset(records, area, config)
-    return records if (records.area, records.config) == (area, config) else Dataset(records.records, area, config)
+    return records if (records.area, records.config) == (area, config) else records.of_area(area, config)

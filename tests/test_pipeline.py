@@ -333,9 +333,9 @@ def test_unrelated_errors_pass_unchanged(records):
 DROP = """
 import sys
 from kmura.config import DataConfig
-from record_files import train_dataset
+from kmura.data.dataset import Dataset
 for cache in ("memory", "off"):
-    dataset = train_dataset(sys.argv[1], sys.argv[2], data=DataConfig(image_size=32, cache=cache), epochs=500)
+    dataset = Dataset(sys.argv[1], sys.argv[2], DataConfig(image_size=32, cache=cache)).train(epochs=500)
     for _ in range(3):
         iterator = iter(dataset)
         next(iterator)  # then it goes while batches are being made, the last one at the end of the program

@@ -4,18 +4,27 @@ import sys
 
 import click
 
+from kmura.cli.options import examples
 from kmura.config.names import PHASE_NAMES
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "kmura config final --only cam",
+        "kmura config --phase final --area XR_WRIST",
+        "kmura config baseline --set train.epochs=20 --format toml > mine.toml",
+    ),
+)
 @click.argument("recipe", required=False)
-@click.option("--phase", type=click.Choice(PHASE_NAMES), help="Take the phase's own recipe, unless RECIPE is given.")
-@click.option("--area", help="With --phase: also apply the tuned values of this area, as kmura fit does.")
+@click.option("--phase", type=click.Choice(PHASE_NAMES), help="Use the recipe of this phase, unless RECIPE is given.")
+@click.option(
+    "--area", metavar="AREA", help="With --phase: also apply the tuned values of this area, as kmura fit does."
+)
 @click.option(
     "--runs", default="runs", show_default=True, type=click.Path(), help="With --area: folder of the runs and searches."
 )
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key, as kmura fit --set.")
-@click.option("--only", metavar="PREFIX", help="Only keys that begin so: train, train.focal, ...")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key; may be repeated.")
+@click.option("--only", metavar="PREFIX", help="Only keys that begin with PREFIX, such as train.focal.")
 @click.option(
     "--format",
     "form",
@@ -29,12 +38,6 @@ def config(recipe, phase, area, runs, settings, only, form):
 
     RECIPE is the name of a shipped recipe or a TOML file; without it and without --phase the values are the defaults.
     Values that differ from the default are marked with *.
-
-    \b
-    Examples:
-      kmura config final --only cam
-      kmura config --phase final --area XR_WRIST
-      kmura config baseline --set train.epochs=20 --format toml > mine.toml
     """
     if area and not phase:
         raise click.UsageError("--area requires --phase, which says whose tuned values to apply")

@@ -38,7 +38,7 @@ from kmura.config import CamConfig
     "--calibrate-at",
     type=Choice(["image", "study"]),
     default="study",
-    help="Whose probabilities are calibrated.",
+    help="Level at which the calibration is fitted.",
 )
 @names_option(
     "--threshold",
@@ -48,7 +48,7 @@ from kmura.config import CamConfig
     help="How thresholds are chosen on val: a number, max_f1, youden, sensitivity>=X or specificity>=X.",
 )
 @resamples_option()
-@seed_option("Of the bootstrap.")
+@seed_option("Seed of the bootstrap.")
 def evaluate(run, records, rules, **options):
     """Score the best model of RUN (runs/AREA/PHASE) at image and study level.
 
@@ -86,7 +86,7 @@ def evaluate(run, records, rules, **options):
 @POOLING
 @TOP_K
 @resamples_option()
-@seed_option("Of the bootstrap.")
+@seed_option("Seed of the bootstrap.")
 @click.option("--out", type=click.Path(), help="Write all scores and differences, also those not shown, as JSON.")
 def compare(runs, levels, scores, out, **options):
     """Compare evaluated RUNS (runs/AREA/PHASE) over the same images.
@@ -117,7 +117,7 @@ def compare(runs, levels, scores, out, **options):
 @click.argument("run", type=click.Path())
 @RECORDS_OF_RUN
 @SPLIT
-@click.option("--cases", type=click.IntRange(1), default=8, help="Images per gallery.")
+@click.option("--cases", type=click.IntRange(1), default=8, help="Images per outcome, such as false positives.")
 @click.option("--sample", type=click.IntRange(2), default=64, help="Images for the deletion and insertion curves.")
 @click.option(
     "--tap",
@@ -125,14 +125,14 @@ def compare(runs, levels, scores, out, **options):
     show_default="cam.tap of the run; P5 and S4 for a hybrid",
     help="The feature map to explain; S4 is that of a hybrid's transformer.",
 )
-@names_option("--towards", metavar="CLASS,...", help="Also draw maps towards these classes; all: towards every class.")
-@click.option("--boxes", type=click.Path(), help="A CSV file with columns image, x0, y0, x1, y1 (pixels).")
-@seed_option("Of SmoothGrad's noise and the random maps.")
+@names_option("--towards", metavar="CLASS,...", help="Also draw maps for these classes; all: for every class.")
+@click.option("--boxes", type=click.Path(), help="A CSV file of lesions with columns image, x0, y0, x1, y1 (pixels).")
+@seed_option("Seed of the SmoothGrad noise and of the random maps.")
 def explain(run, **options):
     """Show where the best model of an evaluated RUN (runs/AREA/PHASE) looks.
 
-    Draws galleries of Grad-CAM++ maps and measures them by deletion, insertion and, with --boxes, localization. Writes
-    to RUN/explain.
+    Draws galleries of Grad-CAM++ maps and measures how faithful the maps are, by deletion and insertion curves and,
+    with --boxes, by localization. Writes to RUN/explain.
     """
     from kmura.cli.display import show_explanation
     from kmura.explain.gallery import explain
@@ -156,7 +156,7 @@ def explain(run, **options):
     help="The file that kmura eda wrote.",
 )
 @resamples_option("Bootstrap resamples of the comparison.")
-@seed_option("Of the bootstrap.")
+@seed_option("Seed of the bootstrap.")
 def report(runs, out, **options):
     """Write one self-contained HTML page about evaluated RUNS (runs/AREA/PHASE).
 
@@ -180,7 +180,7 @@ def report(runs, out, **options):
     show_default="RECORDS/eda.json, where report looks",
     help="Write everything to this file as JSON.",
 )
-@seed_option("Of the sample of images for the principal components.")
+@seed_option("Seed of the sample of images for the principal components.")
 def eda(records, **options):
     """Describe the images of RECORDS.
 

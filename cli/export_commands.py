@@ -9,8 +9,8 @@ from kmura.cli.options import RECORDS_OF_RUN, Choice, examples
 _THRESHOLD = click.option(
     "--threshold",
     metavar="RULE",
-    show_default="0.5, or the first of them",
-    help="Of a binary run: one of the rules that it was evaluated with.",
+    show_default="0.5 if it is one of them, else the first",
+    help="Threshold of a binary model: one of the rules that its run was evaluated with.",
 )
 
 
@@ -25,13 +25,22 @@ _THRESHOLD = click.option(
 @click.option("--out", required=True, type=click.Path(), help="Folder of the versions: OUT/1, OUT/2, ...")
 @RECORDS_OF_RUN
 @_THRESHOLD
-@click.option("--format", type=Choice(["savedmodel", "onnx", "litert"]), default="savedmodel", help="What to write.")
-@click.option("--warmup/--no-warmup", default=True, help="Write warm-up requests for TensorFlow Serving.")
+@click.option(
+    "--format",
+    type=Choice(["savedmodel", "onnx", "litert"]),
+    default="savedmodel",
+    help="Format; onnx requires the extra onnx.",
+)
+@click.option(
+    "--warmup/--no-warmup",
+    default=True,
+    help="Write warm-up requests for TensorFlow Serving (requires the extra serving).",
+)
 def export(run, out, **options):
     """Export the best model of an evaluated RUN (runs/AREA/PHASE) for serving.
 
-    An export contains the network with preprocessing, calibration, threshold and pooling, a model card, and golden
-    answers, which `kmura predict --check` compares. Each call adds a version.
+    An export contains the network with preprocessing, calibration, threshold and pooling, a model card, and reference
+    predictions, which `kmura predict --check` compares. Each call adds a version.
     """
     from kmura.cli.prediction_tables import show_export
     from kmura.export.bundle import export
@@ -54,27 +63,33 @@ def export(run, out, **options):
     type=Choice(["auto", "folder", "none"]),
     default="auto",
     help="Which images form a study. auto: by the column study of a CSV, and by MURA's patient and study folders; "
-    "folder: each folder is a study; none: each image is alone.",
+    "folder: each folder is a study; none: no studies.",
 )
 @_THRESHOLD
 @click.option(
     "--format",
     type=Choice(["table", "csv", "jsonl"]),
-    show_default="table; with --out csv, or jsonl if OUT ends so",
-    help="Form of the predictions.",
+    show_default="table; with --out: csv, or jsonl if OUT ends in .jsonl",
+    help="Format of the predictions.",
 )
 @click.option("--out", type=click.Path(), help="Write the predictions to this file.")
-@click.option("--cam", type=click.Path(), metavar="DIR", help="Write one PNG per image with the model's map.")
+@click.option(
+    "--cam", type=click.Path(), metavar="DIR", help="Write one PNG per image with the model's map to this folder."
+)
 @RECORDS_OF_RUN
 @click.option("--batch-size", type=click.IntRange(1), default=16, help="Images per step.")
 @click.option("--workers", type=click.IntRange(1), show_default="one per core", help="Threads that decode images.")
-@click.option("--check", is_flag=True, help="MODEL is an export: compare its answers with its golden answers.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Without IMAGES; MODEL is an export: compare its predictions with its reference predictions.",
+)
 def predict(model, images, check, format, out, **options):
     """Predict IMAGES with MODEL, a run, a .keras file or an export.
 
-    IMAGES are files, folders, or CSV files with a column `image`. PNG, JPEG, TIFF, BMP and, with pydicom, DICOM are
-    read. A file that cannot be read is reported on stderr and skipped. Exit code: 0 if all files were read, 1 if some
-    were skipped, 2 if none could be read or the call is wrong.
+    IMAGES are files, folders, or CSV files with a column `image`. PNG, JPEG, TIFF, BMP, GIF, WebP, PGM, PPM and DICOM
+    (requires the extra dicom) are read. A file that cannot be read is reported on stderr and skipped. Exit code: 0 if
+    all files were read, 1 if some were skipped, 2 if none could be read or the call is wrong.
     """
     if check:
         if images:

@@ -11,25 +11,25 @@ from kmura.config.names import BACKBONE_NAMES, FUSION_NAMES, HEAD_NAMES, PHASE_N
 
 # flag -> the configuration key that it sets, the help, and the choices where the key's type does not list them
 SHORT_FLAGS = {
-    "--task": ("data.task", "What the model predicts; auto: as the records. multiclass with --area all trains one "
-               "model for all areas.", None),
+    "--task": ("data.task", "What the model predicts; auto: the task of the records. multiclass with --area all trains "
+               "one model for all areas.", None),
     "--model": ("model.architecture", "One network, or a hybrid of two.", None),
     "--backbone": ("model.backbone", "The convolutional network.", BACKBONE_NAMES),
     "--weights": ("model.weights", "imagenet, none, a keras-hub preset, or the path of a preset folder or a weights "
                   "file.", None),
-    "--head": ("model.head", "The layers between backbone and logits (not of a hybrid).", HEAD_NAMES),
+    "--head": ("model.head", "The layers between backbone and logits (not for a hybrid).", HEAD_NAMES),
     "--swin": ("model.swin", "The Swin transformer of a hybrid.", SWIN_NAMES),
-    "--swin-weights": ("model.swin_weights", "Weights of that transformer, as --weights.", None),
-    "--fusion": ("model.fusion", "How a hybrid joins its two networks.", FUSION_NAMES),
+    "--swin-weights": ("model.swin_weights", "Weights of the Swin transformer; values as for --weights.", None),
+    "--fusion": ("model.fusion", "How a hybrid combines the features of its two networks.", FUSION_NAMES),
     "--image-size": ("data.image_size", "Rows and columns of the model's input, pixels.", None),
     "--epochs": ("train.epochs", "Passes over the training images.", None),
     "--batch-size": ("train.batch_size", "Images per step.", None),
-    "--seed": ("train.seed", "Of weights, order and augmentation.", None),
+    "--seed": ("train.seed", "Seed of the initial weights, the order of the images and the augmentation.", None),
     "--select-on": ("train.select_on", "The split that chooses the best epoch.", None),
     "--precision": ("train.precision", "Keras dtype policy.", None),
-    "--deterministic": ("train.deterministic", "Use only operations that give the same bits every time.", None),
-    "--tuner": ("tune.tuner", "How --phase tune searches.", None),
-    "--trials": ("tune.trials", "How many settings --phase tune tries.", None),
+    "--deterministic": ("train.deterministic", "Use only operations that give bit-identical results.", None),
+    "--tuner": ("tune.tuner", "Search method of --phase tune.", None),
+    "--trials": ("tune.trials", "Number of trials of --phase tune.", None),
 }  # fmt: skip
 
 
@@ -49,8 +49,8 @@ def _short_flags(command: Callable) -> Callable:
         "kmura fit --area XR_WRIST --recipe my.toml --set train.learning_rate=3e-5",
     ),
 )
-@click.option("--area", required=True, metavar="AREA", help="An area of the records, or all: one after another.")
-@click.option("--phase", default="baseline", type=Choice(PHASE_NAMES), help="How to train, see above.")
+@click.option("--area", required=True, metavar="AREA", help="An area of the records, or all (one after another).")
+@click.option("--phase", default="baseline", type=Choice(PHASE_NAMES), help="How to train; see above.")
 @click.option("--records", default="tfrecords", type=click.Path(), help="Folder of the records.")
 @click.option("--runs", default="runs", type=click.Path(), help="Folder for the runs: RUNS/AREA/PHASE.")
 @click.option(
@@ -66,21 +66,23 @@ def _short_flags(command: Callable) -> Callable:
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Any other key of the configuration, as train.learning_rate=3e-5; may be repeated.",
+    help="Set any configuration key, such as train.learning_rate=3e-5; may be repeated.",
 )
-@click.option("--resume/--fresh", default=True, help="Continue the run that exists, or delete it and start again.")
-@click.option(
-    "--evaluate/--no-evaluate", "then_evaluate", default=True, help="Evaluate each run when its training has ended."
-)
+@click.option("--resume/--fresh", default=True, help="Continue an existing run, or delete it and start again.")
+@click.option("--evaluate/--no-evaluate", "then_evaluate", default=True, help="Evaluate each run after its training.")
 @click.option(
     "--cam-every",
     type=int,
     metavar="EPOCHS",
-    show_default="5, then 2, for a hybrid; else never",
-    help="Draw the model's maps for a few test images every so many epochs.",
+    show_default="for a hybrid 5, and 2 once its DenseNet is trained too; else never",
+    help="Draw the model's maps for a few test images every EPOCHS epochs.",
 )
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard logs to RUNS/AREA/PHASE/tensorboard.")
-@click.option("--mlflow", is_flag=True, help="Log to the MLflow server of MLFLOW_TRACKING_URI, else to ./mlruns.")
+@click.option(
+    "--mlflow",
+    is_flag=True,
+    help="Log to the MLflow server of MLFLOW_TRACKING_URI, else to ./mlruns (requires the extra mlflow).",
+)
 @click.option("--dry-run", is_flag=True, help="Check everything and print the plan; train and write nothing.")
 def fit(
     area,
@@ -97,13 +99,14 @@ def fit(
     dry_run,
     **flags,
 ):
-    """Train a classifier for each area of the records.
+    """Train a classifier for one area of the records, or for all areas.
 
-    Phase `baseline` trains in one pass. `tune` searches for good values for `final`. `final` trains in two phases with
-    MixUp, CutMix and CAM-erasing, and takes the values that `tune` found, or those published for MURA's areas.
-    `hybrid` trains a DenseNet and a Swin transformer side by side; the DenseNet is frozen at first.
+    Phase `baseline` trains without MixUp, CutMix and CAM-erasing, which hides the image region that the model relies
+    on most. `tune` searches for good values for `final`. `final` trains with them, in later epochs without MixUp and
+    CutMix and at a lower learning rate; it uses the values that `tune` found, or those published for MURA's areas.
+    `hybrid` trains a DenseNet and a Swin transformer in parallel; the DenseNet is frozen at first.
 
-    Flags with the default (recipe) are short names for keys of the configuration: the recipe gives their values.
+    Options with [default: (recipe)] are short names for configuration keys, whose defaults the recipe defines.
     `kmura config` prints all keys with their meaning. The same command continues an interrupted run.
     """
     if cam_every is not None and (cam_every < 1 or phase == "tune"):

@@ -155,9 +155,11 @@ POOLING = click.option(
     "--pooling",
     type=Choice(["mean", "max", "noisy-or", "top-k"]),
     default="mean",
-    help="How the images of a study give its probability.",
+    help="How the probabilities of a study's images are combined.",
 )
-TOP_K = click.option("--top-k", type=click.IntRange(1), default=2, metavar="K", help="Images of --pooling top-k.")
+TOP_K = click.option(
+    "--top-k", type=click.IntRange(1), default=2, metavar="K", help="Number of images for --pooling top-k."
+)
 SPLIT = click.option("--split", type=Choice(["test", "val"]), default="test", help="The split to use.")
 WORKERS = click.option(
     "--workers", type=click.IntRange(1), show_default="one per core", help="Processes that work in parallel."

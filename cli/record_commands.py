@@ -16,15 +16,15 @@ from kmura.config import RecordsConfig
 @click.argument("out", type=click.Path())
 @names_option("--areas", metavar="AREA,...", show_default="all seven of MURA", help="The areas to make.")
 @click.option("--train-studies", default=200, metavar="N", help="Studies per area for training.")
-@click.option("--test-studies", default=60, metavar="N", help="Studies per area for the test.")
+@click.option("--test-studies", default=60, metavar="N", help="Studies per area for testing.")
 @click.option("--side", default=512, metavar="PIXELS", help="Longest side of an image.")
 @click.option(
     "--shortcut",
     default=0.0,
     metavar="P",
-    help="Probability of a fixed marker on an abnormal training image, to measure shortcut learning.",
+    help="Probability that an abnormal training image has a fixed marker, to measure shortcut learning.",
 )
-@seed_option("Of the images.")
+@seed_option("Seed of the images.")
 @WORKERS
 def demo_data(out, areas, train_studies, test_studies, side, shortcut, seed, workers):
     """Make synthetic radiographs in the folder OUT, arranged like MURA.
@@ -57,7 +57,7 @@ class _BuildCommand(click.Command):
         from kmura.records.layouts import LAYOUTS, layouts_of_options
 
         choice = Choice(list(LAYOUTS))
-        text = "How the images are stored, see Layouts."
+        text = "How the images are stored; see Layouts below."
         layout = click.Option(["--layout"], default="mura", show_default=True, type=choice, help=text)
         options = [_layout_option(declared) for declared in layouts_of_options().values()]
         own, first = super().get_params(ctx), 2  # these options come after ROOT and --out
@@ -100,20 +100,22 @@ def _layout_option(declared) -> click.Option:
 @click.argument("root", type=click.Path())
 @click.option("--out", default="tfrecords", type=click.Path(), help="Folder for the records.")
 @click.option(
-    "--encoding", default="png", type=Choice(literal_values(RecordsConfig, "encoding")), help="Format of the images."
+    "--encoding", default="png", type=Choice(literal_values(RecordsConfig, "encoding")), help="Encoding of the images."
 )
 @click.option("--quality", default=95, metavar="Q", help="Quality of JPEG, 1 to 100.")
-@click.option("--max-side", default=512, metavar="PIXELS", help="Reduce images with a longer side to this.")
+@click.option("--max-side", default=512, metavar="PIXELS", help="Longest side; larger images are reduced to it.")
 @click.option(
     "--channels", default="1", type=Choice(literal_values(RecordsConfig, "channels")), help="1 is gray, 3 is RGB."
 )
-@click.option("--val-fraction", default=0.1, metavar="F", help="Share of the training patients for the split val.")
+@click.option("--val-fraction", default=0.1, metavar="F", help="Share of the training patients for val.")
 @click.option(
     "--test-fraction", default=0.2, metavar="F", help="Share of the patients for test, if the source has no such split."
 )
-@seed_option("Of the splits and the order of the records.")
+@seed_option("Seed of the splits and of the order of the records.")
 @click.option("--strict", is_flag=True, help="Fail on an unreadable image instead of skipping and listing it.")
-@click.option("--overwrite", is_flag=True, help="Replace records of other images or other options.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace records that were built from other images or with other options."
+)
 @WORKERS
 def build_tfrecords(
     root,
@@ -133,7 +135,8 @@ def build_tfrecords(
 ):
     """Turn the images of ROOT, a folder or a file, into TFRecords.
 
-    The same command resumes an interrupted build.
+    All images of a patient go to one of the splits train, val and test. The layouts folders and medmnist state no
+    patients; each image then counts as a patient of its own. The same command resumes an interrupted build.
     """
     from kmura.cli.display import console, counting, records_table
     from kmura.records.writer import build_records
@@ -174,7 +177,7 @@ def build_tfrecords(
 def inspect(records):
     """Check RECORDS for damage, wrong counts, and patients or identical images in two splits.
 
-    Exit code: 0 if the records are sound, 2 if there are errors.
+    Exit code: 0 if there are no errors (there may be warnings and notes), 2 if there are errors.
     """
     from kmura.cli.display import console, counting, records_table
     from kmura.records.verify import inspect_records

@@ -25,13 +25,14 @@ def weights():
 )
 @click.option("--out", required=True, type=click.Path(), help="The preset folder to write.")
 @click.option(
-    "--image-size", type=int, show_default="its smallest", help="Of a Swin transformer: rows and columns of its input."
+    "--image-size", type=int, show_default="its smallest", help="For a Swin transformer: rows and columns of its input."
 )
 def port(source, backbone, out, image_size):
     """Turn SOURCE, weights of torchvision, timm or Hugging Face, into a preset.
 
-    SOURCE is a state dict (.safetensors or .pth) or a folder of Hugging Face. The command fails unless every array of
-    the backbone is found in it.
+    SOURCE is a state dict (.safetensors or .pth) or a folder that Hugging Face's transformers saved. A preset is a
+    folder that --weights and --swin-weights of `kmura fit` accept. The command fails unless SOURCE contains every
+    array of the backbone.
     """
     from kmura.models.weights import port_preset
 

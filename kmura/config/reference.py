@@ -40,14 +40,14 @@ $ kmura fit --area XR_WRIST --recipe mine.toml
 
 ## Where a value comes from
 
-Later layers override earlier ones:
+Later items of this list override earlier ones:
 
 1. The defaults of the tables below.
 2. The recipe: the file or shipped name of `--recipe`. Without it, the recipe of the phase: `baseline`, `tune`, `final`
    or `hybrid`; `tune_hybrid` for `--phase tune --model hybrid`.
-3. Tuned values, for the phases `final` and `hybrid` only: those of an unfinished run; else those of the
-   search (`RUNS/AREA/tune/best.json`, for a hybrid `RUNS/AREA/tune-hybrid/best.json`); else, for `final` without
-   `--recipe`, the published ones of the areas of MURA.
+3. Tuned values, for the phases `final` and `hybrid` only: those of an existing run, unless `--fresh` is given; else
+   those of the search (`RUNS/AREA/tune/best.json`, for a hybrid `RUNS/AREA/tune-hybrid/best.json`); else, for `final`
+   without `--recipe`, the published values for the areas of MURA.
 4. Short flags of `kmura fit`, such as `--epochs 3` for `train.epochs`.
 5. `--set stage.key=value`. If a key is set twice, the last value wins.
 
@@ -68,8 +68,8 @@ _KEYS = """
 _RECORDS = """
 ## Options of records
 
-These options belong to `kmura build-tfrecords`, not to a run. `max_side` is the flag `--max-side`, and so on; in Python
-they are the fields of `kmura.config.RecordsConfig`.
+These options belong to `kmura build-tfrecords`, not to a run. `max_side` is the flag `--max-side`, and so on; only
+`records_per_shard` has no flag. In Python they are the fields of `kmura.config.RecordsConfig`.
 
 """
 

@@ -9,10 +9,7 @@ from kmura.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class TuneConfig:
-    """The search of the phase `tune`: its method, and the smallest and largest value of each searched key.
-
-    A range with equal ends fixes the value.
-    """
+    """The search of the phase `tune`: its method and the range of each searched key (equal ends fix its value)."""
 
     tuner: Literal["bayesian", "random", "hyperband"] = key(
         "bayesian",

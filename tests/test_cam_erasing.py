@@ -41,7 +41,14 @@ def weights(model):
     return [variable.numpy() for variable in model.classifier.trainable_variables]
 
 
-@pytest.mark.parametrize(("erase", "loses"), [("all", [1, 1]), ("positive", [0, 1]), ("negative", [1, 0])])
+@pytest.mark.parametrize(
+    ("erase", "loses"),
+    [
+        pytest.param("all", [1, 1], marks=pytest.mark.slow),
+        ("positive", [0, 1]),
+        pytest.param("negative", [1, 0], marks=pytest.mark.slow),
+    ],
+)
 def test_an_erasing_step_matches_its_formula(erase, loses):
     """Compares with a step composed of its parts: two losses, their weighted sum, one gradient."""
     batch = batch_of()
@@ -71,6 +78,7 @@ def test_an_erasing_step_matches_its_formula(erase, loses):
         assert one.numpy() == pytest.approx(other.numpy(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_steps_between_erasing_steps_are_standard_steps():
     plain, erasing = trainer(can_erase=False), trainer()
     erasing.set_erasing(True, CamConfig(erase_every=3))
@@ -117,7 +125,8 @@ def test_changing_settings_does_not_retrace_the_step():
     assert first == 1 and len(traces) == 1
 
 
-@pytest.mark.parametrize("precision", [pytest.param("mixed_float16", marks=pytest.mark.slow), "mixed_bfloat16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_training_in_half_precision_reduces_the_loss(precision):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)

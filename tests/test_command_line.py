@@ -427,6 +427,7 @@ def test_a_full_disk_during_training_keeps_the_finished_epoch(records, kmura, re
     assert kmura(*command, "--epochs", 2, "--no-evaluate")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_run_folder_of_another_configuration(records, kmura, refused, tmp_path):
     command = ("fit", "--area", "XR_WRIST", "--records", records, "--runs", tmp_path, "--no-evaluate", *SMALL)
     assert kmura(*command)[0] == 0

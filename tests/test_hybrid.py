@@ -135,6 +135,7 @@ def test_maps_of_both_branches_equal_cam_for_the_plain_fusion(images):
         assert np.asarray(maps) == pytest.approx(classic, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_finer_map_includes_both_paths_to_a_multi_scale_fusion(images):
     model = mini("concat", multi_scale=True)
     maps = {
@@ -185,6 +186,7 @@ def test_shortcut_convolutions_are_ordered_by_depth(part, convolutions):
     assert "stack3_block0_0_bn" in learning  # follows the first of these convolutions, as documented
 
 
+@pytest.mark.slow
 def test_the_width_of_a_fusion_can_be_configured():
     config = load_config("hybrid", SETTINGS | {"model.fusion": "gated", "model.fusion_width": 12})
     model = build_model(**dataclasses.asdict(config.model), image_size=64)

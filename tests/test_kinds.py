@@ -78,14 +78,10 @@ def test_a_toy_kind_resumes_after_a_kill_within_an_epoch_and_appears_in_the_repo
     assert f"missed by {255 * scores['error']:.1f} of 255" in page and "<th scope" in page
 
 
-def test_a_kind_with_a_missing_part_raises_an_error(records, tmp_path, toy):
+def test_a_missing_part_and_an_unknown_kind_are_rejected(records, tmp_path, toy, monkeypatch):
     run = toy_kind.train(records, tmp_path, epochs=1).folder
     with pytest.raises(InputError, match="runs of kind toy have no contract"):
         kmura.export(run, tmp_path / "served")
-
-
-def test_a_run_of_an_unknown_kind_is_rejected(records, tmp_path, toy, monkeypatch):
-    run = toy_kind.train(records, tmp_path, epochs=1).folder
     monkeypatch.delitem(kinds.KINDS, "toy")
     with pytest.raises(InputError, match="kind of run 'toy' is unknown; choose one of classification"):
         kmura.evaluate(run)

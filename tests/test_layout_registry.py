@@ -45,6 +45,7 @@ def flat(tmp_path, monkeypatch):
 OPTIONS = RecordsConfig(val_fraction=0.3, test_fraction=0.3, records_per_shard=4)
 
 
+@pytest.mark.slow
 def test_a_toy_layout_can_be_built_trained_and_evaluated_with_patients(flat, tmp_path):
     from kmura.evaluation.scoring import ScoreOptions  # not at module level: worker processes import this file
 

@@ -201,6 +201,7 @@ def test_the_comparison_pools_studies_as_the_evaluation_did(tmp_path, sketched):
     assert "different poolings" in report([runs[0], other], tmp_path / "page.html").read_text()
 
 
+@pytest.mark.slow
 def test_missing_labels_are_reported_as_a_gap(tmp_path):
     table = simulated(40)
     table.loc[table["split"] == "test", "label"] = -1

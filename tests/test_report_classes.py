@@ -143,9 +143,9 @@ def test_areas_without_published_values_show_none():
     ("classes", "task", "figures"),
     [
         (("a", "b", "c"), "multiclass", 7),  # a matrix and two curves per level, and the training curves
-        (("no", "yes"), "multiclass", 14),  # and those of a binary question
+        pytest.param(("no", "yes"), "multiclass", 14, marks=pytest.mark.slow),  # and those of a binary question
         (("a", "b", "c"), "multilabel", 5),
-        (("a",), "multilabel", 12),
+        pytest.param(("a",), "multilabel", 12, marks=pytest.mark.slow),
     ],
 )
 def test_classes_and_labels_of_one_area_are_reported(tmp_path, classes, task, figures):

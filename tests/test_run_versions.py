@@ -44,6 +44,7 @@ def old_run(evaluated_run, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_an_old_run_is_reported_with_the_names_of_today(evaluated_run, old_run, tmp_path):
     assert Run(old_run).kind == "classification" and Run(old_run).config.train.select_on == "val"
     page = report([old_run], tmp_path / "old.html", resamples=20).read_text()

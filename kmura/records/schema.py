@@ -30,7 +30,7 @@ FEATURES: Mapping[str, tuple[str, str]] = {
 
 # column -> what it holds of each record, in the index file beside a shard; tfrecords/README.md shows this table, too
 INDEX_COLUMNS: Mapping[str, str] = {
-    "start": "byte of the shard at which the frame of the record begins",
+    "start": "byte offset in the shard at which the record (with its header) begins",
     "height": "rows of `image`",
     "width": "columns of `image`",
     "label": "list of class ids, or the 0/1 vector, as in the record",

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from kmura.cli.options import examples
+from kmura.cli.options import Recipe, examples
 from kmura.config.names import PHASE_NAMES
 
 
@@ -15,7 +15,7 @@ from kmura.config.names import PHASE_NAMES
         "kmura config baseline --set train.epochs=20 --format toml > mine.toml",
     ),
 )
-@click.argument("recipe", required=False)
+@click.argument("recipe", required=False, shell_complete=Recipe().shell_complete)
 @click.option("--phase", type=click.Choice(PHASE_NAMES), help="Use the recipe of this phase, unless RECIPE is given.")
 @click.option(
     "--area", metavar="AREA", help="With --phase: also apply the tuned values of this area, as kmura fit does."

@@ -127,13 +127,13 @@ def fit(
     # errors in the settings should appear before the slow imports
     phase_config(phase, area, runs, recipe, options["settings"], not resume)
     options["fresh"] = not resume
-    if dry_run:
-        _show_plans(records, area, phase, options)
-        return
     if mlflow:
         from kmura.training.trackers import check_mlflow
 
         check_mlflow()
+    if dry_run:
+        _show_plans(records, area, phase, options)
+        return
 
     from kmura.classification.fit import fit_areas
     from kmura.classification.search import tune_areas

@@ -137,6 +137,8 @@ def examples(*lines: str) -> str:
 
 def nearest(value: str, choices: Iterable[str]) -> str:
     """The end of an error message that suggests the nearest choice; "" if none is near."""
+    if {"val", "test"} <= set(choices) and value in ("tune", "valid"):
+        return "; the split tune is now val, and valid is now test"
     matches = difflib.get_close_matches(str(value), list(choices), n=1)
     return f"; did you mean {matches[0]}?" if matches else ""
 

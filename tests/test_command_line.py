@@ -159,6 +159,8 @@ def test_an_unknown_name_is_refused_with_the_choices_and_the_nearest(refused):
     assert "neither a file nor a shipped recipe" in line and "baseline, demo" in line and "did you mean final?" in line
     line = refused("compare", "a", "b", "--score", "auk")
     assert "score 'auk' is unknown" in line and "balanced_accuracy" in line and "did you mean auc?" in line
+    for name in ("tune", "valid"):
+        assert "the split tune is now val, and valid is now test" in refused("explain", "run", "--split", name)
 
 
 def test_a_usage_error_is_one_line_with_exit_code_2_and_no_traceback():

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from record_files import AREA, batches, encoded, eval_dataset, picture, write_records
 
-from kmura.config import DataConfig
+from kmura.config import ClassificationConfig, DataConfig
+from kmura.data.dataset import Dataset
 from kmura.data.decoded import readable_errors
 from kmura.data.index import Index, read_index
 from kmura.errors import InputError
@@ -130,6 +131,35 @@ def test_a_shard_of_other_records_with_the_same_size_is_reported_when_it_is_read
     message = r"train-00001-of-00002.tfrecord: record 0 \(.*patient00004.*\) differs from the index"
     with pytest.raises(InputError, match=message), readable_errors(tmp_path / "a"):
         batches(dataset)
+
+
+def test_a_record_with_another_label_than_its_index_is_reported_when_it_is_read(tmp_path):
+    write_records(tmp_path / "a", [0, 1, 0, 1])
+    write_records(tmp_path / "b", [0, 1, 1, 1])  # same images, one other label
+    file = f"{AREA}/train-00001-of-00002.tfrecord"
+    (tmp_path / "a" / file).write_bytes((tmp_path / "b" / file).read_bytes())
+    dataset = eval_dataset(tmp_path / "a", AREA, "train", data=SMALL)
+    message = r"train-00001-of-00002.tfrecord: record 0 \(.*patient00002.*\) differs from the index"
+    with pytest.raises(InputError, match=message), readable_errors(tmp_path / "a"):
+        batches(dataset)
+
+
+@pytest.mark.parametrize(("key", "value"), [("task", "regression"), ("has_patients", "yes")])
+def test_a_manifest_with_an_unknown_value_is_damaged(tmp_path, key, value):
+    path = write_records(tmp_path, [0, 1]) / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(InputError, match=f"manifest.json .*{key} '{value}'"):
+        read_manifest(tmp_path)
+
+
+def test_a_data_set_names_a_wrong_argument(tmp_path):
+    write_records(tmp_path, [0, 1])
+    with pytest.raises(InputError, match="a DataConfig .* and ClassificationConfig"):
+        Dataset(tmp_path, AREA, ClassificationConfig())
+    with pytest.raises(InputError, match="batch_size is 0; 1 or more is needed"):
+        Dataset(tmp_path, AREA, SMALL).eval("train", batch_size=0)
+    with pytest.raises(InputError, match="seed is -1; 0 or more is needed"):
+        Dataset(tmp_path, AREA, SMALL).train(seed=-1)
 
 
 def test_the_index_gives_the_byte_ranges_of_the_records(tmp_path):

@@ -198,6 +198,13 @@ def test_a_server_that_cannot_be_used_is_refused_before_training(server, tmp_pat
         tracker(tmp_path / "run")
 
 
+@pytest.mark.parametrize("flags", [(), ("--dry-run",)])
+def test_mlflow_that_is_not_installed_is_reported_first(monkeypatch, capsys, flags):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    code, _, err = kmura_main(monkeypatch, capsys, "fit", "--area", "XR_WRIST", "--mlflow", *flags)
+    assert code == 2 and "--mlflow needs the package mlflow-skinny" in err
+
+
 COMMAND = ("--backbone", "densenet_mini", "--weights", "none", "--image-size", 32, "--epochs", 1)
 
 

@@ -53,6 +53,11 @@ class Dataset:
         Raises:
             InputError: the records or the area do not exist, or the records do not support the task.
         """
+        if not isinstance(area, str) or not isinstance(config, DataConfig | None):
+            raise InputError(
+                f"Dataset takes the name of an area and a DataConfig (the stage `data` of a configuration), not "
+                f"{area!r} and {type(config).__name__}"
+            )
         self.records, self.area, self.config = Path(records), area, config or DataConfig()
         self.manifest: Manifest = manifest or read_manifest(records)
         if not self.manifest.areas:
@@ -126,6 +131,8 @@ class Dataset:
         """
         from kmura.data.pipeline import train_batches
 
+        _check_at_least("batch_size", batch_size, 1)
+        _check_at_least("seed", seed, 0)
         return train_batches(
             self.index(split),
             self.labels,
@@ -150,6 +157,7 @@ class Dataset:
         """
         from kmura.data.pipeline import eval_batches
 
+        _check_at_least("batch_size", batch_size, 1)
         return eval_batches(self.index(split), self.labels, data=self.config, batch_size=batch_size)
 
     def images(self, split: str, rows: Sequence[int]) -> np.ndarray:
@@ -271,6 +279,11 @@ class Dataset:
         from kmura.data.decoded import readable_errors
 
         return readable_errors(self.records, self.area, split)
+
+
+def _check_at_least(name: str, value: int, low: int) -> None:
+    if value < low:
+        raise InputError(f"{name} is {value}; {low} or more is needed")
 
 
 def dataset_of(records: "str | os.PathLike | Dataset", area: str, config: DataConfig) -> Dataset:

@@ -131,7 +131,7 @@ def _decoder(index: Index, data: DataConfig) -> Callable[[tf.Tensor], tf.Tensor]
     with tf.device("CPU"):
         shards = tf.constant([str(path) for path in index.shards])
         shard, start = tf.constant(index.shard), tf.constant(index.start)
-        paths = tf.constant(index.keys["image"].tolist())
+        paths, labels = tf.constant(index.keys["image"].tolist()), tf.constant(index.labels)
 
     def read(row):
         unbuffered = tf.constant(0, tf.int64)  # reads one record only, not the records after it
@@ -151,8 +151,11 @@ def _decoder(index: Index, data: DataConfig) -> Callable[[tf.Tensor], tf.Tensor]
         records = records.batch(tf.size(rows, tf.int64)).get_single_element()
         with tf.control_dependencies([tf.debugging.assert_equal(tf.size(records), tf.size(rows), "record missing")]):
             records = tf.identity(records)
-        record = tf.io.parse_example(records, parse_spec(("image", "height", "width", "path")))
+        record = tf.io.parse_example(records, parse_spec(("image", "height", "width", "path", "label")))
         tf.debugging.assert_equal(record["path"], tf.gather(paths, rows), "record not at its indexed position")
+        tf.debugging.assert_equal(
+            record["label"], tf.gather(labels, rows), "label of the record differs from the index"
+        )
         sides = tf.stack([record["height"], record["width"]], axis=1)
         inputs = (record["image"], tf.cast(sides, tf.int32), *axis_weights(sides, size, how, taps))
         spec = tf.TensorSpec([size, size, channels], tf.uint8)
@@ -227,11 +230,12 @@ def _check_images(records: str | os.PathLike, area: str, split: str | None) -> N
     manifest = read_manifest(records)
     names = [(name, part) for name, splits in manifest.areas.items() for part in splits]
     for index in (read_index(records, *key) for key in names if area in (ALL, key[0]) and split in (None, key[1])):
-        indexed = list(zip(index.shard.tolist(), index.start.tolist(), index.keys["image"], strict=True))
+        columns = (index.shard.tolist(), index.start.tolist(), index.keys["image"], map(tuple, index.labels.tolist()))
+        indexed = list(zip(*columns, strict=True))
         row = 0
         for shard, path in enumerate(index.shards):
             for number, (start, record) in enumerate(read_shard(Path(records), path)):
-                if indexed[row : row + 1] != [(shard, start, record.path)]:
+                if indexed[row : row + 1] != [(shard, start, record.path, tuple(record.label))]:
                     raise InputError(
                         f"shard {path}: record {number} ({record.path}) differs from the index of the shard; "
                         f"{how_to_fix(records)}"

@@ -145,6 +145,8 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
     try:
         if version == 1:
             raw = _from_version_1(raw)
+        if raw["task"] not in TASKS or not isinstance(raw["has_patients"], bool):
+            raise TypeError(f"task {raw['task']!r}, has_patients {raw['has_patients']!r}")
         return Manifest(
             layout=raw["layout"],
             classes=tuple(raw["classes"]),

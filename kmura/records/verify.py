@@ -83,7 +83,8 @@ def inspect_records(folder: str | os.PathLike, progress: Callable[[int, int], No
             findings.append(Finding("warning", f"{file} is not in {MANIFEST}: it is never read"))
     if unindexed := sum(shard.index is None for _, _, shard in shards):
         text = (
-            f"{unindexed} shards have no index, so every training run reads all of their records first; {FIX} to add it"
+            f"{unindexed} shards have no index (schema version 1), so every training run reads all of their records "
+            "first; to add it, build the records into another folder and keep these for the runs trained on them"
         )
         findings.append(Finding("note", text))
     if not any(finding.severity == "error" for finding in findings):

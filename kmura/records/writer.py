@@ -120,6 +120,7 @@ def _fingerprint(root: Path, layout: Layout, listing: Listing, sources: list[Sou
 def _differences(finished: Manifest, layout: Layout, listing: Listing, options: RecordsConfig) -> str:
     new = {"layout": layout.name, "classes": list(listing.classes), **dataclasses.asdict(options)}
     old = {"layout": finished.layout, "classes": list(finished.classes), **finished.options}
+    new["schema_version"], old["schema_version"] = schema.SCHEMA_VERSION, finished.schema_version
     keys = [f"{key} {old.get(key)}, now {value}" for key, value in new.items() if old.get(key) != value]
     return "; ".join(keys) or "images were added, removed or changed"
 

@@ -15,7 +15,7 @@ export TF_ENABLE_ONEDNN_OPTS ?= 1
 	touch $@
 
 test: .venv/installed lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not real'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not real'
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'slow or real'

@@ -14,8 +14,9 @@ export TF_ENABLE_ONEDNN_OPTS ?= 1
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
+# two processes of one thread each: less CPU time than two processes of two threads
 test: .venv/installed lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not real'
+	TF_NUM_INTRAOP_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not real'
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'slow or real'

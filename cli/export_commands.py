@@ -101,8 +101,8 @@ def predict(model, images, check, format, out, **options):
     if out and format == "table":
         raise click.UsageError("--out needs --format csv or jsonl, not table")
 
-    from kmura.cli.display import counting
     from kmura.cli.prediction_tables import show_predictions, skipped_lines, write_rows
+    from kmura.cli.progress import counting
     from kmura.errors import InputError
     from kmura.prediction.predict import predict
 

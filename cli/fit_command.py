@@ -137,7 +137,8 @@ def fit(
 
     from kmura.classification.fit import fit_areas
     from kmura.classification.search import tune_areas
-    from kmura.cli.display import show_evaluation, training_progress
+    from kmura.cli.display import show_evaluation
+    from kmura.cli.progress import training_progress
     from kmura.evaluation.evaluate import evaluate
     from kmura.explain.overlays import overlays_of
     from kmura.runs.run import read_run

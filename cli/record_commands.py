@@ -32,7 +32,7 @@ def demo_data(out, areas, train_studies, test_studies, side, shortcut, seed, wor
     Abnormal studies show drawn lesions, whose boxes are listed in OUT/lesions.csv. The same options give the same
     images.
     """
-    from kmura.cli.display import counting
+    from kmura.cli.progress import counting
     from kmura.phantoms.radiographs import AREAS, write_phantoms
 
     with counting("phantoms") as progress:
@@ -138,7 +138,8 @@ def build_tfrecords(
     All images of a patient go to one of the splits train, val and test. The layouts folders and medmnist state no
     patients; each image then counts as a patient of its own. The same command resumes an interrupted build.
     """
-    from kmura.cli.display import console, counting, records_table
+    from kmura.cli.display import console, records_table
+    from kmura.cli.progress import counting
     from kmura.records.writer import build_records
 
     options = RecordsConfig(
@@ -179,7 +180,8 @@ def inspect(records):
 
     Exit code: 0 if there are no errors (there may be warnings and notes), 2 if there are errors.
     """
-    from kmura.cli.display import console, counting, records_table
+    from kmura.cli.display import console, records_table
+    from kmura.cli.progress import counting
     from kmura.records.verify import inspect_records
 
     with counting("shards") as progress:

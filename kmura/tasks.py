@@ -6,6 +6,7 @@ maps the names of tasks in records, configurations and run folders to their clas
 Shapes: N images, L logits. A label is -1 where it is unknown.
 """
 
+import abc
 import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
@@ -20,7 +21,7 @@ NO_LABEL = "none"  # the decision of a multilabel model if no label is above the
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class Task(abc.ABC):
     """The task of a classifier.
 
     Attributes:
@@ -116,6 +117,7 @@ class Task:
         """Converts logits [N, L] to probabilities [N, L], float64."""
         return metrics.probabilities(logit, softmax=self.softmax)
 
+    @abc.abstractmethod
     def decision(self, probability: np.ndarray, threshold: float = 0.5) -> np.ndarray:
         """Converts probabilities [N, L] (`Binary` also [N]) to the names of the predicted classes [N].
 
@@ -123,7 +125,6 @@ class Task:
             probability: in 0..1.
             threshold: of the decision, 0..1; not used by `Multiclass`, which predicts the most probable class.
         """
-        raise NotImplementedError
 
     def undecided(self, probability: np.ndarray, threshold: float, within: float) -> np.ndarray:
         """Returns for each image whether it is closer than `within` to another decision, bool [N].

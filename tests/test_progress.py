@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from kmura.cli import display
-from kmura.cli.display import RunClock, duration, training_progress
+from kmura.cli import progress
+from kmura.cli.progress import RunClock, duration, training_progress
 
 
 class Time:
@@ -95,7 +95,7 @@ def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch):
             return True
 
     terminal = Terminal()
-    monkeypatch.setattr(display.sys, "stderr", terminal)
+    monkeypatch.setattr(progress.sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     trained()
     assert "epoch 2/3" in terminal.getvalue() and "left" in terminal.getvalue() and "2/2" in terminal.getvalue()

@@ -221,7 +221,7 @@ class _Search(kt.Tuner):
             super().__init__(make_oracle(config), directory=str(folder.path.parent), project_name=folder.path.name)
 
     def _get_tuner_fname(self):
-        return str(self.folder.path / ORACLE)  # the state to resume from, whatever the tuner ID
+        return str(self.folder.path / ORACLE)  # the state to resume from; the tuner ID does not matter
 
     def save(self):
         if not self._is_worker():

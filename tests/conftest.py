@@ -99,7 +99,7 @@ def evaluated_run(tmp_path_factory):
     from kmura.evaluation.scoring import ScoreOptions
     from kmura.phantoms.radiographs import write_phantoms
     from kmura.runs.run import RunFolder, write_run
-    from kmura.training.loop import describe
+    from kmura.training.claim import describe
 
     folder = tmp_path_factory.mktemp("evaluated")
     write_phantoms(folder / "images", areas=("XR_WRIST",), train_studies=24, test_studies=12, side=64, workers=1)

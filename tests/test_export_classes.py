@@ -28,7 +28,7 @@ def made_run(folder, manifest, area, task, settings, pooling):
     from kmura.data.dataset import Dataset
     from kmura.evaluation.scoring import ScoreOptions
     from kmura.runs.run import RunFolder, write_run
-    from kmura.training.loop import describe
+    from kmura.training.claim import describe
 
     settings = settings | {"model.backbone": "densenet_mini", "model.weights": "none", "data.image_size": 32}
     config = load_config(None, settings | {"data.task": task})

@@ -18,7 +18,7 @@ from kmura.evaluation.evaluation import Evaluation
 from kmura.files import sha256_of, write_json
 from kmura.metrics import Interval
 from kmura.report import class_figures
-from kmura.report.classification_chapter import kappa_rows
+from kmura.report.classification_details import kappa_rows
 from kmura.report.published import MURA_AREAS
 from kmura.report.report import report
 from kmura.runs.predictions import read_predictions

@@ -29,7 +29,7 @@ from kmura.models.weights import ARRAYS, load_weights
 from kmura.runs.checkpoint import STATE
 from kmura.runs.run import RunFolder
 from kmura.tasks import ALL
-from kmura.training.loop import check_claim, describe
+from kmura.training.claim import check_claim, describe
 
 PROCESS_BYTES = 700_000_000  # a process that has imported TensorFlow and Keras and built a small model
 KEPT_SHARE = 0.8  # of the outputs of all operations of a forward pass, what is in memory at the same time

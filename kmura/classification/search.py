@@ -53,7 +53,8 @@ from kmura.files import write_json
 from kmura.runs.checkpoint import STATE
 from kmura.runs.run import LOSSES, RunFolder, claimed, drop_run, write_run, write_summaries
 from kmura.training.callbacks import NonFiniteLoss
-from kmura.training.loop import RunResult, check_claim, describe, run_result, session, train
+from kmura.training.claim import check_claim, describe
+from kmura.training.loop import RunResult, run_result, session, train
 
 try:
     import resource

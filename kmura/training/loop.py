@@ -4,12 +4,8 @@ import abc
 import contextlib
 import dataclasses
 import gc
-import importlib.metadata
 import logging
 import os
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,24 +16,21 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-import kmura
 from kmura import kinds
-from kmura.config import differences
 from kmura.data.dataset import Dataset
 from kmura.errors import InputError, reason
 from kmura.files import replacing
 from kmura.runs.checkpoint import STATE, LastCheckpoint
 from kmura.runs.run import (
     LOSSES,
-    RunDescription,
     RunFolder,
     claimed,
     drop_run,
-    read_run,
     write_run,
     write_summaries,
 )
 from kmura.training.callbacks import StopOnNonFiniteLoss, non_finite_loss
+from kmura.training.claim import check_claim, describe
 
 log = logging.getLogger("kmura")
 
@@ -226,68 +219,6 @@ def run_result(folder: RunFolder, history: pd.DataFrame, monitor: str) -> RunRes
             f"{folder.path} has no best epoch: {monitor} was not a number in any epoch; see {folder.history}"
         )
     return RunResult(folder.path, history, history[history["best"]].iloc[-1].to_dict())
-
-
-def describe(dataset: Dataset, phase: str, config: Any, *, kind: str, command: str | None = None) -> RunDescription:
-    """Returns the content of `run.json` for a run that starts now."""
-    return RunDescription(
-        kind=kind,
-        area=dataset.area,
-        phase=phase,
-        records=str(dataset.records.resolve()),
-        inputs=dataset.manifest.inputs,
-        channels=dataset.manifest.channels,
-        config=config,
-        versions={
-            "kmura": kmura.__version__,
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-            "keras-hub": importlib.metadata.version("keras-hub"),
-        },
-        command=command or shlex.join(sys.argv),
-        task=dataset.labels.name,
-        classes=dataset.labels.classes,
-        areas=dataset.labels.areas,
-    )
-
-
-def check_claim(folder: RunFolder, wanted: RunDescription, fresh: bool, started: bool, growing: str) -> None:
-    """Checks that a run can start or continue in a folder.
-
-    Args:
-        folder: the run folder.
-        wanted: description of the run that is requested.
-        fresh: whether the folder will be deleted.
-        started: whether the folder contains a state to continue from.
-        growing: the only key that may have a larger value than before.
-
-    Raises:
-        InputError: the folder is not a run folder, or its run has another kind, another configuration or other records.
-    """
-    if fresh and folder.path.exists() and not folder.description.exists() and any(folder.path.iterdir()):
-        raise InputError(f"{folder.path} is not a run folder; --fresh does not delete it, choose another --runs folder")
-    if not started:
-        return
-    before = read_run(folder.path)
-    if before.kind != wanted.kind:
-        raise InputError(f"{folder.path} is a run of kind {before.kind}; choose another --runs folder")
-    changed = differences(before.config, wanted.config)
-    stage, _, key = growing.partition(".")
-    old, new = (getattr(getattr(config, stage), key) for config in (before.config, wanted.config))
-    longer = len(changed) == 1 and new > old
-    if growing == "train.epochs" and getattr(wanted.config.train, "schedule", "constant") != "constant":
-        longer = False  # another number of epochs would have changed the finished ones
-    if changed and not longer:
-        raise InputError(
-            f"{folder.path} is a run of another configuration ({'; '.join(changed)}); "
-            "repeat the old settings to continue, use --fresh to start again, or choose another --runs folder"
-        )
-    if before.inputs != wanted.inputs:
-        raise InputError(
-            f"{folder.path} was trained on other records ({before.records}); "
-            "use --fresh to start again, or choose another --runs folder"
-        )
 
 
 @contextlib.contextmanager

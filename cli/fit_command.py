@@ -26,7 +26,7 @@ SHORT_FLAGS = {
     "--batch-size": ("train.batch_size", "Images per step.", None),
     "--seed": ("train.seed", "Seed of the initial weights, the order of the images and the augmentation.", None),
     "--select-on": ("train.select_on", "The split that chooses the best epoch.", None),
-    "--precision": ("train.precision", "Keras dtype policy.", None),
+    "--precision": ("train.precision", "Keras dtype policy; auto chooses the fastest safe one.", None),
     "--deterministic": ("train.deterministic", "Use only operations that give bit-identical results.", None),
     "--tuner": ("tune.tuner", "Search method of --phase tune.", None),
     "--trials": ("tune.trials", "Number of trials of --phase tune.", None),

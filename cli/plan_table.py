@@ -24,7 +24,7 @@ def plan_table(plan) -> Table:
     table.add_row("images", _images(plan))
     table.add_row("steps", _steps(plan))
     data = plan.config.data
-    table.add_row("model", f"{plan.config.model.words}; {data.image_size} x {data.image_size} pixels")
+    table.add_row("model", f"{plan.config.model.words}; {data.image_size} x {data.image_size} pixels; {plan.precision}")
     table.add_row("parameters", f"{plan.parameters:,}, {plan.trainable:,} of them trainable")
     table.add_row("weights", "; ".join(plan.weights))
     table.add_row("decoded images", _cache(plan))

@@ -127,7 +127,7 @@ def test_choices_of_configuration_keys_come_from_their_types():
     from kmura.cli.main import cli
 
     choices = {each.name: tuple(getattr(each.type, "choices", ())) for each in cli.commands["fit"].params}
-    assert choices["precision"] == ("float32", "mixed_bfloat16", "mixed_float16")
+    assert choices["precision"] == ("auto", "float32", "mixed_bfloat16", "mixed_float16")
     assert choices["task"] == ("auto", "binary", "multiclass", "multilabel")
     assert choices["select_on"] == ("val", "test") and choices["tuner"] == ("bayesian", "random", "hyperband")
 

@@ -30,6 +30,7 @@ from kmura.runs.checkpoint import STATE
 from kmura.runs.run import RunFolder
 from kmura.tasks import ALL
 from kmura.training.claim import check_claim, describe
+from kmura.training.precision import slow_reason
 
 PROCESS_BYTES = 700_000_000  # a process that has imported TensorFlow and Keras and built a small model
 KEPT_SHARE = 0.8  # of the outputs of all operations of a forward pass, what is in memory at the same time
@@ -45,6 +46,7 @@ class Plan:
         area, phase: which run this is.
         folder: of the run.
         config: of the run.
+        precision: the dtype policy of training.
         source: a sentence that says where tuned values come from, or "".
         images, studies: split -> number.
         labelled: number of training images with a known label; the others are not used in training.
@@ -67,6 +69,7 @@ class Plan:
     phase: str
     folder: Path
     config: ClassificationConfig
+    precision: str
     source: str
     images: dict[str, int]
     studies: dict[str, int]
@@ -141,7 +144,9 @@ def _plan(
     folder = RunFolder(Path(runs) / area / (searched(config)[1] if search else phase))
     continues = not fresh and (folder.path / ORACLE if search else folder.last / STATE).is_file()
     description = describe(dataset, folder.path.name, config, kind=kinds.CLASSIFICATION)
-    check_claim(folder, description, fresh, continues, growing="tune.trials" if search else "train.epochs")
+    description = check_claim(
+        folder, description, fresh, continues, growing="tune.trials" if search else "train.epochs"
+    )
     epochs_done = len(read_history(folder)) if continues and not search else 0
 
     facts = facts_of(
@@ -151,7 +156,7 @@ def _plan(
         dataset.labels.outputs,
         unfreeze=config.train.unfreeze,
         batch_size=config.train.batch_size,
-        precision=config.train.precision,
+        precision=description.precision,
         epochs_done=epochs_done,
     )
     available = available_memory()
@@ -160,6 +165,8 @@ def _plan(
         sum(size for split, size in cache_bytes.items() if cache[split] == place) for place in ("memory", "disk")
     )
     notes = never_reached(config)
+    if slow := slow_reason(description.precision):
+        notes.append(slow)
     if available and facts.training_bytes + in_memory > available:
         notes.append("the estimated memory is more than is available; reduce train.batch_size or data.image_size")
     images, studies = _counts(dataset)
@@ -168,6 +175,7 @@ def _plan(
         phase=phase,
         folder=folder.path,
         config=config,
+        precision=description.precision,
         source=source,
         images=images,
         studies=studies,

@@ -122,14 +122,14 @@ def tune(
     with claimed(folder.path) if leads else contextlib.nullcontext():
         started = not fresh and (folder.description.exists() if not leads else (folder.path / ORACLE).is_file())
         if leads or started:
-            check_claim(folder, description, fresh, started, growing="tune.trials")
+            description = check_claim(folder, description, fresh, started, growing="tune.trials")
 
         @functools.cache
         def trainee() -> _Trainee:
             learner = ClassificationLearner(dataset, config)
             return _Trainee(learner, [variable.numpy() for variable in learner.variables])
 
-        with session(config), dataset.readable_errors():
+        with session(config, description.precision), dataset.readable_errors():
             if role != "chief" and not started:
                 trainee()  # before anything is deleted, since it may fail
             if leads:

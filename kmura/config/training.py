@@ -135,7 +135,11 @@ class TrainConfig:
             "weighted by class size.",
         )
     )
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = key("float32", "Keras dtype policy.")
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = key(
+        "float32",
+        "Keras dtype policy; 'auto' is mixed_bfloat16 where the processor or GPU has bfloat16 instructions, else "
+        "float32.",
+    )
     seed: int = key(
         0, "Seed of the initial weights, the order of the images and the augmentation.", within=(0, 2**31 - 1)
     )

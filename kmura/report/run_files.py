@@ -120,7 +120,7 @@ def facts_of(description: RunDescription, folder: RunFolder) -> dict[str, str]:
     return {
         "network": f"{config.model.words}, {config.data.image_size} pixels, {config.data.resize}",
         "training": f"{epochs_trained(folder, config)}, batches of {config.train.batch_size}, Adam at "
-        f"{config.train.learning_rate:g}, {config.train.precision}, seed {config.train.seed}",
+        f"{config.train.learning_rate:g}, {description.policy}, seed {config.train.seed}",
         "records": description.records,
         "command": description.command,
         "versions": ", ".join(f"{name} {version}" for name, version in description.versions.items()),

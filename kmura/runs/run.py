@@ -64,6 +64,8 @@ class RunDescription:
         command: the command line or call that started the run.
         task, classes, areas: for a kind with labels, see `labels`; else empty.
         finished: whether training has finished.
+        precision: the dtype policy of training, which `train.precision` = `auto` leaves open; "" in runs made before
+            there was `auto`, whose policy is `train.precision`.
     """
 
     kind: str
@@ -79,7 +81,13 @@ class RunDescription:
     classes: tuple[str, ...] = ()
     areas: tuple[str, ...] = ()
     finished: bool = False
+    precision: str = ""
     run_version: int = RUN_VERSION
+
+    @property
+    def policy(self) -> str:
+        """The dtype policy of training."""
+        return self.precision or self.config.train.precision
 
     @property
     def labels(self) -> Task | None:

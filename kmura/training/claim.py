@@ -1,5 +1,6 @@
 """What a run folder claims: the description of a run that starts, and whether it may start or continue there."""
 
+import dataclasses
 import importlib.metadata
 import platform
 import shlex
@@ -14,6 +15,7 @@ from kmura.config import differences
 from kmura.data.dataset import Dataset
 from kmura.errors import InputError
 from kmura.runs.run import RunDescription, RunFolder, read_run
+from kmura.training.precision import resolved
 
 
 def describe(dataset: Dataset, phase: str, config: Any, *, kind: str, command: str | None = None) -> RunDescription:
@@ -34,14 +36,18 @@ def describe(dataset: Dataset, phase: str, config: Any, *, kind: str, command: s
             "keras-hub": importlib.metadata.version("keras-hub"),
         },
         command=command or shlex.join(sys.argv),
+        precision=resolved(config.train.precision),
         task=dataset.labels.name,
         classes=dataset.labels.classes,
         areas=dataset.labels.areas,
     )
 
 
-def check_claim(folder: RunFolder, wanted: RunDescription, fresh: bool, started: bool, growing: str) -> None:
-    """Checks that a run can start or continue in a folder.
+def check_claim(folder: RunFolder, wanted: RunDescription, fresh: bool, started: bool, growing: str) -> RunDescription:
+    """Checks that a run can start or continue in a folder; returns the description with which it does so.
+
+    It is `wanted` with the dtype policy of the run that continues, so that `train.precision` = `auto` means the same
+    on every machine.
 
     Args:
         folder: the run folder.
@@ -56,7 +62,7 @@ def check_claim(folder: RunFolder, wanted: RunDescription, fresh: bool, started:
     if fresh and folder.path.exists() and not folder.description.exists() and any(folder.path.iterdir()):
         raise InputError(f"{folder.path} is not a run folder; --fresh does not delete it, choose another --runs folder")
     if not started:
-        return
+        return wanted
     before = read_run(folder.path)
     if before.kind != wanted.kind:
         raise InputError(f"{folder.path} is a run of kind {before.kind}; choose another --runs folder")
@@ -76,3 +82,4 @@ def check_claim(folder: RunFolder, wanted: RunDescription, fresh: bool, started:
             f"{folder.path} was trained on other records ({before.records}); "
             "use --fresh to start again, or choose another --runs folder"
         )
+    return dataclasses.replace(wanted, precision=before.policy)

@@ -31,6 +31,7 @@ from kmura.runs.run import (
 )
 from kmura.training.callbacks import StopOnNonFiniteLoss, non_finite_loss
 from kmura.training.claim import check_claim, describe
+from kmura.training.precision import warn_if_slow
 
 log = logging.getLogger("kmura")
 
@@ -191,14 +192,14 @@ def train_run(
     description = describe(dataset, phase, config, kind=kind, command=command)
     with claimed(folder.path):
         started = not fresh and (folder.last / STATE).is_file()
-        check_claim(folder, description, fresh, started, growing="train.epochs")
+        description = check_claim(folder, description, fresh, started, growing="train.epochs")
 
         def on_start():
             if fresh:
                 drop_run(folder.path)  # only now, when all preparations have succeeded
             write_run(folder, description)
 
-        with session(config), dataset.readable_errors():
+        with session(config, description.precision), dataset.readable_errors():
             learner = kinds.part(kind, "learner")(dataset, config, load_weights=not started)
             history = train(
                 learner, folder, epochs=config.train.epochs, resume=not fresh, on_start=on_start, callbacks=callbacks
@@ -222,22 +223,24 @@ def run_result(folder: RunFolder, history: pd.DataFrame, monitor: str) -> RunRes
 
 
 @contextlib.contextmanager
-def session(config: Any) -> Iterator[None]:
+def session(config: Any, policy: str) -> Iterator[None]:
     """Clears Keras' global state, then sets seed, precision and determinism for a block of training.
 
     Args:
-        config: a bundle whose stage `train` has `seed`, `precision` and `deterministic`.
+        config: a bundle whose stage `train` has `seed` and `deterministic`.
+        policy: the dtype policy.
     """
-    policy = keras.config.dtype_policy()
+    warn_if_slow(policy)
+    earlier = keras.config.dtype_policy()
     keras.backend.clear_session()
     keras.utils.set_random_seed(config.train.seed)
-    keras.config.set_dtype_policy(config.train.precision)
+    keras.config.set_dtype_policy(policy)
     if config.train.deterministic:
         tf.config.experimental.enable_op_determinism()
     try:
         yield
     finally:
-        keras.config.set_dtype_policy(policy)
+        keras.config.set_dtype_policy(earlier)
         gc.unfreeze()  # what `_collecting_garbage_later` has frozen
 
 

@@ -219,5 +219,11 @@ def test_split_names_of_run_version_1_are_mapped(old, new):
     assert config.config_from_tables(mapped).train.select_on == new
 
 
+@pytest.mark.parametrize(("old", "new"), [("tune", "val"), ("valid", "test")])
+def test_a_former_split_name_in_a_setting_is_refused_with_its_new_name(old, new):
+    with pytest.raises(InputError, match=f"allowed: val, test; did you mean {new}"):
+        config.load_config(None, {"train.select_on": old})
+
+
 def test_tables_of_run_version_1_without_the_key_are_unchanged():
     assert config.from_run_version_1({"data": {"image_size": 64}}) == {"data": {"image_size": 64}}

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from kmura.config.suggestions import did_you_mean, nearest
+from kmura.config.suggestions import FORMER_SPLITS, did_you_mean, nearest
 from kmura.errors import InputError
 
 _DECLARED = "key"  # the entry of a field's metadata that holds its _Declaration
@@ -167,8 +167,9 @@ def check_values(config: Any, stage: str) -> None:
 def check_choice_of(name: str, value: Any, choices: Sequence[Any]) -> None:
     """Raises an InputError that lists the choices if the value is none of them."""
     if value not in choices:
-        listed = ", ".join(map(str, choices))
-        raise InputError(f"{name} is {value!r}; allowed: {listed}{did_you_mean(nearest(str(value), choices))}")
+        listed, renamed = ", ".join(map(str, choices)), FORMER_SPLITS.get(value)
+        meant = [renamed] if renamed in choices else nearest(str(value), choices)
+        raise InputError(f"{name} is {value!r}; allowed: {listed}{did_you_mean(meant)}")
 
 
 @functools.cache

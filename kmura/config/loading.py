@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from kmura.config.bundles import ClassificationConfig
 from kmura.config.keys import hints
-from kmura.config.suggestions import did_you_mean, near_keys, nearest
+from kmura.config.suggestions import FORMER_SPLITS, did_you_mean, near_keys, nearest
 from kmura.errors import InputError, reason
 
 Bundle = TypeVar("Bundle")
@@ -116,7 +116,7 @@ def from_run_version_1(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dic
     tables = {stage: dict(table) for stage, table in tables.items()}
     train = tables.get("train", {})
     if "select_on" in train:
-        train["select_on"] = {"tune": "val", "valid": "test"}.get(train["select_on"], train["select_on"])
+        train["select_on"] = FORMER_SPLITS.get(train["select_on"], train["select_on"])
     return tables
 
 

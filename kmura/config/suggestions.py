@@ -1,10 +1,11 @@
-"""Suggestions for mistyped and abbreviated names."""
+"""Suggestions for mistyped, abbreviated and renamed names."""
 
 import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 MOST = 3  # suggestions in one message
+FORMER_SPLITS = {"tune": "val", "valid": "test"}  # name in kmura 0.1.0 -> name today
 
 
 def nearest(name: str, names: Iterable[Any]) -> list[str]:

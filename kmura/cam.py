@@ -29,12 +29,30 @@ def grad_cam(activations, gradients):
 
 
 def grad_cam_pp(activations, gradients):
-    """w_k = sum_ij alpha ReLU(g), alpha = g^2 / (2 g^2 + sum_ab A g^3) (Chattopadhyay et al. 2018, eq. 19).
+    """w_k = sum_ij alpha ReLU(g), alpha = g^2 / (2 g^2 + g^3 sum_ab A) (Chattopadhyay et al. 2018, eq. 19).
 
-    The powers of g are the higher derivatives of exp(S) without the common factor exp(S). Alpha is 0 where the
-    denominator is 0 (g = 0). It is computed from g scaled to at most 1, so that small gradients keep their weight.
+    The powers of g are the higher derivatives of exp(S) without the common factor exp(S).
     """
-    scale = tf.reduce_max(tf.abs(gradients), axis=(1, 2, 3), keepdims=True)
+    alpha = grad_cam_pp_alpha(activations, gradients)
+    return tf.reduce_sum(alpha * tf.nn.relu(gradients), axis=(1, 2), keepdims=True)
+
+
+def grad_cam_pp_alpha(activations, gradients):
+    """Returns alpha of `grad_cam_pp`, [B, h, w, K], as 1 / (2 + g sum_ab A), so that small gradients keep their weight.
+
+    It is 0 where the denominator is 0, and 1/2 where g is 0, where the equation does not define it.
+    """
+    denominator = 2 + gradients * tf.reduce_sum(activations, axis=(1, 2), keepdims=True)
+    return tf.where(tf.abs(denominator) > EPSILON, 1 / denominator, 0.0)
+
+
+def grad_cam_pp_summed(activations, gradients):
+    """As `grad_cam_pp` with alpha = g^2 / (2 g^2 + sum_ab A g^3), which sums the third power over the map.
+
+    This is a common misreading of equation 19, which the older system used. Both are equal if g is the same at every
+    position, as on the last feature map of a network with global average pooling.
+    """
+    scale = tf.reduce_max(tf.abs(gradients), axis=(1, 2, 3), keepdims=True)  # small gradients keep their weight
     g = tf.math.divide_no_nan(gradients, scale)
     # in terms of the scaled g: alpha = g^2 / (2 g^2 + scale * sum_ab A g^3)
     denominator = 2 * g**2 + scale * tf.reduce_sum(activations * g**3, axis=(1, 2), keepdims=True)
@@ -51,6 +69,7 @@ METHODS: Mapping[str, Callable] = {
     "cam": cam,
     "grad_cam": grad_cam,
     "grad_cam_pp": grad_cam_pp,
+    "grad_cam_pp_summed": grad_cam_pp_summed,
     "layer_cam": layer_cam,
 }
 

@@ -13,8 +13,8 @@ A = np.array([[[1.0, 0.0], [2.0, 1.0]], [[0.0, 3.0], [1.0, 1.0]]])[None]
 G = np.array([[[0.5, -1.0], [0.0, 2.0]], [[1.0, 0.5], [-0.5, -0.5]]])[None]
 
 
-def literal_grad_cam_pp(activations, gradients):
-    """Equation 19 and the weights of equation 18 with powers of g, computed per element."""
+def literal_grad_cam_pp_summed(activations, gradients):
+    """The map of `grad_cam_pp_summed`, computed per element."""
     batch, height, width, channels = activations.shape
     maps = np.zeros((batch, height, width))
     for b in range(batch):
@@ -52,21 +52,38 @@ def test_layer_cam_matches_a_manual_calculation():
 
 
 def test_grad_cam_pp_matches_a_manual_calculation():
-    # channel 0: sum A g^3 = 0.125 - 0.125 = 0 -> alpha 1/2 where g is not 0 -> w = (0.5 + 1) / 2 = 0.75
-    # channel 1: sum A g^3 = 8 + 0.375 - 0.125 = 8.25 -> w = 4 / 16.25 * 2 + 0.25 / 8.75 * 0.5
-    second = 8 / 16.25 + 0.125 / 8.75
-    expected = [[0.75, 1.5 + second], [3 * second, 0.75 + second]]
+    # channel 0: sum A = 4 -> alpha = 1 / (2 + 4 g) -> w = 0.5 / 4 + 1 / 6
+    # channel 1: sum A = 5 -> alpha = 1 / (2 + 5 g) -> w = 2 / 12 + 0.5 / 4.5
+    first, second = 0.5 / 4 + 1 / 6, 2 / 12 + 0.5 / 4.5
+    expected = [[first, 2 * first + second], [3 * second, first + second]]
     assert map_of("grad_cam_pp")[0] == pytest.approx(np.array(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6, 1e3])
-def test_grad_cam_pp_matches_equation_19_for_gradients_of_any_scale(scale):
+def test_summed_grad_cam_pp_matches_its_formula_for_gradients_of_any_scale(scale):
     rng = np.random.default_rng(0)
     activations = np.maximum(rng.normal(size=(3, 4, 5, 6)), 0)
     gradients = rng.normal(size=activations.shape) * scale
-    expected = literal_grad_cam_pp(activations, gradients)
-    found = map_of("grad_cam_pp", activations, gradients)
+    expected = literal_grad_cam_pp_summed(activations, gradients)
+    found = map_of("grad_cam_pp_summed", activations, gradients)
     assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_grad_cam_pp_has_the_weights_of_pytorch_grad_cam(constant):
+    rng = np.random.default_rng(1)
+    activations = np.maximum(rng.normal(size=(3, 4, 5, 6)), 0)
+    shape = (3, 1, 1, 6) if constant else activations.shape
+    gradients = (
+        rng.choice([-1, 1], shape) * rng.uniform(0.3, 2, shape) * np.ones(activations.shape)
+    )  # above its epsilon
+    squared, total = gradients**2, activations.sum((1, 2), keepdims=True)
+    alpha = squared / (2 * squared + total * gradients**3 + 1e-6)  # as its class GradCAMPlusPlus
+    expected = (np.maximum(gradients, 0) * alpha).sum((1, 2), keepdims=True)
+    tensors = [tf.constant(array, tf.float32) for array in (activations, gradients)]
+    weights = {name: cam.METHODS[name](*tensors).numpy() for name in ("grad_cam_pp", "grad_cam_pp_summed")}
+    assert np.abs(weights["grad_cam_pp"] - expected).max() < 1e-5
+    assert (np.abs(weights["grad_cam_pp_summed"] - expected).max() < 1e-5) == constant
 
 
 def test_a_zero_gradient_gives_an_empty_map_without_nan():
@@ -175,6 +192,37 @@ def test_maps_match_tf_keras_vis(model, images, name):
     )
     maps, _ = cam.CamEngine(model, method=name, fallback=None)(images, lambda x: tf.ones_like(x), (2, 2))
     assert maps.numpy() == pytest.approx(np.asarray(expected), rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("tap", ["P5"])
+def test_grad_cam_pp_with_normalized_alpha_matches_tf_keras_vis(model, images, tap):
+    """tf-keras-vis divides alpha by its sum over the map, and multiplies each map by exp(S)."""
+    import keras
+    from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
+
+    inputs = keras.Input(model.input_shape[1:])
+    features = keras.Model(model.input, model.feature_maps[tap])
+    tail = keras.Model(model.feature_maps[tap], model.output)
+    tapped = keras.Model(inputs, tail(keras.layers.Identity(name="tap")(features(inputs))))
+    expected = GradcamPlusPlus(tapped, clone=False)(
+        lambda output: output[:, 0],
+        images,
+        penultimate_layer="tap",
+        seek_penultimate_conv_layer=False,
+        expand_cam=False,
+        normalize_cam=False,
+    )
+    activations = tf.constant(features(images))
+    with tf.GradientTape() as tape:
+        tape.watch(activations)
+        score = tail(activations)
+    gradients = tape.gradient(score, activations)
+    alpha = np.where(gradients == 0, 0, cam.grad_cam_pp_alpha(activations, gradients))
+    total = alpha.sum((1, 2), keepdims=True)
+    weights = (alpha / np.where(total == 0, 1, total) * np.maximum(gradients, 0)).sum((1, 2), keepdims=True)
+    maps = np.exp(score.numpy())[:, :, None] * cam.weighted_map(activations, weights)
+    assert np.asarray(expected).max() > 0
+    assert np.abs(maps - expected).max() < 1e-5 * np.asarray(expected).max()
 
 
 def test_the_fallback_for_empty_maps_is_per_image(model, images):

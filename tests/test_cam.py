@@ -194,7 +194,7 @@ def test_maps_match_tf_keras_vis(model, images, name):
     assert maps.numpy() == pytest.approx(np.asarray(expected), rel=1e-4, abs=1e-7)
 
 
-@pytest.mark.parametrize("tap", ["P5"])
+@pytest.mark.parametrize("tap", ["P4", "P5"])
 def test_grad_cam_pp_with_normalized_alpha_matches_tf_keras_vis(model, images, tap):
     """tf-keras-vis divides alpha by its sum over the map, and multiplies each map by exp(S)."""
     import keras
@@ -202,7 +202,13 @@ def test_grad_cam_pp_with_normalized_alpha_matches_tf_keras_vis(model, images, t
 
     inputs = keras.Input(model.input_shape[1:])
     features = keras.Model(model.input, model.feature_maps[tap])
-    tail = keras.Model(model.feature_maps[tap], model.output)
+    head = keras.Model(model.feature_maps["P5"], model.output)
+    inner = model.get_layer("feature_maps").output
+    between = keras.Model(inner["P4"], inner["P5"]) if tap == "P4" else keras.layers.Identity()
+
+    def tail(maps):
+        return head(between(maps))
+
     tapped = keras.Model(inputs, tail(keras.layers.Identity(name="tap")(features(inputs))))
     expected = GradcamPlusPlus(tapped, clone=False)(
         lambda output: output[:, 0],

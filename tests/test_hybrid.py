@@ -170,6 +170,13 @@ def test_only_the_unfrozen_part_is_trained(part, first):
         set_trainable(model, "last_99_conv")
 
 
+def test_the_last_convolutions_can_be_trained_alone():
+    model = RadiographClassifier("densenet_mini", 32)
+    set_trainable(model, "last_2_conv_only")
+    learning = [layer.name for layer in model.backbone.layers if layer.trainable_weights]
+    assert learning == ["stack4_block2_1_conv", "stack4_block2_2_conv"]
+
+
 @pytest.mark.parametrize(
     ("part", "convolutions"),
     [

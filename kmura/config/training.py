@@ -65,8 +65,8 @@ class TrainConfig:
     unfreeze: str = key(
         "all",
         "Trainable part of the convolutional backbone; 'last_N_conv' is the last N convolutions and all layers after "
-        "them.",
-        allowed="all, none, last_block, last_N_conv (such as last_5_conv)",
+        "them, 'last_N_conv_only' these convolutions alone.",
+        allowed="all, none, last_block, last_N_conv (such as last_5_conv), last_N_conv_only",
     )
     frozen_until_epoch: int | None = key(
         None,
@@ -152,10 +152,11 @@ class TrainConfig:
         if not 0 <= self.warmup_epochs <= self.epochs:
             raise InputError(f"train.warmup_epochs is {self.warmup_epochs}; allowed is 0 to {self.epochs}")
         if self.unfreeze not in ("all", "none", "last_block") and not re.fullmatch(
-            r"last_[1-9]\d*_conv", self.unfreeze
+            r"last_[1-9]\d*_conv(_only)?", self.unfreeze
         ):
             raise InputError(
-                f"train.unfreeze is {self.unfreeze!r}; choose all, none, last_block or last_N_conv (as last_5_conv)"
+                f"train.unfreeze is {self.unfreeze!r}; choose all, none, last_block, last_N_conv (as last_5_conv) or "
+                "last_N_conv_only"
             )
         self._check_rates()
         if self.frozen_until_epoch is not None and self.unfreeze == "none":

@@ -154,7 +154,7 @@ def test_a_stage_created_in_python_is_validated_too(make, message):
         ("train.focal=1", "train.focal_gamma, train.focal_factor or train.focal_alpha"),
         ("cam.q=0.5", "cam.erase_q"),
         ("model.epochs=3", "train.epochs"),
-        ("train.dropout=0.2", "model.dropout"),
+        ("train.dropout=0.2", "model.dropout or tune.dropout"),
         ("model.lr=1e-4", "train.learning_rate or tune.learning_rate"),
         ("optimizer.learning_rate=1e-4", "train.learning_rate or tune.learning_rate"),
         ("epochs=3", "train.epochs"),

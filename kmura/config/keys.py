@@ -156,7 +156,8 @@ def check_values(config: Any, stage: str) -> None:
         if value is None:
             continue
         if choices := _choices(type(config), field.name):
-            check_choice_of(name, value, choices)
+            for item in value if isinstance(value, tuple | list) else (value,):
+                check_choice_of(name, item, choices)
         elif declared.pair:
             declared.pair.check_pair(name, value)
         elif declared.range:
@@ -193,7 +194,10 @@ def bundle_keys(bundle: type) -> list[Key]:
 
 
 def _choices(cls: type, name: str) -> tuple:
+    """The choices of a field, or of each of its items if it is a list; empty if its values are not enumerated."""
     hint = hints(cls)[name]
+    if typing.get_origin(hint) is tuple:
+        hint = typing.get_args(hint)[0]
     return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 
@@ -201,6 +205,8 @@ def _allowed(cls: type, field: dataclasses.Field) -> str:
     declared = field.metadata[_DECLARED]
     if choices := _choices(cls, field.name):
         return ", ".join(map(str, choices))
+    if hints(cls)[field.name] == tuple[bool, ...]:
+        return "true, false"
     if declared.pair:
         return declared.pair.pair_text
     if declared.range:

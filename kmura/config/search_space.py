@@ -43,6 +43,13 @@ class TuneConfig:
         "keys of mix and cam.",
         pair=Range(1e-6, 1),
     )
+    dropout: tuple[float, float] | None = key(
+        None, "Range of model.dropout; none does not search it.", pair=Range(0, 0.99)
+    )
+    schedule: tuple[Literal["constant", "cosine"], ...] = key(
+        (), "Values of train.schedule that are searched; an empty list does not search it."
+    )
+    balance: tuple[bool, ...] = key((), "Values of train.balance that are searched; an empty list does not search it.")
 
     def __post_init__(self):
         check_values(self, "tune")

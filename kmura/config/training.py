@@ -169,8 +169,6 @@ class TrainConfig:
     def _check_rates(self) -> None:
         """Raises an InputError if more than one key would set the learning rate."""
         scheduled = self.schedule != "constant" or self.warmup_epochs
-        if self.slow_from_epoch is not None and scheduled:
-            raise InputError("train.slow_from_epoch requires schedule constant and warmup_epochs 0; change one of them")
         if self.plateau_patience is not None and self.frozen_until_epoch is not None:
             raise InputError("train.plateau_patience cannot be combined with train.frozen_until_epoch; set one of them")
         if self.plateau_patience is not None and (scheduled or self.slow_from_epoch is not None):

@@ -16,6 +16,9 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 # Maps 0..255 to -1..1, as in the benchmark of MedMNIST.
 CENTER_MEAN = (127.5, 127.5, 127.5)
 CENTER_STD = (127.5, 127.5, 127.5)
+# Of the training of EfficientNet-Lite in TensorFlow.
+LITE_MEAN = (127.0, 127.0, 127.0)
+LITE_STD = (128.0, 128.0, 128.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +27,7 @@ class BackboneEntry:
 
     Attributes:
         build: returns the backbone with random weights for images of any size, a functional model with output P5.
-        imagenet: keras-hub preset of its ImageNet weights, or None.
+        imagenet: its ImageNet weights, a keras-hub preset or a key of `kmura.models.weights.INSTALLED`; or None.
         mean: per channel, on the scale 0..255; subtracted from the image.
         std: per channel, on the scale 0..255; the difference is divided by it.
         taps: name of a feature map -> name of the layer that outputs it. P5 is the input of the head; P4 and P3 have
@@ -69,6 +72,12 @@ def _resnet18_small() -> keras.Model:
     return SmallImageResNet(stackwise_num_filters=[64, 128, 256, 512], stackwise_num_blocks=[2, 2, 2, 2])
 
 
+def _efficientnet_lite0() -> keras.Model:
+    from kmura.models.efficientnet_lite import efficientnet_lite0
+
+    return efficientnet_lite0()
+
+
 # The pyramid outputs of keras-hub's DenseNet are not used: they precede the batch normalisation and ReLU of each stack.
 DENSENET_LAST = ("stack4_", "bn")
 DENSENET_TAPS = {"P3": "transition2_relu", "P4": "transition3_relu", "P5": "relu"}
@@ -99,6 +108,16 @@ BACKBONES: dict[str, BackboneEntry] = {
         std=IMAGENET_STD,
         taps={"P3": "stack1_block3_out", "P4": "stack2_block5_out", "P5": "stack3_block2_out"},
         last_block=("stack3_",),
+        min_size=32,
+    ),
+    # P3 and P4 are the expanded maps of the blocks that halve the resolution, since those have no shortcut.
+    "efficientnet_lite0": BackboneEntry(
+        build=_efficientnet_lite0,
+        imagenet="efficientnet_lite0_imagenet",
+        mean=LITE_MEAN,
+        std=LITE_STD,
+        taps={"P3": "block4a_expand_activation", "P4": "block6a_expand_activation", "P5": "top_activation"},
+        last_block=("block7", "top_"),
         min_size=32,
     ),
     # For images of 28 pixels: the stride of P5 is 8, not 32.

@@ -6,7 +6,7 @@ variable must be mapped, except those that `IGNORED` matches: heads, counters, a
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,11 +15,12 @@ import numpy as np
 
 from kmura.errors import InputError
 from kmura.models.torch_padding import has_same_padding
+from kmura.models.torch_pickle import read_tensors
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 # keys of a source that a backbone does not have: heads, counters, buffers that follow from the architecture
 IGNORED = re.compile(
-    r"(classifier|head|head_dist|fc)\.|.*\.num_batches_tracked$|.*relative_position_index$|.*attn_mask$|pooler\."
+    r"(classifier|head|head_dist|_?fc)\.|.*\.num_batches_tracked$|.*relative_position_index$|.*attn_mask$|pooler\."
 )
 
 
@@ -63,10 +64,10 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a torch state dict by key, float32.
 
     Args:
-        path: a safetensors file, or a pickle, which is read without executing its code.
+        path: a safetensors file, or a file of `torch.save`, which is read without executing its code.
 
     Raises:
-        InputError: the file is damaged or of another type, or it is a pickle and torch is not installed.
+        InputError: the file is damaged or of another type, or it holds more than plain tensors.
     """
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
@@ -79,31 +80,16 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
                 f"weights {path} are damaged or not a safetensors file of numpy types ({error}); save float32 arrays"
             ) from error
     else:
-        try:
-            import torch
-        except ImportError as error:
-            raise InputError(
-                f"weights {path} cannot be read: {path.suffix} files need torch, which is not installed; install torch "
-                "or convert the file to safetensors"
-            ) from error
-        try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-            loaded = loaded.get("state_dict", loaded.get("model", loaded))
-            arrays = {key: value.float().numpy() for key, value in loaded.items()}
-        except Exception as error:  # torch, pickle and the contents of a pickle raise many kinds of errors
-            raise InputError(
-                f"weights {path} are not a state dict that can be read without executing code ({error}); save the "
-                "arrays as safetensors"
-            ) from error
+        arrays = read_tensors(path)
     return {key: np.asarray(value, np.float32) for key, value in arrays.items()}
 
 
 def port(state: Mapping[str, np.ndarray], body: keras.Model, source: str | Path, name: str = "") -> Ported:
-    """Loads a state dict of torchvision, timm or Hugging Face into a DenseNet or Swin backbone.
+    """Loads a state dict of torch into a DenseNet, Swin or EfficientNet-Lite backbone.
 
     Args:
-        state: key -> array.
-        body: DenseNetBackbone or SwinTransformerBackbone of keras-hub.
+        state: key -> array, with the keys of torchvision, timm, Hugging Face or efficientnet-lite-pytorch.
+        body: DenseNetBackbone or SwinTransformerBackbone of keras-hub, or EfficientNetLite.
         source, name: origin of the state dict and name of the backbone, for error messages.
 
     Returns:
@@ -117,7 +103,7 @@ def port(state: Mapping[str, np.ndarray], body: keras.Model, source: str | Path,
     name = name or body.name
     kind = type(body).__name__
     if kind not in TABLES:
-        raise InputError(f"weights {source} cannot be ported to {name}; choose a DenseNet or Swin backbone")
+        raise InputError(f"weights {source} cannot be ported to {name}; choose another backbone")
     table = TABLES[kind](body, state)
     known = {key for entry in table for key in entry.keys}
     missing = sorted(known - state.keys())
@@ -150,7 +136,8 @@ def port(state: Mapping[str, np.ndarray], body: keras.Model, source: str | Path,
         values.append(array)
     for entry, array in zip(table, values, strict=True):
         entry.variable.assign(array)
-    return Ported(len(table), tuple(reshaped), tuple(sorted(state.keys() - known)), has_same_padding(body))
+    other_padding = kind not in TRAINED_IN_TENSORFLOW and has_same_padding(body)
+    return Ported(len(table), tuple(reshaped), tuple(sorted(state.keys() - known)), other_padding)
 
 
 def _bare(key: str) -> str:
@@ -193,6 +180,11 @@ def _kernel(array):
     return array.transpose(2, 3, 1, 0)
 
 
+def _depthwise_kernel(array):
+    """Converts a depthwise kernel from [channels, 1, rows, columns] to [rows, columns, channels, 1]."""
+    return array.transpose(2, 3, 0, 1)
+
+
 def _dense(array):
     """Converts the kernel of a linear layer from [out, in] to [in, out]."""
     return array.T
@@ -214,14 +206,7 @@ def densenet_table(body: keras.Model, state: Mapping[str, np.ndarray]) -> list[E
         yield Entry((f"{theirs}.weight",), body.get_layer(ours).kernel, _kernel)
 
     def norm(ours: str, theirs: str):
-        layer = body.get_layer(ours)
-        for name, variable in (
-            ("weight", layer.gamma),
-            ("bias", layer.beta),
-            ("running_mean", layer.moving_mean),
-            ("running_var", layer.moving_variance),
-        ):
-            yield Entry((f"{theirs}.{name}",), variable, _same)
+        return _batch_norm(body.get_layer(ours), theirs)
 
     stem = Entry(("features.conv0.weight",), body.get_layer("conv1_conv").kernel, _kernel, "stem")
     table = [stem, *norm("conv1_bn", "features.norm0")]
@@ -235,6 +220,82 @@ def densenet_table(body: keras.Model, state: Mapping[str, np.ndarray]) -> list[E
             table += norm(f"transition{stack}_bn", f"features.transition{stack}.norm")
             table += conv(f"transition{stack}_conv", f"features.transition{stack}.conv")
     return table + [*norm("bn", "features.norm5")]
+
+
+@dataclasses.dataclass(frozen=True)
+class _LiteNames:
+    """The keys of the parts of an EfficientNet-Lite in a source.
+
+    Attributes:
+        stem, top: convolution and normalisation before and after the blocks.
+        block: of (stack, block in the stack, block of all), each counted from 0.
+        expand, depthwise, project: convolution and normalisation of a block, after a dot.
+        unexpanded: `depthwise` and `project` of a block without expansion.
+    """
+
+    stem: tuple[str, str]
+    top: tuple[str, str]
+    block: Callable[[int, int, int], str]
+    expand: tuple[str, str]
+    depthwise: tuple[str, str]
+    project: tuple[str, str]
+    unexpanded: tuple[tuple[str, str], tuple[str, str]]
+
+
+_LITE_PYTORCH = _LiteNames(
+    stem=("_conv_stem", "_bn0"),
+    top=("_conv_head", "_bn1"),
+    block=lambda stack, inner, number: f"_blocks.{number}",
+    expand=("_expand_conv", "_bn0"),
+    depthwise=("_depthwise_conv", "_bn1"),
+    project=("_project_conv", "_bn2"),
+    unexpanded=(("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")),
+)
+_LITE_TIMM = _LiteNames(
+    stem=("conv_stem", "bn1"),
+    top=("conv_head", "bn2"),
+    block=lambda stack, inner, number: f"blocks.{stack}.{inner}",
+    expand=("conv_pw", "bn1"),
+    depthwise=("conv_dw", "bn2"),
+    project=("conv_pwl", "bn3"),
+    unexpanded=(("conv_dw", "bn1"), ("conv_pw", "bn2")),
+)
+
+
+def efficientnet_lite_table(body: keras.Model, state: Mapping[str, np.ndarray]) -> list[Entry]:
+    """Returns the table of an EfficientNet-Lite for the keys of efficientnet-lite-pytorch or timm (`tf_`)."""
+    names = _LITE_TIMM if "conv_stem.weight" in state else _LITE_PYTORCH
+
+    def pair(ours: tuple[str, str], theirs: tuple[str, str], where: str = ""):
+        layer = body.get_layer(ours[0])
+        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+        key = f"{where}{theirs[0]}.weight"
+        yield Entry((key,), layer.kernel, _depthwise_kernel if depthwise else _kernel, "stem" if not where else "")
+        yield from _batch_norm(body.get_layer(ours[1]), where + theirs[1])
+
+    table, number = [*pair(("stem_conv", "stem_bn"), names.stem)], 0
+    for stack, repeats in enumerate(body.stackwise_num_repeats):
+        for inner in range(repeats):
+            ours, where = f"block{stack + 1}{chr(ord('a') + inner)}_", f"{names.block(stack, inner, number)}."
+            depthwise, project = names.depthwise, names.project
+            if body.stackwise_expansion_ratios[stack] == 1:
+                depthwise, project = names.unexpanded
+            else:
+                table += pair((ours + "expand_conv", ours + "expand_bn"), names.expand, where)
+            table += pair((ours + "dwconv", ours + "dwconv_bn"), depthwise, where)
+            table += pair((ours + "project", ours + "project_bn"), project, where)
+            number += 1
+    return table + [*pair(("top_conv", "top_bn"), names.top)]
+
+
+def _batch_norm(layer: keras.layers.BatchNormalization, theirs: str) -> Iterator[Entry]:
+    for name, variable in (
+        ("weight", layer.gamma),
+        ("bias", layer.beta),
+        ("running_mean", layer.moving_mean),
+        ("running_var", layer.moving_variance),
+    ):
+        yield Entry((f"{theirs}.{name}",), variable, _same)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -340,4 +401,6 @@ def swin_table(body: keras.Model, state: Mapping[str, np.ndarray]) -> list[Entry
 TABLES: dict[str, Callable[[keras.Model, Mapping[str, np.ndarray]], list[Entry]]] = {
     "DenseNetBackbone": densenet_table,
     "SwinTransformerBackbone": swin_table,
+    "EfficientNetLite": efficientnet_lite_table,
 }
+TRAINED_IN_TENSORFLOW = ("EfficientNetLite",)  # the weights of the table need no other padding

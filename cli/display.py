@@ -208,7 +208,7 @@ def _worth(explanation, maps) -> Table:
     """How faithful the maps of one tap of an `Explanation` are."""
     table = Table(
         title=f"{explanation.area}, {explanation.phase}, {explanation.split}: "
-        f"Grad-CAM++ of {maps.tap} on {explanation.sample} images, means with 95 % intervals",
+        f"{explanation.method_title} of {maps.tap} on {explanation.sample} images, means with 95 % intervals",
         title_justify="left",
     )
     for heading in ("", "by the maps", "by chance"):

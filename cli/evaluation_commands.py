@@ -125,14 +125,20 @@ def compare(runs, levels, scores, out, **options):
     show_default="cam.tap of the run; P5 and S4 for a hybrid",
     help="The feature map to explain; S4 is that of a hybrid's transformer.",
 )
+@click.option(
+    "--method",
+    type=Choice(literal_values(CamConfig, "method")),
+    show_default="cam.method of the run",
+    help="The class activation map, such as grad_cam or layer_cam.",
+)
 @names_option("--towards", metavar="CLASS,...", help="Also draw maps for these classes; all: for every class.")
 @click.option("--boxes", type=click.Path(), help="A CSV file of lesions with columns image, x0, y0, x1, y1 (pixels).")
 @seed_option("Seed of the SmoothGrad noise and of the random maps.")
 def explain(run, **options):
     """Show where the best model of an evaluated RUN (runs/AREA/PHASE) looks.
 
-    Draws galleries of Grad-CAM++ maps and measures how faithful the maps are, by deletion and insertion curves and,
-    with --boxes, by localization. Writes to RUN/explain.
+    Draws galleries of class activation maps and measures how faithful the maps are: by deletion and insertion curves,
+    and with --boxes by localization. Writes to RUN/explain.
     """
     from kmura.cli.display import show_explanation
     from kmura.explain.gallery import explain

@@ -24,8 +24,8 @@ from kmura.training.optimizers import AdamL2, inner_optimizer, learning_rate, se
 class ClassificationLearner(Learner):
     """A compiled classifier for a data set. Runs that differ only in variable settings share it and its trace.
 
-    Variable settings are the learning rate, the L2 penalty, all settings of mixing, and all settings of CAM-erasing
-    except whether it is used at all. Use the learner inside `kmura.training.loop.session`.
+    Variable settings are the learning rate, the L2 penalty, all settings of mixing, and the settings of CAM-erasing
+    that a search covers. Use the learner inside `kmura.training.loop.session`.
 
     Attributes:
         dataset: the training and validation data.
@@ -62,7 +62,7 @@ class ClassificationLearner(Learner):
         self.model = CamErasingModel(
             classifier,
             can_erase=config.cam.from_epoch is not None,
-            tap=config.cam.tap,
+            how=config.cam,
             learning_part=train.unfreeze,
         )
         self.model.compile(

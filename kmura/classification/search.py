@@ -317,7 +317,7 @@ class _Search(kt.Tuner):
         """Whether to prune a trial: its best score so far is below the median at this epoch (as in Optuna)."""
         tune = self.config.tune
         frozen = self.config.train.frozen_until_epoch or 0  # its scores predict later ones poorly
-        if not tune.prune or tune.tuner == "hyperband" or len(history) <= frozen:
+        if not tune.prune or tune.tuner == "hyperband" or len(history) < max(frozen + 1, tune.prune_from_epoch):
             return False
         curves = [
             read_history(RunFolder(path))[self.config.train.monitor].to_list()
@@ -325,7 +325,7 @@ class _Search(kt.Tuner):
             if result["status"] == "completed" and result["trial"] != trial.trial_id
         ]
         at_this_epoch = [curve[len(history) - 1] for curve in curves if len(curve) >= len(history)]
-        if len(at_this_epoch) < tune.startup_trials:
+        if len(at_this_epoch) < (tune.prune_startup_trials or tune.startup_trials):
             return False
         return bool(history[self.config.train.monitor].max() < np.median(at_this_epoch))
 

@@ -73,5 +73,5 @@ def _scored(run: Run, options: ScoreOptions) -> Scores | MultiScores:
 def _faithfulness(model, dataset: Dataset, run: Run, splits: list[str]) -> dict[str, float] | None:
     if run.phase != "final" or not isinstance(run.labels, Binary):
         return None
-    options = {"q": run.config.cam.erase_q, "tap": run.config.cam.tap}
+    options = {"q": run.config.cam.erase_q, "tap": run.config.cam.tap, "method": run.config.cam.method}
     return {split: localization_faithfulness(model, dataset, split, **options) for split in splits}

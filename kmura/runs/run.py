@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from kmura import kinds
-from kmura.config import config_from_tables, from_run_version_1
+from kmura.config import config_from_tables, filled_as_before, from_run_version_1
 from kmura.data.dataset import Dataset
 from kmura.errors import InputError, in_brief
 from kmura.files import locked, reading_json, replacing, sha256_of, write_json
@@ -244,7 +244,7 @@ def read_run(path: str | os.PathLike) -> RunDescription:
                 f"{file} has run version {version}, this kmura reads versions 1 and {RUN_VERSION}; "
                 "use the version of kmura that wrote it, or train the run again with --fresh"
             )
-        config = config_from_tables(raw["config"], str(file), kinds.part(raw["kind"], "config"))
+        config = config_from_tables(filled_as_before(raw["config"]), str(file), kinds.part(raw["kind"], "config"))
         names = {"classes": tuple(raw["classes"]), "areas": tuple(raw["areas"])}
         return RunDescription(**raw | {"config": config} | names)
 

@@ -146,13 +146,13 @@ def compare(
     undecided = sum(np.isnan(difference.interval.low) for difference in differences)
     if undecided:
         notes.append(
-            f"{undecided} differences have no interval: the score is undefined, or the same in every resample of so few "
-            "patients"
+            f"{undecided} differences have no interval: the score is undefined, or its difference the same in every "
+            "resample of so few patients"
         )
     if by_level["redrawn"]["study"]:
         notes.append(
-            f"{by_level['redrawn']['study']} bootstrap resamples without both classes in each area were drawn again, for "
-            f"{by_level['resamples']['study']} that have both; intervals from so few patients of a class are rough"
+            f"{by_level['redrawn']['study']} bootstrap resamples without both classes in each area were drawn again, "
+            f"for {by_level['resamples']['study']} that have both; intervals from so few patients of a class are rough"
         )
     if differences:
         notes.append(f"each interval is a 95 % interval; they are not corrected for {len(differences)} comparisons")
@@ -273,8 +273,8 @@ def _level(
             one.label, one.probability, places[model, area], drawn[area][model]
         )
     calibration: dict[str, dict[str, dict[str, metrics.CalibrationError]]] = {area: {} for area in areas}
-    for (model, area), scored in units.items():
-        calibration[area][model] = metrics.calibration_errors(scored.label, scored.probability, seed=seed)
+    for (model, area), one in units.items():
+        calibration[area][model] = metrics.calibration_errors(one.label, one.probability, seed=seed)
     if len(areas) > 1:
         shares = {"macro": np.full(len(areas), 1 / len(areas)), "weighted": np.array([sizes[area] for area in areas])}
         shares["weighted"] = shares["weighted"] / shares["weighted"].sum()

@@ -1,6 +1,7 @@
 """Scores of binary predictions at image and study level, before and after calibration. Does not import TensorFlow."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -59,6 +60,16 @@ class ScoreOptions:
             operating_point(rule, [0, 1], [0, 1])
 
 
+def intervals_in_words(resampled: str) -> str:
+    """Returns what intervals are; `resampled`: what the bootstrap resamples, `images` or `patients`."""
+    return f"95 % intervals by bootstrap over {resampled} (AUC: variance of its logit, by {resampled[:-1]})"
+
+
+def shown_levels(levels: Mapping[str, "Counted"]) -> tuple[str, ...]:
+    """Returns the levels that tables show: only `study` where every image is a study of its own."""
+    return ("study",) if levels["study"].is_single_view else tuple(levels)
+
+
 class Counted:
     """What the counts of the scores of a level say: `level`, and numbers of `images`, `studies` and `patients`."""
 
@@ -81,6 +92,11 @@ class Counted:
     def resampled(self) -> str:
         """What the bootstrap resamples: `images` if every image is a patient of its own, else `patients`."""
         return "images" if self.images == self.patients else "patients"
+
+    @property
+    def intervals_in_words(self) -> str:
+        """What the intervals are, see `intervals_in_words`."""
+        return intervals_in_words(self.resampled)
 
 
 @dataclasses.dataclass(frozen=True)

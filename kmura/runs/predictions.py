@@ -86,8 +86,8 @@ def patient_keys_of(table: pd.DataFrame) -> np.ndarray:
     unknown = (patient.str.strip() == "").to_numpy()
     if not unknown.any():
         return patient.to_numpy(object)
-    study = study_keys_of(table)
-    return np.where(unknown, [f"\0study {number}" for number in study], patient)
+    study = "\0" + table["area"].astype(str) + "\0" + table["study"].astype(str)  # no patient begins like this
+    return np.where(unknown, study, patient)
 
 
 def study_keys_of(table: pd.DataFrame) -> np.ndarray:

@@ -106,6 +106,7 @@ def test_error_free_proportions_of_labels_have_an_interval():
     names = ("a", "b")
     table = class_table(names, "multilabel", noise=0)
     table[["probability_a", "probability_b"]] = table[["label_a", "label_b"]]
+    table[["logit_a", "logit_b"]] = 80.0 * table[["label_a", "label_b"]] - 40
     scores = score_classes(table, "chest", Multilabel(names), FEW).splits["test"]["study"].scores
     for name in ("accuracy", "recall", "specificity", "precision"):
         assert scores[name].value == scores[name].high == 1 and 0.8 < scores[name].low < 1, name
@@ -114,6 +115,7 @@ def test_error_free_proportions_of_labels_have_an_interval():
 def test_error_free_proportions_have_an_interval():
     table = class_table(noise=0.0)
     logit = np.where(np.arange(6) == table[["label"]].to_numpy(), 4.0, 0.0)
+    table[[f"logit_{name}" for name in JOINT]] = logit
     table[[f"probability_{name}" for name in JOINT]] = softmax(logit, axis=1)
     found = score_classes(table, ALL, JOINT_TASK, FEW).splits["test"]["study"]
     patients = table[(table["split"] == "test")]["patient"].nunique()

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from test_compare import blurred, write_run_of
+from test_run_versions import of_version_2
 from test_scoring import FEW, simulated
 
 from kmura import kinds
@@ -232,7 +233,7 @@ def test_the_area_under_the_plotted_precision_recall_curve_matches_its_legend(mo
         ("scores.options", "scores.options is missing"),
         ("brier_parts", "scores.splits.test.study.brier_parts is missing"),
         ("auc", "scores.splits.test.study.scores.auc is missing"),
-        ("metrics_version", "metrics_version is 3, this kmura reads versions 1 and 2"),
+        ("metrics_version", "metrics_version is 4, this kmura reads versions 1 to 3"),
     ],
 )
 def test_metrics_of_another_version_are_one_clear_error(tmp_path, damage, problem):
@@ -247,7 +248,7 @@ def test_metrics_of_another_version_are_one_clear_error(tmp_path, damage, proble
     elif damage == "scores.options":
         del value["scores"]["options"]
     elif damage == "metrics_version":
-        value[damage] = 3
+        value[damage] = 4
     else:
         del value[damage]
     (run / "metrics.json").write_text(json.dumps(value))
@@ -391,7 +392,8 @@ def of_version_1(run):
     for path in (run / "metrics.json", run / "explain" / "explain.json"):
         if path.exists():
             path.write_text(re.sub(r"\b(val|test)\b", lambda name: names[name[0]], path.read_text()))
-    value = json.loads((run / "metrics.json").read_text()) | {"predictions_sha256": sha256_of(run / "predictions.csv")}
+    value = of_version_2(json.loads((run / "metrics.json").read_text()))
+    value |= {"predictions_sha256": sha256_of(run / "predictions.csv")}
     del value["metrics_version"]
     write_json(run / "metrics.json", value)
     assert {"tune", "valid"} <= value["scores"]["splits"].keys() and value["select_on"] == "tune"
@@ -399,14 +401,19 @@ def of_version_1(run):
 
 def test_a_run_of_version_1_is_read_with_todays_names_of_the_splits(tmp_path, sketched):
     table = simulated(120)
-    rare = table[(table["split"] == "val") | (table["label"] == 0) | (table.index % 4 == 0)]  # leaves a note
+    rare = table[(table["split"] == "val") | (table["label"] == 0) | (table.index % 10 == 0)]  # leaves a note
     run = explained(evaluated(tmp_path / "XR_WRIST" / "baseline", rare))
     other = evaluated(tmp_path / "XR_WRIST" / "final", blurred(rare, 1.0), "final")
     new, (evaluation, predictions) = report([run, other], tmp_path / "new.html", resamples=20), read_evaluation(run)
     assert any("test" in note for note in evaluation.scores.notes)
+    expected = Evaluation.from_json(of_version_2(json.loads((run / "metrics.json").read_text())))
     of_version_1(run)
     old, (read, read_predictions) = report([run, other], tmp_path / "old.html", resamples=20), read_evaluation(run)
-    assert read == dataclasses.replace(evaluation, predictions_sha256=sha256_of(run / "predictions.csv"))
+    assert read == dataclasses.replace(expected, predictions_sha256=sha256_of(run / "predictions.csv"))
+    errors = [scores.splits["test"]["study"].calibration for scores in (read.scores, evaluation.scores)]
+    assert errors[0]["rmsce_debiased"] == errors[1]["rmsce_debiased"] and "ece_debiased" not in errors[0]
+    intervals = [scores.splits["test"]["study"].scores["auc"] for scores in (read.scores, evaluation.scores)]
+    assert [interval.method for interval in intervals] == ["", "logit"] and intervals[0].low == intervals[1].low
     pd.testing.assert_frame_equal(read_predictions, predictions)
     pages = [re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "", page.read_text()) for page in (new, old)]
     assert pages[0] == pages[1]
@@ -459,7 +466,7 @@ def test_intervals_are_formatted_as_text():
         return str(from_json(Interval, {"value": value, "low": low, "high": high}))
 
     assert written(0.5, 0.25, 1) == "0.500 (0.250 to 1.000)"
-    assert written(0.5, None, None) == "0.500"
+    assert written(0.5, None, None) == "0.500 (no interval)"
     assert written(None, None, None) == "undefined"
     assert written(np.nan, 0, 1) == "undefined"
 

@@ -13,7 +13,7 @@ from kmura.report.chapter import Chapter, Table, Text
 from kmura.report.classification_details import Details, Question, details_of, question_of
 from kmura.report.classification_pictures import Names, figures_of, perturbations
 from kmura.report.run_files import facts_of, read_explored, read_gallery, read_history
-from kmura.runs.predictions import study_keys_of
+from kmura.runs.predictions import patient_keys_of, study_keys_of
 from kmura.runs.run import Run
 from kmura.tasks import ALL, Task
 
@@ -124,13 +124,16 @@ def _headline(evaluation: Evaluation, details: Details) -> tuple[Text, ...]:
 
 
 def _data(table: pd.DataFrame, question: Question | None, task: Task, has_patients: bool) -> Table:
-    """Counts of the images of each split, with those of the positive side of a question."""
+    """Counts of the images of each split, with those of the positive side of a question.
+
+    Studies are left out where every image is a study of its own.
+    """
     if question:
         table, positive = question.table, (question.sides[1],)
         unknown = table["label"] < 0
     else:
         positive, unknown = (), (table[task.label_columns] < 0).all(axis=1)
-    rows = []
+    rows, single = [], _studies(table.assign(study=table["split"] + "/" + table["study"])) == len(table)
     for split, images in table.assign(unknown=unknown).groupby("split", sort=False):
         of_side = [images[images["label"] == 1]] if question else []
         rows.append(
@@ -138,13 +141,13 @@ def _data(table: pd.DataFrame, question: Question | None, task: Task, has_patien
                 split,
                 len(images),
                 *(len(some) for some in of_side),
-                _studies(images),
-                *(_studies(some) for some in of_side),
-                images["patient"].nunique() if has_patients else "not known",
+                *(() if single else (_studies(some) for some in (images, *of_side))),
+                len(np.unique(patient_keys_of(images))) if has_patients else "not known",
                 int(images["unknown"].sum()),
             )
         )
-    heads = ("split", "images", *positive, "studies", *positive, "patients", "unknown labels")
+    studies = () if single else ("studies", *positive)
+    heads = ("split", "images", *positive, *studies, "patients", "unknown labels")
     return Table("Data", heads, tuple(rows))
 
 

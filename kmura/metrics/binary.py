@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +43,8 @@ def study_keys(*parts) -> np.ndarray:
     """
     key = np.zeros(len(parts[0]), np.int64)
     for part in parts:
-        _, place = np.unique(np.asarray(part), return_inverse=True)
-        key = np.unique(key * (int(place.max(initial=0)) + 1) + place, return_inverse=True)[1]
+        place, names = pd.factorize(np.asarray(part))
+        key = pd.factorize(key * len(names) + place)[0]
     return key
 
 
@@ -142,6 +143,7 @@ class _Ranks:
         first = np.flatnonzero(np.r_[True, np.diff(ordered) != 0]) if len(score) else np.zeros(0, int)
         group = np.searchsorted(first, self.positive, side="right") - 1  # [M] group of equal scores
         self.end = np.r_[first[1:], len(score)][group] - 1  # [M] last sample of the group
+        self.has_ties = len(first) < len(score)
         self.start = first[group] - 1  # [M] last sample before the group; -1 is none
         self.positive_end = np.searchsorted(self.positive, self.end, side="right") - 1  # the same among the positives
         self.positive_start = np.searchsorted(self.positive, self.start, side="right") - 1
@@ -155,7 +157,8 @@ class _Ranks:
         weight = np.take(sorted_weights, self.positive, axis=1)
         hits = np.cumsum(weight, axis=1)
         number, result = hits[:, -1], {}
-        hits_above, all_above = np.take(hits, self.positive_end, axis=1), np.take(total, self.end, axis=1)
+        hits_above = np.take(hits, self.positive_end, axis=1) if self.has_ties else hits
+        all_above = np.take(total, self.end, axis=1)
         if "auc" in names:
             negatives = total[:, -1] - number
             false = all_above - hits_above  # [R, M] negatives with an equal or higher score
@@ -163,7 +166,8 @@ class _Ranks:
             wins = (weight * (negatives[:, None] - (false + higher) / 2)).sum(1)
             result["auc"] = ratio(wins, number * negatives)
         if "ap" in names:
-            result["ap"] = ratio((weight * ratio(hits_above, all_above, empty=0.0)).sum(1), number)
+            precision = hits_above / np.maximum(all_above, np.finfo(float).tiny)  # 0 / 0 is that of weight 0
+            result["ap"] = ratio(np.einsum("rm,rm->r", weight, precision), number)
         return result
 
 

@@ -112,15 +112,12 @@ def calibration_errors(
     label, probability = np.asarray(label, float), np.asarray(probability, float)
     if not len(label) or np.isnan(probability).any():
         return {name: CalibrationError(np.nan, np.nan, np.nan) for name in CALIBRATION_ERRORS}
-    edges = {how: bin_edges(probability, bins, how) for how in ("width", "mass")}
-    rng, parts, rows = (
-        np.random.default_rng(seed),
-        [_errors(label[None], probability, edges)],
-        max(1, _CELLS // len(label)),
-    )
+    rng, rows, order = np.random.default_rng(seed), max(1, _CELLS // len(label)), np.argsort(probability, kind="stable")
+    bins_of = {how: _SortedBins(probability[order], bin_edges(probability, bins, how)) for how in ("width", "mass")}
+    parts = [_errors(label[None, order], bins_of)]
     for start in range(0, simulations, rows):
         drawn = rng.random((min(rows, simulations - start), len(label))) < probability
-        parts.append(_errors(drawn.astype(float), probability, edges))
+        parts.append(_errors(np.take(drawn, order, axis=1), bins_of))
     values = {name: np.concatenate([part[name] for part in parts]) for name in CALIBRATION_ERRORS}
     return {
         name: CalibrationError(float(value[0]), float(value[1:].mean()), float(np.quantile(value[1:], 0.95)))
@@ -128,17 +125,40 @@ def calibration_errors(
     }
 
 
-def _errors(labels, probability, edges) -> dict[str, np.ndarray]:
-    """Returns the errors [S] by name for labels [S, N], probabilities [N] and the edges of both kinds of bins."""
-    width, _, width_share, _ = _binned_gaps(labels, probability, edges["width"])
-    gap, fraction, share, count = _binned_gaps(labels, probability, edges["mass"])
-    noise = fraction * (1 - fraction)
-    chance = ratio(noise, np.broadcast_to(count - 1, noise.shape), empty=0.0)
+class _SortedBins:
+    """The non-empty bins of probabilities in ascending order.
+
+    Attributes:
+        ends: [K] number of probabilities up to the end of each bin.
+        count: [K] number of probabilities in each bin.
+        share: [K] the same divided by their number.
+        probability: [K] mean probability of each bin.
+    """
+
+    def __init__(self, probability: np.ndarray, edges: np.ndarray):
+        member = np.searchsorted(edges[1:-1], probability)
+        self.ends = np.flatnonzero(np.r_[np.diff(member) != 0, True]) + 1
+        self.count = np.diff(self.ends, prepend=0)
+        self.share = self.count / len(probability)
+        self.probability = np.bincount(member, probability)[np.unique(member)] / self.count
+
+    def fractions(self, positives: np.ndarray) -> np.ndarray:
+        """Returns the fraction of positives of each bin [S, K] from cumulated labels [S, N]."""
+        return np.diff(np.take(positives, self.ends - 1, axis=1), prepend=0, axis=1) / self.count
+
+
+def _errors(labels: np.ndarray, bins: dict[str, _SortedBins]) -> dict[str, np.ndarray]:
+    """Returns the errors [S] by name for labels [S, N] in the order of the sorted probabilities; bins by kind."""
+    positives = np.cumsum(labels, axis=1, dtype=np.int32)
+    wide, even = bins["width"], bins["mass"]
+    width, fraction = wide.fractions(positives) - wide.probability, even.fractions(positives)
+    gap, noise = fraction - even.probability, fraction * (1 - fraction)
+    chance = ratio(noise, np.broadcast_to(even.count - 1, noise.shape), empty=0.0)
     return {
-        "ece": (np.abs(width) * width_share).sum(1),
-        "ece_mass": (np.abs(gap) * share).sum(1),
-        "ece_debiased": ((2 * np.abs(gap) - _mean_absolute(gap, np.sqrt(noise / count))) * share).sum(1),
-        "rmsce_debiased": _signed_root(((gap**2 - chance) * share).sum(1)),
+        "ece": (np.abs(width) * wide.share).sum(1),
+        "ece_mass": (np.abs(gap) * even.share).sum(1),
+        "ece_debiased": ((2 * np.abs(gap) - _mean_absolute(gap, np.sqrt(noise / even.count))) * even.share).sum(1),
+        "rmsce_debiased": _signed_root(((gap**2 - chance) * even.share).sum(1)),
         "mce": np.abs(width).max(1),
     }
 
@@ -148,18 +168,6 @@ def _mean_absolute(mean, deviation) -> np.ndarray:
     z = ratio(mean, deviation, empty=np.inf)
     folded = deviation * np.sqrt(2 / np.pi) * np.exp(-(np.where(np.isinf(z), 0, z) ** 2) / 2)
     return np.where(deviation > 0, folded + mean * (2 * special.ndtr(z) - 1), np.abs(mean))
-
-
-def _binned_gaps(labels, probability, edges):
-    """Returns o_k - f_k [S, K], o_k [S, K], the weight n_k / N [K] and n_k [K] of the non-empty bins.
-
-    `labels` is [S, N], `probability` [N].
-    """
-    member = np.searchsorted(edges[1:-1], probability)
-    inside = (member[:, None] == np.unique(member)).astype(float)  # [N, K]
-    count = inside.sum(0)
-    fraction = labels @ inside / count
-    return fraction - probability @ inside / count, fraction, count / len(probability), count
 
 
 def _signed_root(value):

@@ -17,7 +17,7 @@ METHODS = ("temperature", "platt", "isotonic")
 _STEEPEST = 100.0  # largest slope of logits whose mean absolute value is 1; it would diverge on separable data
 _FLATTEST = 0.01  # smallest slope of such logits; it would be negative if higher scores were less often positive
 _EXTREME = 13.0  # logits beyond, probabilities below 2e-6, may stand for scores of exactly 0 or 1
-_LAST = float(special.logit(1 - TINY)) - 0.1  # logits beyond are those of clipped probabilities
+_CLIPPED = -float(special.logit(TINY))  # logit of a clipped probability
 RELEVANT_ODDS = 1.25  # a smaller change of the odds of the prevalence is not relevant to calibration
 
 
@@ -128,7 +128,7 @@ def _hard_scores(logit: np.ndarray) -> np.ndarray:
     for sign in (-1, 1):
         values, counts = np.unique(-sign * logit, return_counts=True)  # the end of interest is the first value
         hard = len(values) > 1 and values[0] < -_EXTREME and values[1] - values[0] > 1
-        hard = hard and (counts[0] > 1 or values[0] < -_LAST)
+        hard = hard and (counts[0] > 1 or abs(values[0] + _CLIPPED) < 0.1)
         ends.append(-sign * logit == values[0] if hard else np.zeros(len(logit), bool))
     return np.array(ends)
 

@@ -41,6 +41,7 @@ from kmura.metrics.clustered_auc import (
 )
 from kmura.metrics.intervals import (
     BOUNDS,
+    WILSON,
     Interval,
     combined_halves,
     intervals,

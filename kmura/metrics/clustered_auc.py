@@ -81,22 +81,24 @@ def clustered_auc(label, score, patient, number: int | None = None) -> Clustered
 def auc_interval(auc: ClusteredAuc) -> Interval:
     """Returns an AUC with its 95 % interval.
 
-    It is symmetric on the scale of the logit: logit(A) +- z sqrt(variance) / (A (1 - A)), with the variance of
-    Obuchowski (1997). Where that does not exist (an AUC of 0 or 1, one patient of a class, equal scores) it is
-    `score_interval` of the numbers of patients. It is undefined if the AUC is, or if all cases are of one patient.
+    It is symmetric on the scale of the logit: logit(A) +- t sqrt(variance) / (A (1 - A)), with the variance of
+    Obuchowski (1997) and the 97.5th percentile t of Student's distribution, whose degrees of freedom are the number of
+    patients of the rarer class minus 1: the variance is itself an estimate. Where that does not exist (an AUC of 0 or
+    1, one patient of a class, equal scores) it is `score_interval` of the numbers of patients. It is undefined if the
+    AUC is, or if all cases are of one patient.
     """
     value, variance = auc.value, auc.variance
     if np.isnan(value) or auc.patients < 2:
         return Interval(value, np.nan, np.nan)
-    return _logit_interval(value, variance) or with_width(
+    return _logit_interval(value, variance, min(auc.positives, auc.negatives)) or with_width(
         value, *score_interval(value, auc.positives, auc.negatives), SCORE
     )
 
 
-def _logit_interval(value: float, variance: float) -> Interval | None:
+def _logit_interval(value: float, variance: float, patients: int) -> Interval | None:
     if not 0 < value < 1 or not variance > 1e-15:
         return None
-    half = Z * np.sqrt(variance) / (value * (1 - value))
+    half = stats.t.ppf(0.975, patients - 1) * np.sqrt(variance) / (value * (1 - value))
     return with_width(value, *special.expit(special.logit(value) + np.array([-half, half])), LOGIT)
 
 
@@ -118,7 +120,8 @@ def mean_auc_interval(aucs: Sequence[ClusteredAuc], share: np.ndarray) -> Interv
         scales = [np.sqrt(count / (count - 1)) if count > 1 else np.nan for count in (auc.positives, auc.negatives)]
         parts.append(scales[0] * auc.of_positives + scales[1] * auc.of_negatives)
     of_patients = share @ np.stack(parts)
-    exact = _logit_interval(value, float(of_patients @ of_patients))
+    rarest = min(min(auc.positives, auc.negatives) for auc in aucs)
+    exact = _logit_interval(value, float(of_patients @ of_patients), rarest)
     return exact or with_width(value, *mean_bounds([auc_interval(auc) for auc in aucs], share), BOUNDS)
 
 

@@ -4,10 +4,10 @@
 
 Scores are normal with the AUC given; half of the studies are positive. With 1 to 3 views per study, the images of a
 study share a random effect with half of the variance, and the AUC is that of the images. Prints the share of simulated
-sets whose interval contains the true AUC, for the interval of `kmura.metrics.auc_interval` and the percentile bootstrap
-of patients, and the share of bootstrap intervals of zero width. Then, for two equally good models, the share of p-values
-below 0.05 of `kmura.metrics.delong` with and without patients, and how often `prevalence_shift` reports a change between
-splits of equal prevalence.
+sets whose interval contains the true AUC, for `kmura.metrics.auc_interval` and the percentile bootstrap of patients,
+and the share of bootstrap intervals of zero width. Then, for two equally good models, the share of p-values below 0.05
+of `kmura.metrics.delong` with and without patients, and how often `prevalence_shift` reports a change between splits of
+equal prevalence.
 """
 
 import argparse

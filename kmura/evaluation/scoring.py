@@ -400,14 +400,14 @@ def _notes_on_calibration(split: str, fitted_here: bool, options: ScoreOptions, 
 
 
 def _is_more(increase: np.ndarray, patient: np.ndarray) -> bool:
-    """Returns whether a mean increase [N] is 0.001 or more and beyond noise (one-sided p < 0.025, by patient)."""
+    """Returns whether a mean increase [N] is 0.001 or more and beyond noise (one-sided p < 0.005, by patient)."""
     _, place = np.unique(patient, return_inverse=True)
     if not len(increase) or place.max() < 1:
         return False
     mean, number = increase.mean(), int(place.max()) + 1
     sums = np.bincount(place, increase - mean)
     error = np.sqrt(number / (number - 1) * (sums**2).sum()) / len(increase)
-    return bool(mean >= 0.001 and mean > stats.t.ppf(0.975, number - 1) * error)
+    return bool(mean >= 0.001 and mean > stats.t.ppf(0.995, number - 1) * error)
 
 
 def _is_miscalibrated(error: metrics.CalibrationError) -> bool:

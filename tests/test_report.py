@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from test_compare import blurred, write_run_of
 from test_run_versions import of_version_2
-from test_scoring import FEW, simulated
+from test_scoring import FEW, simulated, single_views
 
 from kmura import kinds
 from kmura.errors import InputError
@@ -25,6 +25,7 @@ from kmura.files import sha256_of, write_json
 from kmura.metrics import Interval
 from kmura.report import class_figures, figures, render
 from kmura.report.chapter import Chapter, Table, Text
+from kmura.report.classification_chapter import headline_split
 from kmura.report.report import report
 from kmura.runs.predictions import read_predictions
 from kmura.runs.run import RunFolder, epochs_trained, read_run, write_run
@@ -401,7 +402,7 @@ def of_version_1(run):
 
 def test_a_run_of_version_1_is_read_with_todays_names_of_the_splits(tmp_path, sketched):
     table = simulated(120)
-    rare = table[(table["split"] == "val") | (table["label"] == 0) | (table.index % 10 == 0)]  # leaves a note
+    rare = table[(table["split"] == "val") | (table["label"] == 0) | (table.index % 20 == 0)]  # leaves a note
     run = explained(evaluated(tmp_path / "XR_WRIST" / "baseline", rare))
     other = evaluated(tmp_path / "XR_WRIST" / "final", blurred(rare, 1.0), "final")
     new, (evaluation, predictions) = report([run, other], tmp_path / "new.html", resamples=20), read_evaluation(run)
@@ -514,3 +515,61 @@ def test_the_data_card_contains_the_results_of_eda(tmp_path):
     write_json(tmp_path / "eda.json", found | {"inputs": "others"})
     with pytest.raises(InputError, match="of other records"):
         report([run], tmp_path / "page.html", eda=tmp_path / "eda.json")
+
+
+def test_single_views_have_one_column_and_a_bootstrap_over_images(tmp_path, sketched):
+    tables = single_views(120), blurred(single_views(120), 3.0)
+    runs = [
+        evaluated(tmp_path / "folders" / phase, table, phase)
+        for phase, table in zip(("baseline", "final"), tables, strict=True)
+    ]
+    for run in runs:
+        value = json.loads((run / "metrics.json").read_text())
+        write_json(run / "metrics.json", value | {"has_patients": False})
+    text = words(Page(report(runs, tmp_path / "page.html", resamples=20).read_text()))
+    body = text.partition("How to read this A study")[0]
+    assert re.search(r"AUC 0\.\d+ \(0\.\d+ to 0\.\d+\) on 60 held-out images \(\d+ abnormal\); kappa", body)
+    assert "bootstrap over images" in body and "patient bootstrap" not in body and "over patients" not in body
+    assert "studies" not in body and "study level" not in body and "image level" not in body
+    assert len(re.findall(r"images, n = 60 \(", body)) == 4  # two splits of two runs, one column each
+    evaluation = read_evaluation(runs[0])[0]
+    card = model_card(read_run(runs[0]), evaluation, contract_of_run(runs[0]), trained="2", made="today", records="no")
+    scores = card.partition("## Scores")[2]
+    assert "bootstrap over images" in scores and "The records do not identify patients." in scores
+    assert (
+        scores.count("### test") == 2 and "studies" not in scores and "study level" not in scores.partition("##  ")[0]
+    )
+
+
+def test_the_printed_tables_of_single_views_have_one_column_of_images(capsys, tmp_path):
+    from kmura.cli.display import show_evaluation
+
+    for table, views in ((single_views(120), "images"), (simulated(120), "studies")):
+        run = evaluated(tmp_path / views / "baseline", table)
+        show_evaluation(dataclasses.replace(read_evaluation(run)[0], has_patients=views == "studies"))
+        text = capsys.readouterr().out
+        assert (f"bootstrap over {'images' if views == 'images' else 'patients'}") in text
+        assert ("studies" in text) == (views == "studies") and "patient bootstrap" not in text
+        assert "images" in text and "rmsce_debiased" in text
+
+
+@pytest.mark.parametrize(
+    ("splits", "chosen", "first"),
+    [
+        (["val", "test"], ["val", "val"], "test"),
+        (["val", "clinic"], ["val", "val"], "clinic"),
+        (["train", "val", "clinic"], ["val", "val"], "clinic"),
+        (["val", "test", "clinic"], ["test", "val"], "clinic"),
+        (["val", "test"], ["test", "val"], "test"),
+        (["val"], ["val", "val"], "val"),
+    ],
+)
+def test_the_headline_is_of_the_held_out_split_whatever_its_name(splits, chosen, first):
+    assert headline_split(splits, *chosen) == first
+
+
+def test_a_held_out_split_of_another_name_is_in_the_headline(tmp_path, sketched):
+    table = simulated(120)
+    run = evaluated(tmp_path / "run" / "x", table.assign(split=table["split"].replace("test", "clinic")))
+    text = words(Page(report([run], tmp_path / "page.html").read_text()))
+    assert "on 60 held-out studies" in text and "Scores on clinic" in text and "optimistic." not in text

@@ -417,7 +417,9 @@ def test_a_run_of_version_1_is_read_with_todays_names_of_the_splits(tmp_path, sk
     assert [interval.method for interval in intervals] == ["", "logit"] and intervals[0].low == intervals[1].low
     pd.testing.assert_frame_equal(read_predictions, predictions)
     pages = [re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "", page.read_text()) for page in (new, old)]
-    assert pages[0] == pages[1]
+    added = r'<tr><th scope="row">ece_debiased .*?</tr>\n'  # the error that version 3 added
+    pages[0] = re.sub(added, "", pages[0])
+    assert pages[0] == re.sub(added, "", pages[1])
     contract = contract_of_run(run, threshold="max_f1")
     assert contract.calibrator == evaluation.scores.calibrator
     assert contract.threshold == evaluation.scores.operating_points["test"][1].threshold
@@ -536,9 +538,7 @@ def test_single_views_have_one_column_and_a_bootstrap_over_images(tmp_path, sket
     card = model_card(read_run(runs[0]), evaluation, contract_of_run(runs[0]), trained="2", made="today", records="no")
     scores = card.partition("## Scores")[2]
     assert "bootstrap over images" in scores and "The records do not identify patients." in scores
-    assert (
-        scores.count("### test") == 2 and "studies" not in scores and "study level" not in scores.partition("##  ")[0]
-    )
+    assert scores.count("### test") == 1 and "studies" not in scores and "study level" not in scores
 
 
 def test_the_printed_tables_of_single_views_have_one_column_of_images(capsys, tmp_path):

@@ -292,7 +292,10 @@ def score_table(table: pd.DataFrame, options: ScoreOptions | None = None) -> Sco
             scored["study", number] = _Scored(last, point.threshold, tuple(metrics.FROM_CONFUSION))
         images = scored["image", ""].units
         draws = metrics.PatientBootstrap(images.patient, images.label, resamples=options.resamples, seed=options.seed)
-        drawn = draws.scores({key: one.scorer(draws) for key, one in scored.items()})
+        single = [way for way in ("", "calibrated") if ("image", way) in scored and _are_equal(scored, way)]
+        scorers = {key: one.scorer(draws) for key, one in scored.items() if key not in [("image", w) for w in single]}
+        drawn = draws.scores(scorers)
+        drawn |= {("image", way): drawn["study", way] for way in single}  # every image is a study: score it once
         plain[split] = {}
         for (level, way), one in scored.items():
             if way in ("", "calibrated"):
@@ -313,6 +316,14 @@ def score_table(table: pd.DataFrame, options: ScoreOptions | None = None) -> Sco
             levels = plain[split]["study"], calibrated[split]["study"]
             notes += _notes_on_calibration(split, split == options.fit_on, options, studies, levels)
     return Scores(options, plain, calibrator, calibrated, points, tuple(notes))
+
+
+def _are_equal(scored: Mapping, way: str) -> bool:
+    """Returns whether the units of both levels are the same, as those of single views are."""
+    image, study = (scored[level, way].units for level in LEVELS)
+    return all(
+        np.array_equal(getattr(image, name), getattr(study, name)) for name in ("patient", "label", "probability")
+    )
 
 
 def _note_data(split: str, rows, draws, images: Units, notes: list[str]) -> None:

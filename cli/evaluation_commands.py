@@ -52,8 +52,8 @@ from kmura.config import CamConfig
 def evaluate(run, records, rules, **options):
     """Score the best model of RUN (runs/AREA/PHASE) at image and study level.
 
-    Calibrates the probabilities and chooses thresholds on val, and gives all scores with 95 % intervals by patient
-    bootstrap. Writes predictions.csv and metrics.json to RUN.
+    Calibrates the probabilities and chooses thresholds on val, and gives all scores with 95 % intervals by patient (by
+    image, where the records have no patients). Writes predictions.csv and metrics.json to RUN.
     """
     from kmura.evaluation.scoring import ScoreOptions
 
@@ -91,8 +91,8 @@ def evaluate(run, records, rules, **options):
 def compare(runs, levels, scores, out, **options):
     """Compare evaluated RUNS (runs/AREA/PHASE) over the same images.
 
-    Runs of one phase count as one model over several areas. Differences are paired by patient bootstrap; for AUC there
-    is also DeLong's test.
+    Runs of one phase count as one model over several areas. Differences are paired by bootstrap over patients; for AUC
+    there is also DeLong's test, with a variance that allows for several studies per patient.
     """
     from kmura.cli.display import check_scores, show_comparison
 

@@ -1,12 +1,15 @@
 """Preprocessing in the exported graph matches that of Pillow and the records."""
 
+import dataclasses
 import io
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from scipy.special import expit
 from test_images import declares
+from test_typed import CALIBRATED
 
 from kmura import metrics
 from kmura.evaluation.calibrators import Calibrator
@@ -147,13 +150,15 @@ def test_resizing_with_taps_computed_in_the_graph_is_bit_identical():
         None,
         Calibrator("platt", 0.3, -1.5),
         Calibrator("temperature", 2.5),
+        Calibrator("temperature", 1000.0),
+        Calibrator("platt", 0.3, -1.5, limits=(-2.0, 1e6)),
         Calibrator("isotonic", knots=((-1.0, 0.1), (0.0, 0.1), (0.5, 0.7), (2.0, 0.9))),
         Calibrator("isotonic", knots=((0.3, 0.4),)),
     ],
 )
 def test_calibration_in_the_graph_matches_the_evaluation(calibrator):
-    logit = np.r_[-1.0, 0.0, 0.5, 2.0, RNG.normal(0, 3, 50)]
-    right = calibrator(logit) if calibrator else 1 / (1 + np.exp(-logit))
+    logit = np.r_[-1.0, 0.0, 0.5, 2.0, -3000.0, 3000.0, RNG.normal(0, 3, 50)]
+    right = calibrator(logit) if calibrator else expit(logit)
     assert calibrated(calibrator, tf.constant(logit)).numpy() == pytest.approx(right, abs=1e-12)
 
 
@@ -163,3 +168,11 @@ def test_pooling_in_the_graph_matches_the_evaluation(how, count):
     probability = RNG.random(count)
     right = metrics.pool_studies(["one"] * count, probability, how, k=3).value[0]
     assert pooled(tf.constant(probability), how, 3).numpy() == pytest.approx(right, abs=1e-12)
+
+
+def test_large_logits_are_calibrated_as_in_the_evaluation():
+    logit = np.array([-900.0, 300.0, 40.0, -2000.0])
+    calibrator = Calibrator("temperature", 1000.0)
+    contract = dataclasses.replace(CALIBRATED, calibrator=calibrator, calibrated_at="image", pooling="mean")
+    studies = contract.study_probabilities(np.arange(4), logit)
+    assert studies.value == pytest.approx(expit(logit / 1000))

@@ -15,6 +15,7 @@ from kmura.config import ClassificationConfig
 from kmura.data.dataset import Dataset
 from kmura.models.build import build_model
 from kmura.models.freezing import set_trainable
+from kmura.runs.predictions import study_keys_of
 from kmura.tasks import Task
 from kmura.training.callbacks import has_stopped, plateau_callbacks
 from kmura.training.loop import Learner
@@ -144,7 +145,7 @@ class _Validation:
         rows = dataset.rows(split)
         self.task = dataset.labels
         self.images = dataset.eval(split).map(_images)
-        self.study = (rows["area"] + "/" + rows["study"]).to_numpy()  # two areas may share the name of a study
+        self.study = study_keys_of(rows)
         self.label = rows[self.task.label_columns].to_numpy()
 
     def scores(self, classifier: keras.Model, loss: keras.losses.Loss) -> dict[str, float]:

@@ -283,12 +283,20 @@ class _Work:
 
 
 def means(values: dict[str, np.ndarray], patients, seed: int) -> dict[str, metrics.Interval]:
-    """Returns the mean of each array [N] with its 95 % interval from a bootstrap over patients [N]."""
+    """Returns the mean of each array [N] with its 95 % interval from a bootstrap over patients [N].
+
+    If all resamples are equal, as those of a pointing game without a miss, the interval of values in 0..1 is Wilson's.
+    """
+    number = len(np.unique(patients))
     weights = metrics.cluster_weights(patients, rng=np.random.default_rng(seed))
-    weights = weights if len(np.unique(patients)) > 1 else weights[:0]  # one patient allows no statement about others
+    weights = weights if number > 1 else weights[:0]  # one patient allows no statement about others
     whole = {name: np.array([array.mean()]) for name, array in values.items()}
     drawn = {name: weights @ array / weights.sum(1) for name, array in values.items()}
-    return metrics.intervals(whole, drawn)
+    result = metrics.intervals(whole, drawn)
+    for name, array in values.items():
+        if number > 1 and np.isnan(result[name].low) and (array >= 0).all() and (array <= 1).all():
+            result[name] = metrics.with_width(whole[name][0], *metrics.wilson(whole[name][0], number), metrics.WILSON)
+    return result
 
 
 def _mean_curves(curves: Curves, scores: dict[str, metrics.Interval]) -> MeanCurves:

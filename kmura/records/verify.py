@@ -163,7 +163,7 @@ def _count_findings(manifest: Manifest, rows: list[_Row]) -> list[Finding]:
             group = groups[area, split]
             actual = (
                 len(group),
-                len({row.study for row in group}),
+                len({(row.patient, row.study) for row in group}),
                 len({row.patient for row in group}),
                 per_class(manifest.task, len(manifest.classes), [row.label for row in group]),
             )
@@ -182,12 +182,12 @@ def _count_findings(manifest: Manifest, rows: list[_Row]) -> list[Finding]:
 
 
 def _study_findings(rows: list[_Row]) -> list[Finding]:
-    labels: dict[tuple[str, str], set] = collections.defaultdict(set)
+    labels: dict[tuple[str, str, str], set] = collections.defaultdict(set)
     for row in rows:
-        labels[row.area, row.study].add(row.label)
+        labels[row.area, row.patient, row.study].add(row.label)
     return [
         Finding("error", f"study {study} of {area} has images with different labels; correct the source and {FIX}")
-        for (area, study), values in sorted(labels.items())
+        for (area, _, study), values in sorted(labels.items())
         if len(values) > 1
     ]
 

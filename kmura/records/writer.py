@@ -182,7 +182,7 @@ def _manifest(layout: Layout, listing: Listing, options: RecordsConfig, source: 
             )
         areas[area][split] = SplitCounts(
             images=len(sources),
-            studies=len({source.study for source in sources}),
+            studies=len({(source.patient, source.study) for source in sources}),
             patients=len({source.patient for source in sources}),
             per_class=per_class(listing.task, len(listing.classes), [source.label for source in sources]),
             shards=tuple(result.shard for _, result in parts),

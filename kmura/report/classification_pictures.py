@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kmura.evaluation.class_scores import MultiScores, class_units_of, questions_of
-from kmura.evaluation.scoring import LEVELS, ScoreOptions, Scores, units_of
+from kmura.evaluation.scoring import Counted, ScoreOptions, Scores, shown_levels, units_of
 from kmura.explain.explanation import Explanation
 from kmura.metrics import Interval
 from kmura.report import class_figures, figures
@@ -68,17 +68,21 @@ def _question_pictures(names: Names, question: Question, split: str) -> dict[str
         fitted = {"calibrator": calibrator, "calibrated_at": scores.options.calibrate_at}
         calibrated = units_of(rows, "study", **pooling, **fitted)
     points = [(point.rule, point.threshold) for point in scores.operating_points[split]]
-    pictures = {
-        "roc_study": figures.roc_pr(f"{name}-roc-study", f"{what}, studies", study),
-        "roc_image": figures.roc_pr(f"{name}-roc-image", f"{what}, images", image),
-        "histogram": figures.histogram(f"{name}-histogram", f"{what}, studies", study, sides),
-        "reliability": figures.reliability(f"{name}-reliability", f"{what}, studies", study, calibrated, sides),
-        "thresholds": figures.thresholds(f"{name}-thresholds", f"{what}, studies", calibrated or study, points),
+    levels = scores.splits[split]
+    single = levels["study"].is_single_view  # then both levels are the same
+    of_units = f"{what}, {'images' if single else 'studies'}"
+    pictures = {"roc_study": figures.roc_pr(f"{name}-roc-study", of_units, study)}
+    if not single:
+        pictures["roc_image"] = figures.roc_pr(f"{name}-roc-image", f"{what}, images", image)
+    pictures |= {
+        "histogram": figures.histogram(f"{name}-histogram", of_units, study, sides),
+        "reliability": figures.reliability(f"{name}-reliability", of_units, study, calibrated, sides),
+        "thresholds": figures.thresholds(f"{name}-thresholds", of_units, calibrated or study, points),
     }
-    for level in LEVELS:
-        cells = scores.splits[split][level].confusion
+    for level in shown_levels(levels):
+        place = what if single else f"{what}, {level} level"
         pictures[f"confusion_{level}"] = figures.confusion(
-            f"{name}-confusion-{level}", f"{what}, {level} level", cells, sides
+            f"{name}-confusion-{level}", place, levels[level].confusion, sides
         )
     return pictures
 
@@ -87,8 +91,9 @@ def _class_pictures(names: Names, rows: pd.DataFrame, details: Details, task: Ta
     """Curves of all classes and confusion matrices at both levels; rows: predictions of the split."""
     classes, areas, scores = task.classes, task.area_names, details.scores
     of_classes, of_areas = {}, {}
-    for level in reversed(LEVELS):
-        level_scores, place = scores.splits[details.split][level], f"{names.of_split}, {PLURAL[level]}"
+    for level in reversed(shown_levels(scores.splits[details.split])):
+        level_scores = scores.splits[details.split][level]
+        place = f"{names.of_split}, {_plural(level_scores)}"
         if level_scores.confusion:
             of_classes[f"classes_{level}"] = class_figures.confusion_of(
                 f"{names.id}-classes-{level}", place, classes, level_scores.confusion, 2 if areas else 1
@@ -106,18 +111,23 @@ def _class_pictures(names: Names, rows: pd.DataFrame, details: Details, task: Ta
     return of_classes | of_areas
 
 
+def _plural(scores: Counted) -> str:
+    return "images" if scores.is_single_view or scores.level == "image" else "studies"
+
+
 def _area_pictures(names: Names, rows: pd.DataFrame, details: Details, area: str, task: Task) -> dict[str, Picture]:
     """Abnormal or normal by area: curves at both levels, kappas; rows: predictions of the split."""
     scores = details.scores
     tables = questions_of(rows, area, task)
     pictures = {}
-    for level in reversed(LEVELS):
+    for level in reversed(shown_levels(scores.splits[details.split])):
         curves = []
         for area, table in tables.items():
             units = units_of(table, level, **_pooling(scores.options))
             level_scores = scores.questions[area].splits[details.split][level]
             curves.append(_curve(area, units.label, units.probability, level_scores.scores))
-        what = f"abnormal or normal by area, {names.of_split}, {PLURAL[level]}"
+        units = _plural(scores.splits[details.split][level])
+        what = f"abnormal or normal by area, {names.of_split}, {units}"
         pictures |= _curve_pictures(names.id, "areas", level, what, curves)
     columns = [
         (published.name, [row.published[place] for row in details.kappas]) for place, published in enumerate(PUBLISHED)

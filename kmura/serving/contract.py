@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from kmura import metrics
 from kmura.config import DataConfig, RecordsConfig
@@ -103,10 +104,10 @@ class Contract:
         if not self.is_binary:
             probability = self.labels.probabilities(logit)
             return metrics.pool_classes(study, probability, self.pooling, k=self.top_k, normalize=self.labels.softmax)
-        logit = np.clip(np.asarray(logit, float), -60, 60)
+        logit = np.asarray(logit, float)
         if self.calibrator is not None and self.calibrated_at == "image":
             return metrics.pool_studies(study, self.calibrator(logit), self.pooling, k=self.top_k)
-        pooled = metrics.pool_studies(study, 1 / (1 + np.exp(-logit)), self.pooling, k=self.top_k)
+        pooled = metrics.pool_studies(study, special.expit(logit), self.pooling, k=self.top_k)
         if self.calibrator is None:
             return pooled
         return dataclasses.replace(pooled, value=self.calibrator(logits_of(pooled.value)))

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def png(pixels: np.ndarray, before=(), after=()) -> bytes:
-    """Returns a PNG of uint8 or uint16 pixels [H, W] or [H, W, 2 to 4]; chunks (kind, body) before and after the data."""
+    """Returns a PNG of uint8 or uint16 pixels [H, W] or [H, W, 2 to 4], with further chunks (kind, body)."""
     bands = pixels.shape[2] if pixels.ndim == 3 else 1
     deep = pixels.dtype == np.uint16
     rows = pixels.astype(">u2" if deep else "u1")
@@ -40,7 +40,8 @@ def tiff(pixels: np.ndarray, photometric: int, *, order="<", deflate=False, plan
     kind = {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]
     shorts, longs = "H", "I"
     tags = [
-        (256, longs, [width]), (257, longs, [height]), (258, shorts, [bits] * bands), (259, shorts, [8 if deflate else 1]),
+        (256, longs, [width]), (257, longs, [height]),
+        (258, shorts, [bits] * bands), (259, shorts, [8 if deflate else 1]),
         (262, shorts, [photometric]), (273, longs, [0] * len(strips)), (277, shorts, [bands]), (278, longs, [height]),
         (279, longs, [len(strip) for strip in strips]), (284, shorts, [2 if planar else 1]),
         *([(338, shorts, [extra])] if extra else []), (339, shorts, [kind] * bands),

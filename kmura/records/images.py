@@ -243,7 +243,7 @@ def _deep_colours(image: Image.Image, data: bytes) -> Image.Image | None:
 
 
 def _in_order_of_machine(tile):
-    """The tile with the byte order that libtiff returns, which is that of the machine; Pillow takes that of the file."""
+    """The tile in the machine's byte order, which is what libtiff returns; Pillow assumes that of the file."""
     modes = {"F;32BF": "F;32NF", "I;16BS": "I;16NS", "I;32BS": "I;32NS"}
     mode = modes.get(_raw_mode(tile)) if tile.codec_name == "libtiff" else None
     return tile._replace(args=(mode, *tile.args[1:])) if mode else tile

@@ -215,6 +215,15 @@ def test_invalid_requests_fail_without_affecting_later_requests(asked):
     assert found["after/probability"] == pytest.approx(found["serving_default/probability"][:5], abs=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(1, 48, 48, 1), (1, 32, 16, 1), (1, 32, 32, 3), (32, 32, 1)])
+def test_pixels_of_another_shape_are_refused_with_the_expected_shape(signatures, shape):
+    import tensorflow as tf
+
+    for name in ("tensor", "explain_tensor"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"expected the shape \[B, 32, 32, 1\], received"):
+            signatures[name](image=tf.zeros(shape))
+
+
 def test_the_folder_of_a_version_is_complete(exported):
     from kmura.serving.signatures import SIGNATURES, read_warmup
 

@@ -258,5 +258,13 @@ def test_pictures_that_show_next_to_nothing_are_remarked_on():
 def test_remarks_on_many_pictures_are_one_line():
     remarks = [Remark(f"{number}.png", "nearly black") for number in range(5)] + [Remark("0.png", "odd window")]
     line = remarks_note(remarks, 9)
-    assert line.startswith("5 of 9 pictures") and line.endswith("2.png (nearly black); and 2 more")
+    assert line.startswith("5 of 9 pictures should be checked") and line.endswith("2.png (nearly black); and 2 more")
     assert "0.png (nearly black, odd window)" in line and remarks_note([], 9) == ""
+
+
+@pytest.mark.parametrize(("kind", "options"), [("TIFF", {}), ("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})])
+def test_the_first_of_several_frames_is_taken_with_a_remark(kind, options):
+    frames = [Image.fromarray(RAMP), Image.fromarray(255 - RAMP)]
+    image = decode_image(saved(frames[0], kind, save_all=True, append_images=frames[1:], **options))
+    assert np.abs(np.asarray(image).astype(int) - RAMP).max() <= 2
+    assert remarks_on(image) == ("the first of 2 frames",)

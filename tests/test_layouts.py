@@ -350,3 +350,17 @@ def test_medmnist_counts_arrays_of_other_names(tmp_path):
     labels = {f"{key}_labels": np.array([[0], [1], [1]]) for key in ("train", "val", "test")}
     np.savez(tmp_path / "a.npz", **parts, **labels)
     assert passed_over(listed("medmnist", tmp_path / "a.npz")) == {"arrays of other names": (1, "extra_images")}
+
+
+def test_a_file_that_is_linked_into_two_classes_is_refused(classes):
+    (classes / "train" / "normal" / "x.png").symlink_to(classes / "train" / "disease" / "0.png")
+    with pytest.raises(
+        InputError, match="normal/x.png is a link to .*disease/0.png, so one image would have the classes"
+    ):
+        listed("folders", classes, positive_class="disease")
+
+
+def test_a_file_that_is_linked_into_its_own_class_is_listed_once(classes):
+    (classes / "test" / "normal" / "x.png").symlink_to(classes / "train" / "normal" / "0.png")
+    listing = listed("folders", classes, positive_class="disease")
+    assert len(listing.sources) == 12 and listing.passed_over[0].examples == ("test/normal/x.png",)

@@ -69,6 +69,10 @@ def test_a_csv_lists_images_and_studies(tree):
     assert [(image.name, image.study) for image in found] == [("valid/x.png", "A"), ("valid/y.png", "")]
     assert found[0].path == tree / "valid" / "x.png"
     assert {image.study for image in list_images([tree / "a.csv"], "none")} == {""}
+    (tree / "gaps.csv").write_text("image,study\nvalid/x.png,A\n,B\n")
+    tally = Tally()
+    assert len(list_images([tree / "gaps.csv"], tally=tally)) == 1
+    assert [item.examples for item in tally.passed_over()] == [(f"{tree}/gaps.csv, row 2",)]
 
 
 def test_the_lists_of_mura_are_supported(tree):

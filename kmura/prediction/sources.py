@@ -65,7 +65,7 @@ def list_images(sources: Iterable[str | os.PathLike], group: str = "auto", tally
                 note = passed_over_note(inside.passed_over()) or "it is empty"
                 raise InputError(f"{source} contains no image files ({note}); give another folder")
         elif source.suffix.lower() == ".csv":
-            images = list(_in_csv(source))
+            images = list(_in_csv(source, tally))
             if not images:
                 raise InputError(f"{source} lists no images; add their paths in a column image")
         else:
@@ -85,7 +85,7 @@ def shown(path: str | os.PathLike) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _in_csv(source: Path) -> Iterator[Image]:
+def _in_csv(source: Path, tally: Tally) -> Iterator[Image]:
     try:
         with open(source, newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
@@ -102,8 +102,10 @@ def _in_csv(source: Path) -> Iterator[Image]:
     else:
         raise InputError(f"{source} has no column image, but {', '.join(head)}; name the column with the paths image")
     at, study_at = head.index("image"), head.index("study") if "study" in head else None
-    for row in rows:
-        if len(row) > at and row[at].strip():
+    for number, row in enumerate(rows, 1):
+        if len(row) <= at or not row[at].strip():
+            tally.add("rows of a CSV without an image", f"{shown(source)}, row {number}")
+        else:
             path = Path(row[at].strip().replace("\\", "/"))
             study = normalised(row[study_at].strip()) if study_at is not None and len(row) > study_at else ""
             place = Path(*(part for part in path.parts if part not in ("..", path.anchor)))

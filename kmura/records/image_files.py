@@ -36,9 +36,14 @@ class PassedOver:
 
 
 class Tally:
-    """Counts what a listing passes over."""
+    """Counts what a listing passes over.
+
+    Attributes:
+        repeated: links to files that are listed already, each with the path under which the file is listed.
+    """
 
     def __init__(self):
+        self.repeated: list[tuple[Path, Path]] = []
         self._numbers: collections.Counter[str] = collections.Counter()
         self._examples: dict[str, list[str]] = {}
 
@@ -122,7 +127,7 @@ class _Search:
         self.files: list[Path] = []
         self._links: collections.deque[Path] = collections.deque()
         self._folders: set[str] = set()  # real paths
-        self._real_files: set[str] = set()
+        self._listed: dict[str, Path] = {}  # real path of each file -> its path
 
     def walk(self, folder: Path) -> None:
         """Collects the files below a folder; links wait for `follow_links`."""
@@ -169,10 +174,11 @@ class _Search:
         if not is_file:
             self.tally.add("devices, pipes or sockets", self._name(path))
             return
-        if real in self._real_files:
+        if real in self._listed:
             self.tally.add(TWICE, self._name(path))
+            self.tally.repeated.append((path, self._listed[real]))
             return
-        self._real_files.add(real)
+        self._listed[real] = path
         if kind := _other_kind(path):
             self.tally.add(kind, self._name(path))
         else:

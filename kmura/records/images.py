@@ -41,7 +41,7 @@ def decode_image(data: bytes, channels: int = 1) -> Image.Image:
 
     Values of more than 8 bits are reduced by `eight_bits`: 16-bit gray and colours by their used depth, floats from
     minimum to maximum; TIFFs whose zero is white are inverted. Transparent images are placed on black. Of several
-    frames the first is taken. The orientation is applied wherever Pillow finds it (EXIF, TIFF tag, XMP).
+    frames the first is taken, with a remark. The orientation is applied wherever Pillow finds it (EXIF, TIFF tag, XMP).
 
     Raises:
         UnreadableImage: empty, not an image, truncated, damaged, declared larger than MAX_PIXELS (refused before any
@@ -58,13 +58,14 @@ def decode_image(data: bytes, channels: int = 1) -> Image.Image:
                 image.verify()
             with _opened(data) as image:
                 deep = _deep_colours(image, data)  # before load, which discards the layout of the file
-                inverted = _inverted(image)
+                inverted, frames = _inverted(image), _frames(image)
                 image.tile = [_in_order_of_machine(tile) for tile in image.tile]
                 image.load()
                 turn = _TURNS.get(_orientation(image))
                 mode = "L" if channels == 1 else "RGB"
                 image = deep.convert(mode) if deep else _eight_bits(image, mode, inverted)
-                return with_remarks(image.transpose(turn) if turn is not None else image)
+                image = image.transpose(turn) if turn is not None else image
+                return with_remarks(image, [f"the first of {frames} frames"] if frames > 1 else [])
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
@@ -197,6 +198,15 @@ def _inverted(image: Image.Image) -> bool:
     """Whether an image that is not loaded yet is a TIFF whose zero is white and which Pillow does not invert itself."""
     white_is_zero = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
     return white_is_zero and (image.mode.startswith("I") or image.mode == "F")
+
+
+def _frames(image: Image.Image) -> int:
+    """The number of frames or pages; 1 for photos with a preview (MPO), and where the number is damaged."""
+    with contextlib.suppress(Exception):  # damaged headers raise many kinds of errors
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        image.seek(0)
+        return frames
+    return 1
 
 
 def _orientation(image: Image.Image) -> int:

@@ -41,11 +41,11 @@ def remarks_note(remarks: Iterable[Remark], pictures: int) -> str:
         return ""
     shown = "; ".join(f"{file} ({', '.join(parts)})" for file, parts in list(texts.items())[:_SHOWN])
     more = f"; and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
-    return f"{len(texts)} of {pictures} pictures may show nothing or have odd declarations: {shown}{more}"
+    return f"{len(texts)} of {pictures} pictures should be checked: {shown}{more}"
 
 
 def _look(image: Image.Image) -> str:
-    counts = np.array(image.convert("L").histogram())
+    counts = np.array((image if image.mode == "L" else image.convert("L")).histogram())
     levels = np.count_nonzero(counts)
     if levels <= 2:
         return "flat: one gray level" if levels == 1 else "two gray levels"

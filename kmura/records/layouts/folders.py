@@ -57,6 +57,7 @@ class Folders(Layout):
         if not known:
             raise InputError(f"{root} has no class folders (ROOT/[train/]CLASS/image.png); give the folder above them")
         check_distinct(known, f"class folders of {root}")
+        _check_links(root, tally, depth=1 if splits else 0)
         order = _class_order(root, sorted(known), positive_class, classes)
         for other in sorted(known - set(order)):
             for file in (file for (_, class_name), group in images.items() if class_name == other for file in group):
@@ -150,6 +151,22 @@ def _below_classes(root: Path, files: list[Path], tally: Tally) -> tuple[_Images
     else:
         images = {("train", class_name): group for (_, class_name), group in images.items()}
     return images, {normalised(name) for name in _subfolders(root, files)}
+
+
+def _check_links(root: Path, tally: Tally, depth: int) -> None:
+    """Checks that no file is linked into two classes, whose names are parts number `depth` of the paths.
+
+    Raises:
+        InputError: a file is.
+    """
+    for link, file in tally.repeated:
+        parts = [path.relative_to(root).parts for path in (link, file)]
+        names = [normalised(part[depth]) for part in parts if len(part) > depth + 1]
+        if len(set(names)) > 1:
+            raise InputError(
+                f"{link} is a link to {file}, so one image would have the classes {names[1]} and {names[0]}; "
+                "remove one of them"
+            )
 
 
 def _below(files: Iterable[Path], folder: str) -> list[Path]:

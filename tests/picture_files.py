@@ -20,7 +20,9 @@ def png(pixels: np.ndarray, before=(), after=()) -> bytes:
     )
 
 
-def tiff(pixels: np.ndarray, photometric: int, *, order="<", deflate=False, planar=False, extra=None) -> bytes:
+def tiff(
+    pixels: np.ndarray, photometric: int, *, order="<", deflate=False, planar=False, extra=None, orientation=1
+) -> bytes:
     """Returns a TIFF of one strip (planar: one per band) of pixels [H, W] or [H, W, C].
 
     Args:
@@ -29,6 +31,7 @@ def tiff(pixels: np.ndarray, photometric: int, *, order="<", deflate=False, plan
         order: of the bytes, `<` or `>`.
         deflate: whether to compress.
         planar: whether to store the bands one after the other.
+        orientation: as in EXIF.
         extra: value of ExtraSamples, 1 (premultiplied alpha) or 2 (alpha).
     """
     height, width = pixels.shape[:2]
@@ -42,7 +45,8 @@ def tiff(pixels: np.ndarray, photometric: int, *, order="<", deflate=False, plan
     tags = [
         (256, longs, [width]), (257, longs, [height]),
         (258, shorts, [bits] * bands), (259, shorts, [8 if deflate else 1]),
-        (262, shorts, [photometric]), (273, longs, [0] * len(strips)), (277, shorts, [bands]), (278, longs, [height]),
+        (262, shorts, [photometric]), (273, longs, [0] * len(strips)), (274, shorts, [orientation]),
+        (277, shorts, [bands]), (278, longs, [height]),
         (279, longs, [len(strip) for strip in strips]), (284, shorts, [2 if planar else 1]),
         *([(338, shorts, [extra])] if extra else []), (339, shorts, [kind] * bands),
     ]  # fmt: skip

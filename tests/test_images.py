@@ -225,6 +225,8 @@ XMP = b'<rdf:Description tiff:Orientation="6"/>'
         saved(Image.fromarray(RAMP), "WEBP", lossless=True, xmp=XMP),
         saved(Image.fromarray(RAMP), "TIFF", tiffinfo={0x0112: 6}),
         saved(Image.fromarray(RAMP), "TIFF", tiffinfo={700: XMP}),
+        *(tiff(RAMP, 1, deflate=deflate, orientation=6) for deflate in (False, True)),
+        *(tiff(RGB_DEEP, 2, deflate=deflate, orientation=6) for deflate in (False, True)),
         png(RAMP, [(b"eXIf", exif(6)[6:])]),
         png(RAMP, after=[(b"eXIf", exif(6)[6:])]),
         png(RAMP, [(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)]),

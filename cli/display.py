@@ -21,6 +21,20 @@ def console(file=None) -> Console:
     )
 
 
+def one_line(text: str) -> str:
+    """A text, such as a file name, that a terminal can show in one line: control characters become escapes."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def notes(passed_over, remarks, pictures: int) -> list[str]:
+    """The notes on a build or prediction: what was passed over, and pictures that may show nothing."""
+    from kmura.records.image_files import passed_over_note
+    from kmura.records.remarks import remarks_note
+
+    lines = (passed_over_note(passed_over), remarks_note(remarks, pictures))
+    return [one_line(line) for line in lines if line]
+
+
 def show_evaluation(evaluation) -> None:
     """Prints the tables of an `Evaluation`, and notes on how to read them."""
     out, scores = console(), evaluation.scores

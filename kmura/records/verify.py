@@ -11,7 +11,9 @@ from typing import Literal
 from kmura.errors import InputError, reason
 from kmura.files import sha256_of
 from kmura.records import schema, tfrecord
+from kmura.records.image_files import passed_over_note
 from kmura.records.manifest import MANIFEST, Manifest, Shard, per_class, read_manifest
+from kmura.records.remarks import remarks_note
 from kmura.records.sidecar import INDEX_SUFFIX, SHARD_SUFFIX, ShardIndex, read_shard_index
 from kmura.tasks import Binary
 
@@ -96,6 +98,9 @@ def inspect_records(folder: str | os.PathLike, progress: Callable[[int, int], No
         findings.append(
             Finding("note", f"{len(manifest.skipped)} source files were skipped at build ({MANIFEST} lists them)")
         )
+    for note in (passed_over_note(manifest.passed_over), remarks_note(manifest.remarks, len(rows))):
+        if note:
+            findings.append(Finding("note", f"at build: {note}"))
     order = ("error", "warning", "note")
     return Inspection(manifest, tuple(sorted(findings, key=lambda finding: order.index(finding.severity))))
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import keras
 
 RUN_VERSION = 2
+PREPARATION = ("max_side", "encoding", "quality")  # options of the records that determine the pixels
 LOSSES = ("val_loss", "val_loss_img")  # columns of the history for which lower is better
 TUNED_VALUES = "best.json"  # in the folder of a search
 
@@ -66,6 +67,8 @@ class RunDescription:
         finished: whether training has finished.
         precision: the dtype policy of training, which `train.precision` = `auto` leaves open; "" in runs made before
             there was `auto`, whose policy is `train.precision`.
+        preparation: the options of the records that determine the pixels (`max_side`, `encoding`, `quality`), as they
+            were at training; None in runs made before they were stored.
     """
 
     kind: str
@@ -82,6 +85,7 @@ class RunDescription:
     areas: tuple[str, ...] = ()
     finished: bool = False
     precision: str = ""
+    preparation: dict[str, Any] | None = None
     run_version: int = RUN_VERSION
 
     @property

@@ -157,8 +157,8 @@ def contract_of_run(
 
     Args:
         run: folder of a run.
-        records: folder of its records, if they were moved; they define the size to which large images are reduced.
-            Without records, the default size of records is used.
+        records: folder of its records, if they were moved. They are only needed for runs of earlier versions, which do
+            not store the size to which large images are reduced; without records, the default size is used for them.
         threshold: of a binary run, one of the rules that it was evaluated at; None takes 0.5, or the first rule if 0.5
             is not among them.
 
@@ -263,7 +263,13 @@ def read_signature(folder: Path) -> Signature:
 
 
 def _record_options(run: Run, records) -> dict[str, Any]:
-    """Returns the options with which the records of the run were built; empty if the records no longer exist."""
+    """Returns the options with which the records of the run were built, as the run stores them.
+
+    For runs that do not store them, they are read from the records; empty if the records no longer exist.
+    """
+    stored = run.description.preparation
+    if stored is not None and not records:
+        return stored
     folder = records or run.description.records
     try:
         manifest = Dataset(folder, run.area, run.config.data).manifest
@@ -280,7 +286,7 @@ def _record_options(run: Run, records) -> dict[str, Any]:
         if records:
             raise InputError(f"{records} are not the records that the run was trained on; give those with --records")
         _log.warning("records %s are no longer those of the run; their max_side is used anyway", folder)
-    return dict(manifest.options)
+    return dict(manifest.options) if stored is None else stored
 
 
 def _operating_point(run, points: dict[str, list[OperatingScores]], wanted: str | None) -> tuple[str, float]:

@@ -23,7 +23,7 @@ from kmura.records.layouts.base import Source
 from kmura.records.manifest import read_manifest
 from kmura.records.sidecar import ShardIndex, index_file, read_shard_index
 from kmura.records.verify import inspect_records
-from kmura.records.writer import STAGE, build_records
+from kmura.records.writer import LOCK, STAGE, build_records
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -269,9 +269,8 @@ def test_a_kill_while_shards_are_moved_is_resumed(mura_root, records, tmp_path, 
 def test_concurrent_builds_into_one_folder_do_not_mix(mura_root, tmp_path):
     import fcntl
 
-    stage = tmp_path / "out" / STAGE
-    stage.mkdir(parents=True)
-    with open(stage / "lock", "w") as lock:
+    (tmp_path / "out").mkdir()
+    with open(tmp_path / "out" / LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="another build is writing"):
             build_records(mura_root, tmp_path / "out", options=SMALL_SHARDS, workers=1)

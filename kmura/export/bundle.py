@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import kmura
-from kmura.errors import InputError, check_choice, reason
+from kmura.errors import InputError, check_choice, reason, remedy
 from kmura.evaluation.evaluation import Evaluation
 from kmura.export import exchange
 from kmura.export.card import model_card
@@ -169,7 +169,8 @@ def _aside(out: Path) -> Iterator[Path]:
             aside.mkdir()
             yield aside
         except OSError as error:
-            raise InputError(f"cannot write to {out}: {reason(error)}; free space or choose another --out") from error
+            fix = remedy(error, "choose another --out")
+            raise InputError(f"cannot write to {out}: {reason(error)}; {fix}") from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 

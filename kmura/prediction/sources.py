@@ -1,14 +1,14 @@
 """The input images of a prediction and their studies."""
 
 import collections
-import csv
 import dataclasses
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from kmura.errors import InputError, check_choice, reason
+from kmura.errors import InputError, check_choice
+from kmura.files import csv_rows
 from kmura.records import dicom
 from kmura.records.images import SUFFIXES
 from kmura.records.layouts.base import visible_files
@@ -90,12 +90,7 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _in_csv(source: Path) -> Iterator[Image]:
-    try:
-        with open(source, newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        text = reason(error) if isinstance(error, OSError) else error
-        raise InputError(f"{source} cannot be read: {text}; give a CSV in UTF-8 with a column image") from error
+    rows = csv_rows(source, "give a CSV in UTF-8 with a column image")
     if not rows:
         return
     head = [cell.strip().lower() for cell in rows[0]]

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from kmura.errors import InputError
+from kmura.errors import InputError, unreadable
 from kmura.records.schema import SCHEMA_VERSION, SPLITS, VERSION_1_SPLITS
 from kmura.tasks import TASKS
 
@@ -128,19 +128,22 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
     except FileNotFoundError as error:
         if not Path(folder).is_dir():
             raise InputError(
-                f"no records folder {folder}; build it with: kmura build-tfrecords ROOT --out {folder}"
+                f"no records folder {folder}; give the folder of existing records, or build it with: "
+                f"kmura build-tfrecords ROOT --out {folder}"
             ) from error
         raise InputError(
             f"{folder} holds no {MANIFEST}: no finished build; run kmura build-tfrecords ROOT --out {folder} "
             "(it resumes an interrupted build)"
         ) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:
         raise InputError(f"{path} cannot be read ({error}); build the records again with --overwrite") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version not in (1, SCHEMA_VERSION):
         raise InputError(
             f"{path} has schema version {version}, this kmura reads versions 1 and {SCHEMA_VERSION}; "
-            "build the records again with --overwrite or use the kmura that made them"
+            "use the version of kmura that made the records, or build them again into another folder"
         )
     try:
         if version == 1:

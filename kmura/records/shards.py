@@ -4,11 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -20,6 +16,7 @@ from kmura.records.images import UnreadableImage, encode_image
 from kmura.records.layouts.base import Layout, Source
 from kmura.records.manifest import Shard, Skipped
 from kmura.records.sidecar import ShardIndex, index_file
+from kmura.workers import in_processes, processors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,43 +98,12 @@ def is_whole(shard: Shard, *folders: Path) -> bool:
 def _run(work: Callable, plans: list[ShardPlan], workers: int | None) -> Iterable[ShardResult]:
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}; 1 or more is needed")
-    workers = min(workers or _processors(), len(plans))
-    if workers <= 1:
-        yield from map(work, plans)
-        return
-    # spawn: a parent that uses TensorFlow has threads, and a forked child of such a process can lock up
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
-        futures: list[Future] = [pool.submit(work, plan) for plan in plans]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a writer process was killed (out of memory?); run the same command again to resume"
-            ) from error
-        finally:
-            for future in futures:
-                future.cancel()
-
-
-def _processors() -> int:
-    """The number of processors that this process may use."""
     try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1
-
-
-def _die_with_parent() -> None:
-    """Ends this worker process as soon as its parent is gone, so that a killed build leaves no process behind."""
-    parent = multiprocessing.parent_process()
-
-    def watch():
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+        yield from in_processes(work, plans, workers or processors())
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a writer process was killed (out of memory?); run the same command again to resume"
+        ) from error
 
 
 def _write_shard(plan: ShardPlan, stage: str, strict: bool) -> ShardResult:

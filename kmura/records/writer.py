@@ -22,6 +22,7 @@ from kmura.records.shards import ShardPlan, ShardResult, is_whole, strict_error,
 from kmura.tasks import Binary
 
 STAGE = ".building"  # inside the output folder until the build is finished
+LOCK = ".building.lock"  # beside it: Windows cannot remove a folder with an open file
 
 
 def build_records(
@@ -143,7 +144,8 @@ def _stage(out: Path, inputs: str) -> Iterator[Path]:
     """The folder of an unfinished build, locked; emptied if it belongs to other inputs, removed after success."""
     stage = out / STAGE
     busy = f"another build is writing to {out}; wait for it or choose another --out"
-    with locked(stage / "lock", busy):
+    with locked(out / LOCK, busy, drop=True):
+        stage.mkdir(exist_ok=True)
         plan = stage / "plan"
         if not plan.is_file() or plan.read_text() != inputs:
             for entry in stage.iterdir():
@@ -159,10 +161,13 @@ def _stage(out: Path, inputs: str) -> Iterator[Path]:
 
 def _drop_leftovers(out: Path) -> None:
     """Removes the files of a build that was killed after it wrote the manifest, unless another build is running."""
-    with contextlib.suppress(InputError), locked(out / STAGE / "lock", "another build is writing"):
-        for leftover in out.glob(".manifest.json.*.part"):
-            leftover.unlink()
-        shutil.rmtree(out / STAGE)
+    leftovers = list(out.glob(".manifest.json.*.part"))
+    if not leftovers and not (out / STAGE).exists():
+        return
+    with contextlib.suppress(InputError, OSError), locked(out / LOCK, "another build is writing", drop=True):
+        for leftover in leftovers:
+            leftover.unlink(missing_ok=True)
+        shutil.rmtree(out / STAGE, ignore_errors=True)
 
 
 def _manifest(layout: Layout, listing: Listing, options: RecordsConfig, source: str, plans, results) -> Manifest:

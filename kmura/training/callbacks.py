@@ -40,7 +40,8 @@ def non_finite_loss(what: str, last: Path, epochs: int) -> NonFiniteLoss:
     kept = f"{last} holds the end of epoch {epochs}" if epochs else "no epoch was finished"
     return NonFiniteLoss(
         f"{what}; {kept}; "
-        "reduce train.learning_rate, or train in float32 if precision is mixed_float16, and start again with --fresh"
+        "reduce train.learning_rate, or train in float32 if precision is mixed_float16, and choose another --runs "
+        "folder or start again with --fresh, which deletes this run"
     )
 
 

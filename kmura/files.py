@@ -66,14 +66,20 @@ def aside_name(path: Path) -> Path:
 
     A long NAME is shortened, since file systems allow 255 bytes.
     """
-    end = f".{os.getpid()}.part"
-    name = os.fsencode(path.name)
-    if len(name) + len(end) + 1 > _LONGEST_NAME:
-        name = hashlib.sha256(name).hexdigest().encode()
-    return path.with_name(f".{os.fsdecode(name)}{end}")
+    return path.with_name(name_within_limit(f".{path.name}", f".{os.getpid()}.part"))
 
 
-_LONGEST_NAME = 255  # bytes
+def name_within_limit(stem: str, end: str) -> str:
+    """A file name of a stem and an end such as `.png`; a stem too long for a file name is cut and gets a hash."""
+    room = LONGEST_NAME - len(os.fsencode(end))
+    encoded = os.fsencode(stem)
+    if len(encoded) <= room:
+        return stem + end
+    short = f"-{hashlib.sha256(encoded).hexdigest()[:16]}"
+    return encoded[: room - len(short)].decode("utf-8", "ignore") + short + end
+
+
+LONGEST_NAME = 255  # bytes, in the file systems of Linux and macOS
 
 
 def _plain_target(path: Path) -> Path | None:

@@ -353,7 +353,7 @@ def test_a_manifest_of_another_version(records, refused, tmp_path):
     changed = manifest.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99')
     manifest.write_text(changed)
     for command in (("inspect", copy), ("fit", "--area", "all", "--records", copy)):
-        assert "schema version 99, this kmura reads versions 1 and 2; build" in refused(*command)
+        assert "schema version 99, this kmura reads versions 1 and 2; use the version" in refused(*command)
 
 
 SMALL = ("--backbone", "densenet_mini", "--weights", "none", "--image-size", 32, "--epochs", 1)

@@ -81,6 +81,7 @@ def export(
     run, out = Run(run), Path(out)
     folder, description = run.folder, run.description
     contract = contract_of_run(run, records=records, threshold=threshold)
+    description.warn_of_leaks()
     evaluation, _ = run.part("evaluation")(run)
     if format != "savedmodel":
         exchange.check_possible(format)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kmura.errors import InputError, check_choice
-from kmura.files import csv_rows
+from kmura.files import csv_rows, name_within_limit
 from kmura.records import dicom
 from kmura.records.images import SUFFIXES
 from kmura.records.layouts.base import visible_files
@@ -131,7 +131,7 @@ def _grouped(by_path: dict[Path, Image], group: str) -> list[Image]:
 
 
 def map_files(images: Sequence[Image], folder: Path) -> list[Path]:
-    """Returns a unique PNG path in `folder` for the map of each image.
+    """Returns a unique PNG path in `folder` for the map of each image; names too long for a file are shortened.
 
     Raises:
         InputError: One of the paths is an input image.
@@ -140,13 +140,15 @@ def map_files(images: Sequence[Image], folder: Path) -> list[Path]:
     sources = {image.path.resolve() for image in images}
     files = []
     for image in images:
-        place = (
-            image.place if image.place.suffix.lower() == ".png" else image.place.with_name(f"{image.place.name}.png")
+        place = image.place
+        stem = place.stem if place.suffix.lower() == ".png" else place.name
+        number, file = (
+            1,
+            folder / place.with_name(name_within_limit(stem, place.suffix if stem != place.name else ".png")),
         )
-        number, file = 1, folder / place
         while file in taken:
             number += 1
-            file = folder / place.with_name(f"{place.stem}-{number}.png")
+            file = folder / place.with_name(name_within_limit(stem, f"-{number}.png"))
         if file.resolve() in sources:
             raise InputError(
                 f"the map of {image.name} would replace the image {file}; choose another folder for the maps"

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kmura.errors import InputError, unreadable
+from kmura.records.leakage import Leak
 from kmura.records.schema import SCHEMA_VERSION, SPLITS, VERSION_1_SPLITS
 from kmura.tasks import TASKS
 
@@ -65,6 +66,7 @@ class Manifest:
         areas: area -> split -> counts.
         has_patients: whether the source knows patients; without them each image is its own study and patient.
         schema_version: of the shards; those of version 1 are read with today's names of splits.
+        leaks: patients and identical images in two splits; None in records of a kmura that did not look for them.
     """
 
     layout: str
@@ -78,6 +80,7 @@ class Manifest:
     skipped: tuple[Skipped, ...] = ()
     source: str = ""
     schema_version: int = SCHEMA_VERSION
+    leaks: tuple[Leak, ...] | None = None
 
     def shards(self) -> list[Shard]:
         """Every shard of every area and split."""
@@ -165,6 +168,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
             has_patients=raw["has_patients"],
             schema_version=version,
             skipped=tuple(Skipped(**item) for item in raw["skipped"]),
+            leaks=None if raw.get("leaks") is None else tuple(_leak(item) for item in raw["leaks"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -214,6 +218,10 @@ def _from_version_1(raw: dict) -> dict:
             for area, splits in raw["areas"].items()
         },
     }
+
+
+def _leak(raw: dict) -> Leak:
+    return Leak(**raw | {"splits": tuple(raw["splits"])})
 
 
 def _split_counts(raw: dict) -> SplitCounts:

@@ -37,6 +37,7 @@ class ShardResult:
     shard: Shard
     written: tuple[int, ...]  # positions in the plan's sources
     skipped: tuple[Skipped, ...]
+    hashes: tuple[tuple[str, str], ...]  # of the written images: SHA-256 of the source file and of the stored image
 
 
 def write_shards(
@@ -81,8 +82,11 @@ def _finished(plan: ShardPlan, stage: Path, out: Path) -> ShardResult | None:
     except (OSError, ValueError):
         return None
     shard = Shard(**raw["shard"])
-    if is_whole(shard, stage, out):  # a build killed while it moved its shards has some in `out` already
-        return ShardResult(shard, tuple(raw["written"]), tuple(Skipped(**item) for item in raw["skipped"]))
+    if "hashes" in raw and is_whole(
+        shard, stage, out
+    ):  # a build killed while it moved its shards has some in `out` already
+        skipped = tuple(Skipped(**item) for item in raw["skipped"])
+        return ShardResult(shard, tuple(raw["written"]), skipped, tuple(map(tuple, raw["hashes"])))
     return None
 
 
@@ -107,7 +111,7 @@ def _run(work: Callable, plans: list[ShardPlan], workers: int | None) -> Iterabl
 
 
 def _write_shard(plan: ShardPlan, stage: str, strict: bool) -> ShardResult:
-    written, skipped, index = [], [], ShardIndex()
+    written, skipped, hashes, index = [], [], [], ShardIndex()
     digest, size = hashlib.sha256(), 0
     path = Path(stage) / plan.file
     with replacing(path, "wb") as file:
@@ -125,12 +129,13 @@ def _write_shard(plan: ShardPlan, stage: str, strict: bool) -> ShardResult:
             digest.update(data)
             size += len(data)
             written.append(position)
+            hashes.append((record.sha256, hashlib.sha256(record.image).hexdigest()))
     index_bytes = index.encoded()
     with replacing(Path(stage) / index_file(plan.file), "wb") as file:
         file.write(index_bytes)
     index_sha256 = hashlib.sha256(index_bytes).hexdigest()
     shard = Shard(plan.file, len(written), size, digest.hexdigest(), index_file(plan.file), index_sha256)
-    result = ShardResult(shard, tuple(written), tuple(skipped))
+    result = ShardResult(shard, tuple(written), tuple(skipped), tuple(hashes))
     write_json(f"{path}.json", dataclasses.asdict(result))
     return result
 

@@ -17,6 +17,7 @@ from kmura.files import locked, replacing, sha256_of, write_json
 from kmura.records import schema, splits
 from kmura.records.layouts import layout_named, listing_of
 from kmura.records.layouts.base import AREAS, Layout, Listing, Source
+from kmura.records.leakage import find_leaks
 from kmura.records.manifest import MANIFEST, Manifest, Shard, SplitCounts, manifest_json, per_class, read_manifest
 from kmura.records.shards import ShardPlan, ShardResult, is_whole, strict_error, write_shards
 from kmura.tasks import Binary
@@ -205,7 +206,28 @@ def _manifest(layout: Layout, listing: Listing, options: RecordsConfig, source: 
         areas=dict(areas),
         has_patients=listing.has_patients,
         skipped=tuple(skipped),
+        leaks=find_leaks(_written(plans, results), listing.has_patients),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """A record of the build, for the check for leakage."""
+
+    area: str
+    split: str
+    patient: str
+    path: str
+    sha256: str
+    image_sha256: str
+
+
+def _written(plans: list[ShardPlan], results: list[ShardResult]) -> list[_Written]:
+    return [
+        _Written(source.area, source.split, source.patient, source.path, *hashes)
+        for plan, result in zip(plans, results, strict=True)
+        for source, hashes in zip([plan.sources[position] for position in result.written], result.hashes, strict=True)
+    ]
 
 
 def _publish(manifest: Manifest, stage: Path, out: Path) -> None:

@@ -8,6 +8,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import zipfile
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import keras
 
 RUN_VERSION = 2
+log = logging.getLogger(__name__)
 LOSSES = ("val_loss", "val_loss_img")  # columns of the history for which lower is better
 TUNED_VALUES = "best.json"  # in the folder of a search
 
@@ -70,6 +72,8 @@ class RunDescription:
         finished: whether training has finished.
         precision: the dtype policy of training, which `train.precision` = `auto` leaves open; "" in runs made before
             there was `auto`, whose policy is `train.precision`.
+        leaks: one sentence for each kind of leakage between the splits of the records; empty in runs made before kmura
+            looked for it.
     """
 
     kind: str
@@ -86,6 +90,7 @@ class RunDescription:
     areas: tuple[str, ...] = ()
     finished: bool = False
     precision: str = ""
+    leaks: tuple[str, ...] = ()
     run_version: int = RUN_VERSION
 
     @property
@@ -97,6 +102,11 @@ class RunDescription:
     def labels(self) -> Task | None:
         """The task of the model; None for a kind without labels."""
         return task_of(self.task, self.classes, self.areas) if self.task else None
+
+    def warn_of_leaks(self) -> None:
+        """Logs a warning for each kind of leakage between the splits of the records."""
+        for leak in self.leaks:
+            log.warning("WARNING: %s: %s", self.area, leak)
 
 
 class Run:
@@ -213,14 +223,19 @@ def load_model(path: str | os.PathLike) -> "keras.Model":
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # a damaged archive can raise any error of its layers
         try:
-            fix = _remedy_of_model(path)
+            saved_with = _saved_with(path)
         except OSError as unread:
             raise unreadable(path, unread) from error
-        raise InputError(f"{path} cannot be loaded ({type(error).__name__}: {in_brief(error)}); {fix}") from error
+        if saved_with is None:
+            raise _damaged_model(path) from error
+        raise InputError(
+            f"{path} is whole but cannot be loaded ({type(error).__name__}: {in_brief(error)}); give a model of kmura, "
+            f"or use the versions with which it was saved (Keras {saved_with}, this is {keras.__version__})"
+        ) from error
 
 
 def _saved_with(path: Path) -> str | None:
-    """The version of Keras that wrote a `.keras` file; "" if it is not stated, None if the file is damaged.
+    """The version of Keras that wrote a `.keras` file; None if the file is damaged or of another kind.
 
     Raises:
         OSError: the file cannot be read.
@@ -230,31 +245,16 @@ def _saved_with(path: Path) -> str | None:
             if archive.testzip() is not None:
                 return None
             return str(json.loads(archive.read("metadata.json"))["keras_version"])
-    except (KeyError, TypeError):
-        return ""
-    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError):
+    except (KeyError, TypeError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
         return None
 
 
-def _remedy_of_model(path: Path) -> str:
-    """What helps if a model file cannot be loaded; training again only if the file itself is damaged.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    import keras
-
-    saved_with = _saved_with(path)
-    if saved_with is None:
-        fix = "the file is damaged or not a Keras 3 file; give another copy of it"
-        if RunFolder(path.parent).description.is_file():
-            fix += ", or delete the run and train it again with --fresh"
-        return fix
-    was = f"was saved with Keras {saved_with}" if saved_with else "does not name its version of Keras"
-    return (
-        f"the file is whole, but needs code that is not here: it {was}, this is Keras {keras.__version__}; give a "
-        "model of kmura, or use the versions with which it was saved"
-    )
+def _damaged_model(path: Path) -> InputError:
+    """The error of a model file that is damaged; only then training again is advised, and only for a run."""
+    fix = "give another copy of it"
+    if RunFolder(path.parent).description.is_file():
+        fix += ", or delete the run and train it again with --fresh"
+    return InputError(f"{path} is damaged or not a .keras file of Keras 3; {fix}")
 
 
 def claimed(folder: Path) -> contextlib.AbstractContextManager[None]:
@@ -303,7 +303,7 @@ def read_run(path: str | os.PathLike) -> RunDescription:
                 "use the version of kmura that wrote it"
             )
         config = config_from_tables(raw["config"], str(file), kinds.part(raw["kind"], "config"))
-        names = {"classes": tuple(raw["classes"]), "areas": tuple(raw["areas"])}
+        names = {"classes": tuple(raw["classes"]), "areas": tuple(raw["areas"]), "leaks": tuple(raw.get("leaks", ()))}
         return RunDescription(**raw | {"config": config} | names)
 
 

@@ -40,6 +40,7 @@ def describe(dataset: Dataset, phase: str, config: Any, *, kind: str, command: s
         task=dataset.labels.name,
         classes=dataset.labels.classes,
         areas=dataset.labels.areas,
+        leaks=dataset.leaks(),
     )
 
 

@@ -190,6 +190,7 @@ def train_run(
     """
     folder = RunFolder(Path(runs) / dataset.area / phase)
     description = describe(dataset, phase, config, kind=kind, command=command)
+    description.warn_of_leaks()
     with claimed(folder.path):
         started = not fresh and (folder.last / STATE).is_file()
         description = check_claim(folder, description, fresh, started, growing="train.epochs")

@@ -141,14 +141,12 @@ def map_files(images: Sequence[Image], folder: Path) -> list[Path]:
     files = []
     for image in images:
         place = image.place
-        stem = place.stem if place.suffix.lower() == ".png" else place.name
-        number, file = (
-            1,
-            folder / place.with_name(name_within_limit(stem, place.suffix if stem != place.name else ".png")),
-        )
+        is_png = place.suffix.lower() == ".png"
+        stem, end = (place.stem, place.suffix) if is_png else (place.name, ".png")
+        number, file = 1, folder / place.with_name(name_within_limit(stem, end))
         while file in taken:
             number += 1
-            file = folder / place.with_name(name_within_limit(stem, f"-{number}.png"))
+            file = folder / place.with_name(name_within_limit(Path(stem).stem, f"-{number}.png"))
         if file.resolve() in sources:
             raise InputError(
                 f"the map of {image.name} would replace the image {file}; choose another folder for the maps"

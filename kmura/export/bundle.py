@@ -14,7 +14,7 @@ from kmura.errors import InputError, check_choice, reason, remedy
 from kmura.evaluation.evaluation import Evaluation
 from kmura.export import exchange
 from kmura.export.card import model_card
-from kmura.export.golden import golden_requests, versions, write_golden
+from kmura.export.golden import PATTERN_CHARACTERS, golden_requests, versions, write_golden
 from kmura.export.parity import Parity, parity_in_fresh_process
 from kmura.files import flush_to_disk, locked, sha256_of, write_json
 from kmura.runs.run import Run, RunDescription, load_model
@@ -105,7 +105,7 @@ def export(
         if format == "savedmodel":
             _write_served(aside, ServedModel(model, contract), description.area, warmup)
             write_json(aside / SIGNATURE, signature)  # the parity check reads the contract from it
-            parity, notes = parity_in_fresh_process(aside, folder.best), ()
+            parity, notes = parity_in_fresh_process(aside, folder.best), _notes_on_place(out)
             signature |= {"parity": dataclasses.asdict(parity)}
         else:
             parity, notes = None, exchange.write(aside, model, format)
@@ -115,6 +115,15 @@ def export(
         write_json(aside / SIGNATURE, signature)
         version = _published(aside, out)
     return Export(out / str(version), version, contract, parity, notes)
+
+
+def _notes_on_place(out: Path) -> tuple[str, ...]:
+    """A remark if TensorFlow cannot load a SavedModel from a folder."""
+    characters = sorted(PATTERN_CHARACTERS.intersection(os.path.abspath(out)))
+    if not characters:
+        return ()
+    text = f"the path of {out} contains {' '.join(characters)}: kmura can use it, but TensorFlow and TensorFlow Serving"
+    return (f"{text} cannot load a SavedModel from there; move it before serving",)
 
 
 def _write_served(folder: Path, served: ServedModel, area: str, warmup: bool) -> None:

@@ -51,7 +51,8 @@ class Leak:
         """What leaks, and what follows from it; one sentence."""
         where = f"the splits {' and '.join(self.splits)}"
         if self.kind == "patients":
-            what = f"{self.number} {'patient is' if self.number == 1 else 'patients are'} in {where} (such as {self.example})"
+            what = f"{self.number} {'patient is' if self.number == 1 else 'patients are'} in {where}"
+            what += f" (such as {self.example})"
         else:
             what = f"{self.number} {'group' if self.number == 1 else 'groups'} of identical images in {where}"
             what += f" ({self.example})"

@@ -66,7 +66,8 @@ def _pool(workers: int) -> ProcessPoolExecutor | None:
     # spawn: a parent that uses TensorFlow has threads, and a forked child of such a process can lock up
     context = multiprocessing.get_context("spawn")
     try:
-        return ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent)
+        with _starting_workers():  # multiprocessing's resource tracker starts here
+            return ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent)
     except (OSError, ImportError, NotImplementedError) as error:  # semaphores need a writable /dev/shm
         text = " ".join(str(error).split())
         log.warning("worker processes cannot be started (%s); continuing with one process, as with --workers 1", text)
@@ -75,7 +76,7 @@ def _pool(workers: int) -> ProcessPoolExecutor | None:
 
 @contextlib.contextmanager
 def _starting_workers() -> Iterator[None]:
-    """Workers that start within the block ignore Ctrl-C and do not import from the current folder.
+    """Processes that start within the block ignore Ctrl-C and do not import from the current folder.
 
     A terminal sends Ctrl-C to all processes; only the parent answers it, otherwise each worker prints a traceback. The
     parent itself receives it at the end of the block.

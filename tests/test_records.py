@@ -266,6 +266,16 @@ def test_a_kill_while_shards_are_moved_is_resumed(mura_root, records, tmp_path, 
     assert contents(tmp_path / "out") == contents(records)
 
 
+def test_the_staging_folder_holds_no_open_file_when_it_is_removed(mura_root, tmp_path, monkeypatch):
+    from kmura.records import writer
+
+    seen, remove = [], shutil.rmtree
+    monkeypatch.setattr(writer.shutil, "rmtree", lambda path, **rest: seen.extend(path.rglob("*lock*")) or remove(path))
+    build_records(mura_root, tmp_path / "out", options=SMALL_SHARDS, workers=1)
+    assert seen == [], "Windows cannot remove a folder with an open file"
+    assert not (tmp_path / "out" / LOCK).exists() and not (tmp_path / "out" / STAGE).exists()
+
+
 def test_concurrent_builds_into_one_folder_do_not_mix(mura_root, tmp_path):
     import fcntl
 

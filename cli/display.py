@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 PLAIN_WIDTH = 120
+CLASSES_IN_TABLE = 4  # of the records; more classes have a table of their own
 
 
 def console(file=None) -> Console:
@@ -317,7 +318,7 @@ def _calibration_line(scores) -> str:
 def records_table(manifest) -> Table:
     """The counts of every area and split of a `Manifest`."""
     table = Table(title_justify="left")
-    per_class = manifest.classes if len(manifest.classes) <= 4 else ()
+    per_class = manifest.classes if len(manifest.classes) <= CLASSES_IN_TABLE else ()
     for heading in ("area", "split", "images", "studies", "patients", *per_class, "shards", "MB"):
         table.add_column(heading, justify="left" if heading in ("area", "split") else "right")
     for area, splits in manifest.areas.items():
@@ -325,4 +326,17 @@ def records_table(manifest) -> Table:
             numbers = [counts.images, counts.studies, counts.patients, *(counts.per_class if per_class else ())]
             size = sum(shard.bytes for shard in counts.shards) / 1e6
             table.add_row(area, split, *map(str, numbers), str(len(counts.shards)), f"{size:.1f}")
+    return table
+
+
+def class_counts_table(manifest) -> Table:
+    """The images of every class in every split of a `Manifest`, one row per area and class."""
+    table = Table(title="images of each class", title_justify="left")
+    splits = dict.fromkeys(split for of_area in manifest.areas.values() for split in of_area)
+    for heading in ("area", "class", *splits):
+        table.add_column(heading, justify="left" if heading in ("area", "class") else "right", overflow="fold")
+    for area, of_area in manifest.areas.items():
+        for number, name in enumerate(manifest.classes):
+            counts = (str(of_area[split].per_class[number]) if split in of_area else "" for split in splits)
+            table.add_row(area, name, *counts)
     return table

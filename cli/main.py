@@ -1,5 +1,6 @@
 """The `kmura` command: arguments to one library function, errors to one line."""
 
+import io
 import logging
 import os
 import sys
@@ -88,6 +89,7 @@ def main() -> None:
     130 interrupted.
     """
     debug = "--debug" in sys.argv[1:]
+    _show_every_character()
     _set_up_messages(debug)
     try:
         sys.exit(cli.main(standalone_mode=False, prog_name="kmura"))
@@ -122,11 +124,19 @@ def _fail(line: str, code: int) -> None:
     sys.exit(code)
 
 
+def _show_every_character() -> None:
+    """Lets stdout and stderr show characters that their encoding lacks (an ASCII terminal) as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None if the caller closed it
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _set_up_messages(debug: bool) -> None:
     """Prints kmura's log messages on stderr; without `debug`, no messages of other libraries."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("kmura").setLevel(logging.INFO)
     logging.getLogger("pydicom").setLevel(logging.ERROR)  # it warns about every irregular file that it can read
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns about its cache where HOME is read-only
     if not debug:
         _silence_native_stderr()
 

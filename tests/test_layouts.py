@@ -56,6 +56,26 @@ def test_the_csv_lists_give_the_same_sources_as_the_folder_scan(tree, prefix):
     assert set(listed("mura", tree, from_csv=True).sources) == set(listed("mura", tree).sources)
 
 
+def test_labels_written_as_floats_and_lists_in_utf_16_are_read(tree):
+    write_mura_csv(tree)
+    for path in tree.glob("*_labeled_studies.csv"):
+        path.write_text(path.read_text().replace(",1\n", ",1.0\n").replace(",0\n", ",0.0\n"))
+    for path in tree.glob("*.csv"):
+        path.write_text(path.read_text(), encoding="utf-16")
+    assert set(listed("mura", tree, from_csv=True).sources) == set(listed("mura", tree).sources)
+
+
+def test_lists_that_cannot_be_read_have_the_fix_that_helps(tree):
+    write_mura_csv(tree)
+    (tree / "train_labeled_studies.csv").write_bytes(b"\xe9")
+    for from_csv in (False, True):
+        with pytest.raises(InputError, match="train_labeled_studies.csv cannot be read: .* or remove it: the names"):
+            listed("mura", tree, from_csv=from_csv)
+    (tree / "train_image_paths.csv").unlink()
+    with pytest.raises(InputError, match="train_image_paths.csv is missing; leave out --from-csv"):
+        listed("mura", tree, from_csv=True)
+
+
 def test_a_label_that_contradicts_the_list_is_reported_with_the_study(tree):
     write_mura_csv(tree)
     path = tree / "train_labeled_studies.csv"

@@ -341,3 +341,28 @@ def test_a_csv_names_files_in_either_unicode_form(tmp_path):
     assert image.path.is_file() and image.study == "Br\u00fcche"
     (tmp_path / "b.csv").write_text("1.2.840.5.6\n")  # a list without header, of a file without suffix
     assert [image.path.name for image in list_images([tmp_path / "b.csv"])] == ["1.2.840.5.6"]
+
+
+def test_maps_of_images_with_long_names_have_shorter_and_different_names(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for name in ("x" * 251 + ".png", "x" * 251 + ".jpg", "short.png"):
+            textured(0).save(tmp_path / folder / name)
+    images = list_images([tmp_path / "a", tmp_path / "b"])
+    files = map_files(images, tmp_path / "cam")
+    assert len(set(files)) == 6 and all(len(file.name) <= 255 for file in files)
+    assert sorted(file.name for file in files if "x" not in file.name) == ["short-2.png", "short.png"]
+
+
+def test_a_list_of_images_in_utf_16_is_read(tmp_path):
+    (tmp_path / "list.csv").write_text("image\tstudy\na.png\té\n", encoding="utf-16")
+    (image,) = list_images([tmp_path / "list.csv"])
+    assert (image.name, image.study) == ("a.png", "é")
+
+
+def test_boxes_in_another_encoding_are_refused_in_one_line(tmp_path):
+    from kmura.explain.boxes import read_boxes
+
+    (tmp_path / "boxes.csv").write_bytes("image,x0,y0,x1,y1\né.png,1,1,2,2\n".encode("latin-1"))
+    with pytest.raises(InputError, match="byte 18 is not UTF-8; save it as CSV in UTF-8, or give a CSV of boxes"):
+        read_boxes(tmp_path / "boxes.csv")

@@ -27,7 +27,7 @@ from kmura.records.manifest import read_manifest
 from kmura.records.remarks import Remark
 from kmura.records.sidecar import ShardIndex, index_file, read_shard_index
 from kmura.records.verify import inspect_records
-from kmura.records.writer import STAGE, build_records
+from kmura.records.writer import LOCK, STAGE, build_records
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -270,12 +270,21 @@ def test_a_kill_while_shards_are_moved_is_resumed(mura_root, records, tmp_path, 
     assert contents(tmp_path / "out") == contents(records)
 
 
+def test_the_staging_folder_holds_no_open_file_when_it_is_removed(mura_root, tmp_path, monkeypatch):
+    from kmura.records import writer
+
+    seen, remove = [], shutil.rmtree
+    monkeypatch.setattr(writer.shutil, "rmtree", lambda path, **rest: seen.extend(path.rglob("*lock*")) or remove(path))
+    build_records(mura_root, tmp_path / "out", options=SMALL_SHARDS, workers=1)
+    assert seen == [], "Windows cannot remove a folder with an open file"
+    assert not (tmp_path / "out" / LOCK).exists() and not (tmp_path / "out" / STAGE).exists()
+
+
 def test_concurrent_builds_into_one_folder_do_not_mix(mura_root, tmp_path):
     import fcntl
 
-    stage = tmp_path / "out" / STAGE
-    stage.mkdir(parents=True)
-    with open(stage / "lock", "w") as lock:
+    (tmp_path / "out").mkdir()
+    with open(tmp_path / "out" / LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="another build is writing"):
             build_records(mura_root, tmp_path / "out", options=SMALL_SHARDS, workers=1)

@@ -261,9 +261,9 @@ def test_metrics_of_another_version_are_one_clear_error(tmp_path, damage, proble
 @pytest.mark.parametrize(
     ("history", "problem"),
     [
-        ("epoch,loss\n1,0.5\n", "history.csv has no column best; train the run again"),
-        ("loss,best\n0.5,True\n", "history.csv has no column epoch; train the run again"),
-        ("epoch,loss,best\n1,low,True\n", "history.csv, column loss, has an entry that is not a number; train the run"),
+        ("epoch,loss\n1,0.5\n", "history.csv has no column best; repeat the kmura fit"),
+        ("loss,best\n0.5,True\n", "history.csv has no column epoch; repeat the kmura fit"),
+        ("epoch,loss,best\n1,low,True\n", "history.csv, column loss, has an entry that is not a number; repeat"),
         ("", "history.csv cannot be read"),
     ],
 )

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from kmura.config import TuneConfig
-from kmura.errors import InputError
+from kmura.errors import InputError, unreadable
 from kmura.files import replacing, write_json
 from kmura.runs.checkpoint import STATE
 from kmura.runs.run import TUNED_VALUES, RunFolder
@@ -23,7 +23,7 @@ from kmura.runs.run import TUNED_VALUES, RunFolder
 RESULT, VALUES, SUMMARY = "result.json", "values.json", "tuner_summary.csv"
 FAILED = (
     "every trial failed: the loss was not a number; reduce the range tune.learning_rate, or train in float32 if "
-    "precision is mixed_float16, and start again with --fresh"
+    "precision is mixed_float16, and start again with --fresh, which deletes this search"
 )
 
 
@@ -95,6 +95,8 @@ def read_history(folder: RunFolder) -> pd.DataFrame:
         return pd.DataFrame(json.loads((folder.last / STATE).read_text(encoding="utf-8"))["values"]["history"])
     except FileNotFoundError:
         return pd.read_csv(folder.history) if folder.history.exists() else pd.DataFrame()
+    except OSError as error:
+        raise unreadable(folder.last / STATE, error) from error
     except (ValueError, KeyError) as error:
         raise InputError(
             f"{folder.last / STATE} is damaged ({error}); remove {folder.path} and search again"

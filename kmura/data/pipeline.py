@@ -1,7 +1,5 @@
 """The tf.data pipelines of training and evaluation: from an index and its images to batches."""
 
-import os
-
 import numpy as np
 import tensorflow as tf
 
@@ -12,6 +10,7 @@ from kmura.data.index import Index
 from kmura.data.mixing import RandomMix
 from kmura.errors import InputError
 from kmura.tasks import Task
+from kmura.workers import processors
 
 
 def train_batches(
@@ -115,5 +114,5 @@ def batches_of(images: int, batch_size: int) -> int:
 
 def _mapped(steps: tf.data.Dataset, batch) -> tf.data.Dataset:
     """Returns the batches of the steps, in order, computed in parallel and prefetched."""
-    at_a_time = (os.cpu_count() or 1) + 2  # AUTOTUNE uses one per core, and a core is idle while its batch waits
+    at_a_time = processors() + 2  # AUTOTUNE uses one per core, and a core is idle while its batch waits
     return steps.map(batch, num_parallel_calls=at_a_time, deterministic=True).prefetch(tf.data.AUTOTUNE)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from kmura import cam, metrics
 from kmura.data.dataset import Dataset
-from kmura.errors import InputError, reason
+from kmura.errors import InputError, reason, remedy
 from kmura.evaluation.evaluation import read_evaluation
 from kmura.explain import boxes as truth
 from kmura.explain.explanation import PICTURES, Case, Explanation, Localization, Look, MeanCurves, Worth
@@ -109,7 +109,7 @@ def explain(
         aside.rename(folder.explained)
     except OSError as error:
         raise InputError(
-            f"{folder.explained} cannot be written: {reason(error)}; free space or fix permissions"
+            f"{folder.explained} cannot be written: {reason(error)}; {remedy(error, 'explain a copy of the run')}"
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

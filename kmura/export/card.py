@@ -48,6 +48,7 @@ def model_card(
         _use(description, contract),
         "## Data",
         _data(description, records),
+        *(f"**Leakage between splits:** {_text(leak)}." for leak in description.leaks),
         "## Model selection",
         f"Trained for {trained} with seed {config.train.seed}; the best epoch was chosen on "
         f"{evaluation.select_on} by {evaluation.selected_epoch_by}."

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import shutil
 import tempfile
 import textwrap
@@ -21,7 +20,8 @@ from pathlib import Path
 import h5py
 import keras
 
-from kmura.errors import InputError, reason
+from kmura.errors import InputError, reason, remedy
+from kmura.files import aside_name
 from kmura.models.backbones import BACKBONES
 from kmura.models.lookup import entry, nearest_first
 from kmura.models.porting import SUFFIXES, Ported, port, read_state
@@ -380,14 +380,15 @@ def port_preset(source: str | Path, backbone: str, out: str | Path, *, image_siz
     else:
         body = BACKBONES[backbone].build()
     done = port(read_state(state), body, source, backbone)
-    aside = out.with_name(f".{out.name}.{os.getpid()}.part")
+    aside = aside_name(out)
     try:
         aside.parent.mkdir(parents=True, exist_ok=True)
         body.save_to_preset(aside)
         (aside / PORTED).write_text(json.dumps({"torch_padding": done.other_padding}))
         aside.rename(out)
     except OSError as error:
-        raise InputError(f"{out} cannot be written: {reason(error)}; choose another --out") from error
+        fix = remedy(error, "choose another --out")
+        raise InputError(f"{out} cannot be written: {reason(error)}; {fix}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return done

@@ -22,6 +22,7 @@ from kmura.records.manifest import Skipped
 from kmura.records.remarks import Remark
 from kmura.serving.contract import Contract
 from kmura.serving.prepare import prepared_with_remarks
+from kmura.workers import processors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ def predict(
         batch_size: images per step, at least 1.
         cam: folder for the overlays: each image with its Grad-CAM++ map of the decision (multilabel: of the most
             probable label).
-        workers: number of threads that read and decode images; None uses one per CPU core.
+        workers: number of threads that read and decode images; None uses one per processor that this process may use.
         progress: called with (number of images done, total number of images).
 
     Raises:
@@ -99,7 +100,7 @@ def predict(
     predictor = load_predictor(model, records=records, threshold=threshold)
     report = progress or (lambda done, total: None)
     rows, skipped, remarks, done = [], [], [], 0
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(workers or processors()) as pool:
         drawn: list[Future] = []
         for batch in _batches(_ready(sources, predictor.contract, pool, 2 * batch_size), batch_size, skipped):
             places, pixels, texts = zip(*batch, strict=True)

@@ -1,7 +1,6 @@
 """The input images of a prediction and their studies."""
 
 import collections
-import csv
 import dataclasses
 import os
 import re
@@ -9,7 +8,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from kmura.errors import InputError, check_choice, reason
+from kmura.errors import InputError, check_choice
+from kmura.files import csv_rows, name_within_limit
 from kmura.records import dicom
 from kmura.records.image_files import TWICE, Tally, find_images, normalised, passed_over_note
 from kmura.records.images import SUFFIXES
@@ -86,12 +86,7 @@ def shown(path: str | os.PathLike) -> str:
 
 
 def _in_csv(source: Path, tally: Tally) -> Iterator[Image]:
-    try:
-        with open(source, newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        text = reason(error) if isinstance(error, OSError) else error
-        raise InputError(f"{source} cannot be read: {text}; give a CSV in UTF-8 with a column image") from error
+    rows = csv_rows(source, "give a CSV in UTF-8 with a column image")
     if not rows:
         return
     head = [cell.strip().lower() for cell in rows[0]]
@@ -139,7 +134,7 @@ def _grouped(by_path: dict[Path, Image], group: str) -> list[Image]:
 
 
 def map_files(images: Sequence[Image], folder: Path) -> list[Path]:
-    """Returns a unique PNG path in `folder` for the map of each image.
+    """Returns a unique PNG path in `folder` for the map of each image; names too long for a file are shortened.
 
     Raises:
         InputError: One of the paths is an input image.
@@ -148,13 +143,13 @@ def map_files(images: Sequence[Image], folder: Path) -> list[Path]:
     sources = {image.path.resolve() for image in images}
     files = []
     for image in images:
-        place = (
-            image.place if image.place.suffix.lower() == ".png" else image.place.with_name(f"{image.place.name}.png")
-        )
-        number, file = 1, folder / place
+        place = image.place
+        is_png = place.suffix.lower() == ".png"
+        stem, end = (place.stem, place.suffix) if is_png else (place.name, ".png")
+        number, file = 1, folder / place.with_name(name_within_limit(stem, end))
         while file in taken:
             number += 1
-            file = folder / place.with_name(f"{place.stem}-{number}.png")
+            file = folder / place.with_name(name_within_limit(Path(stem).stem, f"-{number}.png"))
         if file.resolve() in sources:
             raise InputError(
                 f"the map of {image.name} would replace the image {file}; choose another folder for the maps"

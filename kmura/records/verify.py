@@ -12,6 +12,7 @@ from kmura.errors import InputError, reason
 from kmura.files import sha256_of
 from kmura.records import schema, tfrecord
 from kmura.records.image_files import passed_over_note
+from kmura.records.leakage import identical_images, in_order
 from kmura.records.manifest import MANIFEST, Manifest, Shard, per_class, read_manifest
 from kmura.records.remarks import remarks_note
 from kmura.records.sidecar import INDEX_SUFFIX, SHARD_SUFFIX, ShardIndex, read_shard_index
@@ -206,23 +207,16 @@ def _patient_findings(manifest: Manifest, rows: list[_Row]) -> list[Finding]:
         splits[row.patient].add(row.split)
     findings = []
     for patient in sorted(patient for patient, names in splits.items() if len(names) > 1):
-        names = ", ".join(sorted(splits[patient], key=schema.SPLITS.index))
+        names = ", ".join(in_order(splits[patient]))
         findings.append(Finding("error", f"patient {patient} is in the splits {names}; correct the source"))
     return findings
 
 
 def _double_findings(rows: list[_Row]) -> list[Finding]:
     """Identical images: those with the same source file or the same stored pixels."""
-    groups: dict[str, list[_Row]] = collections.defaultdict(list)
-    first_with: dict[str, str] = {}
-    for row in rows:
-        key = first_with.get(row.sha256) or first_with.get(row.image_sha256) or row.image_sha256
-        first_with[row.sha256] = first_with[row.image_sha256] = key
-        groups[key].append(row)
     kinds: dict[tuple[str, ...], list[list[_Row]]] = collections.defaultdict(list)
-    for group in groups.values():
-        if len(group) > 1:
-            kinds[tuple(sorted({row.split for row in group}, key=schema.SPLITS.index))].append(group)
+    for group in identical_images(rows):
+        kinds[in_order({row.split for row in group})].append(group)
     ordered = sorted(kinds.items(), key=lambda item: (-len(item[0]), [schema.SPLITS.index(name) for name in item[0]]))
     findings = []
     for splits, duplicates in ordered:

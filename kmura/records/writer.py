@@ -17,11 +17,13 @@ from kmura.files import locked, replacing, sha256_of, write_json
 from kmura.records import schema, splits
 from kmura.records.layouts import layout_named, listing_of
 from kmura.records.layouts.base import AREAS, Layout, Listing, Source
+from kmura.records.leakage import find_leaks
 from kmura.records.manifest import MANIFEST, Manifest, Shard, SplitCounts, manifest_json, per_class, read_manifest
 from kmura.records.shards import ShardPlan, ShardResult, is_whole, strict_error, write_shards
 from kmura.tasks import Binary
 
 STAGE = ".building"  # inside the output folder until the build is finished
+LOCK = ".building.lock"  # beside it: Windows cannot remove a folder with an open file
 
 
 def build_records(
@@ -143,7 +145,8 @@ def _stage(out: Path, inputs: str) -> Iterator[Path]:
     """The folder of an unfinished build, locked; emptied if it belongs to other inputs, removed after success."""
     stage = out / STAGE
     busy = f"another build is writing to {out}; wait for it or choose another --out"
-    with locked(stage / "lock", busy):
+    with locked(out / LOCK, busy, drop=True):
+        stage.mkdir(exist_ok=True)
         plan = stage / "plan"
         if not plan.is_file() or plan.read_text() != inputs:
             for entry in stage.iterdir():
@@ -159,10 +162,13 @@ def _stage(out: Path, inputs: str) -> Iterator[Path]:
 
 def _drop_leftovers(out: Path) -> None:
     """Removes the files of a build that was killed after it wrote the manifest, unless another build is running."""
-    with contextlib.suppress(InputError), locked(out / STAGE / "lock", "another build is writing"):
-        for leftover in out.glob(".manifest.json.*.part"):
-            leftover.unlink()
-        shutil.rmtree(out / STAGE)
+    leftovers = list(out.glob(".manifest.json.*.part"))
+    if not leftovers and not (out / STAGE).exists():
+        return
+    with contextlib.suppress(InputError, OSError), locked(out / LOCK, "another build is writing", drop=True):
+        for leftover in leftovers:
+            leftover.unlink(missing_ok=True)
+        shutil.rmtree(out / STAGE, ignore_errors=True)
 
 
 def _manifest(layout: Layout, listing: Listing, options: RecordsConfig, source: str, plans, results) -> Manifest:
@@ -204,7 +210,28 @@ def _manifest(layout: Layout, listing: Listing, options: RecordsConfig, source: 
         skipped=tuple(skipped),
         passed_over=listing.passed_over,
         remarks=tuple(remarks),
+        leaks=find_leaks(_written(plans, results), listing.has_patients),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """A record of the build, for the check for leakage."""
+
+    area: str
+    split: str
+    patient: str
+    path: str
+    sha256: str
+    image_sha256: str
+
+
+def _written(plans: list[ShardPlan], results: list[ShardResult]) -> list[_Written]:
+    return [
+        _Written(source.area, source.split, source.patient, source.path, *hashes)
+        for plan, result in zip(plans, results, strict=True)
+        for source, hashes in zip([plan.sources[position] for position in result.written], result.hashes, strict=True)
+    ]
 
 
 def _publish(manifest: Manifest, stage: Path, out: Path) -> None:

@@ -52,7 +52,7 @@ def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
         others["variance"] = figures.explained_variance(f"{names.id}-variance", text, explored.principal)
     if gallery:
         others |= perturbations(names, gallery.explanation)
-    warnings = []
+    warnings = [f"Leakage between splits: {leak}." for leak in description.leaks]
     if stale:
         warnings.append(
             f"The galleries are left out, since they show an earlier model of this run; run kmura explain {run} again"

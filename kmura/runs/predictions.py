@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kmura.errors import InputError, reason
+from kmura.errors import InputError, unreadable
 from kmura.metrics import study_keys
 from kmura.records.schema import VERSION_1_SPLITS
 from kmura.tasks import Binary, Task
@@ -118,7 +118,7 @@ def read_table(path: str | os.PathLike, numbers: Sequence[str]) -> pd.DataFrame:
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; make it with: kmura evaluate {Path(path).parent}") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {reason(error)}; {_fix(path)}") from error
+        raise unreadable(path, error) from error
     except ValueError as error:  # not a table, or not text
         raise InputError(f"{path} is not a table ({' '.join(str(error).split())}); {_fix(path)}") from error
     for name in (*_TEXTS, *numbers):

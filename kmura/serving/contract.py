@@ -231,6 +231,11 @@ def contract_of_model(model, name: str) -> Contract:
     Raises:
         InputError: The model is not a classifier of one logit for square images.
     """
+    if not hasattr(model, "feature_maps"):
+        raise InputError(
+            f"{name} is a Keras model, but not a classifier of kmura, which normalises the images and names its "
+            "feature maps; give a run, or a .keras file that kmura fit has written"
+        )
     shape = model.input_shape
     if len(shape) != 4 or shape[1] != shape[2] or model.output_shape[1:] != (1,):
         raise InputError(

@@ -42,6 +42,7 @@ def describe(dataset: Dataset, phase: str, config: Any, *, kind: str, command: s
         task=dataset.labels.name,
         classes=dataset.labels.classes,
         areas=dataset.labels.areas,
+        leaks=dataset.leaks(),
     )
 
 
@@ -77,11 +78,12 @@ def check_claim(folder: RunFolder, wanted: RunDescription, fresh: bool, started:
     if changed and not longer:
         raise InputError(
             f"{folder.path} is a run of another configuration ({'; '.join(changed)}); "
-            "repeat the old settings to continue, use --fresh to start again, or choose another --runs folder"
+            "repeat the old settings to continue, choose another --runs folder, or delete this run and start again "
+            "with --fresh"
         )
     if before.inputs != wanted.inputs:
         raise InputError(
             f"{folder.path} was trained on other records ({before.records}); "
-            "use --fresh to start again, or choose another --runs folder"
+            "choose another --runs folder, or delete this run and start again with --fresh"
         )
     return dataclasses.replace(wanted, precision=before.policy)

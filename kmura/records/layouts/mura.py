@@ -1,11 +1,11 @@
 """The layout of MURA: `ROOT/{train,valid}/XR_AREA/patientNNNNN/studyK_{positive|negative}/imageJ.png`."""
 
-import csv
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from kmura.errors import InputError, reason
+from kmura.errors import InputError
+from kmura.files import csv_rows
 from kmura.records.image_files import HIDDEN, Tally, check_distinct, find_images
 from kmura.records.layouts.base import AREAS, Layout, Listing, Option, Source, size_and_change
 from kmura.records.manifest import Skipped
@@ -100,23 +100,12 @@ def _walked(root: Path, tally: Tally) -> Iterator[str]:
 def _listed(root: Path, tally: Tally) -> Iterator[str]:
     for folder in SPLIT_OF:
         path = root / f"{folder}_image_paths.csv"
-        for row in _rows(path):
+        for row in csv_rows(path, "leave out --from-csv to walk the folders instead"):
             line = row[0].strip().replace("\\", "/")
             if line.rpartition("/")[2].startswith("."):
                 tally.add(HIDDEN, line)
             else:
                 yield line
-
-
-def _rows(path: Path) -> list[list[str]]:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            return [row for row in csv.reader(file) if row and row[0].strip()]
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing; leave out --from-csv to walk the folders instead") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        text = reason(error) if isinstance(error, OSError) else error
-        raise InputError(f"{path} cannot be read: {text}; leave out --from-csv to walk the folders instead") from error
 
 
 def _check_areas(root: Path, sources: list[Source], areas: tuple[str, ...]) -> None:
@@ -142,13 +131,21 @@ def _check_labels(root: Path, sources: list[Source]) -> None:
         path = root / f"{folder}_labeled_studies.csv"
         if not path.is_file():
             continue
-        for row in _rows(path):
+        for row in csv_rows(path, "remove it: the names of the folders hold the same labels"):
             match = _STUDY.match(row[0].strip().replace("\\", "/"))
             if not match or len(row) < 2:
                 raise InputError(f"{path} has the line {','.join(row)!r}; expected: study path/,0 or 1")
             study = match["study"]
-            if study in folder_labels and row[1].strip() != str(folder_labels[study]):
+            if study in folder_labels and _number(row[1]) != folder_labels[study]:
                 raise InputError(
                     f"study {study} is {CLASSES[folder_labels[study]]} by its folder's name but has label "
                     f"{row[1].strip()} in {path.name}; correct one of them"
                 )
+
+
+def _number(text: str) -> float | None:
+    """The number in a cell, which some programs write as 1.0; None if there is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return None

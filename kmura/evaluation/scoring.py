@@ -333,6 +333,7 @@ def _behind(units: Units, threshold: float) -> dict[str, np.ndarray]:
     return {
         "accuracy": np.ones(len(units.label), bool),
         "precision": units.probability >= threshold,
+        "npv": units.probability < threshold,
         "recall": units.label == 1,
         "specificity": units.label == 0,
     }

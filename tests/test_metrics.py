@@ -20,6 +20,8 @@ REFERENCES = {
     "balanced_accuracy": lambda y, p, w: reference.balanced_accuracy_score(y, p >= 0.5, sample_weight=w),
     "brier": lambda y, p, w: reference.brier_score_loss(y, p, sample_weight=w),
     "log_loss": lambda y, p, w: reference.log_loss(y, p, sample_weight=w, labels=[0, 1]),
+    "npv": lambda y, p, w: reference.precision_score(y, p >= 0.5, sample_weight=w, pos_label=0, zero_division=np.nan),
+    "f1_negative": lambda y, p, w: reference.f1_score(y, p >= 0.5, sample_weight=w, pos_label=0),
     "kappa": lambda y, p, w: reference.cohen_kappa_score(y, p >= 0.5, sample_weight=w),
 }
 

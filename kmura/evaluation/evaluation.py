@@ -26,6 +26,7 @@ METRICS_VERSION = 3
 # fields of version 1 that contain names of splits, as the keys of their object and as their value
 _KEYED_BY_SPLIT = ("splits", "calibrated", "operating_points", "areas", "localization_faithfulness")
 _SPLIT_FIELDS = ("select_on", "fit_on")
+_LATER_SCORES = ("npv", "f1_negative")  # files of earlier kmura lack them; they are otherwise the same
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,8 @@ def _check_question(scores: Scores, path: str) -> None:
         _require(f"{path}.operating_points", scores.operating_points, (split,))
         for place, point in enumerate(scores.operating_points[split]):
             here = f"{path}.operating_points.{split}[{place}]"
-            _require(f"{here}.scores", point.scores, metrics.FROM_CONFUSION)
+            names = [name for name in metrics.FROM_CONFUSION if name not in _LATER_SCORES]
+            _require(f"{here}.scores", point.scores, names)
         for level, level_scores in scores.calibrated.get(split, {}).items():
             _check_level(level_scores, f"{path}.calibrated.{split}.{level}", levels["study"])
 
@@ -174,7 +176,7 @@ def _check_levels(splits: Mapping[str, Mapping[str, LevelScores]], path: str) ->
 
 
 def _check_level(scores: LevelScores, path: str, study: LevelScores) -> None:
-    _require(f"{path}.scores", scores.scores, metrics.SCORES)
+    _require(f"{path}.scores", scores.scores, [name for name in metrics.SCORES if name not in _LATER_SCORES])
     _require(f"{path}.confusion", scores.confusion, ("tp", "fp", "fn", "tn"))
     _require(f"{path}.calibration", scores.calibration, study.calibration)
     _require(f"{path}.brier_parts", scores.brier_parts, study.brier_parts)

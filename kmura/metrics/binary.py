@@ -214,6 +214,16 @@ def _f1(tp, fp, fn, tn):
     return ratio(2 * tp, 2 * tp + fp + fn)
 
 
+def _npv(tp, fp, fn, tn):
+    """Negative predictive value: the precision of the negative class."""
+    return ratio(tn, tn + fn)
+
+
+def _f1_negative(tp, fp, fn, tn):
+    """F1 of the negative class."""
+    return ratio(2 * tn, 2 * tn + fp + fn)
+
+
 def _balanced_accuracy(tp, fp, fn, tn):
     """The mean of sensitivity and specificity."""
     return (_recall(tp, fp, fn, tn) + _specificity(tp, fp, fn, tn)) / 2
@@ -235,6 +245,8 @@ FROM_CONFUSION: Mapping[str, Callable] = {
     "f1": _f1,
     "balanced_accuracy": _balanced_accuracy,
     "kappa": _kappa,
+    "npv": _npv,
+    "f1_negative": _f1_negative,
 }
 
 FROM_RANKS = ("auc", "ap")

@@ -27,8 +27,8 @@ def binary_intervals(
     is the same in all resamples, such as a sensitivity of 1, its interval is Wilson's, whose number of cases is the
     number of patients that the score is computed from:
 
-    - accuracy, precision, recall, specificity: of the share.
-    - f1: of tp / (tp + fp + fn), of which it is a function.
+    - accuracy, precision, npv, recall, specificity: of the share.
+    - f1, f1_negative: of tp / (tp + fp + fn), or tn / (tn + fp + fn), of which they are functions.
     - balanced_accuracy: of recall and specificity, combined.
     - kappa: of the accuracy, at the margins of the data.
     - ap: of a share of the positives (the binomial interval of Boyd, Eng & Page 2013 in the form of Wilson).
@@ -64,20 +64,23 @@ def _closed_forms(label, probability, patient, threshold, values) -> dict[str, t
     behind = {
         "accuracy": np.ones(len(label), bool),
         "precision": predicted,
+        "npv": ~predicted,
         "recall": positive,
         "specificity": ~positive,
         "ap": positive,
         "brier": np.ones(len(label), bool),
         "f1": predicted | positive,
+        "f1_negative": ~predicted | ~positive,
     }
     counts = {name: len(np.unique(patient[rows])) for name, rows in behind.items()}
     bounds = {
         name: tuple(map(float, wilson(values[name], count)))
         for name, count in counts.items()
-        if name != "f1" and count and not np.isnan(values[name])
+        if name not in ("f1", "f1_negative") and count and not np.isnan(values[name])
     }
-    if counts["f1"] and not np.isnan(values["f1"]):
-        bounds["f1"] = share_of_f1(values["f1"], counts["f1"])
+    for name in ("f1", "f1_negative"):
+        if counts[name] and not np.isnan(values[name]):
+            bounds[name] = share_of_f1(values[name], counts[name])
     shares = {name: Interval(values[name], *bound) for name, bound in bounds.items()}
     if "recall" in shares and "specificity" in shares:
         bounds["balanced_accuracy"] = combined_halves(shares["recall"], shares["specificity"])

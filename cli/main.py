@@ -1,5 +1,6 @@
 """The `kmura` command: arguments to one library function, errors to one line."""
 
+import errno
 import io
 import logging
 import os
@@ -18,7 +19,7 @@ from kmura.cli import (
     weight_commands,
 )
 from kmura.cli.options import debug_option, examples
-from kmura.errors import InputError
+from kmura.errors import InputError, reason, remedy
 
 # heading of `kmura --help` -> its commands, in the order of work
 HEADINGS = {
@@ -82,6 +83,10 @@ for command in (command for module in MODULES for command in module.COMMANDS):
     cli.add_command(command)
 
 
+# errors of files that are not a bug of kmura, wherever they occur
+OF_THE_SYSTEM = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENAMETOOLONG, errno.EIO, errno.EMFILE}
+
+
 def main() -> None:
     """The entry point.
 
@@ -111,6 +116,10 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in OF_THE_SYSTEM:
+            place = error.filename or "a file"
+            text = f"{place} cannot be used: {reason(error)}; {remedy(error, 'choose another path')}"
+            _fail(f"kmura: {_in_one_line(str(text))}", 2)
         kind = type(error).__name__
         _fail(f"kmura: unexpected {kind}: {_in_one_line(str(error))[:300]} (--debug shows the traceback)", 1)
 

@@ -53,12 +53,28 @@ def replacing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
             os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
         os.replace(temporary, target)
     except OSError as error:
-        fix = remedy(error, "give another file" if error.errno == errno.EISDIR else "choose another folder")
-        raise InputError(f"cannot write {path}: {reason(error)}; {fix}") from error
+        raise _unwritable(path, error) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def check_replaceable(path: Path) -> None:
+    """Checks that `replacing` may replace a file, before other files are removed.
+
+    Raises:
+        InputError: it is read-only or a folder.
+    """
+    try:
+        _plain_target(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    fix = remedy(error, "give another file" if error.errno == errno.EISDIR else "choose another folder")
+    return InputError(f"cannot write {path}: {reason(error)}; {fix}")
 
 
 def aside_name(path: Path) -> Path:

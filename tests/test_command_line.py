@@ -509,3 +509,10 @@ def test_an_interrupted_build_prints_one_line_and_can_be_resumed(mura_root, reco
     assert process.returncode in (0, 130)
     assert [line.partition(";")[0] for line in lines] == ["kmura: interrupted"] * (process.returncode == 130), err
     assert run("build-tfrecords", mura_root, "--out", tmp_path / "out", "--workers", 1).returncode == 0
+
+
+def test_a_path_too_long_for_the_system_is_no_bug(refused):
+    name = "a" * 300
+    assert refused("predict", name, "b.png").endswith(
+        f"{name} cannot be used: File name too long; choose a shorter name"
+    )

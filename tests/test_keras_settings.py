@@ -19,7 +19,7 @@ assert keras.config.backend() == "tensorflow"
 assert keras.config.image_data_format() == "channels_last"
 {float_type}
 model = kmura.build_model(backbone="densenet_mini", weights="none", image_size=32)
-assert model.feature_maps["P5"].shape[1:] == (1, 1, 96), model.feature_maps["P5"].shape
+assert model.feature_maps["P5"].shape[1:] == (1, 1, 68), model.feature_maps["P5"].shape
 assert model.dtype_policy.name == "float32"
 assert np.asarray(model(np.zeros((1, 32, 32, 1)))).shape == (1, 1)
 import tensorflow as tf

@@ -148,6 +148,15 @@ def test_different_options_are_rejected_and_named_unless_overwrite_is_set(mura_r
     assert inspect_records(out).sound
 
 
+def test_read_only_records_are_not_replaced(records, mura_root, tmp_path):
+    out = shutil.copytree(records, tmp_path / "copy")
+    (out / "manifest.json").chmod(0o444)
+    before = contents(out)
+    with pytest.raises(InputError, match="manifest.json: it is read-only; fix the permissions or choose another"):
+        build_records(mura_root, out, options=RecordsConfig(max_side=20), workers=1, overwrite=True)
+    assert contents(out) == before
+
+
 def test_an_unreadable_image_is_skipped_and_listed(tmp_path):
     root = make_mura_tree(tmp_path / "tree", areas=("XR_HAND",))
     broken = sorted(root.rglob("*.png"))[3]

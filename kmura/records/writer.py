@@ -13,7 +13,7 @@ from typing import Any
 
 from kmura.config import RecordsConfig
 from kmura.errors import InputError, reason
-from kmura.files import locked, replacing, sha256_of, write_json
+from kmura.files import check_replaceable, locked, replacing, sha256_of, write_json
 from kmura.records import schema, splits
 from kmura.records.layouts import layout_named, listing_of
 from kmura.records.layouts.base import AREAS, Layout, Listing, Source
@@ -86,6 +86,7 @@ def build_records(
                 f"{out} holds records of another input or other options ({differences}); "
                 "choose another --out, or replace them with --overwrite"
             )
+    check_replaceable(out / MANIFEST)
     plans = list(_plans(root, source_layout, sources, options))
     with _stage(out, source) as stage:
         results = write_shards(plans, stage, out, workers, strict, progress)

@@ -49,7 +49,13 @@ from kmura.config import CamConfig
 )
 @resamples_option()
 @seed_option("Seed of the bootstrap.")
-def evaluate(run, records, rules, **options):
+@click.option(
+    "--faithfulness/--no-faithfulness",
+    default=None,
+    show_default="only for binary runs of the phase final",
+    help="Measure how much the output drops without the hottest part of the maps; takes several passes.",
+)
+def evaluate(run, records, rules, faithfulness, **options):
     """Score the best model of RUN (runs/AREA/PHASE) at image and study level.
 
     Calibrates the probabilities and chooses thresholds on val, and gives all scores with 95 % intervals by patient (by
@@ -63,7 +69,8 @@ def evaluate(run, records, rules, **options):
     from kmura.cli.display import show_evaluation
     from kmura.evaluation.evaluate import evaluate
 
-    show_evaluation(evaluate(run, records=records, options=options))
+    more = {} if faithfulness is None else {"faithfulness": faithfulness}  # only classification has maps
+    show_evaluation(evaluate(run, records=records, options=options, **more))
 
 
 @click.command(
@@ -118,6 +125,9 @@ def compare(runs, levels, scores, out, **options):
 @RECORDS_OF_RUN
 @SPLIT
 @click.option("--cases", type=click.IntRange(1), default=8, help="Images per outcome, such as false positives.")
+@click.option(
+    "--borderline", type=click.IntRange(0), default=2, help="Further images per outcome, the least confident."
+)
 @click.option("--sample", type=click.IntRange(2), default=64, help="Images for the deletion and insertion curves.")
 @click.option(
     "--tap",

@@ -23,8 +23,8 @@ from kmura.explain.explanation import Case, Explanation, Localization, MeanCurve
 from kmura.export.card import model_card
 from kmura.files import sha256_of, write_json
 from kmura.metrics import Interval
-from kmura.report import class_figures, figures, render
-from kmura.report.chapter import Chapter, Table, Text
+from kmura.report import class_figures, comparison_section, eda_figures, figures, render
+from kmura.report.chapter import Chapter, Section, Table, Text
 from kmura.report.classification_chapter import headline_split
 from kmura.report.report import report
 from kmura.runs.predictions import read_predictions
@@ -99,7 +99,7 @@ def sketched(monkeypatch):
     def sketch(name, title, draw, **options):
         return figures.Picture(name, title, '<svg aria-label="none"></svg>', b"")
 
-    for module in (figures, class_figures):
+    for module in (figures, class_figures, eda_figures, comparison_section):
         monkeypatch.setattr(module, "drawn", sketch)
 
 
@@ -354,7 +354,7 @@ def toy_chapter(run, number, eda):
         tables=(Table("Errors", ("split", "error"), (("val", 0.25), (EVIL, "unknown"))),),
         notes=("a note",),
         warnings=("a warning",),
-        figures={"Errors by epoch": {"errors": picture}},
+        sections=(Section("Does it err?", pictures={"Errors by epoch": {"errors": picture}}), Section("Nothing here")),
         facts={"network": "none"},
     )
 

@@ -157,10 +157,10 @@ class _Validation:
 def validation_scores(study, label: np.ndarray, logit: np.ndarray, loss, task: Task) -> dict[str, float]:
     """Returns the validation scores of an epoch at image and study level.
 
-    Names: `val_loss_img val_acc_img val_auc_img val_acc_study val_auc_study val_f1_study`. The probability of a study
-    is the mean over its images. For several classes, accuracy and F1 (weighted by class size) are those of the most
-    probable class, and AUC is the mean over the classes, each against the rest. For several labels, all scores are
-    means over the labels. Images without a known label are excluded. The AUC of a single class is NaN.
+    Names: `val_loss_img val_acc_img val_auc_img val_f1_img val_acc_study val_auc_study val_f1_study`. The probability
+    of a study is the mean over its images. For several classes, accuracy and F1 (weighted by class size) are those of
+    the most probable class, and AUC is the mean over the classes, each against the rest. For several labels, all scores
+    are means over the labels. Images without a known label are excluded. The AUC of a single class is NaN.
 
     Args:
         study: study ids [N].
@@ -180,6 +180,7 @@ def validation_scores(study, label: np.ndarray, logit: np.ndarray, loss, task: T
         "val_loss_img": loss(task.targets(label), logit.astype("float32")),
         "val_acc_img": image["accuracy"][0],
         "val_auc_img": image["auc"][0],
+        "val_f1_img": image["f1"][0],
         "val_acc_study": by_study["accuracy"][0],
         "val_auc_study": by_study["auc"][0],
         "val_f1_study": by_study["f1"][0],

@@ -154,13 +154,13 @@ class TrainConfig:
         "Split whose scores select the best epoch. 'test' makes the scores on test optimistic; parts of the literature "
         "do so.",
     )
-    monitor: Literal["val_auc_img", "val_auc_study", "val_acc_img", "val_acc_study", "val_f1_study", "val_loss_img"] = (
-        key(
-            "val_auc_study",
-            "Score that selects the best epoch, a column of history.csv; the largest is best, of val_loss_img the "
-            "smallest. With several classes, AUC is the mean over the classes (each against the rest) and F1 is "
-            "weighted by class size.",
-        )
+    monitor: Literal[
+        "val_auc_img", "val_auc_study", "val_acc_img", "val_acc_study", "val_f1_img", "val_f1_study", "val_loss_img"
+    ] = key(
+        "val_auc_study",
+        "Score that selects the best epoch, a column of history.csv; the largest is best, of val_loss_img the "
+        "smallest. With several classes, AUC is the mean over the classes (each against the rest) and F1 is "
+        "weighted by class size.",
     )
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = key(
         "float32",

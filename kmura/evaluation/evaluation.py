@@ -43,8 +43,7 @@ class Evaluation:
         model_sha256, predictions_sha256: of the `best.keras` and `predictions.csv` that the scores belong to.
         scores: `Scores` for a binary run, `MultiScores` for several classes or labels.
         task, classes: of the run.
-        localization_faithfulness: of runs of the phase final, split -> value, see `kmura.evaluation.localization`;
-            else None.
+        localization_faithfulness: split -> value, see `kmura.evaluation.localization`; None if it was not computed.
     """
 
     metrics_version: int = METRICS_VERSION

@@ -46,6 +46,7 @@ class Case:
         files: picture (one of PICTURES) -> file name in the folder.
         beside: additional maps: of the explanation's other taps; for the true class of a misclassified image; for
             requested classes; attention maps.
+        borderline: whether it is one of the least confident images of its outcome instead of the most confident.
     """
 
     outcome: str
@@ -58,6 +59,7 @@ class Case:
     box: tuple[int, int, int, int] | None
     files: dict[str, str]
     beside: list[Look] = dataclasses.field(default_factory=list)
+    borderline: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +127,7 @@ class Explanation:
         run, area, phase: folder of the run as passed to `explain`, its area and its phase.
         model_sha256: SHA-256 of the explained `best.keras`.
         split: split of the images.
-        cases: the galleries; within each outcome, the most confident cases come first.
+        cases: the galleries; within each outcome, the most confident cases come first and borderline cases last.
         counts: outcome -> number of images of the split.
         sample: number of images used for the curves.
         tap, empty_share, curves, localization: faithfulness of the first feature map, see Worth.

@@ -90,20 +90,28 @@ def _question(truth, task: Task):
     return (truth >= 0) & sides[truth], cam.log_odds(sides)
 
 
-def gallery_rows(reading: Reading, cases: int) -> list[int]:
+def gallery_rows(reading: Reading, cases: int, borderline: int = 0) -> list[int]:
     """Returns the rows of a gallery, grouped by outcome, most confident first.
 
     Args:
         reading: predictions of the images.
-        cases: number of images per outcome; for several classes it is divided among the true classes, with at least
-            one image per class.
+        cases: number of the most confident images per outcome; for several classes it is divided among the true
+            classes, with at least one image per class.
+        borderline: number of the least confident images per outcome, which follow the most confident ones; divided in
+            the same way. An image is shown once.
     """
     classes = np.unique(reading.truth[reading.truth >= 0]) if reading.outcomes is CLASS_OUTCOMES else [None]
-    per_class = max(1, cases // max(1, len(classes)))
+    most, least = (max(1, number // max(1, len(classes))) if number else 0 for number in (cases, borderline))
     chosen = []
     for name in reading.outcomes:
         for class_id in classes:
             of_class = np.ones(len(reading.truth), bool) if class_id is None else reading.truth == class_id
             rows = np.flatnonzero((reading.outcome == name) & of_class)
-            chosen += rows[np.argsort(-reading.sure[rows], kind="stable")][:per_class].tolist()
+            ordered = rows[np.argsort(-reading.sure[rows], kind="stable")].tolist()
+            chosen += ordered[:most] + ordered[max(most, len(ordered) - least) :]
     return chosen
+
+
+def borderline_rows(reading: Reading, cases: int, borderline: int) -> set[int]:
+    """Returns the rows that `gallery_rows` adds for `borderline`."""
+    return set(gallery_rows(reading, cases, borderline)) - set(gallery_rows(reading, cases))

@@ -7,17 +7,39 @@ import numpy as np
 import pandas as pd
 
 from kmura.evaluation.evaluation import Evaluation, read_evaluation
+from kmura.evaluation.exploration import AreaData
 from kmura.evaluation.scoring import LevelScores
-from kmura.report import figures
-from kmura.report.chapter import Chapter, Table, Text
+from kmura.report import eda_figures, figures
+from kmura.report.chapter import Chapter, Gallery, Section, Table, Text
 from kmura.report.classification_details import Details, Question, details_of, question_of
-from kmura.report.classification_pictures import Names, figures_of, perturbations
+from kmura.report.classification_pictures import (
+    Names,
+    area_pictures,
+    class_pictures,
+    decision_pictures,
+    perturbations,
+    probability_pictures,
+    training_pictures,
+)
+from kmura.report.classification_tables import (
+    AREA_SCORES,
+    area_scores,
+    area_table,
+    extremes,
+    faithfulness_tables,
+    hardest_table,
+    probability_table,
+    report_table,
+    views_of,
+    views_table,
+)
 from kmura.report.run_files import facts_of, read_explored, read_gallery, read_history
 from kmura.runs.predictions import patient_keys_of, study_keys_of
 from kmura.runs.run import Run
 from kmura.tasks import ALL, Task
 
-TEMPLATE = "classification.html.jinja"
+SCORES = "classification.html.jinja"
+EXPLORED = "explored.html.jinja"
 READING = "classification_reading.html.jinja"
 
 
@@ -44,14 +66,6 @@ def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
     area = "All areas" if description.area == ALL else description.area
     title = f"{area}, {description.phase}"
     names = Names(f"run{number}", title, f"{title}, {split}")
-    others = {}
-    if history is not None:
-        others["training"] = figures.training(f"{names.id}-training", names.of_split, history)
-    if explored and explored.principal.cumulative:
-        text = f"{area}, thumbnails"
-        others["variance"] = figures.explained_variance(f"{names.id}-variance", text, explored.principal)
-    if gallery:
-        others |= perturbations(names, gallery.explanation)
     warnings = [f"Leakage between splits: {leak}." for leak in description.leaks]
     if stale:
         warnings.append(
@@ -69,10 +83,16 @@ def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
         explored=explored,
         notes=scores.notes,
         warnings=tuple(warnings),
-        figures=figures_of(names, table, question, details, run.area, task, others),
+        sections=(
+            _works(names, table, question, details, task),
+            _fails(names, table, question, details, run.area, task),
+            _trusted(names, table, question, details, task),
+            _trained(names, history),
+            _faithful(names, evaluation, gallery, run),
+            _explored(names, area, explored),
+        ),
         gallery=gallery,
         facts=facts_of(description, folder),
-        template=TEMPLATE,
         details=details,
         reading=READING,
         pooling=(scores.options.pooling, scores.options.top_k),
@@ -94,6 +114,91 @@ def headline_split(splits: Iterable[str], *chosen: str) -> str:
     if "test" in splits and ("test" in held_out or not held_out):
         return "test"
     return next(iter(held_out or splits))
+
+
+def _works(names: Names, table: pd.DataFrame, question: Question | None, details: Details, task: Task) -> Section:
+    """The scores, and which decisions are right."""
+    tables, folded, pictures = (), (), {}
+    if details.several:
+        rows = table[table["split"] == details.split]
+        pictures[details.units.capitalize()] = class_pictures(names, rows, details, task)
+    if question:
+        levels = question.scores.splits[details.split]
+        study, image = (report_table(levels[level], question.sides, details.split) for level in ("study", "image"))
+        tables, folded = (study,), (image,)
+        pictures[question.heading] = decision_pictures(names, question, details.split)
+    return Section("Does it work?", "", SCORES, tables, folded, pictures)
+
+
+def _fails(
+    names: Names, table: pd.DataFrame, question: Question | None, details: Details, area: str, task: Task
+) -> Section:
+    """Where wrong decisions are: by area, by number of images, and the most confident ones."""
+    tables, folded, pictures = [], [], {}
+    if details.kappas:
+        rows = table[table["split"] == details.split]
+        pictures["Abnormal or normal by area"] = area_pictures(names, rows, details, area, task)
+    if question:
+        rows = question.table[question.table["split"] == details.split]
+        options, split = question.scores.options, details.split
+        known = details.scores.questions if details.kappas else {}
+        by_area = area_scores(rows, options, known, split) if rows["area"].nunique() > 1 else {}
+        ends = extremes({name: scores.scores for name, scores in by_area.items()}, AREA_SCORES)
+        if ends:
+            heads = ("score", "best area", "worst area")
+            tables.append(Table(f"Best and worst area on {split}, study level", heads, tuple(ends)))
+            tables.append(area_table(by_area, question.sides, split))
+        views = views_of(rows, options)
+        if len(views) > 1:
+            tables.append(views_table(views, split))
+            groups = [(title, studies, tp + tn) for title, studies, tp, _, _, tn in views]
+            pictures[""] = {"views": figures.views(f"{names.id}-views", names.of_split, groups)}
+        hardest = hardest_table(rows, options, question.sides, split)
+        folded += [hardest] if hardest else []
+    return Section("Where does it fail?", "", "", tuple(tables), tuple(folded), pictures)
+
+
+def _trusted(names: Names, table: pd.DataFrame, question: Question | None, details: Details, task: Task) -> Section:
+    """What the probabilities are worth."""
+    pictures = probability_pictures(names, question, details.split) if question else {}
+    ranges = probability_table(table, task)
+    few = len(ranges.rows) <= 6
+    text = "Points of a reliability diagram on the diagonal are probabilities that come true as often as they say."
+    return Section(
+        "Can the probabilities be trusted?",
+        text if question else "",
+        "",
+        (ranges,) if few else (),
+        () if few else (ranges,),
+        {"": pictures},
+    )
+
+
+def _trained(names: Names, history: pd.DataFrame | None) -> Section:
+    pictures = training_pictures(names, history)
+    text = "Curves are of the split that selects the best epoch; those of training are of augmented images."
+    return Section("How did the training go?", text, "", (), (), {"": pictures} if pictures else {})
+
+
+def _faithful(names: Names, evaluation: Evaluation, gallery: Gallery | None, run: Run) -> Section:
+    """How faithful the maps are."""
+    explanation = gallery.explanation if gallery else None
+    tables = faithfulness_tables(explanation, evaluation.localization_faithfulness)
+    missing = []
+    if not evaluation.localization_faithfulness:
+        missing.append(f"the localization faithfulness of all images: kmura evaluate {run} --faithfulness")
+    if explanation is None:
+        missing.append(f"maps of examples, deletion and insertion curves: kmura explain {run}")
+    text = f"Not computed yet: {'; '.join(missing)}." if missing and tables else ""
+    pictures = perturbations(names, explanation) if explanation else {}
+    return Section("Do the maps show what the model uses?", text, "", tuple(tables), (), {"": pictures})
+
+
+def _explored(names: Names, area: str, explored: AreaData | None) -> Section:
+    if explored is None:
+        return Section("What do the images look like?")
+    pictures = eda_figures.pictures(names.id, area, explored)
+    return Section("What do the images look like?", "", EXPLORED, (), (), {"": pictures}, opened=False)
 
 
 def _headline(evaluation: Evaluation, details: Details) -> tuple[Text, ...]:

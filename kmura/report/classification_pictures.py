@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from kmura.evaluation.class_scores import MultiScores, class_units_of, questions_of
-from kmura.evaluation.scoring import Counted, ScoreOptions, Scores, shown_levels, units_of
+from kmura.evaluation.class_scores import class_units_of, questions_of
+from kmura.evaluation.scoring import Counted, ScoreOptions, shown_levels, units_of
 from kmura.explain.explanation import Explanation
 from kmura.metrics import Interval
 from kmura.report import class_figures, figures
@@ -16,8 +16,6 @@ from kmura.report.classification_details import Details, Question
 from kmura.report.figures import Picture
 from kmura.report.published import PUBLISHED
 from kmura.tasks import Task
-
-PLURAL = {"image": "images", "study": "studies"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,60 +32,66 @@ class Names:
     of_split: str
 
 
-def figures_of(
-    names: Names,
-    table: pd.DataFrame,
-    question: Question | None,
-    details: Details,
-    area: str,
-    task: Task,
-    others: dict[str, Picture],
-) -> dict[str, dict[str, Picture]]:
-    """Heading -> name -> picture; `others` are those that do not depend on the scores."""
-    groups: dict[str, dict[str, Picture]] = {}
-    rows = table[table["split"] == details.split]
-    if isinstance(details.scores, MultiScores):
-        groups[details.units.capitalize()] = _class_pictures(names, rows, details, task)
-        if details.kappas:
-            groups["Abnormal or normal by area"] = _area_pictures(names, rows, details, area, task)
-    if question:
-        groups[question.heading] = _question_pictures(names, question, details.split)
-    heading = question.heading if isinstance(details.scores, Scores) else "Training"
-    groups[heading] = groups.get(heading, {}) | others
-    return {heading: pictures for heading, pictures in groups.items() if pictures}
+def decision_pictures(names: Names, question: Question, split: str) -> dict[str, Picture]:
+    """Whether the decisions of a yes/no question are right: ROC, precision-recall and confusion, at both levels.
 
-
-def _question_pictures(names: Names, question: Question, split: str) -> dict[str, Picture]:
-    """The figures of a yes/no question on a split."""
-    name, what, scores, sides = names.id, names.of_split, question.scores, question.sides
-    rows = question.table[question.table["split"] == split]
-    pooling, calibrator = _pooling(scores.options), scores.calibrator
-    study, image = (units_of(rows, level, **pooling) for level in ("study", "image"))
-    calibrated = None
-    if calibrator:
-        fitted = {"calibrator": calibrator, "calibrated_at": scores.options.calibrate_at}
-        calibrated = units_of(rows, "study", **pooling, **fitted)
-    points = [(point.rule, point.threshold) for point in scores.operating_points[split]]
-    levels = scores.splits[split]
-    single = levels["study"].is_single_view  # then both levels are the same
-    of_units = f"{what}, {'images' if single else 'studies'}"
-    pictures = {"roc_study": figures.roc_pr(f"{name}-roc-study", of_units, study)}
-    if not single:
-        pictures["roc_image"] = figures.roc_pr(f"{name}-roc-image", f"{what}, images", image)
-    pictures |= {
-        "histogram": figures.histogram(f"{name}-histogram", of_units, study, sides),
-        "reliability": figures.reliability(f"{name}-reliability", of_units, study, calibrated, sides),
-        "thresholds": figures.thresholds(f"{name}-thresholds", of_units, calibrated or study, points),
-    }
-    for level in shown_levels(levels):
-        place = what if single else f"{what}, {level} level"
+    Where every image is its own study, both levels are the same and one is shown.
+    """
+    rows, pictures, levels = _rows(question, split), {}, question.scores.splits[split]
+    for level in reversed(shown_levels(levels)):
+        units = units_of(rows, level, **pooling_of(question.scores.options))
+        place = f"{names.of_split}, {_plural(levels[level])}"
+        pictures[f"roc_{level}"] = figures.roc_pr(f"{names.id}-roc-{level}", place, units)
+    for level in reversed(shown_levels(levels)):
+        what = names.of_split if levels[level].is_single_view else f"{names.of_split}, {level} level"
         pictures[f"confusion_{level}"] = figures.confusion(
-            f"{name}-confusion-{level}", place, levels[level].confusion, sides
+            f"{names.id}-confusion-{level}",
+            what,
+            levels[level].confusion,
+            question.sides,
         )
     return pictures
 
 
-def _class_pictures(names: Names, rows: pd.DataFrame, details: Details, task: Task) -> dict[str, Picture]:
+def probability_pictures(names: Names, question: Question, split: str) -> dict[str, Picture]:
+    """What the probabilities of a yes/no question are worth: histogram, reliability, thresholds, at both levels."""
+    rows, scores, sides = _rows(question, split), question.scores, question.sides
+    pooling, calibrator = pooling_of(scores.options), scores.calibrator
+    points = [(point.rule, point.threshold) for point in scores.operating_points[split]]
+    histograms, reliabilities, thresholds = {}, {}, {}
+    levels = scores.splits[split]
+    for level in reversed(shown_levels(levels)):
+        units, calibrated = units_of(rows, level, **pooling), None
+        if calibrator and (level == "study" or scores.options.calibrate_at == "image"):
+            fitted = {"calibrator": calibrator, "calibrated_at": scores.options.calibrate_at}
+            calibrated = units_of(rows, level, **pooling, **fitted)
+        end, what = "" if level == "study" else "-image", f"{names.of_split}, {_plural(levels[level])}"
+        chosen = points if level == "study" else []  # thresholds are chosen for studies
+        name = f"{names.id}-histogram{end}"
+        histograms[name] = figures.histogram(name, what, units, sides)
+        name = f"{names.id}-reliability{end}"
+        reliabilities[name] = figures.reliability(name, what, units, calibrated, sides)
+        name = f"{names.id}-thresholds{end}"
+        thresholds[name] = figures.thresholds(name, what, calibrated or units, chosen)
+    return histograms | reliabilities | thresholds
+
+
+def training_pictures(names: Names, history: pd.DataFrame | None) -> dict[str, Picture]:
+    """Loss, accuracy, AUC and F1 by epoch, as far as the history has them; earlier versions wrote no image F1."""
+    if history is None:
+        return {}
+    pictures = {
+        name: figures.training(f"{names.id}-{name}", names.of_run, history, scores)
+        for name, scores in figures.TRAINING.items()
+    }
+    return {name: picture for name, picture in pictures.items() if picture}
+
+
+def _rows(question: Question, split: str) -> pd.DataFrame:
+    return question.table[question.table["split"] == split]
+
+
+def class_pictures(names: Names, rows: pd.DataFrame, details: Details, task: Task) -> dict[str, Picture]:
     """Curves of all classes and confusion matrices at both levels; rows: predictions of the split."""
     classes, areas, scores = task.classes, task.area_names, details.scores
     of_classes, of_areas = {}, {}
@@ -98,7 +102,7 @@ def _class_pictures(names: Names, rows: pd.DataFrame, details: Details, task: Ta
             of_classes[f"classes_{level}"] = class_figures.confusion_of(
                 f"{names.id}-classes-{level}", place, classes, level_scores.confusion, 2 if areas else 1
             )
-        units = class_units_of(rows, level, task, **_pooling(scores.options))
+        units = class_units_of(rows, level, task, **pooling_of(scores.options))
         columns = zip(classes, units.target.T, units.probability.T, level_scores.classes, strict=True)
         curves = [_curve(*column, of_class.scores) for *column, of_class in columns]
         what = f"each against the rest, {place}"
@@ -115,7 +119,7 @@ def _plural(scores: Counted) -> str:
     return "images" if scores.is_single_view or scores.level == "image" else "studies"
 
 
-def _area_pictures(names: Names, rows: pd.DataFrame, details: Details, area: str, task: Task) -> dict[str, Picture]:
+def area_pictures(names: Names, rows: pd.DataFrame, details: Details, area: str, task: Task) -> dict[str, Picture]:
     """Abnormal or normal by area: curves at both levels, kappas; rows: predictions of the split."""
     scores = details.scores
     tables = questions_of(rows, area, task)
@@ -123,7 +127,7 @@ def _area_pictures(names: Names, rows: pd.DataFrame, details: Details, area: str
     for level in reversed(shown_levels(scores.splits[details.split])):
         curves = []
         for area, table in tables.items():
-            units = units_of(table, level, **_pooling(scores.options))
+            units = units_of(table, level, **pooling_of(scores.options))
             level_scores = scores.questions[area].splits[details.split][level]
             curves.append(_curve(area, units.label, units.probability, level_scores.scores))
         units = _plural(scores.splits[details.split][level])
@@ -168,5 +172,6 @@ def perturbations(names: Names, explanation: Explanation) -> dict[str, Picture]:
     return pictures
 
 
-def _pooling(options: ScoreOptions) -> dict[str, str | int]:
+def pooling_of(options: ScoreOptions) -> dict[str, str | int]:
+    """Returns the arguments of `units_of` for the pooling of an evaluation."""
     return {"pooling": options.pooling, "top_k": options.top_k}

@@ -42,10 +42,7 @@ def report(
         raise InputError(f"{folder}, the folder for the figures, is a file; move it or choose another --out")
     contents = gather(runs, eda=eda, resamples=resamples, seed=seed)
     page = render(contents)
-    pictures = [
-        picture for chapter in contents.chapters for group in chapter.figures.values() for picture in group.values()
-    ]
-    save(page, out, pictures, folder)
+    save(page, out, contents.pictures, folder)
     return out
 
 

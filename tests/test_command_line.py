@@ -138,7 +138,7 @@ def test_completion_offers_commands_recipes_and_members_of_lists(monkeypatch):
         return run(env={**os.environ, **variables}).stdout
 
     assert "plain,fit" in completed("kmura fi")
-    assert completed("kmura fit --recipe fin").strip() == "plain,final"
+    assert completed("kmura fit --recipe fin").split() == ["plain,final", "plain,final-plus"]
     assert completed("kmura compare --level study,i").strip() == "plain,study,image"
 
 

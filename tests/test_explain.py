@@ -128,7 +128,7 @@ def test_invalid_boxes_are_rejected(tmp_path, text, message):
     (tmp_path / "boxes.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         truth.read_boxes(tmp_path / "boxes.csv")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="none.csv is missing"):
         truth.read_boxes(tmp_path / "none.csv")
 
 

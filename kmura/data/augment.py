@@ -117,18 +117,19 @@ def change_intensity(images: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tens
     return tf.clip_by_value(images * (brightness * contrast) + mean * (brightness * (1 - contrast)), 0.0, 255.0)
 
 
-def affine_parameters(numbers: tf.Tensor, limits: tf.Tensor) -> dict[str, tf.Tensor]:
+def affine_parameters(numbers: tf.Tensor, limits: tf.Tensor, resized: bool = False) -> dict[str, tf.Tensor]:
     """Returns random arguments [B] for `affine_matrices`.
 
     Args:
-        numbers: float32 [B, 8], uniform in [0, 1); [B, 8 + 2 CROPS] draws the crop as `resized_crop` does.
+        numbers: float32 [B, 8], uniform in [0, 1); [B, 8 + 2 CROPS] if `resized`.
         limits: float32 [8]: rotation (radians), smallest and largest area, shift, shear (radians), flip, smallest and
             largest aspect; see `RandomAffine`.
+        resized: draw area and aspect of the crop as `resized_crop` does.
     """
-    angle, area, at_x, at_y, shift_x, shift_y, shear, flip = tf.unstack(numbers[:, :8], axis=-1)
+    angle, area, at_x, at_y, shift_x, shift_y, shear, flip = (numbers[:, place] for place in range(8))
     most_angle, low, high, most_shift, most_shear, flip_share, narrow, broad = tf.unstack(limits)
     area, aspect = low + (high - low) * area, tf.ones_like(area)
-    if numbers.shape[1] > 8:
+    if resized:
         area, aspect = resized_crop(numbers[:, 8:], low, high, narrow, broad)
     return {
         "angle": most_angle * _to_either_side(angle),
@@ -167,9 +168,9 @@ def resized_crop(numbers: tf.Tensor, low, high, narrow, broad) -> tuple[tf.Tenso
 # XLA compiles everything from the random numbers to the pixels, because TensorFlow's graph optimizer rounds the
 # intermediate steps differently inside Dataset.map
 @tf.function(jit_compile=True, reduce_retracing=True)
-def _random_affine(images: tf.Tensor, numbers: tf.Tensor, limits: tf.Tensor) -> tf.Tensor:
+def _random_affine(images: tf.Tensor, numbers: tf.Tensor, limits: tf.Tensor, resized: bool) -> tf.Tensor:
     shape = tf.shape(images)
-    return warp(images, affine_matrices(shape[1], shape[2], **affine_parameters(numbers, limits)))
+    return warp(images, affine_matrices(shape[1], shape[2], **affine_parameters(numbers, limits, resized)))
 
 
 @tf.function(jit_compile=True, reduce_retracing=True)
@@ -264,8 +265,9 @@ class RandomAffine(_RandomLayer):
 
     def changed(self, images, seed):
         """Returns the images [B, H, W, C] float32, each under the transform determined by the seed."""
-        count = 8 + 2 * CROPS if self.crop == "resized" else 8
-        return _random_affine(images, _uniform(images, count, seed), tf.constant(self.limits, tf.float32))
+        resized = self.crop == "resized"
+        numbers = _uniform(images, 8 + 2 * CROPS if resized else 8, seed)
+        return _random_affine(images, numbers, tf.constant(self.limits, tf.float32), resized)
 
     def get_config(self):
         names = ("rotation", "area_scale", "shift", "shear", "flip", "crop", "aspect")

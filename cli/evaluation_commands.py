@@ -124,9 +124,11 @@ def compare(runs, levels, scores, out, **options):
 @click.argument("run", type=click.Path())
 @RECORDS_OF_RUN
 @SPLIT
-@click.option("--cases", type=click.IntRange(1), default=8, help="Images per outcome, such as false positives.")
 @click.option(
-    "--borderline", type=click.IntRange(0), default=2, help="Further images per outcome, the least confident."
+    "--cases",
+    type=click.IntRange(1),
+    default=8,
+    help="Images per outcome, such as false positives; a quarter are borderline cases.",
 )
 @click.option("--sample", type=click.IntRange(2), default=64, help="Images for the deletion and insertion curves.")
 @click.option(

@@ -23,7 +23,7 @@ from kmura.explain.explanation import Case, Explanation, Localization, MeanCurve
 from kmura.export.card import model_card
 from kmura.files import sha256_of, write_json
 from kmura.metrics import Interval
-from kmura.report import class_figures, comparison_section, eda_figures, figures, render
+from kmura.report import figures, render
 from kmura.report.chapter import Chapter, Section, Table, Text
 from kmura.report.classification_chapter import headline_split
 from kmura.report.report import report
@@ -92,17 +92,6 @@ def words(page):
     return " ".join(" ".join(page.text).split())
 
 
-@pytest.fixture
-def sketched(monkeypatch):
-    """Leaves the drawing of figures out, which takes most of the time of a report."""
-
-    def sketch(name, title, draw, **options):
-        return figures.Picture(name, title, '<svg aria-label="none"></svg>', b"")
-
-    for module in (figures, class_figures, eda_figures, comparison_section):
-        monkeypatch.setattr(module, "drawn", sketch)
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
@@ -132,7 +121,7 @@ def test_the_page_shows_the_results(two):
     assert f"study AUC {auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f}) on 60 held-out studies" in text
     assert "final is better than baseline by" in text
     assert "chosen on val" in text and "not corrected for" in text
-    assert sum(tag == "svg" for tag, _ in page.tags) == 16  # eight figures per run
+    assert sum(tag == "svg" for tag, _ in page.tags) == 28  # 13 figures per run, 2 of the comparison
     assert {path.suffix for path in (runs[0].parents[1] / "page-figures").iterdir()} == {".svg", ".png"}
 
 

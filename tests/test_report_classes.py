@@ -161,10 +161,10 @@ def test_areas_without_published_values_show_none():
 @pytest.mark.parametrize(
     ("classes", "task", "figures"),
     [
-        (("a", "b", "c"), "multiclass", 7),  # a matrix and two curves per level, and the training curves
-        pytest.param(("no", "yes"), "multiclass", 14, marks=pytest.mark.slow),  # and those of a binary question
-        (("a", "b", "c"), "multilabel", 5),
-        pytest.param(("a",), "multilabel", 12, marks=pytest.mark.slow),
+        (("a", "b", "c"), "multiclass", 8),  # a matrix and two curves per level, and the training curves
+        pytest.param(("no", "yes"), "multiclass", 19, marks=pytest.mark.slow),  # and those of a binary question
+        (("a", "b", "c"), "multilabel", 6),
+        pytest.param(("a",), "multilabel", 17, marks=pytest.mark.slow),
     ],
 )
 def test_classes_and_labels_of_one_area_are_reported(tmp_path, classes, task, figures):

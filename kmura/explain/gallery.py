@@ -19,7 +19,7 @@ from kmura.evaluation.evaluation import read_evaluation
 from kmura.explain import boxes as truth
 from kmura.explain.explanation import PICTURES, Case, Explanation, Localization, Look, MeanCurves, Worth
 from kmura.explain.faithfulness import Curves, deletion_insertion, drop, maps_of_chance, masks_of_chance
-from kmura.explain.outcomes import Reading, borderline_rows, gallery_rows, read_images
+from kmura.explain.outcomes import Reading, gallery_rows, read_images
 from kmura.explain.overlays import box_of, overlay, sheet_of, shown_taps
 from kmura.explain.saliency import saliency_maps
 from kmura.files import write_json
@@ -37,7 +37,6 @@ def explain(
     records: str | os.PathLike | None = None,
     split: str = "test",
     cases: int = 8,
-    borderline: int = 2,
     sample: int = 64,
     boxes: str | os.PathLike | None = None,
     tap: str | None = None,
@@ -54,8 +53,8 @@ def explain(
         run: folder of an evaluated run.
         records: folder of the records, if they were moved after training.
         split: split of the predictions.
-        cases: number of images per outcome in the galleries, the most confident ones.
-        borderline: number of further images per outcome, the least confident ones.
+        cases: number of images per outcome in the galleries, most of them the most confident ones, see
+            `kmura.explain.outcomes.gallery_rows`.
         sample: number of images for the curves, evenly spread over the split.
         boxes: path of a CSV like `lesions.csv`, see `kmura.explain.boxes.read_boxes`; all of its abnormal images in
             the split are evaluated.
@@ -85,14 +84,13 @@ def explain(
     work = _Work(run, dataset, split, tap, method, requested, seed)
     reading = read_images(table[task.label_columns].to_numpy(), table[task.probability_columns].to_numpy(), task)
     boxed = None if found_boxes is None else work.boxed(table, reading, found_boxes)
-    chosen = gallery_rows(reading, cases, borderline)
-    unsure = borderline_rows(reading, cases, borderline)
+    chosen = gallery_rows(reading, cases)
     spread = np.linspace(0, len(table) - 1, min(sample, len(table))).round().astype(int)
     aside = folder.path / f".{folder.explained.name}.part"
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir()
-        gallery = work.gallery(table, reading, chosen, aside, unsure)
+        gallery = work.gallery(table, reading, chosen, aside)
         first, *beside = [work.worth(maps, table, spread, reading, boxed) for maps in work.maps]
         explanation = Explanation(
             run=str(run),
@@ -171,7 +169,8 @@ class _Work:
     def images(self, rows) -> np.ndarray:
         return self.dataset.images(self.split, rows)
 
-    def gallery(self, table, reading: Reading, rows: list[int], folder: Path, unsure: set[int]) -> list[Case]:
+    def gallery(self, table, reading: Reading, chosen: dict[int, bool], folder: Path) -> list[Case]:
+        rows = list(chosen)
         images = self.images(rows)
         heats = [maps(images) for maps in self.maps]
         pixels = (
@@ -212,7 +211,7 @@ class _Work:
                     box=looks[0].box,
                     files={kind: looks[0].file if kind == "cam" else f"{name}-{kind}.png" for kind in PICTURES},
                     beside=looks[1:],
-                    borderline=row in unsure,
+                    borderline=chosen[row],
                 )
             )
         if cases:

@@ -120,6 +120,32 @@ def test_a_checkpoint_without_permission_is_not_to_be_deleted(tmp_path, monkeypa
     assert message_of(checkpoint.restore).endswith("cannot be read: Permission denied; fix its permissions")
 
 
+def test_a_trial_without_permission_is_not_deleted(tmp_path, monkeypatch):
+    from kmura.classification.trials import claim_values, read_result
+
+    trial = RunFolder(tmp_path)
+    claim_values(trial, {"train.learning_rate": 0.1})
+    (tmp_path / "result.json").write_text("{}")
+    trial.best.write_text("a good model")
+    monkeypatch.setattr("pathlib.Path.read_text", denied)
+    for function, *arguments in ((claim_values, trial, {"train.learning_rate": 0.1}), (read_result, tmp_path)):
+        assert message_of(function, *arguments).endswith("cannot be read: Permission denied; fix its permissions")
+    assert trial.best.exists()
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_weights_without_permission_are_not_called_damaged(tmp_path, monkeypatch, suffix):
+    from kmura.models.build import build_model
+    from kmura.models.weights import load_weights
+
+    model = build_model(backbone="densenet_mini", weights="none", image_size=32)
+    path = tmp_path / f"model{suffix}"
+    (model.save if suffix == ".keras" else model.save_weights)(path)
+    monkeypatch.setattr("zipfile.ZipFile", denied)
+    monkeypatch.setattr("h5py.File", denied)
+    assert message_of(load_weights, model, str(path)).endswith("cannot be read: Permission denied; fix its permissions")
+
+
 def test_a_run_folder_behind_a_link_is_emptied_and_the_link_stays(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk" / "run.json").write_text("{}")

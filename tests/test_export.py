@@ -386,3 +386,13 @@ def test_the_network_can_be_exported_to_litert(exported, tmp_path):
     assert (found.folder / "model.tflite").stat().st_size > 100_000 and "its logit is that of Keras" in found.notes[1]
     with pytest.raises(InputError, match="has the format litert; give a savedmodel export"):
         kmura.predict(found.folder, exported[0] / "images")
+
+
+def test_the_check_of_an_export_imports_nothing_from_the_current_folder(exported, tmp_path, monkeypatch):
+    from kmura.export.parity import parity_in_fresh_process
+
+    _, run, export = exported
+    (tmp_path / "random.py").write_text("print('my own experiment')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    assert parity_in_fresh_process(export.folder, run / "best.keras").logit == export.parity.logit

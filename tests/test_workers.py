@@ -65,12 +65,13 @@ def test_worker_processes_import_nothing_from_the_current_folder(tmp_path, modul
     assert (done.stdout, done.stderr) == ("[1, 2, 3]\n", "")
 
 
-def test_an_interrupt_ends_all_processes_without_a_traceback(tmp_path):
+@pytest.mark.parametrize("seconds", [0.1, 1.0])  # while the workers start, and while they work
+def test_an_interrupt_ends_all_processes_without_a_traceback(tmp_path, seconds):
     script = script_of(tmp_path, SLEEPERS)
     pipe = subprocess.PIPE
     process = subprocess.Popen(script, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
     assert process.stdout.readline() == "started\n"
-    time.sleep(1)
+    time.sleep(seconds)
     started = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, err = process.communicate(timeout=30)

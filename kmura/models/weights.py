@@ -8,6 +8,7 @@ from a weight file is executed.
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import shutil
@@ -20,7 +21,7 @@ from pathlib import Path
 import h5py
 import keras
 
-from kmura.errors import InputError, reason, remedy
+from kmura.errors import InputError, reason, remedy, unreadable
 from kmura.files import aside_name
 from kmura.models.backbones import BACKBONES
 from kmura.models.lookup import entry, nearest_first
@@ -231,7 +232,12 @@ def _config_and_arrays(source: Path) -> Iterator[tuple[dict | None, Path]]:
                 with zipfile.ZipFile(source) as archive:
                     config = archive.read(CONFIG)
                     archive.extract(ARRAYS, folder)
-            except (zipfile.BadZipFile, KeyError, EOFError, OSError) as error:
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    text = f"weights {source} cannot be unpacked in {folder}: {reason(error)}"
+                    raise InputError(f"{text}; {remedy(error, 'set TMPDIR to another folder')}") from error
+                raise unreadable(source, error) from error
+            except (zipfile.BadZipFile, KeyError, EOFError) as error:
                 raise InputError(f"weights {source}: damaged or not a Keras file ({error}); save it again") from error
             yield _parsed(source, config), Path(folder) / ARRAYS
     else:
@@ -322,6 +328,8 @@ def _load_arrays(path: Path, part: Part, source: Path) -> bool:
             "saved from"
         ) from error
     except (OSError, RuntimeError, KeyError) as error:  # h5py
+        if isinstance(error, OSError) and error.errno:  # without a number, the content is wrong
+            raise unreadable(source, error) from error
         raise InputError(f"weights {source}: damaged or not an HDF5 file ({error}); save it again") from error
     if whole:
         of_rest = "the rest of the model was loaded too"

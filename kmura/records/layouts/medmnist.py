@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kmura.errors import InputError, reason
+from kmura.errors import InputError, unreadable
 from kmura.records.image_files import Tally
 from kmura.records.images import image_from_array
 from kmura.records.layouts.base import CLASSES, NAME, POSITIVE_CLASS, Layout, Listing, Source, area_name
@@ -127,5 +127,6 @@ def _array(path: Path, key: str) -> np.ndarray:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        text = f" ({reason(error)})" if isinstance(error, OSError) and error.errno else ""
-        raise InputError(f"{path} is not a readable .npz file{text}; download it again from MedMNIST") from error
+        if isinstance(error, OSError) and error.errno:
+            raise unreadable(path, error) from error
+        raise InputError(f"{path} is not a readable .npz file; download it again from MedMNIST") from error

@@ -117,10 +117,11 @@ def _fails(
     names: Names, table: pd.DataFrame, question: Question | None, details: Details, area: str, task: Task
 ) -> Section:
     """Where wrong decisions are: by area, by number of images, and the most confident ones."""
-    tables, folded, pictures = [], [], {}
+    tables, folded, pictures, heading = [], [], {}, ""
     if details.kappas:
         rows = table[table["split"] == details.split]
-        pictures["Abnormal or normal by area"] = area_pictures(names, rows, details, area, task)
+        heading = "Abnormal or normal by area and by number of images"
+        pictures[heading] = area_pictures(names, rows, details, area, task)
     if question:
         rows = question.table[question.table["split"] == details.split]
         options, split = question.scores.options, details.split
@@ -130,12 +131,12 @@ def _fails(
         if ends:
             heads = ("score", "best area", "worst area")
             tables.append(Table(f"Best and worst area on {split}, study level", heads, tuple(ends)))
-            tables.append(area_table(by_area, question.sides, split))
+            tables += [] if details.kappas else [area_table(by_area, question.sides, split)]  # else among the scores
         views = views_of(rows, options)
         if len(views) > 1:
             tables.append(views_table(views, split))
             groups = [(title, studies, tp + tn) for title, studies, tp, _, _, tn in views]
-            pictures[""] = {"views": figures.views(f"{names.id}-views", names.of_split, groups)}
+            pictures.setdefault(heading, {})["views"] = figures.views(f"{names.id}-views", names.of_split, groups)
         hardest = hardest_table(rows, options, question.sides, split)
         folded += [hardest] if hardest else []
     return Section("Where does it fail?", "", "", tuple(tables), tuple(folded), pictures)

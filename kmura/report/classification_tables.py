@@ -15,7 +15,7 @@ from kmura.tasks import Task
 
 PLURAL = {"image": "images", "study": "studies"}
 MOST_VIEWS = 4  # studies with this number of images or more are one group
-AREA_SCORES = {"auc": "AUC", "precision": "precision", "recall": "recall", "f1": "F1", "accuracy": "accuracy"}
+AREA_SCORES = {"auc": "AUC", "precision": "precision", "recall": "recall", "f1": "F1"}
 HARDEST = 5  # confident errors shown of each kind
 
 

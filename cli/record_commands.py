@@ -138,7 +138,7 @@ def build_tfrecords(
     All images of a patient go to one of the splits train, val and test. The layouts folders and medmnist state no
     patients; each image then counts as a patient of its own. The same command resumes an interrupted build.
     """
-    from kmura.cli.display import console, records_table
+    from kmura.cli.display import console, notes, records_table
     from kmura.cli.progress import counting
     from kmura.records.writer import build_records
 
@@ -168,6 +168,9 @@ def build_tfrecords(
         print(f"skipped {skipped.file}: {skipped.reason}", file=sys.stderr)
     if len(manifest.skipped) > 10:
         print(f"skipped {len(manifest.skipped) - 10} more; {out}/manifest.json lists them", file=sys.stderr)
+    images = sum(counts.images for splits in manifest.areas.values() for counts in splits.values())
+    for note in notes(manifest.passed_over, manifest.remarks, images):
+        print(f"note: {note}", file=sys.stderr)
 
 
 @click.command(

@@ -16,7 +16,7 @@ from kmura.records.schema import SCHEMA_VERSION
 KMURA = [sys.executable, "-c", "from kmura.cli.main import main; main()"]
 COMMANDS = ["demo-data", "build-tfrecords", "inspect", "eda", "fit", "evaluate", "compare", "explain", "report"]
 COMMANDS += ["export", "predict", "weights", "weights port"]
-PROGRESS = ("images: ", "skipped ", "epoch ")  # beginnings of lines that are no errors
+PROGRESS = ("images: ", "skipped ", "note: ", "epoch ")  # beginnings of lines that are no errors
 
 
 def run(*arguments, **options) -> subprocess.CompletedProcess:

@@ -129,7 +129,7 @@ def test_the_reference_states_type_and_allowed_values(stage, name, type_text, al
         (lambda: config.TrainConfig(plateau_factor=1), "train.plateau_factor is 1; allowed is above 0 and below 1"),
         (lambda: config.TrainConfig(focal_alpha=2, loss="focal"), "train.focal_alpha is 2; allowed is 0 to 1"),
         (lambda: config.TrainConfig(warmup_epochs=6), "train.warmup_epochs is 6; allowed is 0 to 5"),
-        (lambda: config.TrainConfig(unfreeze="last_0_conv"), "choose all, none, last_block or last_N_conv"),
+        (lambda: config.TrainConfig(unfreeze="last_0_conv"), "choose all, none, last_block, last_N_conv"),
         (lambda: config.TuneConfig(erase_q=(0.0, 0.5)), "tune.erase_q is [0.0, 0.5]; give 0.01 <= low <= high <= 0.99"),
         (lambda: config.TuneConfig(weight_decay=(0.0, 0.5)), "logarithmic scale; give 0 < low"),
     ],
@@ -154,7 +154,7 @@ def test_a_stage_created_in_python_is_validated_too(make, message):
         ("train.focal=1", "train.focal_gamma, train.focal_factor or train.focal_alpha"),
         ("cam.q=0.5", "cam.erase_q"),
         ("model.epochs=3", "train.epochs"),
-        ("train.dropout=0.2", "model.dropout"),
+        ("train.dropout=0.2", "model.dropout or tune.dropout"),
         ("model.lr=1e-4", "train.learning_rate or tune.learning_rate"),
         ("optimizer.learning_rate=1e-4", "train.learning_rate or tune.learning_rate"),
         ("epochs=3", "train.epochs"),
@@ -227,3 +227,28 @@ def test_a_former_split_name_in_a_setting_is_refused_with_its_new_name(old, new)
 
 def test_tables_of_run_version_1_without_the_key_are_unchanged():
     assert config.from_run_version_1({"data": {"image_size": 64}}) == {"data": {"image_size": 64}}
+
+
+@pytest.mark.parametrize(
+    ("number", "unfreeze", "rate", "batch", "epochs", "plateau", "stop"),
+    [
+        (1, "none", 1e-4, 32, 20, None, None),
+        (2, "last_1_conv_only", 1e-4, 32, 20, None, None),
+        (3, "all", 1e-4, 64, 150, 5, 10),
+        (4, "all", 1e-5, 64, 150, 5, 10),
+        (5, "all", 1e-5, 64, 150, 5, 10),
+        (6, "all", 1e-5, 64, 150, 5, 10),
+    ],
+)
+def test_the_experiments_train_with_the_published_values(number, unfreeze, rate, batch, epochs, plateau, stop):
+    train = config.load_config(f"multiclass-exp{number}").train
+    assert (train.unfreeze, train.learning_rate, train.batch_size, train.epochs) == (unfreeze, rate, batch, epochs)
+    assert (train.plateau_patience, train.stop_patience) == (plateau, stop)
+    assert (train.plateau_factor, train.plateau_min_rate) == (0.2, 1e-6)
+
+
+def test_the_fundus_recipe_does_not_augment():
+    augment = config.load_config("fundus").augment
+    assert augment.area_scale == (1.0, 1.0)
+    rest = {name: getattr(augment, name) for name in ("rotation", "shift", "shear", "flip", "brightness", "contrast")}
+    assert not any(rest.values()), rest

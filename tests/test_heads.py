@@ -1,5 +1,7 @@
 """Heads: published parameter counts, serialization, attention maps; the recipes with 14 classes."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -10,11 +12,11 @@ from kmura.classification.cam_erasing import CamErasingModel
 from kmura.classification.losses import make_loss
 from kmura.config import load_config
 from kmura.errors import InputError
+from kmura.models.freezing import set_trainable
 from kmura.models.heads import HEADS, HeadOptions
 from kmura.tasks import Multiclass
 from kmura.training.optimizers import AdamL2
 
-DENSENET = 7_037_504  # parameters of DenseNet-121 without its top (counted in the tests of the backbones)
 EXPERIMENTS = [f"multiclass-exp{number}" for number in range(1, 7)]
 
 
@@ -24,19 +26,77 @@ def model_arguments(recipe, **others):
     return dataclasses.asdict(load_config(recipe).model) | {"weights": "none", **others}
 
 
+@pytest.fixture(scope="module")
+def densenet():
+    """What `set_trainable` uses of a classifier with DenseNet-121."""
+    backbone = kmura.build_model(backbone="densenet121", weights="none", image_size=32).backbone
+    return types.SimpleNamespace(backbone=backbone, get_config=lambda: {"backbone": "densenet121"})
+
+
 @pytest.mark.parametrize(
-    ("recipe", "published"),
-    [("multiclass-exp1", 8_101_454), ("multiclass-exp3", 7_569_486), ("multiclass-exp5", 8_748_881)],
+    ("number", "published", "published_trainable"),
+    [
+        (1, 8_101_454, None),
+        (2, None, 1_100_814),
+        (3, 7_569_486, None),
+        (4, None, 7_485_838),
+        (5, 8_748_881, 8_665_233),
+        (6, 10_722_705, 10_635_985),
+    ],
 )
-def test_the_recipes_have_the_published_parameter_counts(recipe, published):
-    config = load_config(recipe).model
+def test_the_experiments_have_the_published_numbers_of_parameters(densenet, number, published, published_trainable):
+    config = load_config(f"multiclass-exp{number}")
     features = keras.Input((7, 7, 1024))
     options = HeadOptions(
-        config.dropout, config.map_dropout, config.head_widths, config.head_dropout, config.head_l1, config.head_l2,
-        config.head_batch_norm, config.attention_maps,
+        config.model.dropout, config.model.map_dropout, config.model.head_widths, config.model.head_dropout,
+        config.model.head_l1, config.model.head_l2, config.model.head_batch_norm, config.model.attention_maps,
     )  # fmt: skip
-    head = keras.Model(features, HEADS[config.head](features, 14, options))
-    assert DENSENET + head.count_params() == published
+    head = keras.Model(features, HEADS[config.model.head](features, 14, options))
+    set_trainable(densenet, config.train.unfreeze)
+    total = densenet.backbone.count_params() + head.count_params()
+    trainable = sum(
+        variable.value.shape.num_elements()
+        for part in (densenet.backbone, head)
+        for variable in part.trainable_variables
+    )
+    assert published in (None, total)
+    assert published_trainable in (None, trainable)
+
+
+def test_the_projection_shortcut_is_added_before_the_activation():
+    options = HeadOptions(widths=(5,), attention_maps=2)
+    features = keras.Input((3, 3, 4))
+    head = keras.Model(features, HEADS["se_attention_projection"](features, 2, options))
+    rng = np.random.default_rng(0)
+    for variable in head.variables:
+        variable.assign(
+            rng.uniform(0.2, 1.2, variable.shape)
+            * rng.choice([-1, 1] if "kernel" in variable.path else [1], variable.shape)
+        )
+    value = rng.normal(size=(3, 3, 3, 4)).astype("float32")
+
+    def dense(name, inputs):
+        layer = head.get_layer(name)
+        return inputs @ layer.kernel.numpy() + (layer.bias.numpy() if layer.use_bias else 0)
+
+    def normed(name, inputs):
+        gamma, beta, mean, variance = (np.asarray(weight) for weight in head.get_layer(name).get_weights())
+        return (inputs - mean) / np.sqrt(variance + head.get_layer(name).epsilon) * gamma + beta
+
+    def sigmoid(inputs):
+        return 1 / (1 + np.exp(-inputs))
+
+    excited = value * sigmoid(dense("excite_2", np.maximum(dense("excite_1", value.mean((1, 2))), 0)))[:, None, None]
+    maps = sigmoid(
+        np.einsum("bhwc,cn->bhwn", excited, head.get_layer("attention").kernel.numpy()[0, 0])
+        + head.get_layer("attention").bias.numpy()
+    )
+    pooled = np.concatenate([(excited * maps[..., [number]]).mean((1, 2)) for number in range(2)], axis=1)
+    first = np.maximum(normed("hidden_1_norm", dense("hidden_1", pooled)), 0)
+    second = normed("hidden_1b_norm", dense("hidden_1b", first))
+    residual = np.maximum(normed("shortcut_norm", dense("shortcut", pooled)) + second, 0)
+    assert head.get_layer("shortcut").use_bias is False
+    np.testing.assert_allclose(head.predict(value, verbose=0), dense("logits", residual), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -170,6 +170,13 @@ def test_only_the_unfrozen_part_is_trained(part, first):
         set_trainable(model, "last_99_conv")
 
 
+def test_the_last_convolutions_can_be_trained_alone():
+    model = RadiographClassifier("densenet_mini", 32)
+    set_trainable(model, "last_2_conv_only")
+    learning = [layer.name for layer in model.backbone.layers if layer.trainable_weights]
+    assert learning == ["stack4_block2_1_conv", "stack4_block2_2_conv"]
+
+
 @pytest.mark.parametrize(
     ("part", "convolutions"),
     [
@@ -199,7 +206,7 @@ def erasing_step(model, images, tap):
     from kmura.classification.losses import WeightedBinaryCrossentropy
     from kmura.training.optimizers import AdamL2
 
-    trainer = CamErasingModel(model, tap=tap)
+    trainer = CamErasingModel(model, how=CamConfig(tap=tap))
     trainer.compile(AdamL2(1e-3), WeightedBinaryCrossentropy(1.0), jit_compile=False)
     trainer.set_erasing(True, CamConfig(erase_every=1))
     labels = np.array([[0.0], [1.0], [1.0]], np.float32)

@@ -95,19 +95,30 @@ def test_a_run_stopped_between_its_phases_is_bit_identical_after_resuming(traine
 
 @pytest.mark.slow
 def test_a_search_of_the_hybrid_has_its_own_space_and_folder(records, tmp_path):
-    from kmura.classification.phases import HYBRID_KEYS, phase_config
+    from kmura.classification.phases import HYBRID_KEYS, OPTIONAL_KEYS, phase_config
     from kmura.classification.search import tune
 
     with pytest.raises(InputError, match="slow_factor is searched but never used in the 1 epochs"):
         tune(records, area=AREA, runs=tmp_path, config=load_config("tune_hybrid", SETTINGS | {"train.epochs": 1}))
-    small = {"train.epochs": 2, "tune.trials": 2, "tune.startup_trials": 2, "tune.prune": False}
+    small = {
+        "train.epochs": 2,
+        "tune.trials": 2,
+        "tune.schedule": ["cosine"],
+        "tune.startup_trials": 2,
+        "tune.prune": False,
+    }
     config = load_config("tune_hybrid", SETTINGS | small)
     done = tune(records, area=AREA, runs=tmp_path, config=config)
     assert done.folder == tmp_path / AREA / "tune-hybrid" and (done.folder / "best.keras").exists()
     best = json.loads((done.folder / "best.json").read_text())["values"]
-    assert tuple(best) == HYBRID_KEYS
+    assert tuple(best) == HYBRID_KEYS + OPTIONAL_KEYS
+    assert 0 <= best["model.dropout"] <= 0.5 and best["train.schedule"] == "cosine"
     used, source = phase_config("hybrid", AREA, tmp_path)
-    assert used.train.learning_rate == best["train.learning_rate"] and "tune-hybrid" in source
+    assert (
+        used.train.learning_rate == best["train.learning_rate"]
+        and used.train.schedule == "cosine"
+        and "tune-hybrid" in source
+    )
     assert phase_config("final", AREA, tmp_path)[0].train.learning_rate != best["train.learning_rate"]
     assert phase_config("tune", AREA, tmp_path, settings={"model.architecture": "hybrid"})[0].tune.trials == 25
 
@@ -115,14 +126,14 @@ def test_a_search_of_the_hybrid_has_its_own_space_and_folder(records, tmp_path):
 @pytest.mark.parametrize(
     ("epochs", "frozen", "every", "expected"),
     [
-        (12, 6, None, [5, 8, 10, 12]),
-        (4, 1, None, [2, 4]),
-        (12, "none", None, [5, 10]),
+        (12, 6, None, [1, 5, 8, 10, 12]),
+        (4, 1, None, [1, 2, 4]),
+        (12, "none", None, [1, 5, 10]),
         (7, 1, 3, [3, 6]),
-        (1, 1, None, []),
+        (1, 1, None, [1]),
     ],
 )
-def test_maps_are_drawn_every_5_epochs_and_every_2_once_the_backbone_is_unfrozen(
+def test_maps_are_drawn_after_epoch_1_every_5_epochs_and_every_2_once_the_backbone_is_unfrozen(
     records, epochs, frozen, every, expected
 ):
     from kmura.explain.overlays import overlays_of
@@ -156,7 +167,9 @@ def test_the_late_sheets_of_a_hybrid_show_both_branches(records, tmp_path, caplo
     assert not caplog.text
     for epoch in range(4):
         drawn.on_epoch_end(epoch)
-    assert sorted(path.name for path in (tmp_path / "cam").iterdir()) == ["epoch-00002.png", "epoch-00004.png"]
+    assert sorted(path.name for path in (tmp_path / "cam").iterdir()) == [
+        f"epoch-0000{epoch}.png" for epoch in (1, 2, 4)
+    ]
     sheet = np.asarray(Image.open(tmp_path / "cam" / "epoch-00002.png"))
     side, seam = 4 * 64, 4 * SEAM  # a sheet enlarges small images
     assert sheet.shape[1] == 4 * (2 * side + seam + GAP) + GAP
@@ -172,7 +185,7 @@ def test_the_late_sheets_of_a_hybrid_show_both_branches(records, tmp_path, caplo
         ({"model.architecture": "hybrid", "model.fusion_width": 64}, "requires fusion gated or attention"),
         ({"model.architecture": "hybrid", "model.head": "other"}, "model.head requires model.architecture=classifier"),
         ({"cam.tap": "S4"}, "cam.tap S4 requires a hybrid"),
-        ({"train.unfreeze": "half"}, "train.unfreeze is 'half'; choose all, none, last_block or last_N_conv"),
+        ({"train.unfreeze": "half"}, "train.unfreeze is 'half'; choose all, none, last_block, last_N_conv"),
         ({"train.unfreeze": "none", "train.frozen_until_epoch": 2}, "has no effect"),
         ({"train.frozen_until_epoch": 0}, "1 or more"),
         ({"train.slow_factor": 0.0}, "above 0"),

@@ -297,6 +297,46 @@ def test_every_suggestion_is_within_the_space():
             assert low <= getattr(getattr(config, stage), name) <= high
 
 
+def test_dropout_schedule_and_balance_are_searched_where_values_are_listed():
+    from kmura.classification.oracles import search_space
+    from kmura.classification.phases import OPTIONAL_KEYS, TUNED_KEYS
+
+    tune = TuneConfig(dropout=(0.1, 0.4), schedule=("constant", "cosine"), balance=(True, False))
+    space = search_space(ClassificationConfig(tune=tune))
+    assert [hp.name for hp in space.space] == [*TUNED_KEYS, *OPTIONAL_KEYS]
+    dropout, schedule, balance = (
+        {space.space[len(TUNED_KEYS) + place].random_sample(seed) for seed in range(50)} for place in range(3)
+    )
+    assert 0.1 <= min(dropout) < max(dropout) <= 0.4
+    assert schedule == {"constant", "cosine"} and balance == {True, False}
+    hybrid = load_config("tune_hybrid").tune
+    assert hybrid.dropout and len(hybrid.schedule) == len(hybrid.balance) == 2
+
+
+@pytest.mark.slow
+def test_trials_of_different_models_equal_single_runs(records, tmp_path):
+    """A new model is built where dropout, schedule or balance change, and trains as a run of its own."""
+    from kmura.classification.fit import fit
+    from kmura.classification.search import tune, with_values
+
+    config = changed(
+        trials=3,
+        tuner="random",
+        prune=False,
+        dropout=(0.0, 0.5),
+        schedule=("constant", "cosine"),
+        balance=(True, False),
+    )
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1))
+    config = dataclasses.replace(config, cam=dataclasses.replace(config.cam, from_epoch=1))
+    done = tune(records, area=AREA, runs=tmp_path / "search", config=config)
+    values = [json.loads((done.folder / f"trial_{trial}" / "result.json").read_text())["values"] for trial in "012"]
+    assert len({value["model.dropout"] for value in values}) == 3
+    alone = fit(records, area=AREA, runs=tmp_path / "alone", config=with_values(config, values[2])).history
+    curve = pd.read_csv(done.folder / "trial_2" / "history.csv").drop(columns="seconds")
+    pd.testing.assert_frame_equal(curve, alone.drop(columns="seconds"), check_dtype=False, rtol=1e-6)
+
+
 def test_final_takes_tuned_values_then_published_ones_then_settings(tmp_path):
     from kmura.classification.phases import phase_config
 
@@ -322,9 +362,24 @@ def test_final_takes_tuned_values_then_published_ones_then_settings(tmp_path):
         ("tune.erase_q=[0.5,1.0]", "tune.erase_q"),
         ("tune.erase_every=[0,3]", "give 1 <= low"),
         ("tune.trials=0", "tune.trials is 0; 1 or more"),
+        ('tune.schedule=["linear"]', "tune.schedule is 'linear'; allowed: constant, cosine"),
         ("tune.tuner=tpe", "tune.tuner is 'tpe'; allowed: bayesian, random, hyperband"),
     ],
 )
 def test_an_invalid_space_is_rejected(setting, message):
     with pytest.raises(InputError, match=message):
         load_config("tune", [setting])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["tune.balance=[true,false]", "train.sampling=balanced"], "train.balance is searched but not used"),
+        (['tune.schedule=["constant","cosine"]', "train.plateau_patience=1"], "requires schedule constant"),
+    ],
+)
+def test_a_searched_key_that_has_no_effect_is_rejected(settings, message):
+    from kmura.classification.search import check_search
+
+    with pytest.raises(InputError, match=message):
+        check_search(load_config("tune", settings))

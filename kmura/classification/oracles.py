@@ -17,9 +17,14 @@ def search_space(config: ClassificationConfig) -> kt.HyperParameters:
     """Returns KerasTuner's description of the search space, with one parameter per searched key."""
     space = kt.HyperParameters()
     for key in searched(config)[0]:
-        low, high = _range(config.tune, key)
+        values = _values(config.tune, key)
+        low, high = values[0], values[-1]
         if is_fixed(config.tune, key):
             space.Fixed(key, low)
+        elif isinstance(low, bool):
+            space.Boolean(key)  # the values of a Choice would come back as 0 and 1
+        elif isinstance(low, str):
+            space.Choice(key, list(values))
         elif key == "cam.erase_every":
             space.Int(key, low, high)
         else:
@@ -28,12 +33,12 @@ def search_space(config: ClassificationConfig) -> kt.HyperParameters:
 
 
 def is_fixed(tune: TuneConfig, key: str) -> bool:
-    """Whether the range of a key `stage.key` fixes its value."""
-    low, high = _range(tune, key)
-    return low == high
+    """Whether the range or the list of a key `stage.key` fixes its value."""
+    return len(set(_values(tune, key))) == 1
 
 
-def _range(tune: TuneConfig, key: str) -> tuple[float, float]:
+def _values(tune: TuneConfig, key: str) -> tuple:
+    """Returns the ends of a range of numbers, or the values of a list."""
     return getattr(tune, key.partition(".")[2])
 
 

@@ -25,6 +25,8 @@ TUNED_KEYS = (
     "cam.erase_every",
 )
 HYBRID_KEYS = ("train.learning_rate", "train.weight_decay", "train.slow_factor")  # and for `hybrid`
+# keys that a search also tunes where the stage `tune` lists values for them; each value needs a model of its own
+OPTIONAL_KEYS = ("model.dropout", "train.schedule", "train.balance")
 # phase -> the keys that a search tunes for it, and the name of the search's folder in RUNS/AREA
 SEARCHES = {"final": (TUNED_KEYS, "tune"), "hybrid": (HYBRID_KEYS, "tune-hybrid")}
 PUBLISHED = "mura_tuned.csv"  # in the folder of the recipes
@@ -57,6 +59,7 @@ def phase_config(
             phase = "tune_hybrid"
         return load_config(recipe or phase, settings), ""
     keys, search = SEARCHES[phase]
+    keys += OPTIONAL_KEYS
     begun, best = RunFolder(Path(runs) / area / phase), Path(runs) / area / search / TUNED_VALUES
     if not fresh and begun.last.exists() and begun.description.exists():
         tables = config_json(read_run(begun.path).config)
@@ -93,10 +96,11 @@ def published_values(area: str) -> dict[str, Any]:
 
 def searched(config: ClassificationConfig) -> tuple[tuple[str, ...], str]:
     """Returns the keys that a search with this configuration tunes, and the name of its folder."""
-    return SEARCHES["hybrid" if config.model.architecture == "hybrid" else "final"]
+    keys, folder = SEARCHES["hybrid" if config.model.architecture == "hybrid" else "final"]
+    return keys + tuple(key for key in OPTIONAL_KEYS if getattr(config.tune, key.partition(".")[2])), folder
 
 
-def read_best(path: str | Path, keys: tuple[str, ...] = TUNED_KEYS) -> dict[str, Any]:
+def read_best(path: str | Path, keys: tuple[str, ...] = TUNED_KEYS + OPTIONAL_KEYS) -> dict[str, Any]:
     """Returns the values of `keys` in a `best.json`, configuration key -> value.
 
     Raises:

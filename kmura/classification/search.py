@@ -1,8 +1,9 @@
-"""`tune`: searches values for the phase `final` with KerasTuner; the model is traced once for all trials.
+"""`tune`: searches values for the phase `final` with KerasTuner; trials share a model and its trace where they can.
 
 Each trial is a run in `RUNS/AREA/tune/trial_NN/`, which is trained and resumed by the same loop as every other run.
 KerasTuner chooses the values of the trials. This module adds what KerasTuner lacks: median pruning, resuming within a
-trial, and one model for all trials. The module `oracles` adds state files that a kill cannot damage.
+trial, and one model for all trials that differ only in variable settings. The module `oracles` adds state files that a
+kill cannot damage.
 
 Several processes share a search through KerasTuner's environment variables. `KERASTUNER_ORACLE_IP` and
 `KERASTUNER_ORACLE_PORT` have the same values in all processes. `KERASTUNER_TUNER_ID` is `chief` in the process that
@@ -12,14 +13,13 @@ folder.
 
 import contextlib
 import dataclasses
-import functools
 import io
 import math
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,21 +124,17 @@ def tune(
         if leads or started:
             description = check_claim(folder, description, fresh, started, growing="tune.trials")
 
-        @functools.cache
-        def trainee() -> _Trainee:
-            learner = ClassificationLearner(dataset, config)
-            return _Trainee(learner, [variable.numpy() for variable in learner.variables])
-
+        trainees = _Trainees(dataset)
         with session(config, description.precision), dataset.readable_errors():
             if role != "chief" and not started:
-                trainee()  # before anything is deleted, since it may fail
+                trainees.of(config)  # before anything is deleted, since it may fail
             if leads:
                 if fresh:
                     drop_run(folder.path)
                 write_run(folder, description)
             if not is_over(folder.path, config.tune):
                 try:
-                    _Search(trainee, config, folder, callbacks).search(verbose=0)
+                    _Search(trainees, config, folder, callbacks).search(verbose=0)
                 except kt.errors.FatalError as error:
                     raise error.__cause__ or error from None
         if leads:
@@ -191,6 +187,12 @@ def check_search(config: ClassificationConfig) -> None:
         free = [key for key in searched(config)[0] if key.startswith(stage) and not is_fixed(tune, key)]
         if free and not on:
             raise InputError(f"{free[0]} is searched but never used in the {epochs} epochs of a trial; set {fix}")
+    for schedule in tune.schedule:
+        with_values(config, {"train.schedule": schedule})  # raises an InputError if another key excludes it
+    unused = {"train.sampling is balanced": config.train.sampling == "balanced"}
+    unused["train.focal_alpha is set"] = config.train.focal_alpha is not None
+    for reason in (reason for reason, holds in unused.items() if holds and len(set(tune.balance)) > 1):
+        raise InputError(f"train.balance is searched but not used, since {reason}; set tune.balance=[]")
     slow = config.train.slow_from_epoch
     if "train.slow_factor" in searched(config)[0] and not is_fixed(tune, "train.slow_factor"):
         if slow is None or slow > epochs:
@@ -206,17 +208,34 @@ def check_search(config: ClassificationConfig) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Trainee:
-    """The learner that all trials share, and the initial values of its variables for every trial."""
+    """The learner that trials share, and the initial values of its variables for every trial."""
 
     learner: ClassificationLearner
     initial: list[np.ndarray]
 
 
+class _Trainees:
+    """Makes the trainee of each trial. Only a trial with another value of OPTIONAL_KEYS needs another one."""
+
+    def __init__(self, dataset: Dataset):
+        self._dataset = dataset
+        self._built: tuple[tuple, _Trainee] | None = None
+
+    def of(self, config: ClassificationConfig) -> _Trainee:
+        """Returns the trainee for a configuration: the last one if it fits, since each takes memory and a trace."""
+        structure = config.model.dropout, config.train.schedule, config.train.balance
+        if self._built is None or self._built[0] != structure:
+            self._built = None
+            learner = ClassificationLearner(self._dataset, config)
+            self._built = structure, _Trainee(learner, [variable.numpy() for variable in learner.variables])
+        return self._built[1]
+
+
 class _Search(kt.Tuner):
     """KerasTuner's loop over trials; all trials use the same learner, which is built when it is first needed."""
 
-    def __init__(self, trainee: Callable[[], _Trainee], config: ClassificationConfig, folder: RunFolder, callbacks):
-        self.trainee, self.config, self.folder, self.callbacks = trainee, config, folder, callbacks
+    def __init__(self, trainees: _Trainees, config: ClassificationConfig, folder: RunFolder, callbacks):
+        self.trainees, self.config, self.folder, self.callbacks = trainees, config, folder, callbacks
         self._since = time.monotonic()
         with contextlib.redirect_stdout(io.StringIO()):  # it prints that it resumes
             super().__init__(make_oracle(config), directory=str(folder.path.parent), project_name=folder.path.name)
@@ -267,7 +286,7 @@ class _Search(kt.Tuner):
             for callback in self.callbacks:
                 if hasattr(callback, "trial"):
                     callback.trial = trial.trial_id
-            trainee = self.trainee()
+            trainee = self.trainees.of(config)
             trainee.learner.configure(config)
             history = train(
                 trainee.learner,
@@ -298,7 +317,7 @@ class _Search(kt.Tuner):
         """Whether to prune a trial: its best score so far is below the median at this epoch (as in Optuna)."""
         tune = self.config.tune
         frozen = self.config.train.frozen_until_epoch or 0  # its scores predict later ones poorly
-        if not tune.prune or tune.tuner == "hyperband" or len(history) <= frozen:
+        if not tune.prune or tune.tuner == "hyperband" or len(history) < max(frozen + 1, tune.prune_from_epoch):
             return False
         curves = [
             read_history(RunFolder(path))[self.config.train.monitor].to_list()
@@ -306,7 +325,7 @@ class _Search(kt.Tuner):
             if result["status"] == "completed" and result["trial"] != trial.trial_id
         ]
         at_this_epoch = [curve[len(history) - 1] for curve in curves if len(curve) >= len(history)]
-        if len(at_this_epoch) < tune.startup_trials:
+        if len(at_this_epoch) < (tune.prune_startup_trials or tune.startup_trials):
             return False
         return bool(history[self.config.train.monitor].max() < np.median(at_this_epoch))
 

@@ -156,10 +156,11 @@ def check_values(config: Any, stage: str) -> None:
         if value is None:
             continue
         if choices := _choices(type(config), field.name):
-            check_choice_of(name, value, choices)
+            for item in value if isinstance(value, tuple | list) else (value,):
+                check_choice_of(name, item, choices)
         elif declared.pair:
             declared.pair.check_pair(name, value)
-        elif declared.range:
+        elif declared.range and value not in words_of(hints(type(config))[field.name]):
             for number in value if isinstance(value, tuple | list) else (value,):
                 declared.range.check(name, number)
 
@@ -192,8 +193,20 @@ def bundle_keys(bundle: type) -> list[Key]:
     return [key for stage, cls in hints(bundle).items() for key in stage_keys(stage, cls)]
 
 
+def words_of(hint: Any) -> tuple[str, ...]:
+    """The words that a union allows beside numbers: `int | Literal["all"]` allows `all`."""
+    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
+        return ()
+    return tuple(
+        word for kind in typing.get_args(hint) if typing.get_origin(kind) is Literal for word in typing.get_args(kind)
+    )
+
+
 def _choices(cls: type, name: str) -> tuple:
+    """The choices of a field, or of each of its items if it is a list; empty if its values are not enumerated."""
     hint = hints(cls)[name]
+    if typing.get_origin(hint) is tuple:
+        hint = typing.get_args(hint)[0]
     return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 
@@ -201,10 +214,13 @@ def _allowed(cls: type, field: dataclasses.Field) -> str:
     declared = field.metadata[_DECLARED]
     if choices := _choices(cls, field.name):
         return ", ".join(map(str, choices))
+    if hints(cls)[field.name] == tuple[bool, ...]:
+        return "true, false"
     if declared.pair:
         return declared.pair.pair_text
     if declared.range:
-        return declared.range.text + (" each" if typing.get_origin(hints(cls)[field.name]) is tuple else "")
+        words = "".join(f"{word}, or " for word in words_of(hints(cls)[field.name]))
+        return words + declared.range.text + (" each" if typing.get_origin(hints(cls)[field.name]) is tuple else "")
     return declared.allowed or ("true, false" if hints(cls)[field.name] is bool else "")
 
 

@@ -42,7 +42,7 @@ class ModelConfig:
     map_dropout: float = key(
         0.0, "Dropout rate of the last feature map in training, before it is pooled.", within=(0, 0.99)
     )
-    attention_maps: int = key(3, "Number of attention maps of the heads 'attention' and 'se_attention'.", at_least=1)
+    attention_maps: int = key(3, "Number of attention maps of the heads with attention.", at_least=1)
     dropout: float = key(0.0, "Dropout rate of the pooled features in training.", within=(0, 0.99))
     batch_norm_momentum: float = key(
         0.9,

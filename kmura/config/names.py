@@ -8,5 +8,5 @@ registries.
 BACKBONE_NAMES = ("densenet121", "densenet169", "resnet50", "resnet18_small", "densenet_mini")
 SWIN_NAMES = ("swin_tiny", "swin_small", "swin_base", "swin_base_384", "swin_mini")
 FUSION_NAMES = ("concat", "gated", "attention")
-HEAD_NAMES = ("linear", "dense", "attention", "se_attention")
+HEAD_NAMES = ("linear", "dense", "attention", "se_attention", "se_attention_projection")
 PHASE_NAMES = ("baseline", "tune", "final", "hybrid")  # of the kind classification

@@ -39,13 +39,13 @@ def train_batches(
     ids = task.ids(index.labels, index.keys["area"])
     targets = tf.constant(task.targets(ids))
     # float32 under every dtype policy: 16-bit floats would round pixels in 0..255
-    affine = RandomAffine(
-        augment.rotation, augment.area_scale, augment.shift, augment.shear, augment.flip, dtype="float32"
-    )
+    moves = (augment.rotation, augment.area_scale, augment.shift, augment.shear, augment.flip)
+    affine = RandomAffine(*moves, crop=augment.crop, aspect=augment.aspect, dtype="float32")
     intensity = RandomIntensity(augment.brightness, augment.contrast, dtype="float32")
-    mixing = (
-        RandomMix(mix.mixup_alpha, mix.cutmix_alpha, mix.aug_p, dtype="float32") if mix and mix.until_epoch else None
-    )
+    mixing = None
+    if mix and mix.until_epoch:
+        how = {"mode": mix.mode, "per": mix.per, "if_zero": mix.if_zero}
+        mixing = RandomMix(mix.mixup_alpha, mix.cutmix_alpha, mix.aug_p, **how, dtype="float32")
 
     groups = _by_class(ids, rows, task) if balanced else [rows]
     orders = [_order(groups, len(rows), np.random.default_rng([seed, epoch])) for epoch in range(first_epoch, epochs)]

@@ -76,5 +76,5 @@ def _scored(run: Run, options: ScoreOptions) -> Scores | MultiScores:
 
 
 def _faithfulness(model, dataset: Dataset, run: Run, splits: list[str]) -> dict[str, float]:
-    options = {"q": run.config.cam.erase_q, "tap": run.config.cam.tap}
+    options = {"q": run.config.cam.erase_q, "tap": run.config.cam.tap, "method": run.config.cam.method}
     return {split: localization_faithfulness(model, dataset, split, **options) for split in splits}

@@ -19,7 +19,9 @@ from kmura.runs.run import Run
 from kmura.tasks import Binary
 from kmura.typed import FieldError, from_json, other_version, read_json
 
-METRICS_VERSION = 2  # version 1 has no number and calls the splits val and test tune and valid
+# Version 1 has no number and calls the splits val and test tune and valid. Versions 1 and 2 do not state the methods of
+# intervals (all are percentiles, those of shares of 0 or 1 Wilson's), and call `rmsce_debiased` `ece_debiased`.
+METRICS_VERSION = 3
 
 # fields of version 1 that contain names of splits, as the keys of their object and as their value
 _KEYED_BY_SPLIT = ("splits", "calibrated", "operating_points", "areas", "localization_faithfulness")
@@ -65,16 +67,18 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, value: Any) -> "Evaluation":
-        """Returns the evaluation that the content of a `metrics.json` stands for, of METRICS_VERSION or of version 1.
+        """Returns the evaluation that the content of a `metrics.json` stands for, of versions 1 to METRICS_VERSION.
 
         Raises:
             FieldError: a field is missing or wrong, or the version is unknown.
         """
         version = value.get("metrics_version", 1) if isinstance(value, Mapping) else METRICS_VERSION
-        if version not in (1, METRICS_VERSION):
-            raise FieldError("metrics_version", f"is {version!r}, this kmura reads versions 1 and {METRICS_VERSION}")
+        if version not in range(1, METRICS_VERSION + 1):
+            raise FieldError("metrics_version", f"is {version!r}, this kmura reads versions 1 to {METRICS_VERSION}")
         if version == 1:
-            value = _from_version_1(value) | {"metrics_version": METRICS_VERSION}
+            value = _from_version_1(value)
+        if version < METRICS_VERSION:
+            value = _from_version_2(value) | {"metrics_version": METRICS_VERSION}
         evaluation = from_json(cls, value)
         _check_complete(evaluation.scores)
         return evaluation
@@ -121,6 +125,14 @@ def _from_version_1(value: Any, field: str = "") -> Any:
     if field == "notes" and isinstance(value, str):
         return re.sub(r"\b(tune|valid)\b", lambda name: VERSION_1_SPLITS[name[0]], value)
     return value
+
+
+def _from_version_2(value: Any, field: str = "") -> Any:
+    """The content of a `metrics.json` of version 2, with the names of calibration errors that version 3 has."""
+    if isinstance(value, Mapping):
+        names = {"ece_debiased": "rmsce_debiased"} if field == "calibration" else {}
+        return {names.get(name, name): _from_version_2(item, name) for name, item in value.items()}
+    return [_from_version_2(item, field) for item in value] if isinstance(value, list) else value
 
 
 def _check_complete(scores: Scores | MultiScores) -> None:

@@ -15,21 +15,23 @@ def localization_faithfulness(
     *,
     q: float,
     tap: str = "P5",
+    method: str = "grad_cam_pp",
 ) -> float:
     """Returns the mean over the images of max(0, p - p_erased), 0 to 1.
 
     p is the probability of abnormal for a model with one logit, otherwise that of the class (or label) that is the most
-    probable one before the erasing. The top 1 - q of each image's positive Grad-CAM++ map towards the predicted class,
-    averaged with the map of the mirrored image, is erased (set to black). An image with an empty map counts as 0.
+    probable one before the erasing. The top 1 - q of each image's positive class activation map towards the predicted
+    class, averaged with the map of the mirrored image, is erased (set to black). An image with an empty map counts as 0.
 
     Args:
         model: a model with logits [B, L] and `feature_maps`.
         dataset, split: the images, with the task, size and resizing of the model's training.
         q: above 0 and below 1.
         tap: the feature map that is explained.
+        method: a name of `kmura.cam.METHODS`.
     """
     probabilities = tf.nn.softmax if dataset.labels.softmax else tf.sigmoid
-    engine = cam.CamEngine(model, tap=tap, fallback=cam.FALLBACKS[tap])
+    engine = cam.CamEngine(model, method=method, tap=tap, fallback=cam.FALLBACKS[tap])
 
     @tf.function(reduce_retracing=True)
     def drops(images):

@@ -5,6 +5,14 @@ import dataclasses
 from kmura import metrics
 
 PICTURES = ("image", "cam", "saliency", "smoothgrad")
+# name of a class activation map (`kmura.cam.METHODS`) -> name for people
+TITLES = {
+    "cam": "CAM",
+    "grad_cam": "Grad-CAM",
+    "grad_cam_pp": "Grad-CAM++",
+    "grad_cam_pp_summed": "Grad-CAM++ (summed over the map)",
+    "layer_cam": "LayerCAM",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +132,7 @@ class Explanation:
         sample: number of images used for the curves.
         tap, empty_share, curves, localization: faithfulness of the first feature map, see Worth.
         beside: faithfulness of the feature maps of the other branches, if those are shown too.
+        method: name of the class activation map in `kmura.cam.METHODS`.
     """
 
     run: str
@@ -139,6 +148,12 @@ class Explanation:
     curves: MeanCurves
     localization: Localization | None
     beside: list[Worth] = dataclasses.field(default_factory=list)
+    method: str = "grad_cam_pp"
+
+    @property
+    def method_title(self) -> str:
+        """The class activation map for people: `Grad-CAM++`."""
+        return TITLES[self.method]
 
     @property
     def worths(self) -> list[Worth]:

@@ -71,19 +71,41 @@ def se_attention(features: keras.KerasTensor, num_classes: int, options: HeadOpt
     Squeeze-and-excitation (Hu et al. 2018) reweights the channels of the features before the attention maps. A second
     hidden layer of the same width follows the first one, and their outputs are added; both use batch normalisation.
     """
-    channels = features.shape[-1]
-    squeezed = keras.layers.GlobalAveragePooling2D(dtype="float32", keepdims=True, name="squeeze")(features)
-    squeezed = keras.layers.Dense(max(1, channels // SQUEEZE), "relu", dtype="float32", name="excite_1")(squeezed)
-    weights = keras.layers.Dense(channels, "sigmoid", dtype="float32", name="excite_2")(squeezed)
-    features = keras.layers.Multiply(name="excited")([features, weights])
     pair = dataclasses.replace(options, batch_norm=True, hidden_dropout=())
-    hidden = _dropped(_pooled(_attended(features, options), options), options.dropout, "dropout")
-    first = _hidden(hidden, options.widths[0], pair, "hidden_1")
+    first = _hidden(_excited_and_attended(features, options), options.widths[0], pair, "hidden_1")
     second = _hidden(first, options.widths[0], pair, "hidden_1b")
     hidden = keras.layers.Add(dtype="float32", name="residual")([first, second])
     if options.hidden_dropout:
         hidden = _dropped(hidden, options.hidden_dropout[0], "hidden_1_dropout")
     return logits_of(_hidden_layers(hidden, options, done=1), num_classes, 0.0)
+
+
+def se_attention_projection(features: keras.KerasTensor, num_classes: int, options: HeadOptions) -> keras.KerasTensor:
+    """Returns logits as `se_attention` does, with a projection shortcut (He et al. 2016, equation 2).
+
+    The first hidden layer is ReLU(norm(W x) + norm(W2 drop(ReLU(norm(W1 x))))) of the pooled features x, where W, the
+    shortcut, has no bias. This is the residual head of experiment 6 of the older system with 14 classes.
+    """
+    pooled, width = _excited_and_attended(features, options), options.widths[0]
+    pair = dataclasses.replace(options, batch_norm=True)
+    shortcut = _normed(_weighted(pooled, width, pair, "shortcut", bias=False), pair, "shortcut")
+    hidden = _hidden(pooled, width, pair, "hidden_1")
+    if options.hidden_dropout:
+        hidden = _dropped(hidden, options.hidden_dropout[0], "hidden_1_dropout")
+    hidden = _normed(_weighted(hidden, width, pair, "hidden_1b"), pair, "hidden_1b")
+    hidden = keras.layers.Add(dtype="float32", name="residual")([shortcut, hidden])
+    hidden = keras.layers.ReLU(dtype="float32", name="residual_relu")(hidden)
+    return logits_of(_hidden_layers(hidden, options, done=1), num_classes, 0.0)
+
+
+def _excited_and_attended(features: keras.KerasTensor, options: HeadOptions) -> keras.KerasTensor:
+    """Returns squeezed, excited, attended and pooled features [B, n x channels] after dropout."""
+    channels = features.shape[-1]
+    squeezed = keras.layers.GlobalAveragePooling2D(dtype="float32", keepdims=True, name="squeeze")(features)
+    squeezed = keras.layers.Dense(max(1, channels // SQUEEZE), "relu", dtype="float32", name="excite_1")(squeezed)
+    weights = keras.layers.Dense(channels, "sigmoid", dtype="float32", name="excite_2")(squeezed)
+    features = keras.layers.Multiply(name="excited")([features, weights])
+    return _dropped(_pooled(_attended(features, options), options), options.dropout, "dropout")
 
 
 def _attended(features: keras.KerasTensor, options: HeadOptions) -> keras.KerasTensor:
@@ -110,11 +132,21 @@ def _hidden_layers(features: keras.KerasTensor, options: HeadOptions, done: int 
 
 
 def _hidden(features: keras.KerasTensor, width: int, options: HeadOptions, name: str) -> keras.KerasTensor:
-    penalty = keras.regularizers.L1L2(options.l1, options.l2) if options.l1 or options.l2 else None
-    features = keras.layers.Dense(width, kernel_regularizer=penalty, dtype="float32", name=name)(features)
-    if options.batch_norm:
-        features = keras.layers.BatchNormalization(dtype="float32", name=f"{name}_norm")(features)
+    features = _normed(_weighted(features, width, options, name), options, name)
     return keras.layers.ReLU(dtype="float32", name=f"{name}_relu")(features)
+
+
+def _weighted(
+    features: keras.KerasTensor, width: int, options: HeadOptions, name: str, bias: bool = True
+) -> keras.KerasTensor:
+    penalty = keras.regularizers.L1L2(options.l1, options.l2) if options.l1 or options.l2 else None
+    return keras.layers.Dense(width, use_bias=bias, kernel_regularizer=penalty, dtype="float32", name=name)(features)
+
+
+def _normed(features: keras.KerasTensor, options: HeadOptions, name: str) -> keras.KerasTensor:
+    if not options.batch_norm:
+        return features
+    return keras.layers.BatchNormalization(dtype="float32", name=f"{name}_norm")(features)
 
 
 def _dropped(features: keras.KerasTensor, share: float, name: str) -> keras.KerasTensor:
@@ -126,4 +158,5 @@ HEADS: dict[str, Callable[[keras.KerasTensor, int, HeadOptions], keras.KerasTens
     "dense": dense,
     "attention": attention,
     "se_attention": se_attention,
+    "se_attention_projection": se_attention_projection,
 }

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kmura.errors import InputError
+from kmura.records.image_files import PassedOver
+from kmura.records.remarks import Remark
 from kmura.records.schema import SCHEMA_VERSION, SPLITS, VERSION_1_SPLITS
 from kmura.tasks import TASKS
 
@@ -64,6 +66,9 @@ class Manifest:
         source: fingerprint of the source files and options, by which a build knows whether it is finished.
         areas: area -> split -> counts.
         has_patients: whether the source knows patients; without them each image is its own study and patient.
+        skipped: files that should be images but cannot be read.
+        passed_over: other files of the source, counted by kind; empty in records of kmura 0.2 and older.
+        remarks: pictures that show next to nothing or have odd declarations; likewise.
         schema_version: of the shards; those of version 1 are read with today's names of splits.
     """
 
@@ -76,6 +81,8 @@ class Manifest:
     areas: dict[str, dict[str, SplitCounts]]
     has_patients: bool
     skipped: tuple[Skipped, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+    remarks: tuple[Remark, ...] = ()
     source: str = ""
     schema_version: int = SCHEMA_VERSION
 
@@ -162,6 +169,8 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
             has_patients=raw["has_patients"],
             schema_version=version,
             skipped=tuple(Skipped(**item) for item in raw["skipped"]),
+            passed_over=tuple(_passed_over(item) for item in raw.get("passed_over", ())),
+            remarks=tuple(Remark(**item) for item in raw.get("remarks", ())),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -211,6 +220,10 @@ def _from_version_1(raw: dict) -> dict:
             for area, splits in raw["areas"].items()
         },
     }
+
+
+def _passed_over(raw: dict) -> PassedOver:
+    return PassedOver(raw["kind"], raw["number"], tuple(raw["examples"]))
 
 
 def _split_counts(raw: dict) -> SplitCounts:

@@ -19,6 +19,7 @@ from kmura.records import schema, tfrecord
 from kmura.records.images import UnreadableImage, encode_image
 from kmura.records.layouts.base import Layout, Source
 from kmura.records.manifest import Shard, Skipped
+from kmura.records.remarks import Remark, remarks_on
 from kmura.records.sidecar import ShardIndex, index_file
 
 
@@ -40,6 +41,7 @@ class ShardResult:
     shard: Shard
     written: tuple[int, ...]  # positions in the plan's sources
     skipped: tuple[Skipped, ...]
+    remarks: tuple[Remark, ...] = ()
 
 
 def write_shards(
@@ -85,7 +87,9 @@ def _finished(plan: ShardPlan, stage: Path, out: Path) -> ShardResult | None:
         return None
     shard = Shard(**raw["shard"])
     if is_whole(shard, stage, out):  # a build killed while it moved its shards has some in `out` already
-        return ShardResult(shard, tuple(raw["written"]), tuple(Skipped(**item) for item in raw["skipped"]))
+        skipped = tuple(Skipped(**item) for item in raw["skipped"])
+        remarks = tuple(Remark(**item) for item in raw.get("remarks", ()))
+        return ShardResult(shard, tuple(raw["written"]), skipped, remarks)
     return None
 
 
@@ -141,13 +145,13 @@ def _die_with_parent() -> None:
 
 
 def _write_shard(plan: ShardPlan, stage: str, strict: bool) -> ShardResult:
-    written, skipped, index = [], [], ShardIndex()
+    written, skipped, remarks, index = [], [], [], ShardIndex()
     digest, size = hashlib.sha256(), 0
     path = Path(stage) / plan.file
     with replacing(path, "wb") as file:
         for position, source in enumerate(plan.sources):
             try:
-                record = _record(plan, source)
+                record, texts = _record(plan, source)
             except UnreadableImage as error:
                 skipped.append(Skipped(source.path, str(error)))
                 if strict:
@@ -159,21 +163,23 @@ def _write_shard(plan: ShardPlan, stage: str, strict: bool) -> ShardResult:
             digest.update(data)
             size += len(data)
             written.append(position)
+            remarks += [Remark(source.path, text) for text in texts]
     index_bytes = index.encoded()
     with replacing(Path(stage) / index_file(plan.file), "wb") as file:
         file.write(index_bytes)
     index_sha256 = hashlib.sha256(index_bytes).hexdigest()
     shard = Shard(plan.file, len(written), size, digest.hexdigest(), index_file(plan.file), index_sha256)
-    result = ShardResult(shard, tuple(written), tuple(skipped))
+    result = ShardResult(shard, tuple(written), tuple(skipped), tuple(remarks))
     write_json(f"{path}.json", dataclasses.asdict(result))
     return result
 
 
-def _record(plan: ShardPlan, source: Source) -> schema.Record:
+def _record(plan: ShardPlan, source: Source) -> tuple[schema.Record, tuple[str, ...]]:
+    """The record of one image, and the remarks on its picture."""
     options = plan.options
     image, sha256 = plan.layout.read(Path(plan.root), source, options.channels)
     encoded, height, width = encode_image(image, options.encoding, options.quality, options.max_side)
-    return schema.Record(
+    record = schema.Record(
         image=encoded,
         format=options.encoding,
         height=height,
@@ -186,6 +192,7 @@ def _record(plan: ShardPlan, source: Source) -> schema.Record:
         label=source.label,
         split=source.split,
     )
+    return record, remarks_on(image)
 
 
 def strict_error(skipped: Skipped) -> InputError:

@@ -170,7 +170,7 @@ def _manifest(layout: Layout, listing: Listing, options: RecordsConfig, source: 
     for plan, result in zip(plans, results, strict=True):
         groups[plan.sources[0].area, plan.sources[0].split].append((plan, result))
     areas: dict[str, dict[str, SplitCounts]] = collections.defaultdict(dict)
-    skipped = list(listing.skipped)
+    skipped, remarks = list(listing.skipped), []
     for (area, split), parts in groups.items():
         sources = [plan.sources[position] for plan, result in parts for position in result.written]
         skipped += [item for _, result in parts for item in result.skipped]
@@ -182,12 +182,14 @@ def _manifest(layout: Layout, listing: Listing, options: RecordsConfig, source: 
             )
         areas[area][split] = SplitCounts(
             images=len(sources),
-            studies=len({source.study for source in sources}),
+            studies=len({(source.patient, source.study) for source in sources}),
             patients=len({source.patient for source in sources}),
             per_class=per_class(listing.task, len(listing.classes), [source.label for source in sources]),
             shards=tuple(result.shard for _, result in parts),
         )
+        remarks += [item for _, result in parts for item in result.remarks]
     skipped.sort(key=lambda item: item.file)
+    remarks.sort(key=lambda item: item.file)
     content = [listing.classes, listing.task, [(result.shard.file, result.shard.sha256) for result in results]]
     return Manifest(
         layout=layout.name,
@@ -200,6 +202,8 @@ def _manifest(layout: Layout, listing: Listing, options: RecordsConfig, source: 
         areas=dict(areas),
         has_patients=listing.has_patients,
         skipped=tuple(skipped),
+        passed_over=listing.passed_over,
+        remarks=tuple(remarks),
     )
 
 

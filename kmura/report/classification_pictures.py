@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 
 from kmura.evaluation.class_scores import class_units_of, questions_of
-from kmura.evaluation.scoring import LEVELS, ScoreOptions, units_of
+from kmura.evaluation.scoring import ScoreOptions, shown_levels, units_of
 from kmura.explain.explanation import Explanation
 from kmura.metrics import Interval
 from kmura.report import class_figures, figures
 from kmura.report.class_figures import Curve
 from kmura.report.classification_details import Details, Question
-from kmura.report.classification_tables import PLURAL
+from kmura.report.classification_tables import plural_of
 from kmura.report.figures import Picture
 from kmura.report.published import PUBLISHED
 from kmura.tasks import Task
@@ -35,19 +35,15 @@ class Names:
 
 def decision_pictures(names: Names, question: Question, split: str) -> dict[str, Picture]:
     """Whether the decisions of a yes/no question are right: ROC, precision-recall and confusion, at both levels."""
-    rows, pictures = _rows(question, split), {}
-    for level in reversed(LEVELS):
-        units, place = (
-            units_of(rows, level, **pooling_of(question.scores.options)),
-            f"{names.of_split}, {PLURAL[level]}",
-        )
+    rows, levels, pictures = _rows(question, split), question.scores.splits[split], {}
+    for level in reversed(shown_levels(levels)):
+        units = units_of(rows, level, **pooling_of(question.scores.options))
+        place = f"{names.of_split}, {plural_of(levels[level])}"
         pictures[f"roc_{level}"] = figures.roc_pr(f"{names.id}-roc-{level}", place, units)
-    for level in reversed(LEVELS):
+    for level in reversed(shown_levels(levels)):
+        place = names.of_split if levels[level].is_single_view else f"{names.of_split}, {level} level"
         pictures[f"confusion_{level}"] = figures.confusion(
-            f"{names.id}-confusion-{level}",
-            f"{names.of_split}, {level} level",
-            question.scores.splits[split][level].confusion,
-            question.sides,
+            f"{names.id}-confusion-{level}", place, levels[level].confusion, question.sides
         )
     return pictures
 
@@ -58,12 +54,12 @@ def probability_pictures(names: Names, question: Question, split: str) -> dict[s
     pooling, calibrator = pooling_of(scores.options), scores.calibrator
     points = [(point.rule, point.threshold) for point in scores.operating_points[split]]
     histograms, reliabilities, thresholds = {}, {}, {}
-    for level in reversed(LEVELS):
+    for level in reversed(shown_levels(scores.splits[split])):
         units, calibrated = units_of(rows, level, **pooling), None
         if calibrator and (level == "study" or scores.options.calibrate_at == "image"):
             fitted = {"calibrator": calibrator, "calibrated_at": scores.options.calibrate_at}
             calibrated = units_of(rows, level, **pooling, **fitted)
-        end, what = "" if level == "study" else "-image", f"{names.of_split}, {PLURAL[level]}"
+        end, what = "" if level == "study" else "-image", f"{names.of_split}, {plural_of(scores.splits[split][level])}"
         chosen = points if level == "study" else []  # thresholds are chosen for studies
         name = f"{names.id}-histogram{end}"
         histograms[name] = figures.histogram(name, what, units, sides)
@@ -93,8 +89,9 @@ def class_pictures(names: Names, rows: pd.DataFrame, details: Details, task: Tas
     """Curves of all classes and confusion matrices at both levels; rows: predictions of the split."""
     classes, areas, scores = task.classes, task.area_names, details.scores
     of_classes, of_areas = {}, {}
-    for level in reversed(LEVELS):
-        level_scores, place = scores.splits[details.split][level], f"{names.of_split}, {PLURAL[level]}"
+    for level in reversed(shown_levels(scores.splits[details.split])):
+        level_scores = scores.splits[details.split][level]
+        place = f"{names.of_split}, {plural_of(level_scores)}"
         if level_scores.confusion:
             of_classes[f"classes_{level}"] = class_figures.confusion_of(
                 f"{names.id}-classes-{level}", place, classes, level_scores.confusion, 2 if areas else 1
@@ -117,13 +114,14 @@ def area_pictures(names: Names, rows: pd.DataFrame, details: Details, area: str,
     scores = details.scores
     tables = questions_of(rows, area, task)
     pictures = {}
-    for level in reversed(LEVELS):
+    for level in reversed(shown_levels(scores.splits[details.split])):
         curves = []
         for area, table in tables.items():
             units = units_of(table, level, **pooling_of(scores.options))
             level_scores = scores.questions[area].splits[details.split][level]
             curves.append(_curve(area, units.label, units.probability, level_scores.scores))
-        what = f"abnormal or normal by area, {names.of_split}, {PLURAL[level]}"
+        units = plural_of(scores.splits[details.split][level])
+        what = f"abnormal or normal by area, {names.of_split}, {units}"
         pictures |= _curve_pictures(names.id, "areas", level, what, curves)
     columns = [
         (published.name, [row.published[place] for row in details.kappas]) for place, published in enumerate(PUBLISHED)

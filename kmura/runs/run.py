@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from kmura import kinds
-from kmura.config import config_from_tables, from_run_version_1
+from kmura.config import config_from_tables, filled_as_before, from_run_version_1
 from kmura.data.dataset import Dataset
 from kmura.errors import InputError, in_brief
 from kmura.files import locked, reading_json, replacing, sha256_of, write_json
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import keras
 
 RUN_VERSION = 2
+PREPARATION = ("max_side", "encoding", "quality")  # options of the records that determine the pixels
 LOSSES = ("val_loss", "val_loss_img")  # columns of the history for which lower is better
 TUNED_VALUES = "best.json"  # in the folder of a search
 
@@ -66,6 +67,8 @@ class RunDescription:
         finished: whether training has finished.
         precision: the dtype policy of training, which `train.precision` = `auto` leaves open; "" in runs made before
             there was `auto`, whose policy is `train.precision`.
+        preparation: the options of the records that determine the pixels (`max_side`, `encoding`, `quality`), as they
+            were at training; None in runs made before they were stored.
     """
 
     kind: str
@@ -82,6 +85,7 @@ class RunDescription:
     areas: tuple[str, ...] = ()
     finished: bool = False
     precision: str = ""
+    preparation: dict[str, Any] | None = None
     run_version: int = RUN_VERSION
 
     @property
@@ -244,7 +248,7 @@ def read_run(path: str | os.PathLike) -> RunDescription:
                 f"{file} has run version {version}, this kmura reads versions 1 and {RUN_VERSION}; "
                 "use the version of kmura that wrote it, or train the run again with --fresh"
             )
-        config = config_from_tables(raw["config"], str(file), kinds.part(raw["kind"], "config"))
+        config = config_from_tables(filled_as_before(raw["config"]), str(file), kinds.part(raw["kind"], "config"))
         names = {"classes": tuple(raw["classes"]), "areas": tuple(raw["areas"])}
         return RunDescription(**raw | {"config": config} | names)
 

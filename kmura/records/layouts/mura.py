@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kmura.errors import InputError, reason
-from kmura.records.images import SUFFIXES
-from kmura.records.layouts.base import AREAS, Layout, Listing, Option, Source, size_and_change, visible_files
+from kmura.records.image_files import HIDDEN, Tally, check_distinct, find_images
+from kmura.records.layouts.base import AREAS, Layout, Listing, Option, Source, size_and_change
 from kmura.records.manifest import Skipped
 from kmura.tasks import Binary
 
@@ -39,19 +39,22 @@ class Mura(Layout):
         Raises:
             InputError: no MURA layout, unknown area, an area or split without images, contradicting labels.
         """
-        sources, skipped = _sources(root, _listed(root) if from_csv else _walked(root))
+        tally = Tally()
+        sources, skipped = _sources(root, _listed(root, tally) if from_csv else _walked(root, tally))
         if not sources:
             nested = root / "MURA-v1.1"
             folder = nested if nested.is_dir() else "the folder that holds train/ and valid/, or another --layout"
             raise InputError(
                 f"{root} has no images of the MURA layout (train|valid/XR_AREA/patient/study_positive); give {folder}"
             )
+        check_distinct((source.area for source in sources), f"areas of {root}")
         _check_areas(root, sources, areas)
         _check_labels(root, sources)
         if areas:
             sources = [source for source in sources if source.area in areas]
         _check_splits(root, sources)
-        return Listing(CLASSES, Binary.name, tuple(sources), tuple(SPLIT_OF.values()), True, tuple(skipped))
+        splits = tuple(SPLIT_OF.values())
+        return Listing(CLASSES, Binary.name, tuple(sources), splits, True, tuple(skipped), tally.passed_over())
 
 
 def _sources(root: Path, paths: Iterable[str]) -> tuple[list[Source], list[Skipped]]:
@@ -84,21 +87,24 @@ def _sources(root: Path, paths: Iterable[str]) -> tuple[list[Source], list[Skipp
     return sources, skipped
 
 
-def _walked(root: Path) -> Iterator[str]:
-    """Posix paths of the image files below `train` and `valid`, sorted; hidden (`._*`) and other files left out."""
-    for folder in SPLIT_OF:
-        if (root / folder).is_dir():
-            for file in visible_files(root / folder):
-                if file.suffix.lower() in SUFFIXES:
-                    yield file.relative_to(root).as_posix()
+def _walked(root: Path, tally: Tally) -> Iterator[str]:
+    """Posix paths of the image files below `train` and `valid`, sorted; counts what else is there."""
+    folders = [folder for folder in SPLIT_OF if (root / folder).is_dir()]
+    for entry in sorted(root.iterdir()) if folders else []:
+        if entry.is_dir() and entry.name not in SPLIT_OF and not entry.name.startswith("."):
+            tally.add("folders beside train and valid", entry.name)
+    for file in find_images(root, tally, folders):
+        yield file.relative_to(root).as_posix()
 
 
-def _listed(root: Path) -> Iterator[str]:
+def _listed(root: Path, tally: Tally) -> Iterator[str]:
     for folder in SPLIT_OF:
         path = root / f"{folder}_image_paths.csv"
         for row in _rows(path):
             line = row[0].strip().replace("\\", "/")
-            if not line.rpartition("/")[2].startswith("."):
+            if line.rpartition("/")[2].startswith("."):
+                tally.add(HIDDEN, line)
+            else:
                 yield line
 
 

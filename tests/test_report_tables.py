@@ -314,7 +314,7 @@ def test_gray_values_and_classes_of_the_eda_are_drawn():
     )
     found = eda_figures.pictures("x", "XR_WRIST", area)
     assert list(found) == ["distribution", "intensity", "variance"]
-    for text in ("train (n = 32)", " 24 (75 %)", "normal", "abnormal"):
+    for text in ("train (n = 32)", "24 (75 %)", "normal", "abnormal"):
         assert text in found["distribution"].svg, text
     assert "normal (n = 10)" in found["intensity"].svg and "abnormal (n = 30)" in found["intensity"].svg
     early = dataclasses.replace(

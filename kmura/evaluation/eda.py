@@ -183,18 +183,19 @@ def principal_parts(thumbnails: np.ndarray, seed: int = 0) -> PrincipalParts:
     """Returns the numbers of principal components that thumbnails [n, SIDE, SIDE] need, by PCA and IncrementalPCA.
 
     The variances of the components are the eigenvalues of the Gram matrix [n, n] of the centred images, of which there
-    are fewer than pixels. The incremental PCA gets the images in the basis of its eigenvectors: a rotation changes no
-    variance, and the vectors become shorter.
+    are fewer than pixels. The incremental PCA gets the rows of its Cholesky factor, which are the images in another
+    orthonormal basis: a rotation changes no variance, and the vectors become shorter.
     """
     chosen = np.random.default_rng(seed).permutation(len(thumbnails))[:_MOST]
     pixels = thumbnails[chosen].reshape(len(chosen), -1) / 255
     if len(pixels) < 2:
         return PrincipalParts(len(pixels), {}, {}, [])
     most = min(MOST_COMPONENTS, len(pixels))
-    centred = pixels - pixels.mean(0)
-    ascending, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
-    variances = np.maximum(ascending, 0)
-    rotated = (vectors * np.sqrt(variances))[:, ::-1].astype(pixels.dtype)
+    centred = (pixels - pixels.mean(0)).astype(np.float64)
+    gram = centred @ centred.T
+    variances = np.maximum(np.linalg.eigvalsh(gram), 0)
+    singular = np.finfo(float).tiny + 1e-9 * np.trace(gram) / len(gram)  # centred images are linearly dependent
+    rotated = np.linalg.cholesky(gram + singular * np.eye(len(gram))).astype(np.float32)
     batch = IncrementalPCA(n_components=most, batch_size=max(most, 400)).fit(rotated)
     with np.errstate(invalid="ignore"):  # equal images have no variance
         whole = variances[::-1][:most] / variances.sum()

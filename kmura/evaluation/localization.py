@@ -21,8 +21,7 @@ def localization_faithfulness(
 
     p is the probability of abnormal for a model with one logit, otherwise that of the class (or label) that is the most
     probable one before the erasing. The top 1 - q of each image's positive class activation map towards the predicted
-    class, averaged with the map of the mirrored image, is erased (set to black). An image with an empty map counts as
-    0.
+    class, averaged with the map of the mirrored image, is erased (set to black). An image with an empty map counts 0.
 
     Args:
         model: a model with logits [B, L] and `feature_maps`.

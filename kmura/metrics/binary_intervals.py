@@ -27,8 +27,8 @@ def binary_intervals(
     is the same in all resamples, such as a sensitivity of 1, its interval is Wilson's, whose number of cases is the
     number of patients that the score is computed from:
 
-    - accuracy, precision, npv, recall, specificity: of the share.
-    - f1, f1_negative: of tp / (tp + fp + fn), or tn / (tn + fp + fn), of which they are functions.
+    - accuracy, precision, recall, specificity, npv: of the share.
+    - f1: of tp / (tp + fp + fn), of which it is a function; f1_negative likewise of tn / (tn + fp + fn).
     - balanced_accuracy: of recall and specificity, combined.
     - kappa: of the accuracy, at the margins of the data.
     - ap: of a share of the positives (the binomial interval of Boyd, Eng & Page 2013 in the form of Wilson).
@@ -64,13 +64,13 @@ def _closed_forms(label, probability, patient, threshold, values) -> dict[str, t
     behind = {
         "accuracy": np.ones(len(label), bool),
         "precision": predicted,
-        "npv": ~predicted,
         "recall": positive,
         "specificity": ~positive,
+        "npv": ~predicted,
         "ap": positive,
         "brier": np.ones(len(label), bool),
         "f1": predicted | positive,
-        "f1_negative": ~predicted | ~positive,
+        "f1_negative": ~(predicted & positive),
     }
     counts = {name: len(np.unique(patient[rows])) for name, rows in behind.items()}
     bounds = {

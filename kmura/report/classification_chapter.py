@@ -8,7 +8,7 @@ import pandas as pd
 
 from kmura.evaluation.evaluation import Evaluation, read_evaluation
 from kmura.evaluation.exploration import AreaData
-from kmura.evaluation.scoring import LevelScores
+from kmura.evaluation.scoring import LevelScores, shown_levels
 from kmura.report import eda_figures, figures
 from kmura.report.chapter import Chapter, Gallery, Section, Table, Text
 from kmura.report.classification_details import Details, Question, details_of, question_of
@@ -99,23 +99,6 @@ def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
     )
 
 
-def headline_split(splits: Iterable[str], *chosen: str) -> str:
-    """Returns the split whose scores are shown first.
-
-    It is `test`, or else the first split that nothing was chosen or fitted on, whatever it is called.
-
-    Args:
-        splits: splits with scores.
-        chosen: splits that the best epoch, calibration and thresholds were chosen on.
-    """
-    splits = list(splits)
-    used = {"train", *chosen}
-    held_out = [split for split in splits if split not in used]
-    if "test" in splits and ("test" in held_out or not held_out):
-        return "test"
-    return next(iter(held_out or splits))
-
-
 def _works(names: Names, table: pd.DataFrame, question: Question | None, details: Details, task: Task) -> Section:
     """The scores, and which decisions are right."""
     tables, folded, pictures = (), (), {}
@@ -124,8 +107,10 @@ def _works(names: Names, table: pd.DataFrame, question: Question | None, details
         pictures[details.units.capitalize()] = class_pictures(names, rows, details, task)
     if question:
         levels = question.scores.splits[details.split]
-        study, image = (report_table(levels[level], question.sides, details.split) for level in ("study", "image"))
-        tables, folded = (study,), (image,)
+        study, *image = (
+            report_table(levels[level], question.sides, details.split) for level in reversed(shown_levels(levels))
+        )
+        tables, folded = (study,), tuple(image)
         pictures[question.heading] = decision_pictures(names, question, details.split)
     return Section("Does it work?", "", SCORES, tables, folded, pictures)
 
@@ -134,25 +119,27 @@ def _fails(
     names: Names, table: pd.DataFrame, question: Question | None, details: Details, area: str, task: Task
 ) -> Section:
     """Where wrong decisions are: by area, by number of images, and the most confident ones."""
-    tables, folded, pictures = [], [], {}
+    tables, folded, pictures, heading = [], [], {}, ""
     if details.kappas:
         rows = table[table["split"] == details.split]
-        pictures["Abnormal or normal by area"] = area_pictures(names, rows, details, area, task)
+        heading = "Abnormal or normal by area and by number of images"
+        pictures[heading] = area_pictures(names, rows, details, area, task)
     if question:
         rows = question.table[question.table["split"] == details.split]
         options, split = question.scores.options, details.split
         known = details.scores.questions if details.kappas else {}
+        place = split if question.scores.splits[split]["study"].is_single_view else f"{split}, study level"
         by_area = area_scores(rows, options, known, split) if rows["area"].nunique() > 1 else {}
         ends = extremes({name: scores.scores for name, scores in by_area.items()}, AREA_SCORES)
         if ends:
             heads = ("score", "best area", "worst area")
-            tables.append(Table(f"Best and worst area on {split}, study level", heads, tuple(ends)))
-            tables.append(area_table(by_area, question.sides, split))
+            tables.append(Table(f"Best and worst area on {place}", heads, tuple(ends)))
+            tables += [] if details.kappas else [area_table(by_area, question.sides, place)]  # else among the scores
         views = views_of(rows, options)
         if len(views) > 1:
             tables.append(views_table(views, split))
             groups = [(title, studies, tp + tn) for title, studies, tp, _, _, tn in views]
-            pictures[""] = {"views": figures.views(f"{names.id}-views", names.of_split, groups)}
+            pictures.setdefault(heading, {})["views"] = figures.views(f"{names.id}-views", names.of_split, groups)
         hardest = hardest_table(rows, options, question.sides, split)
         folded += [hardest] if hardest else []
     return Section("Where does it fail?", "", "", tuple(tables), tuple(folded), pictures)
@@ -199,6 +186,23 @@ def _explored(names: Names, area: str, explored: AreaData | None) -> Section:
         return Section("What do the images look like?")
     pictures = eda_figures.pictures(names.id, area, explored)
     return Section("What do the images look like?", "", EXPLORED, (), (), {"": pictures}, opened=False)
+
+
+def headline_split(splits: Iterable[str], *chosen: str) -> str:
+    """Returns the split whose scores are shown first.
+
+    It is `test`, or else the first split that nothing was chosen or fitted on, whatever it is called.
+
+    Args:
+        splits: splits with scores.
+        chosen: splits that the best epoch, calibration and thresholds were chosen on.
+    """
+    splits = list(splits)
+    used = {"train", *chosen}
+    held_out = [split for split in splits if split not in used]
+    if "test" in splits and ("test" in held_out or not held_out):
+        return "test"
+    return next(iter(held_out or splits))
 
 
 def _headline(evaluation: Evaluation, details: Details) -> tuple[Text, ...]:

@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 
 from kmura.evaluation.class_scores import class_units_of, questions_of
-from kmura.evaluation.scoring import Counted, ScoreOptions, shown_levels, units_of
+from kmura.evaluation.scoring import ScoreOptions, shown_levels, units_of
 from kmura.explain.explanation import Explanation
 from kmura.metrics import Interval
 from kmura.report import class_figures, figures
 from kmura.report.class_figures import Curve
 from kmura.report.classification_details import Details, Question
+from kmura.report.classification_tables import plural_of
 from kmura.report.figures import Picture
 from kmura.report.published import PUBLISHED
 from kmura.tasks import Task
@@ -33,22 +34,16 @@ class Names:
 
 
 def decision_pictures(names: Names, question: Question, split: str) -> dict[str, Picture]:
-    """Whether the decisions of a yes/no question are right: ROC, precision-recall and confusion, at both levels.
-
-    Where every image is its own study, both levels are the same and one is shown.
-    """
-    rows, pictures, levels = _rows(question, split), {}, question.scores.splits[split]
+    """Whether the decisions of a yes/no question are right: ROC, precision-recall and confusion, at both levels."""
+    rows, levels, pictures = _rows(question, split), question.scores.splits[split], {}
     for level in reversed(shown_levels(levels)):
         units = units_of(rows, level, **pooling_of(question.scores.options))
-        place = f"{names.of_split}, {_plural(levels[level])}"
+        place = f"{names.of_split}, {plural_of(levels[level])}"
         pictures[f"roc_{level}"] = figures.roc_pr(f"{names.id}-roc-{level}", place, units)
     for level in reversed(shown_levels(levels)):
-        what = names.of_split if levels[level].is_single_view else f"{names.of_split}, {level} level"
+        place = names.of_split if levels[level].is_single_view else f"{names.of_split}, {level} level"
         pictures[f"confusion_{level}"] = figures.confusion(
-            f"{names.id}-confusion-{level}",
-            what,
-            levels[level].confusion,
-            question.sides,
+            f"{names.id}-confusion-{level}", place, levels[level].confusion, question.sides
         )
     return pictures
 
@@ -59,13 +54,12 @@ def probability_pictures(names: Names, question: Question, split: str) -> dict[s
     pooling, calibrator = pooling_of(scores.options), scores.calibrator
     points = [(point.rule, point.threshold) for point in scores.operating_points[split]]
     histograms, reliabilities, thresholds = {}, {}, {}
-    levels = scores.splits[split]
-    for level in reversed(shown_levels(levels)):
+    for level in reversed(shown_levels(scores.splits[split])):
         units, calibrated = units_of(rows, level, **pooling), None
         if calibrator and (level == "study" or scores.options.calibrate_at == "image"):
             fitted = {"calibrator": calibrator, "calibrated_at": scores.options.calibrate_at}
             calibrated = units_of(rows, level, **pooling, **fitted)
-        end, what = "" if level == "study" else "-image", f"{names.of_split}, {_plural(levels[level])}"
+        end, what = "" if level == "study" else "-image", f"{names.of_split}, {plural_of(scores.splits[split][level])}"
         chosen = points if level == "study" else []  # thresholds are chosen for studies
         name = f"{names.id}-histogram{end}"
         histograms[name] = figures.histogram(name, what, units, sides)
@@ -97,7 +91,7 @@ def class_pictures(names: Names, rows: pd.DataFrame, details: Details, task: Tas
     of_classes, of_areas = {}, {}
     for level in reversed(shown_levels(scores.splits[details.split])):
         level_scores = scores.splits[details.split][level]
-        place = f"{names.of_split}, {_plural(level_scores)}"
+        place = f"{names.of_split}, {plural_of(level_scores)}"
         if level_scores.confusion:
             of_classes[f"classes_{level}"] = class_figures.confusion_of(
                 f"{names.id}-classes-{level}", place, classes, level_scores.confusion, 2 if areas else 1
@@ -115,10 +109,6 @@ def class_pictures(names: Names, rows: pd.DataFrame, details: Details, task: Tas
     return of_classes | of_areas
 
 
-def _plural(scores: Counted) -> str:
-    return "images" if scores.is_single_view or scores.level == "image" else "studies"
-
-
 def area_pictures(names: Names, rows: pd.DataFrame, details: Details, area: str, task: Task) -> dict[str, Picture]:
     """Abnormal or normal by area: curves at both levels, kappas; rows: predictions of the split."""
     scores = details.scores
@@ -130,7 +120,7 @@ def area_pictures(names: Names, rows: pd.DataFrame, details: Details, area: str,
             units = units_of(table, level, **pooling_of(scores.options))
             level_scores = scores.questions[area].splits[details.split][level]
             curves.append(_curve(area, units.label, units.probability, level_scores.scores))
-        units = _plural(scores.splits[details.split][level])
+        units = plural_of(scores.splits[details.split][level])
         what = f"abnormal or normal by area, {names.of_split}, {units}"
         pictures |= _curve_pictures(names.id, "areas", level, what, curves)
     columns = [

@@ -7,16 +7,20 @@ import pandas as pd
 
 from kmura import metrics
 from kmura.evaluation.calibrators import calibrated_levels
-from kmura.evaluation.scoring import LevelScores, ScoreOptions, Scores, level_scores, units_of
+from kmura.evaluation.scoring import Counted, LevelScores, ScoreOptions, Scores, level_scores, units_of
 from kmura.explain.explanation import Explanation
 from kmura.metrics import Interval
 from kmura.report.chapter import Table, number_text
 from kmura.tasks import Task
 
-PLURAL = {"image": "images", "study": "studies"}
 MOST_VIEWS = 4  # studies with this number of images or more are one group
-AREA_SCORES = {"auc": "AUC", "precision": "precision", "recall": "recall", "f1": "F1", "accuracy": "accuracy"}
+AREA_SCORES = {"auc": "AUC", "precision": "precision", "recall": "recall", "f1": "F1"}
 HARDEST = 5  # confident errors shown of each kind
+
+
+def plural_of(scores: Counted) -> str:
+    """What a level counts: `images`, also where every image is a study of its own, or `studies`."""
+    return "images" if scores.is_single_view or scores.level == "image" else "studies"
 
 
 def classification_report(cells: Mapping[str, int]) -> dict[str, dict[str, float]]:
@@ -61,8 +65,9 @@ def report_table(scores: LevelScores, sides: tuple[str, str], split: str) -> Tab
         (titles[name], *(number_text(row[score]) for score in ("precision", "recall", "f1")), row["n"])
         for name, row in classification_report(scores.confusion).items()
     ]
-    what = f"Both classes on {split}, {scores.level} level, threshold 0.5; accuracy {scores.scores['accuracy']}"
-    return Table(what, ("class", "precision", "recall", "F1", PLURAL[scores.level]), tuple(rows))
+    place = split if scores.is_single_view else f"{split}, {scores.level} level"
+    what = f"Both classes on {place}, threshold 0.5; accuracy {scores.scores['accuracy']}"
+    return Table(what, ("class", "precision", "recall", "F1", plural_of(scores)), tuple(rows))
 
 
 def probability_table(table: pd.DataFrame, task: Task) -> Table:
@@ -128,7 +133,7 @@ def hardest_table(table: pd.DataFrame, options: ScoreOptions, sides: tuple[str, 
         return None
     units = units_of(table, "study", pooling=options.pooling, top_k=options.top_k)
     _, studies = calibrated_levels(known, None, "study", options.pooling, options.top_k)
-    first = known.iloc[studies.first]
+    first, single = known.iloc[studies.first], len(studies.first) == len(known)
     rows = []
     for label, sign in ((0, -1), (1, 1)):
         wrong = np.flatnonzero((units.label == label) & ((units.probability >= 0.5) != (label == 1)))
@@ -136,7 +141,7 @@ def hardest_table(table: pd.DataFrame, options: ScoreOptions, sides: tuple[str, 
             study = first.iloc[place]
             rows.append(
                 (
-                    study["study"],
+                    study["image" if single else "study"],
                     study["area"],
                     sides[label],
                     sides[1 - label],
@@ -144,8 +149,9 @@ def hardest_table(table: pd.DataFrame, options: ScoreOptions, sides: tuple[str, 
                     int(studies.images[place]),
                 )
             )
-    heads = ("study", "area", "label", "predicted", f"probability of {sides[1]}", "images")
-    return Table(f"Most confident wrong studies of {split}", heads, tuple(rows)) if rows else None
+    what, unit = ("images", "image") if single else ("studies", "study")
+    heads = (unit, "area", "label", "predicted", f"probability of {sides[1]}", "images")
+    return Table(f"Most confident wrong {what} of {split}", heads, tuple(rows)) if rows else None
 
 
 def area_scores(table: pd.DataFrame, options: ScoreOptions, known: Mapping[str, Scores], split: str):
@@ -173,14 +179,21 @@ def area_scores(table: pd.DataFrame, options: ScoreOptions, known: Mapping[str, 
     return found
 
 
-def area_table(by_area: Mapping[str, LevelScores], sides: tuple[str, str], split: str) -> Table:
-    """Scores of a yes/no question by area; by_area: see `area_scores`."""
+def area_table(by_area: Mapping[str, LevelScores], sides: tuple[str, str], place: str) -> Table:
+    """Scores of a yes/no question by area.
+
+    Args:
+        by_area: see `area_scores`.
+        sides: names of the negative and the positive side.
+        place: split and level, for the caption.
+    """
     rows = [
-        (area, scores.studies, scores.positives, *(str(scores.scores[name]) for name in AREA_SCORES))
+        (area, scores.units, scores.positives, *(str(scores.scores[name]) for name in AREA_SCORES))
         for area, scores in by_area.items()
     ]
-    heads = ("area", "studies", sides[1], *AREA_SCORES.values())
-    return Table(f"{sides[1]} or {sides[0]} by area on {split}, study level, threshold 0.5", heads, tuple(rows))
+    units = {plural_of(scores) for scores in by_area.values()}
+    heads = ("area", "studies" if len(units) > 1 else units.pop(), sides[1], *AREA_SCORES.values())
+    return Table(f"{sides[1]} or {sides[0]} by area on {place}, threshold 0.5", heads, tuple(rows))
 
 
 def extremes(by_area: Mapping[str, Mapping[str, Interval]], scores: Mapping[str, str]) -> list[tuple[str, str, str]]:

@@ -53,7 +53,7 @@ def best_models(comparison: Comparison) -> Table | None:
             for name, model in zip(where, winners, strict=True)
         ]
         rows.append((title, *values))
-    what = f"The best model by each score on {comparison.split}, study level; not every difference exceeds chance"
+    what = f"The best model by each score on {_where(comparison)}; not every difference exceeds chance"
     return Table(what, ("score", *(WORDS.get(name, name) for name in where)), tuple(rows))
 
 
@@ -67,7 +67,7 @@ def best_areas(comparison: Comparison) -> Table | None:
         }
         rows += [(model, *row) for row in extremes(of_model, EXTREMES)]
     heads = ("model", "score", "best area", "worst area")
-    return Table(f"Best and worst area on {comparison.split}, study level", heads, tuple(rows)) if rows else None
+    return Table(f"Best and worst area on {_where(comparison)}", heads, tuple(rows)) if rows else None
 
 
 def by_area(comparison: Comparison, score: str) -> Table:
@@ -76,7 +76,7 @@ def by_area(comparison: Comparison, score: str) -> Table:
         (WORDS.get(where, where), *(by_model[model][score] if model in by_model else "-" for model in comparison.runs))
         for where, by_model in comparison.scores["study"].items()
     ]
-    what = f"{TITLES[score]} on {comparison.split}, study level, threshold 0.5"
+    what = f"{TITLES[score]} on {_where(comparison)}, threshold 0.5"
     return Table(what, ("area", *comparison.runs), tuple(rows))
 
 
@@ -106,8 +106,12 @@ def bars(name: str, comparison: Comparison, score: str) -> Picture:
         upright = max(map(len, names)) * len(names) > 60
         axes.set_xticklabels(names, rotation=30 if upright else 0, ha="right" if upright else "center")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3 if upright else -0.12), ncols=3, fontsize=8)
-        labelled(axes, "", TITLES[score], f"{TITLES[score]} on {comparison.split}, study level, 95 % intervals")
+        labelled(axes, "", TITLES[score], f"{TITLES[score]} on {_where(comparison)}, 95 % intervals")
 
     long = len(where) * len(models) > 8
     width_of_panel = min(11.0, max(4.2, 0.8 + 0.35 * len(where) * len(models)))
     return drawn(name, f"{TITLES[score]} of models over areas", draw, width=width_of_panel, height=3.8, wide=long)
+
+
+def _where(comparison: Comparison) -> str:
+    return comparison.split if comparison.is_single_view else f"{comparison.split}, study level"

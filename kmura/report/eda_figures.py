@@ -41,8 +41,9 @@ def class_distribution(name: str, what: str, explored: AreaData) -> Picture:
             colour = _COLOURS[number % len(_COLOURS)] or ink()
             axes.barh(places, values, height=0.9 * height, color=colour, label=f"{split} (n = {values.sum()})")
             for place, value in zip(places, values, strict=True):
-                text = f" {value} ({100 * value / max(1, values.sum()):.0f} %)"
-                axes.text(value, place, text, va="center", fontsize=7)
+                text = f"{value} ({100 * value / max(1, values.sum()):.0f} %)"
+                beside = {"xytext": (3, 0), "textcoords": "offset points"}
+                axes.annotate(text, (value, place), va="center", fontsize=7, **beside)
         most = max(max(counts.values()) for counts in splits.values())
         axes.set(yticks=np.arange(len(classes)), ylim=(len(classes) - 0.5, -0.5), xlim=(0, 1.25 * most))
         axes.set_yticklabels(classes)

@@ -1,6 +1,5 @@
 """Tables for people, as wide as the terminal."""
 
-import dataclasses
 import math
 import sys
 
@@ -8,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 PLAIN_WIDTH = 120
+CLASSES_IN_TABLE = 4  # of the records; more classes have a table of their own
 
 
 def console(file=None) -> Console:
@@ -20,6 +20,20 @@ def console(file=None) -> Console:
         markup=False,
         soft_wrap=not file.isatty(),
     )
+
+
+def one_line(text: str) -> str:
+    """A text, such as a file name, that a terminal can show in one line: control characters become escapes."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def notes(passed_over, remarks, pictures: int) -> list[str]:
+    """The notes on a build or prediction: what was passed over, and pictures that may show nothing."""
+    from kmura.records.image_files import passed_over_note
+    from kmura.records.remarks import remarks_note
+
+    lines = (passed_over_note(passed_over), remarks_note(remarks, pictures))
+    return [one_line(line) for line in lines if line]
 
 
 def show_evaluation(evaluation) -> None:
@@ -48,18 +62,21 @@ def show_evaluation(evaluation) -> None:
     if evaluation.select_on == "test":
         out.print("the best epoch was chosen on test: its scores there are optimistic")
     if not evaluation.has_patients:
-        out.print("these records have no patients: intervals resample images, leakage could not be checked")
+        out.print("these records have no patients, so leakage between splits could not be checked")
 
 
 def evaluation_table(scores, split: str, title: str) -> Table:
-    """Scores of a split at image and study level, raw and calibrated, one column each."""
+    """Scores of a split at both levels (one, if every image is a study), raw and calibrated, one column each."""
+    from kmura.evaluation.scoring import shown_levels
+
     fitted = "; calibrated on this split, so those columns are optimistic" if split == scores.options.fit_on else ""
-    heading = f"{title}\n{split}, 95 % intervals by patient bootstrap{fitted if scores.calibrator else ''}"
+    levels = scores.splits[split]
+    heading = f"{title}\n{split}, {levels['study'].intervals_in_words}{fitted if scores.calibrator else ''}"
     table = Table(title=heading, title_justify="left")
     table.add_column("")
-    plural = {"image": "images", "study": "studies"}
+    plural = {"image": "images", "study": "images" if levels["study"].is_single_view else "studies"}
     columns = []
-    for level in scores.splits[split]:
+    for level in shown_levels(levels):
         for way, levels in (("", scores.splits), ("calibrated", scores.calibrated)):
             if level in levels.get(split, {}):
                 columns.append(levels[split][level])
@@ -67,7 +84,7 @@ def evaluation_table(scores, split: str, title: str) -> Table:
                 table.add_column(f"{plural[level]} {way}\n{counts}", justify="right")
     for name in columns[0].scores:
         table.add_row(name, *(str(column.scores[name]) for column in columns))
-    for name in ("ece", "ece_mass", "ece_debiased", "mce"):
+    for name in columns[-1].calibration:
         table.add_row(name, *(_error_text(column.calibration[name], column.level) for column in columns))
     for cell, label in (("tp", "true positives"), ("fp", "false positives"), ("fn", "false negatives")):
         table.add_row(label, *(str(column.confusion[cell]) for column in columns))
@@ -76,32 +93,41 @@ def evaluation_table(scores, split: str, title: str) -> Table:
 
 
 def class_scores_table(levels, split: str, title: str) -> Table:
-    """Scores over all classes of a split of `MultiScores`, one column per level."""
-    table = Table(title=f"{title}\n{split}, 95 % intervals by patient bootstrap", title_justify="left")
+    """Scores over all classes of a split of `MultiScores`, one column per level (one, if every image is a study)."""
+    from kmura.evaluation.scoring import shown_levels
+
+    single = levels["study"].is_single_view
+    table = Table(title=f"{title}\n{split}, {levels['study'].intervals_in_words}", title_justify="left")
     table.add_column("")
-    for level, level_scores in levels.items():
-        table.add_column(f"{'images' if level == 'image' else 'studies'}\nn = {level_scores.units}", justify="right")
-    for name in next(iter(levels.values())).scores:
-        table.add_row(name, *(str(level_scores.scores[name]) for level_scores in levels.values()))
+    shown = [levels[level] for level in shown_levels(levels)]
+    for scores in shown:
+        units = "images" if single or scores.level == "image" else "studies"
+        table.add_column(f"{units}\nn = {scores.units}", justify="right")
+    for name in shown[0].scores:
+        table.add_row(name, *(str(scores.scores[name]) for scores in shown))
     return table
 
 
 def classes_table(level_scores, split: str) -> Table:
     """Scores of each class of `ClassLevelScores`, one row per class; `metrics.json` has the intervals."""
-    table = Table(title=f"classes on {split}, {level_scores.level} level", title_justify="left")
+    level = "" if level_scores.is_single_view else f", {level_scores.level} level"
+    table = Table(title=f"classes on {split}{level}", title_justify="left")
     names = list(level_scores.classes[0].scores)
     table.add_column("class", no_wrap=True)
     for heading in ("n", *names):
         table.add_column(heading, justify="right")
     for class_scores in level_scores.classes:
-        values = (dataclasses.replace(class_scores.scores[name], low=math.nan, high=math.nan) for name in names)
-        table.add_row(class_scores.name, str(class_scores.units), *map(str, values))
+        values = (class_scores.scores[name].value for name in names)
+        cells = ("undefined" if math.isnan(value) else f"{value:.3f}" for value in values)
+        table.add_row(class_scores.name, str(class_scores.units), *cells)
     return table
 
 
 def questions_table(questions, split: str) -> Table:
     """The yes/no questions of `MultiScores` at study level, one row each; threshold 0.5, uncalibrated."""
-    table = Table(title=f"as yes/no questions on {split}, study level", title_justify="left")
+    studies = [scores.splits[split]["study"] for scores in questions.values() if split in scores.splits]
+    level = "" if all(study.is_single_view for study in studies) else ", study level"
+    table = Table(title=f"as yes/no questions on {split}{level}", title_justify="left")
     names = ("auc", "accuracy", "f1", "kappa")
     for heading in ("", "n", "positive", *names):
         table.add_column(heading, justify="right" if heading else "left")
@@ -117,7 +143,8 @@ def thresholds_table(scores, split: str) -> Table:
     """Scores on a split at study level, at the thresholds that were chosen on another split."""
     chosen = f", chosen on {scores.options.fit_on}"
     kind = "calibrated " if scores.calibrator else ""
-    table = Table(title=f"thresholds of the {kind}probability of studies on {split}{chosen}", title_justify="left")
+    units = "images" if scores.splits[split]["study"].is_single_view else "studies"
+    table = Table(title=f"thresholds of the {kind}probability of {units} on {split}{chosen}", title_justify="left")
     for heading in ("rule", "threshold", "sensitivity", "specificity", "precision"):
         table.add_column(heading, justify="left" if heading == "rule" else "right")
     for point in scores.operating_points[split]:
@@ -145,6 +172,8 @@ def check_scores(scores) -> None:
 def show_comparison(comparison, levels, scores) -> None:
     """Prints the tables and sentences of a `Comparison` for these levels and scores."""
     out = console()
+    if comparison.is_single_view:
+        levels = ("study",)  # both levels are the same
     for level in levels:
         for score in scores:
             out.print(comparison_table(comparison, level, score))
@@ -158,7 +187,9 @@ def show_comparison(comparison, levels, scores) -> None:
 
 def comparison_table(comparison, level: str, score: str) -> Table:
     """One score of all models, one column each, over areas; the best of each row is marked."""
-    title = f"{score} on {comparison.split}, {level} level, 95 % intervals by patient bootstrap"
+    from kmura.evaluation.scoring import intervals_in_words
+
+    title = f"{score} on {_place(comparison, level)}, {intervals_in_words(comparison.resampled)}"
 
     def cell(where, model):
         best = comparison.best[level][where].get(score) if len(comparison.runs) > 1 else None
@@ -170,7 +201,7 @@ def comparison_table(comparison, level: str, score: str) -> Table:
 def ece_table(comparison, level: str) -> Table:
     """The calibration error of all models, one column each, over areas."""
     perfect = ", in brackets the value of a perfectly calibrated model" if level == "study" else ""
-    title = f"expected calibration error (15 bins of equal width) on {comparison.split}, {level} level{perfect}"
+    title = f"expected calibration error (15 bins of equal width) on {_place(comparison, level)}{perfect}"
 
     def cell(where, model):
         return _error_text(comparison.calibration[level][where][model]["ece"], level)
@@ -178,9 +209,13 @@ def ece_table(comparison, level: str) -> Table:
     return _over_areas(comparison, level, title, cell)
 
 
+def _place(comparison, level: str) -> str:
+    return comparison.split if comparison.is_single_view else f"{comparison.split}, {level} level"
+
+
 def _over_areas(comparison, level: str, title: str, cell) -> Table:
     """A table of `cell(where, model)`: one column per model, one row per area or mean of areas."""
-    plural = {"image": "images", "study": "studies"}[level]
+    plural = "images" if level == "image" or comparison.is_single_view else "studies"
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for heading in (plural, *comparison.runs):
@@ -208,7 +243,7 @@ def _worth(explanation, maps) -> Table:
     """How faithful the maps of one tap of an `Explanation` are."""
     table = Table(
         title=f"{explanation.area}, {explanation.phase}, {explanation.split}: "
-        f"Grad-CAM++ of {maps.tap} on {explanation.sample} images, means with 95 % intervals",
+        f"{explanation.method_title} of {maps.tap} on {explanation.sample} images, means with 95 % intervals",
         title_justify="left",
     )
     for heading in ("", "by the maps", "by chance"):
@@ -283,7 +318,7 @@ def _calibration_line(scores) -> str:
 def records_table(manifest) -> Table:
     """The counts of every area and split of a `Manifest`."""
     table = Table(title_justify="left")
-    per_class = manifest.classes if len(manifest.classes) <= 4 else ()
+    per_class = manifest.classes if len(manifest.classes) <= CLASSES_IN_TABLE else ()
     for heading in ("area", "split", "images", "studies", "patients", *per_class, "shards", "MB"):
         table.add_column(heading, justify="left" if heading in ("area", "split") else "right")
     for area, splits in manifest.areas.items():
@@ -291,4 +326,17 @@ def records_table(manifest) -> Table:
             numbers = [counts.images, counts.studies, counts.patients, *(counts.per_class if per_class else ())]
             size = sum(shard.bytes for shard in counts.shards) / 1e6
             table.add_row(area, split, *map(str, numbers), str(len(counts.shards)), f"{size:.1f}")
+    return table
+
+
+def class_counts_table(manifest) -> Table:
+    """The images of every class in every split of a `Manifest`, one row per area and class."""
+    table = Table(title="images of each class", title_justify="left")
+    splits = dict.fromkeys(split for of_area in manifest.areas.values() for split in of_area)
+    for heading in ("area", "class", *splits):
+        table.add_column(heading, justify="left" if heading in ("area", "class") else "right", overflow="fold")
+    for area, of_area in manifest.areas.items():
+        for number, name in enumerate(manifest.classes):
+            counts = (str(of_area[split].per_class[number]) if split in of_area else "" for split in splits)
+            table.add_row(area, name, *counts)
     return table

@@ -49,11 +49,17 @@ from kmura.config import CamConfig
 )
 @resamples_option()
 @seed_option("Seed of the bootstrap.")
-def evaluate(run, records, rules, **options):
+@click.option(
+    "--faithfulness/--no-faithfulness",
+    default=None,
+    show_default="only for binary runs of the phase final",
+    help="Measure how much the output drops without the hottest part of the maps; takes several passes.",
+)
+def evaluate(run, records, rules, faithfulness, **options):
     """Score the best model of RUN (runs/AREA/PHASE) at image and study level.
 
-    Calibrates the probabilities and chooses thresholds on val, and gives all scores with 95 % intervals by patient
-    bootstrap. Writes predictions.csv and metrics.json to RUN.
+    Calibrates the probabilities and chooses thresholds on val, and gives all scores with 95 % intervals by patient (by
+    image, where the records have no patients). Writes predictions.csv and metrics.json to RUN.
     """
     from kmura.evaluation.scoring import ScoreOptions
 
@@ -63,7 +69,8 @@ def evaluate(run, records, rules, **options):
     from kmura.cli.display import show_evaluation
     from kmura.evaluation.evaluate import evaluate
 
-    show_evaluation(evaluate(run, records=records, options=options))
+    more = {} if faithfulness is None else {"faithfulness": faithfulness}  # only classification has maps
+    show_evaluation(evaluate(run, records=records, options=options, **more))
 
 
 @click.command(
@@ -91,8 +98,8 @@ def evaluate(run, records, rules, **options):
 def compare(runs, levels, scores, out, **options):
     """Compare evaluated RUNS (runs/AREA/PHASE) over the same images.
 
-    Runs of one phase count as one model over several areas. Differences are paired by patient bootstrap; for AUC there
-    is also DeLong's test.
+    Runs of one phase count as one model over several areas. Differences are paired by bootstrap over patients; for AUC
+    there is also DeLong's test, with a variance that allows for several studies per patient.
     """
     from kmura.cli.display import check_scores, show_comparison
 
@@ -117,7 +124,12 @@ def compare(runs, levels, scores, out, **options):
 @click.argument("run", type=click.Path())
 @RECORDS_OF_RUN
 @SPLIT
-@click.option("--cases", type=click.IntRange(1), default=8, help="Images per outcome, such as false positives.")
+@click.option(
+    "--cases",
+    type=click.IntRange(1),
+    default=8,
+    help="Images per outcome, such as false positives; a quarter are borderline cases.",
+)
 @click.option("--sample", type=click.IntRange(2), default=64, help="Images for the deletion and insertion curves.")
 @click.option(
     "--tap",
@@ -125,14 +137,20 @@ def compare(runs, levels, scores, out, **options):
     show_default="cam.tap of the run; P5 and S4 for a hybrid",
     help="The feature map to explain; S4 is that of a hybrid's transformer.",
 )
+@click.option(
+    "--method",
+    type=Choice(literal_values(CamConfig, "method")),
+    show_default="cam.method of the run",
+    help="The class activation map, such as grad_cam or layer_cam.",
+)
 @names_option("--towards", metavar="CLASS,...", help="Also draw maps for these classes; all: for every class.")
 @click.option("--boxes", type=click.Path(), help="A CSV file of lesions with columns image, x0, y0, x1, y1 (pixels).")
 @seed_option("Seed of the SmoothGrad noise and of the random maps.")
 def explain(run, **options):
     """Show where the best model of an evaluated RUN (runs/AREA/PHASE) looks.
 
-    Draws galleries of Grad-CAM++ maps and measures how faithful the maps are, by deletion and insertion curves and,
-    with --boxes, by localization. Writes to RUN/explain.
+    Draws galleries of class activation maps and measures how faithful the maps are: by deletion and insertion curves,
+    and with --boxes by localization. Writes to RUN/explain.
     """
     from kmura.cli.display import show_explanation
     from kmura.explain.gallery import explain

@@ -88,8 +88,9 @@ def predict(model, images, check, format, out, **options):
     """Predict IMAGES with MODEL, a run, a .keras file or an export.
 
     IMAGES are files, folders, or CSV files with a column `image`. PNG, JPEG, TIFF, BMP, GIF, WebP, PGM, PPM and DICOM
-    (requires the extra dicom) are read. A file that cannot be read is reported on stderr and skipped. Exit code: 0 if
-    all files were read, 1 if some were skipped, 2 if none could be read or the call is wrong.
+    (requires the extra dicom) are read, recognised by their content. An image that cannot be read is reported on stderr
+    and skipped; other files in folders are passed over and counted. Exit code: 0 if all images were read, 1 if some
+    were skipped, 2 if none could be read or the call is wrong.
     """
     if check:
         if images:
@@ -101,6 +102,7 @@ def predict(model, images, check, format, out, **options):
     if out and format == "table":
         raise click.UsageError("--out needs --format csv or jsonl, not table")
 
+    from kmura.cli.display import notes
     from kmura.cli.prediction_tables import show_predictions, skipped_lines, write_rows
     from kmura.cli.progress import counting
     from kmura.errors import InputError
@@ -110,6 +112,8 @@ def predict(model, images, check, format, out, **options):
         predictions = predict(model, images, progress=progress if sys.stderr.isatty() else None, **options)
     for line in skipped_lines(predictions):
         click.echo(line, err=True)
+    for note in notes(predictions.passed_over, predictions.remarks, len(predictions.images)):
+        click.echo(f"note: {note}", err=True)
     if predictions.images.empty:
         raise InputError(f"none of the {len(predictions.skipped)} files can be read; nothing was predicted")
     format = format or ("jsonl" if str(out).endswith(".jsonl") else "csv" if out else "table")

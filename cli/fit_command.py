@@ -14,7 +14,7 @@ SHORT_FLAGS = {
     "--task": ("data.task", "What the model predicts; auto: the task of the records. multiclass with --area all trains "
                "one model for all areas.", None),
     "--model": ("model.architecture", "One network, or a hybrid of two.", None),
-    "--backbone": ("model.backbone", "The convolutional network.", BACKBONE_NAMES),
+    "--backbone": ("model.backbone", f"The convolutional network: {', '.join(BACKBONE_NAMES)}.", BACKBONE_NAMES),
     "--weights": ("model.weights", "imagenet, none, a keras-hub preset, or the path of a preset folder or a weights "
                   "file.", None),
     "--head": ("model.head", "The layers between backbone and logits (not for a hybrid).", HEAD_NAMES),
@@ -36,7 +36,9 @@ SHORT_FLAGS = {
 def _short_flags(command: Callable) -> Callable:
     """Adds the options of SHORT_FLAGS to a command, in their order."""
     for flag, (key, text, choices) in reversed(SHORT_FLAGS.items()):
-        options = {"is_flag": True, "type": None} if flag == "--deterministic" else {}
+        options = {"--deterministic": {"is_flag": True, "type": None}, "--backbone": {"metavar": "BACKBONE"}}.get(
+            flag, {}
+        )
         command = setting_option(flag, key, choices, help=text, **options)(command)
     return command
 

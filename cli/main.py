@@ -1,5 +1,7 @@
 """The `kmura` command: arguments to one library function, errors to one line."""
 
+import errno
+import io
 import logging
 import os
 import sys
@@ -17,7 +19,7 @@ from kmura.cli import (
     weight_commands,
 )
 from kmura.cli.options import debug_option, examples
-from kmura.errors import InputError
+from kmura.errors import InputError, reason, remedy
 
 # heading of `kmura --help` -> its commands, in the order of work
 HEADINGS = {
@@ -81,6 +83,10 @@ for command in (command for module in MODULES for command in module.COMMANDS):
     cli.add_command(command)
 
 
+# errors of files that are not a bug of kmura, wherever they occur
+OF_THE_SYSTEM = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENAMETOOLONG, errno.EIO, errno.EMFILE}
+
+
 def main() -> None:
     """The entry point.
 
@@ -88,6 +94,7 @@ def main() -> None:
     130 interrupted.
     """
     debug = "--debug" in sys.argv[1:]
+    _show_every_character()
     _set_up_messages(debug)
     try:
         sys.exit(cli.main(standalone_mode=False, prog_name="kmura"))
@@ -109,6 +116,10 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in OF_THE_SYSTEM:
+            place = error.filename or "a file"
+            text = f"{place} cannot be used: {reason(error)}; {remedy(error, 'choose another path')}"
+            _fail(f"kmura: {_in_one_line(str(text))}", 2)
         kind = type(error).__name__
         _fail(f"kmura: unexpected {kind}: {_in_one_line(str(error))[:300]} (--debug shows the traceback)", 1)
 
@@ -122,11 +133,19 @@ def _fail(line: str, code: int) -> None:
     sys.exit(code)
 
 
+def _show_every_character() -> None:
+    """Lets stdout and stderr show characters that their encoding lacks (an ASCII terminal) as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None if the caller closed it
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _set_up_messages(debug: bool) -> None:
     """Prints kmura's log messages on stderr; without `debug`, no messages of other libraries."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("kmura").setLevel(logging.INFO)
     logging.getLogger("pydicom").setLevel(logging.ERROR)  # it warns about every irregular file that it can read
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns about its cache where HOME is read-only
     if not debug:
         _silence_native_stderr()
 

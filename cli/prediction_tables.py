@@ -5,7 +5,7 @@ import sys
 
 from rich.table import Table
 
-from kmura.cli.display import console
+from kmura.cli.display import console, one_line
 
 
 def show_export(exported) -> None:
@@ -45,17 +45,17 @@ def show_predictions(predictions) -> None:
     table = Table(title=_heading(contract), title_justify="left")
     above = os.path.commonpath([os.path.dirname(name) for name in predictions.images["image"]] or [""])
     if above not in ("", os.sep):
-        table.caption, table.caption_justify = f"images in {_one_line(above)}", "left"
+        table.caption, table.caption_justify = f"images in {one_line(above)}", "left"
     columns = {
-        "image": [_one_line(os.path.relpath(name, above) if above else name) for name in predictions.images["image"]]
+        "image": [one_line(os.path.relpath(name, above) if above else name) for name in predictions.images["image"]]
     }
     if not predictions.studies.empty:
-        columns["study"] = [_one_line(name) for name in predictions.images["study"]]
+        columns["study"] = [one_line(name) for name in predictions.images["study"]]
     out.print(_filled(table, columns | _answers(contract, predictions.images)))
     if not predictions.studies.empty:
         k = f" of the {contract.top_k} largest" if contract.pooling == "top-k" else ""
         columns = {
-            "study": [_one_line(name) for name in predictions.studies["study"]],
+            "study": [one_line(name) for name in predictions.studies["study"]],
             "images": [str(number) for number in predictions.studies["images"]],
             "skipped": [str(number) if number else "" for number in predictions.studies["skipped"]],
         }
@@ -80,7 +80,7 @@ def _answers(contract, table) -> dict[str, list[str]]:
 
     Of several classes only the probabilities of the decision are shown, since all would be too many.
     """
-    decision = {"decision": [_one_line(name) for name in table["decision"]]}
+    decision = {"decision": [one_line(name) for name in table["decision"]]}
     if contract.is_binary:
         logit = {"logit": [f"{value:+.3f}" for value in table["logit"]]} if "logit" in table else {}
         return logit | {"probability": [f"{value:.3f}" for value in table["probability"]]} | decision
@@ -104,14 +104,9 @@ def _filled(table: Table, columns: dict[str, list[str]]) -> Table:
     return table
 
 
-def _one_line(name: str) -> str:
-    """A file name that a terminal can show in one line: control characters become escapes."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
-
-
 def skipped_lines(predictions) -> list[str]:
     """One line per file that was skipped."""
-    return [f"skipped {_one_line(item.file)}: {item.reason}" for item in predictions.skipped]
+    return [f"skipped {one_line(item.file)}: {item.reason}" for item in predictions.skipped]
 
 
 def write_rows(predictions, format: str, out=None) -> None:

@@ -111,6 +111,7 @@ def training_progress():
             return f"{trial}epoch {epoch + 1}/{self.params['epochs']}"
 
         def on_train_begin(self, logs=None):
+            self.stop()  # the bar of a trial that failed
             self.clock = RunClock()
 
         def on_epoch_begin(self, epoch, logs=None):

@@ -88,6 +88,15 @@ def _layout_option(declared) -> click.Option:
     return click.Option([option.flag, option.name], **form)
 
 
+def _show_counts(manifest) -> None:
+    from kmura.cli.display import CLASSES_IN_TABLE, class_counts_table, console, records_table
+
+    out = console()
+    out.print(records_table(manifest))
+    if len(manifest.classes) > CLASSES_IN_TABLE:
+        out.print(class_counts_table(manifest))
+
+
 @click.command(
     "build-tfrecords",
     cls=_BuildCommand,
@@ -138,7 +147,7 @@ def build_tfrecords(
     All images of a patient go to one of the splits train, val and test. The layouts folders and medmnist state no
     patients; each image then counts as a patient of its own. The same command resumes an interrupted build.
     """
-    from kmura.cli.display import console, records_table
+    from kmura.cli.display import notes
     from kmura.cli.progress import counting
     from kmura.records.writer import build_records
 
@@ -163,11 +172,16 @@ def build_tfrecords(
             progress=progress,
             **layout_options,
         )
-    console().print(records_table(manifest))
+    _show_counts(manifest)
+    for leak in manifest.leaks or ():
+        print(f"WARNING: {leak.area}: {leak.text}", file=sys.stderr)
     for skipped in manifest.skipped[:10]:
         print(f"skipped {skipped.file}: {skipped.reason}", file=sys.stderr)
     if len(manifest.skipped) > 10:
         print(f"skipped {len(manifest.skipped) - 10} more; {out}/manifest.json lists them", file=sys.stderr)
+    images = sum(counts.images for splits in manifest.areas.values() for counts in splits.values())
+    for note in notes(manifest.passed_over, manifest.remarks, images):
+        print(f"note: {note}", file=sys.stderr)
 
 
 @click.command(
@@ -180,13 +194,12 @@ def inspect(records):
 
     Exit code: 0 if there are no errors (there may be warnings and notes), 2 if there are errors.
     """
-    from kmura.cli.display import console, records_table
     from kmura.cli.progress import counting
     from kmura.records.verify import inspect_records
 
     with counting("shards") as progress:
         inspection = inspect_records(records, progress)
-    console().print(records_table(inspection.manifest))
+    _show_counts(inspection.manifest)
     for finding in inspection.findings:
         click.echo(f"{finding.severity}: {finding.text}")
     if not inspection.findings:

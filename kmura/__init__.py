@@ -6,7 +6,7 @@
 import importlib
 import os
 
-from kmura.registration import register_with_keras
+from kmura.registration import register_with_keras, use_tensorflow
 
 # TensorFlow reads it once, on import: it enables oneDNN kernels also on processors without AVX-512. 0 disables them.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -51,4 +51,5 @@ def __dir__():
     return [*__all__, "__version__"]
 
 
+use_tensorflow()
 register_with_keras()

@@ -79,23 +79,27 @@ def weighted_map(activations, weights) -> tf.Tensor:
     return tf.nn.relu(tf.reduce_sum(weights * activations, axis=-1))
 
 
-def erase_mask(maps, q, size: tuple[int, int] | None = None) -> tf.Tensor:
+def erase_mask(maps, q, size: tuple[int, int] | None = None, of: str = "positive") -> tf.Tensor:
     """Returns a mask float32 [B, H, W] that is 1 where the image is to be erased, otherwise 0.
 
-    Erased is the fraction 1 - q of the pixels whose map value is positive, those with the highest values (the number is
-    rounded; ties are ordered by position). A map without positive values erases nothing; a constant map erases the
-    fraction 1 - q of the image.
+    With `of="positive"`, erased is the fraction 1 - q of the pixels whose map value is positive, those with the highest
+    values (the number is rounded; ties are ordered by position). A map without positive values erases nothing; a
+    constant map erases the fraction 1 - q of the image. With `of="all"`, erased are the pixels above the quantile q of
+    all pixels (linear interpolation); a constant map erases nothing.
 
     Args:
         maps: [B, H, W], any scale.
         q: in (0, 1), a number or a tensor.
         size: rows and columns H, W of the mask, to which the maps are resized first (bilinear); None keeps the size of
             the maps.
+        of: `positive` or `all`, the pixels that q refers to.
     """
     if size is not None:
         maps = _resized(maps, size)
     shape = tf.shape(maps)
     flat = tf.reshape(maps, [shape[0], shape[1] * shape[2]])
+    if of == "all":
+        return tf.cast(maps > _quantile(flat, q)[:, None, None], tf.float32)
     positive = tf.reduce_sum(tf.cast(flat > 0, tf.float32), axis=1)
     wanted = tf.cast(tf.round((1 - tf.cast(q, tf.float32)) * positive), tf.int32)
     ordered = tf.sort(flat, axis=1, direction="DESCENDING")
@@ -105,6 +109,16 @@ def erase_mask(maps, q, size: tuple[int, int] | None = None) -> tf.Tensor:
     room = wanted[:, None] - tf.reduce_sum(tf.cast(above, tf.int32), axis=1, keepdims=True)
     taken = above | ((ties > 0) & (tf.cumsum(ties, axis=1) <= room))
     return tf.reshape(tf.cast(taken & (wanted[:, None] > 0), tf.float32), shape)
+
+
+def _quantile(values, q) -> tf.Tensor:
+    """Returns the quantile q of each row of values [B, N], [B], with linear interpolation as in NumPy."""
+    ordered = tf.sort(values, axis=1)
+    place = tf.cast(q, tf.float32) * tf.cast(tf.shape(values)[1] - 1, tf.float32)
+    below = tf.cast(tf.floor(place), tf.int32)
+    above = tf.minimum(below + 1, tf.shape(values)[1] - 1)
+    low, high = tf.gather(ordered, below, axis=1), tf.gather(ordered, above, axis=1)
+    return low + (high - low) * (place - tf.floor(place))
 
 
 def predicted_sign(logits) -> tf.Tensor:

@@ -11,7 +11,7 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kmura.errors import InputError
+from kmura.errors import InputError, unreadable
 
 T = TypeVar("T")
 _SIMPLE = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
@@ -94,7 +94,9 @@ def read_json(path: Path, command: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; make it with: {command}") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:
         raise InputError(f"{path} is damaged ({error}); make it again with: {command}") from error
 
 

@@ -118,3 +118,15 @@ def evaluated_run(tmp_path_factory):
     model.save(run / "best.keras")
     kmura.evaluate(run, options=ScoreOptions(pooling="max", resamples=50))
     return folder, run
+
+
+@pytest.fixture
+def sketched(monkeypatch):
+    """Leaves the drawing of figures out, which takes most of the time of a report."""
+    from kmura.report import class_figures, comparison_section, eda_figures, figures
+
+    def sketch(name, title, draw, **options):
+        return figures.Picture(name, title, '<svg aria-label="none"></svg>', b"")
+
+    for module in (figures, class_figures, eda_figures, comparison_section):
+        monkeypatch.setattr(module, "drawn", sketch)

@@ -10,8 +10,18 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layer_contract import check_layer
+from scipy import stats
 
-from kmura.data.augment import RandomAffine, RandomIntensity, affine_matrices, affine_parameters, change_intensity, warp
+from kmura.data.augment import (
+    CROPS,
+    RandomAffine,
+    RandomIntensity,
+    affine_matrices,
+    affine_parameters,
+    change_intensity,
+    resized_crop,
+    warp,
+)
 
 EVERYTHING = {"rotation": 30.0, "area_scale": (0.5, 1.5), "shift": 0.2, "shear": 10.0, "flip": 0.5}
 
@@ -262,3 +272,40 @@ def test_intensity_factors_are_uniform_around_one():
     halves = np.broadcast_to(np.float32([[50], [150]])[:, :, None], (5000, 2, 1, 1))
     spread = np.ptp(RandomIntensity(contrast=0.2)(halves, seed=[1, 2]).numpy(), axis=(1, 2, 3)) / 100
     assert spread.min() == pytest.approx(0.8, abs=0.002) and spread.max() == pytest.approx(1.2, abs=0.002)
+
+
+def test_a_resized_crop_has_the_distribution_of_torchvision():
+    """Area and aspect of RandomResizedCrop on a square image, drawn one by one by its rules."""
+    rng, expected = np.random.default_rng(0), []
+    for _ in range(20_000):
+        for _ in range(CROPS):
+            area, aspect = rng.uniform(0.5, 1.1), math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+            if area * aspect <= 1 and area / aspect <= 1:
+                break
+        else:
+            area = aspect = 1.0
+        expected.append((area, aspect))
+    numbers = tf.random.stateless_uniform([20_000, 2 * CROPS], [1, 2])
+    found = np.stack(resized_crop(numbers, 0.5, 1.1, 3 / 4, 4 / 3), axis=1)
+    for drawn, reference in zip(found.T, np.array(expected).T, strict=True):
+        assert stats.ks_2samp(drawn, reference).pvalue > 0.01
+    wide, high = np.sqrt(found[:, 0] * found[:, 1]), np.sqrt(found[:, 0] / found[:, 1])
+    assert wide.max() <= 1 + 1e-6 and high.max() <= 1 + 1e-6, "a crop stays inside the image"
+    whole = np.stack(resized_crop(numbers, 1.0, 1.0, 3 / 4, 4 / 3), axis=1)
+    assert (whole == 1).all()
+
+
+def test_the_aspect_of_a_crop_scales_the_two_sides(image):
+    def place(x, y):  # a crop of half the area, twice as wide as high
+        return (x - 7.5) * 1.0 + 7.5, (y - 5.5) * 0.5 + 5.5
+
+    np.testing.assert_allclose(moved(image, area=0.5, aspect=2.0), sampled(image, place), atol=1e-2)
+
+
+def test_the_default_augmentation_is_the_published_crop_and_earlier_runs_keep_theirs():
+    from kmura.config import config_from_tables, filled_as_before, load_config
+
+    augment = load_config("baseline").augment
+    assert augment.crop == "resized" and augment.aspect == pytest.approx((3 / 4, 4 / 3))
+    earlier = config_from_tables(filled_as_before({"augment": {"area_scale": [0.9, 1.1]}}), "run.json")
+    assert earlier.augment.crop == "zoom"

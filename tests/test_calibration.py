@@ -1,24 +1,33 @@
 """Calibrators and operating points recover known parameters on one split and are applied to another."""
 
+import dataclasses
+import json
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
+from sklearn.calibration import _sigmoid_calibration
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score, recall_score
+from sklearn.metrics import f1_score, log_loss, recall_score
 
 from kmura import metrics
 from kmura.errors import InputError
 from kmura.evaluation.calibrators import (
     METHODS,
+    Calibrator,
     calibrated_levels,
     fit_calibrator,
     logits_of,
     operating_point,
     prevalence_shift,
 )
+from kmura.evaluation.class_scores import questions_of
+from kmura.tasks import task_of
+from kmura.typed import from_json
 
 
 def truth(number, seed=0):
@@ -143,3 +152,135 @@ def test_an_invalid_rule_is_rejected(rule):
 def test_a_rule_requires_both_classes():
     with pytest.raises(InputError, match="both classes"):
         operating_point("youden", [1, 1], [0.2, 0.8])
+
+
+def brute_force_point(rule, label, probability):
+    """The threshold of a rule by counting at every candidate."""
+    values = np.unique(probability)
+    candidates = np.r_[values[0], (values[:-1] + values[1:]) / 2, np.nextafter(values[-1], np.inf)]
+    tp, fp = (np.array([np.sum(probability[label == value] >= t) for t in candidates]) for value in (1, 0))
+    n_positive, n_negative = np.sum(label == 1), np.sum(label == 0)
+    name, _, wanted = rule.partition(">=")
+    if name == "sensitivity":
+        return candidates[tp >= float(wanted) * n_positive - 1e-9][-1]
+    if name == "specificity":
+        return candidates[n_negative - fp >= float(wanted) * n_negative - 1e-9][0]
+    gain = tp * n_negative - fp * n_positive if name == "youden" else 2 * tp / (tp + fp + n_positive)
+    return candidates[np.argmax(gain)]
+
+
+@pytest.mark.parametrize("rule", ["max_f1", "youden", "sensitivity>=0.9", "specificity>=0.8", "sensitivity>=0"])
+@pytest.mark.parametrize("digits", [1, 2, 15])
+def test_operating_points_equal_those_of_counting_at_every_threshold(rule, digits):
+    label, logit = truth(300, seed=digits)
+    probability = np.round(expit(logit), digits)
+    assert operating_point(rule, label, probability).threshold == brute_force_point(rule, label, probability)
+
+
+def test_operating_points_of_many_units_are_fast():
+    rng = np.random.default_rng(0)
+    probability = rng.random(200_000)
+    label = (rng.random(200_000) < probability).astype(int)
+    start = time.perf_counter()
+    operating_point("youden", label, probability)
+    assert time.perf_counter() - start < 3  # sorting; comparing all pairs would need 40 GB
+
+
+def test_a_threshold_between_neighbouring_numbers_separates_them():
+    low = 0.3
+    high = np.nextafter(low, 1)
+    threshold = operating_point("youden", [0, 0, 1, 1], np.array([low, low, high, high])).threshold
+    assert low < threshold <= high
+
+
+def test_a_threshold_of_undefined_probabilities_is_an_input_error():
+    with pytest.raises(InputError, match="not numbers"):
+        operating_point("youden", [0, 1], [0.5, np.nan])
+
+
+def detector(number, seed=0):
+    """Labels and probabilities of a detector that gives exactly 0 to 28 % of the cases, where it found nothing."""
+    rng = np.random.default_rng(seed)
+    label = (rng.random(number) < 0.3).astype(int)
+    logit = rng.normal(2.5 * label - 2.5, 1.2)
+    nothing = rng.random(number) < np.where(label == 1, 0.05, 0.28 / 0.7 * 0.95)
+    return label, np.where(nothing, 0.0, expit(logit))
+
+
+def test_hard_zeros_do_not_change_the_slope_of_platt():
+    label, probability = detector(4000)
+    hard = probability == 0
+    assert 0.25 < hard.mean() < 0.31
+    found = fit_calibrator("platt", label, logits_of(probability))
+    slope, bias = _sigmoid_calibration(logits_of(probability[~hard]), label[~hard], max_abs_prediction_threshold=99)
+    assert (1 / found.temperature, found.bias) == pytest.approx((-slope, -bias), rel=1e-3, abs=1e-3)
+    rate = (label[hard].sum() + 1) / (hard.sum() + 2)
+    assert found(logits_of(0.0)) == pytest.approx(min(rate, found(logits_of(probability[~hard].min()))))
+    new_label, new = detector(4000, seed=1)
+    after = found(logits_of(new))
+    naive = _sigmoid_calibration(logits_of(probability), label, max_abs_prediction_threshold=99)
+    plain = expit(-naive[0] * logits_of(new) - naive[1])  # the fit to all scores alike
+    assert log_loss(new_label, after) < log_loss(new_label, plain) - 0.02
+    assert log_loss(new_label, after) < log_loss(new_label, np.clip(new, 1e-15, 1 - 1e-15))
+
+
+@pytest.mark.parametrize("method", ["platt", "temperature"])
+def test_hard_ones_and_a_single_clipped_score_do_not_determine_the_slope(method):
+    label, logit = truth(500, seed=4)
+    plain = fit_calibrator(method, label, logit)
+    assert plain.limits is None
+    for extra, wrong in ((36.04, 0), (-36.04, 1)):
+        found = fit_calibrator(method, np.r_[label, wrong], np.r_[logit, extra])
+        assert found.temperature == pytest.approx(plain.temperature, rel=1e-6)
+        assert found.bias == pytest.approx(plain.bias, abs=1e-6)
+        assert 0.001 < found(extra) < 0.9999
+        assert from_json(Calibrator, json.loads(json.dumps(dataclasses.asdict(found)))) == found
+
+
+def test_platt_equals_the_sigmoid_calibration_of_scikit_learn():
+    label, logit = truth(200, seed=2)
+    slope, intercept = _sigmoid_calibration(logit, label)
+    found = fit_calibrator("platt", label, logit)
+    assert (1 / found.temperature, found.bias) == pytest.approx((-slope, -intercept), rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+@pytest.mark.parametrize("method", ["platt", "temperature"])
+def test_the_scale_of_the_logits_does_not_matter(method, scale):
+    label, logit = truth(300, seed=3)
+    expected, found = fit_calibrator(method, label, logit), fit_calibrator(method, label, logit * scale)
+    assert found.temperature == pytest.approx(expected.temperature * scale, rel=1e-4)
+    assert found(logit * scale) == pytest.approx(expected(logit), abs=1e-5)
+
+
+def test_probabilities_are_clipped_by_one_constant_everywhere():
+    assert logits_of([0.0, 1.0]) == pytest.approx(np.array([-1, 1]) * np.log((1 - metrics.TINY) / metrics.TINY))
+    assert metrics.log_loss([1, 0], [0.0, 1.0])[0] == pytest.approx(-np.log(metrics.TINY))
+    table = pd.DataFrame({name: ["x", "y"] for name in ("split", "area", "patient", "study", "image")})
+    table = table.assign(label=[0, 1], probability_a=[1.0, 0.0], probability_b=[0.0, 1.0])
+    question = questions_of(table, "x", task_of("multiclass", ("a", "b")))["x"]
+    assert question["logit"].to_numpy() == pytest.approx(logits_of([0.0, 1.0]))
+
+
+def test_a_shift_of_prevalence_is_tested_by_patient():
+    rng = np.random.default_rng(0)
+    alarms = {"patients": 0, "cases": 0}
+    for _ in range(300):
+        sides = []
+        for _ in range(2):
+            patient = np.repeat(np.arange(60), rng.integers(1, 9, 60))
+            sides.append(((rng.random(60) < 0.4)[patient].astype(int), patient))
+        (one, one_patient), (other, other_patient) = sides
+        alarms["patients"] += bool(prevalence_shift(one, other, patients=(one_patient, other_patient)))
+        alarms["cases"] += bool(prevalence_shift(one, other))
+    assert alarms["patients"] <= 0.08 * 300 < alarms["cases"]
+
+
+def test_a_shift_of_prevalence_must_be_relevant():
+    def labels(share, number=100_000):
+        return np.arange(number) < share * number
+
+    assert prevalence_shift(labels(0.300), labels(0.305)) == ""
+    assert "30 % of the cases" in prevalence_shift(labels(0.300), labels(0.36))
+    assert "3 % of the cases here" in prevalence_shift(labels(0.01), labels(0.03))
+    assert "0 % of the cases here" in prevalence_shift(labels(0.3, 100), labels(0.0, 100))

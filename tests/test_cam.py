@@ -288,3 +288,21 @@ def test_a_quantile_over_all_pixels_would_erase_the_whole_image():
     maps[0, 0, :5] = 1.0  # 95 % of the map is zero, so its 80 % quantile is too
     assert (maps >= np.quantile(maps, 0.8)).all()
     assert cam.erase_mask(maps, 0.8).numpy().sum() == 1
+
+
+def test_a_mask_of_all_pixels_is_above_the_quantile_of_numpy():
+    maps = np.random.default_rng(0).normal(size=(3, 7, 9)).clip(0).astype("float32")
+    for q in (0.3, 0.81, 0.9):
+        mask = cam.erase_mask(maps, q, of="all").numpy()
+        expected = maps > np.quantile(maps.reshape(3, -1), q, axis=1)[:, None, None]
+        np.testing.assert_array_equal(mask, expected)
+    assert cam.erase_mask(np.zeros((1, 4, 4), np.float32), 0.8, of="all").numpy().sum() == 0
+
+
+def test_every_method_can_be_configured_and_has_a_title():
+    from typing import get_args, get_type_hints
+
+    from kmura.config import CamConfig
+    from kmura.explain.explanation import TITLES
+
+    assert set(get_args(get_type_hints(CamConfig)["method"])) == set(cam.METHODS) == set(TITLES)

@@ -241,3 +241,21 @@ def test_training_on_two_mirrored_devices_matches_one_device():
     folder = str(Path(__file__).parent)
     done = subprocess.run([sys.executable, "-c", MIRRORED, folder], capture_output=True, text=True)
     assert done.stdout.strip() == "done", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("erase", "chosen"), [("all", [1, 1, 0, 0, 0, 0]), ("positive", [0, 1, 0, 1, 0, 0])])
+def test_the_first_images_of_a_batch_are_erased_into_the_mean_color(erase, chosen):
+    model = trainer(how=CamConfig(erase_images=2, erase_fill="mean"))
+    model.set_erasing(True, CamConfig(erase=erase))
+    batch = batch_of()
+    found = model._chosen(tf.constant(batch["label"])).numpy()
+    np.testing.assert_array_equal(found[:, 0, 0], chosen)
+    mask = (np.arange(6 * SIZE * SIZE).reshape(6, SIZE, SIZE) % 3 == 0).astype("float32")
+    filled = model._filled(tf.constant(batch["image"]), tf.constant(mask)).numpy()
+    assert filled[mask == 1] == pytest.approx(127.5)  # densenet_mini normalises with this mean
+    np.testing.assert_array_equal(filled[mask == 0], batch["image"][mask == 0])
+
+
+def test_the_method_of_the_map_is_configured():
+    for method in ("grad_cam", "grad_cam_pp_summed"):
+        assert trainer(how=CamConfig(method=method))._cam.weights_of is cam.METHODS[method]

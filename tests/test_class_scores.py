@@ -106,6 +106,7 @@ def test_error_free_proportions_of_labels_have_an_interval():
     names = ("a", "b")
     table = class_table(names, "multilabel", noise=0)
     table[["probability_a", "probability_b"]] = table[["label_a", "label_b"]]
+    table[["logit_a", "logit_b"]] = 80.0 * table[["label_a", "label_b"]] - 40
     scores = score_classes(table, "chest", Multilabel(names), FEW).splits["test"]["study"].scores
     for name in ("accuracy", "recall", "specificity", "precision"):
         assert scores[name].value == scores[name].high == 1 and 0.8 < scores[name].low < 1, name
@@ -114,6 +115,7 @@ def test_error_free_proportions_of_labels_have_an_interval():
 def test_error_free_proportions_have_an_interval():
     table = class_table(noise=0.0)
     logit = np.where(np.arange(6) == table[["label"]].to_numpy(), 4.0, 0.0)
+    table[[f"logit_{name}" for name in JOINT]] = logit
     table[[f"probability_{name}" for name in JOINT]] = softmax(logit, axis=1)
     found = score_classes(table, ALL, JOINT_TASK, FEW).splits["test"]["study"]
     patients = table[(table["split"] == "test")]["patient"].nunique()
@@ -159,3 +161,39 @@ def test_unknown_labels_are_excluded_from_the_scores():
     )
     questions = questions_of(table, "XR_WRIST", Multilabel(classes))
     assert list(questions) == ["a", "b"] and (questions["a"]["label"] == table["label_a"]).all()
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+@pytest.mark.parametrize("kind", ["perfect", "constant"])
+def test_no_score_over_classes_has_an_interval_of_zero_width(task, kind):
+    names = ("a", "b", "c")
+    table, model = class_table(names, task, studies=60), task_of(task, names)
+    label = table[model.label_columns].to_numpy()
+    target = label if task == "multilabel" else np.arange(3) == label
+    logit = np.where(target, 4.0, -4.0) if kind == "perfect" else np.zeros(target.shape)
+    table[model.logit_columns], table[model.probability_columns] = logit, model.probabilities(logit)
+    found = score_classes(table, "chest", model, FEW).splits["test"]
+    for level in found.values():
+        for scores in (level.scores, *(each.scores for each in level.classes)):
+            for name, score in scores.items():
+                assert np.isnan(score.low) or score.high - score.low > 0.01, name
+                assert name == "log_loss" or np.isnan(score.value) or not np.isnan(score.low), name
+
+
+def test_the_mean_auc_has_an_interval_by_patient():
+    table = class_table()
+    found = score_classes(table, ALL, JOINT_TASK, FEW).splits["test"]
+    for level in found.values():
+        auc = level.scores["auc"]
+        assert auc.method == "logit" and auc.low < auc.value < auc.high
+        assert auc.value == pytest.approx(np.mean([each.scores["auc"].value for each in level.classes]))
+        widths = [each.scores["auc"].high - each.scores["auc"].low for each in level.classes]
+        assert auc.high - auc.low < np.mean(widths)
+    studies, images = (found[name].scores["auc"] for name in ("study", "image"))
+    assert images.high - images.low > 0.7 * (studies.high - studies.low)  # more images of a patient are little news
+
+
+def test_a_study_id_of_two_patients_is_two_studies_of_several_classes():
+    table = class_table(studies=80).drop_duplicates("patient").assign(study="study1")
+    found = score_classes(table, ALL, JOINT_TASK, FEW).splits["test"]["study"]
+    assert found.studies == found.images == found.patients == (table["split"] == "test").sum()

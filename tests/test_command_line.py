@@ -16,7 +16,7 @@ from kmura.records.schema import SCHEMA_VERSION
 KMURA = [sys.executable, "-c", "from kmura.cli.main import main; main()"]
 COMMANDS = ["demo-data", "build-tfrecords", "inspect", "eda", "fit", "evaluate", "compare", "explain", "report"]
 COMMANDS += ["export", "predict", "weights", "weights port"]
-PROGRESS = ("images: ", "skipped ", "epoch ")  # beginnings of lines that are no errors
+PROGRESS = ("images: ", "skipped ", "note: ", "epoch ")  # beginnings of lines that are no errors
 
 
 def run(*arguments, **options) -> subprocess.CompletedProcess:
@@ -138,7 +138,7 @@ def test_completion_offers_commands_recipes_and_members_of_lists(monkeypatch):
         return run(env={**os.environ, **variables}).stdout
 
     assert "plain,fit" in completed("kmura fi")
-    assert completed("kmura fit --recipe fin").strip() == "plain,final"
+    assert completed("kmura fit --recipe fin").split() == ["plain,final", "plain,final-plus"]
     assert completed("kmura compare --level study,i").strip() == "plain,study,image"
 
 
@@ -353,7 +353,7 @@ def test_a_manifest_of_another_version(records, refused, tmp_path):
     changed = manifest.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99')
     manifest.write_text(changed)
     for command in (("inspect", copy), ("fit", "--area", "all", "--records", copy)):
-        assert "schema version 99, this kmura reads versions 1 and 2; build" in refused(*command)
+        assert "schema version 99, this kmura reads versions 1 and 2; use the version" in refused(*command)
 
 
 SMALL = ("--backbone", "densenet_mini", "--weights", "none", "--image-size", 32, "--epochs", 1)
@@ -474,3 +474,45 @@ def test_names_are_printed_without_markup(capsys):
 
     console().print("hand[left] a[/b]")
     assert capsys.readouterr().out == "hand[left] a[/b]\n"
+
+
+def test_an_ascii_terminal_shows_other_characters_as_escapes(tmp_path):
+    for number in range(20):
+        path = tmp_path / "set" / ("krank é" if number % 2 else "gesund") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        textured(number).save(path)
+    arguments = ("build-tfrecords", tmp_path / "set", "--out", tmp_path / "out", "--layout", "folders", "--workers", 1)
+    done = run(*arguments, "--positive-class", "krank é", env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and "krank \\xe9" in done.stdout, done.stderr
+
+
+def test_matplotlib_does_not_report_its_cache(kmura, tmp_path):
+    import logging
+
+    kmura("inspect", tmp_path)
+    assert not logging.getLogger("matplotlib.font_manager").isEnabledFor(logging.WARNING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [1.0, 2.0, 3.0])
+def test_an_interrupted_build_prints_one_line_and_can_be_resumed(mura_root, records, tmp_path, seconds):
+    import signal
+    import time
+
+    command = [*KMURA, "build-tfrecords", mura_root, "--out", tmp_path / "out", "--workers", "2"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    lines = [line for line in err.splitlines() if line and not line.startswith("images: ")]
+    assert process.returncode in (0, 130)
+    assert [line.partition(";")[0] for line in lines] == ["kmura: interrupted"] * (process.returncode == 130), err
+    assert run("build-tfrecords", mura_root, "--out", tmp_path / "out", "--workers", 1).returncode == 0
+
+
+def test_a_path_too_long_for_the_system_is_no_bug(refused):
+    name = "a" * 300
+    assert refused("predict", name, "b.png").endswith(
+        f"{name} cannot be used: File name too long; choose a shorter name"
+    )

@@ -4,10 +4,11 @@ import dataclasses
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
-from test_scoring import simulated
+from test_scoring import simulated, single_views
 
 from kmura import metrics
 from kmura.config import ClassificationConfig
@@ -161,3 +162,71 @@ def test_a_single_class_is_noted_without_an_error(tmp_path):
     assert "auc" not in found.best["study"]["XR_WRIST"]
     write_comparison(found, tmp_path / "compare.json")
     assert json.loads((tmp_path / "compare.json").read_text())["split"] == "test"
+
+
+def few(tmp_path, phase, logit):
+    """A run with four studies of four patients in each split, as case files have them."""
+    label = np.arange(8) % 2
+    keys = {name: [f"{name}{n}" for n in range(8)] for name in ("patient", "study", "image")}
+    table = pd.DataFrame(keys | {"split": ["val"] * 4 + ["test"] * 4, "area": "XR_WRIST", "label": label})
+    table["logit"] = logit(label)
+    return write_run_of(tmp_path / "XR_WRIST" / phase, table.assign(probability=expit(table["logit"])), phase)
+
+
+@pytest.mark.parametrize("other", ["constant", "reversed"])
+def test_a_difference_without_variation_has_neither_interval_nor_p_value(tmp_path, other):
+    logit = {"constant": lambda label: 0.0 * label, "reversed": lambda label: 2.0 - 4 * label}[other]
+    made = [few(tmp_path, "baseline", logit), few(tmp_path, "final", lambda label: 4.0 * label - 2)]
+    found = compare(made, resamples=200)
+    gap = difference(found, "XR_WRIST", "baseline", "final")
+    assert gap.interval.value in (0.5, 1) and np.isnan([gap.interval.low, gap.delong_p]).all()
+    assert "p =" not in gap.text and "cannot be compared" in gap.text and "so there is no interval" in gap.text
+    for models in found.scores["study"]["XR_WRIST"].values():
+        assert all(np.isnan(score.low) or score.high - score.low > 0.01 for score in models.values())
+    for each in found.differences:
+        assert np.isnan(each.interval.low) or each.interval.high - each.interval.low > 1e-6
+    assert any("have no interval" in note for note in found.notes)
+
+
+def test_the_p_value_allows_for_several_studies_of_a_patient(tmp_path):
+    table = simulated(300)
+    copies = [table.assign(study=table["study"] + f"-{n}", image=table["image"] + f"-{n}") for n in range(4)]
+    made = {}
+    for name, rows in (("once", table), ("copied", pd.concat(copies, ignore_index=True))):
+        worse = rows.assign(
+            logit=rows["logit"] + np.random.default_rng(5).normal(0, 2, len(table))[rows.index % len(table)]
+        )
+        worse["probability"] = expit(worse["logit"])
+        runs = [
+            write_run_of(tmp_path / name / phase, one, phase) for phase, one in (("baseline", rows), ("final", worse))
+        ]
+        made[name] = difference(compare(runs, resamples=20), "XR_WRIST", "baseline", "final").delong_p
+    assert made["copied"] == pytest.approx(made["once"], rel=0.05)  # four copies of a study are no news
+
+
+def test_means_over_areas_have_intervals_by_patient(found):
+    for where in ("macro", "weighted", "pooled"):
+        auc = found.scores["study"][where]["final"]["auc"]
+        assert auc.method == "logit" and auc.low < auc.value < auc.high
+    parts = [found.scores["study"][area]["final"]["auc"] for area in ("XR_WRIST", "XR_HAND")]
+    macro = found.scores["study"]["macro"]["final"]["auc"]
+    assert macro.high - macro.low < np.mean([part.high - part.low for part in parts])
+
+
+def test_runs_of_single_views_are_compared_by_images(tmp_path):
+    tables = [single_views(120), blurred(single_views(120), 3.0)]
+    made = [
+        write_run_of(tmp_path / "XR_WRIST" / phase, table, phase)
+        for phase, table in zip(("baseline", "final"), tables, strict=True)
+    ]
+    found = compare(made, resamples=50)
+    assert found.is_single_view and found.resampled == "images"
+    assert difference(found, "XR_WRIST", "baseline", "final").sentence.startswith("auc on XR_WRIST: ")
+
+
+def test_redrawn_resamples_of_a_comparison_are_noted(tmp_path):
+    table = single_views(60)
+    table["label"] = np.where(np.arange(60) % 30 < 1, 1, 0)
+    made = [write_run_of(tmp_path / "XR_WRIST" / phase, table, phase) for phase in ("baseline", "final")]
+    found = compare(made, resamples=50)
+    assert found.redrawn["study"] and any("were drawn again" in note for note in found.notes)

@@ -250,5 +250,5 @@ def test_the_experiments_train_with_the_published_values(number, unfreeze, rate,
 def test_the_fundus_recipe_does_not_augment():
     augment = config.load_config("fundus").augment
     assert augment.area_scale == (1.0, 1.0)
-    rest = {name: value for name, value in dataclasses.asdict(augment).items() if name != "area_scale"}
+    rest = {name: getattr(augment, name) for name in ("rotation", "shift", "shear", "flip", "brightness", "contrast")}
     assert not any(rest.values()), rest

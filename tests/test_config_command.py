@@ -62,7 +62,7 @@ def test_values_that_differ_from_the_default_are_marked(shown):
 
 
 def test_only_selects_the_keys_with_a_prefix(shown, refused):
-    assert len(shown("--only", "mix").splitlines()) == 1 + 4
+    assert len(shown("--only", "mix").splitlines()) == 1 + 7
     lines = shown("--only", "train.focal").splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["train.focal_gamma", "train.focal_factor", "train.focal_alpha"]
     assert "no key begins with 'train.lr'; did you mean train.learning_rate?" in refused("--only", "train.lr")

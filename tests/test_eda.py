@@ -1,14 +1,18 @@
 """`kmura eda` finds known duplicates, outliers and statistics."""
 
+import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
-from sklearn.decomposition import PCA
+from sklearn.decomposition import PCA, IncrementalPCA
 
 from kmura.errors import InputError
 from kmura.evaluation import eda
+from kmura.evaluation.exploration import BINS
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,66 @@ def test_counts_and_intensities_match_the_images(explored):
     sizes = [Image.open(path).size for path in files]
     assert (area.width[0], area.width[2]) == (min(w for w, _ in sizes), max(w for w, _ in sizes))
     assert json.loads((folder / "eda.json").read_text())["areas"]["XR_WRIST"]["height"] == list(area.height)
+
+
+def test_thumbnails_are_the_images_of_the_input_pipeline(explored):
+    from kmura.config import DataConfig
+    from kmura.data.dataset import Dataset
+
+    dataset = Dataset(explored[0] / "records", "XR_WRIST", DataConfig(image_size=eda.SIDE, resize="squash"))
+    index = dataset.index("train")
+    expected = dataset.images("train", range(len(index))).mean(-1)
+    assert np.abs(eda.thumbnails_of(index) - expected).max() <= 1.01  # Pillow also rounds between its two passes
+
+
+def test_histograms_and_class_counts_match_the_images(explored):
+    from kmura.records.manifest import read_manifest
+
+    folder, found, *_ = explored
+    area = found.areas["XR_WRIST"]
+    manifest = read_manifest(folder / "records")
+    for split, counts in manifest.areas["XR_WRIST"].items():
+        assert area.splits[split] == dict(zip(manifest.classes, counts.per_class, strict=True))
+    for each in area.classes.values():
+        assert sum(each.histogram) == pytest.approx(1)
+        centres = (np.arange(BINS) + 0.5) * 256 / BINS
+        assert np.dot(each.histogram, centres) == pytest.approx(each.mean, abs=256 / BINS / 2)
+
+
+def test_a_damaged_image_in_the_records_is_named(explored, tmp_path):
+    import shutil
+
+    from kmura.data.dataset import Dataset
+    from kmura.records import schema
+    from kmura.records.tfrecord import frame, read_frames
+
+    records = shutil.copytree(explored[0] / "records", tmp_path / "records")
+    index = Dataset(records, "XR_WRIST").index("test")
+    frames = [schema.decode(data) for data in read_frames(index.shards[0])]
+    frames[1] = dataclasses.replace(frames[1], image=frames[1].image[:60])
+    index.shards[0].write_bytes(b"".join(frame(schema.encode(record)) for record in frames))
+    with pytest.raises(InputError, match=r"the image of record 1 \(.*png\) cannot be decoded; run kmura inspect"):
+        eda.thumbnails_of(index)
+
+
+def test_eda_needs_no_tensorflow(explored, tmp_path):
+    code = (
+        "import sys; from kmura.evaluation.eda import explore; explore(sys.argv[1], out=sys.argv[2]); "
+        "assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, explored[0] / "records", tmp_path / "eda.json"], check=True)
+
+
+def test_incremental_principal_components_match_scikit_learn():
+    rng = np.random.default_rng(0)
+    pixels = (rng.normal(size=(450, 400)) * np.geomspace(1, 0.01, 400)) @ rng.normal(size=(400, 64 * 64)) * 9 + 100
+    found = eda.principal_parts(pixels.reshape(-1, 64, 64))
+    order = np.random.default_rng(0).permutation(450)
+    reference = IncrementalPCA(n_components=200, batch_size=400).fit(pixels[order] / 255)
+    total = np.cumsum(reference.explained_variance_ratio_)
+    assert found.incremental["0.9"] == np.argmax(total >= 0.9) + 1
+    whole = PCA(n_components=200, svd_solver="full").fit(pixels)
+    np.testing.assert_allclose(found.cumulative, np.cumsum(whole.explained_variance_ratio_)[:50], atol=1e-6)
 
 
 def test_the_number_of_principal_components_matches_scikit_learn():

@@ -13,6 +13,7 @@ from test_hybrid import SETTINGS
 
 from kmura.errors import InputError
 from kmura.explain import boxes as truth
+from kmura.explain import gallery
 from kmura.explain.faithfulness import STEPS, deletion_insertion, drop, maps_of_chance, masks_of_chance
 from kmura.explain.overlays import GAP, SEAM
 from kmura.explain.saliency import saliency_maps
@@ -127,7 +128,7 @@ def test_invalid_boxes_are_rejected(tmp_path, text, message):
     (tmp_path / "boxes.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         truth.read_boxes(tmp_path / "boxes.csv")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="none.csv is missing"):
         truth.read_boxes(tmp_path / "none.csv")
 
 
@@ -295,3 +296,10 @@ def test_invalid_calls_do_not_change_the_existing_explanation(explained, monkeyp
     with pytest.raises(InputError, match="has changed since"):
         kmura.explain(run)
     assert (run / "explain" / "explain.json").read_bytes() == before
+
+
+def test_a_pointing_game_without_a_miss_has_an_interval():
+    found = gallery.means({"pointing": np.ones(6), "drop": np.full(6, -0.5)}, list("aabbcc"), seed=0)
+    assert (found["pointing"].value, found["pointing"].high, found["pointing"].method) == (1, 1, "wilson")
+    assert 0.3 < found["pointing"].low < 0.6  # of three patients
+    assert str(found["drop"]) == "-0.500 (no interval)"

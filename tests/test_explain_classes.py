@@ -20,7 +20,23 @@ def test_the_most_probable_class_determines_right_or_wrong():
     assert found.outcome.tolist() == ["right", "wrong", "right", ""]
     assert found.positive.tolist() == [True, False, False, False]
     assert found.caption[:2] == ["Abnormal-HAND, p = 0.70", "Normal-WRIST, taken for Abnormal-HAND, p = 0.40"]
-    assert gallery_rows(found, 3) == [0, 2, 1]
+    assert list(gallery_rows(found, 3)) == [0, 2, 1]
+
+
+def test_a_quarter_of_the_cases_are_the_least_confident_ones_of_their_outcome():
+    probability = np.array([[0.99], [0.51], [0.9], [0.6], [0.8], [0.1], [0.45]])
+    found = read_images(np.array([[1], [1], [1], [1], [1], [0], [0]]), probability, Binary(("a", "b")))
+    assert list(gallery_rows(found, 3)) == [0, 2, 4, 5, 6] and not any(gallery_rows(found, 3).values())
+    assert list(gallery_rows(found, 4)) == [0, 2, 4, 1, 5, 6]  # an image is shown once
+    assert [row for row, borderline in gallery_rows(found, 4).items() if borderline] == [1]
+    assert list(gallery_rows(found, 8)) == [0, 2, 4, 3, 1, 5, 6]
+
+
+def test_borderline_cases_of_several_classes_follow_the_surest_of_each_class():
+    probability = np.array([[0.9, 0.1], [0.51, 0.49], [0.7, 0.3], [0.2, 0.8], [0.4, 0.6]])
+    found = read_images(np.array([[0], [0], [0], [1], [1]]), probability, Multiclass(("a", "b")))
+    assert gallery_rows(found, 2) == {0: False, 3: False}
+    assert gallery_rows(found, 4) == {0: False, 2: False, 3: False, 4: False, 1: True}
 
 
 def test_a_multilabel_prediction_is_right_if_all_labels_match():

@@ -52,10 +52,10 @@ def loaded(predictor, monkeypatch):
 
 
 def mixed_files() -> list[bytes]:
-    """50 images of various sizes: PNG and JPEG, gray, RGB, palette, alpha, 16 bits, rotated."""
+    """80 images of various sizes: PNG and JPEG, gray, RGB, palette, alpha, 16 bits, rotated."""
     rng = np.random.default_rng(1)
     files = list(FILES.values())
-    while len(files) < 50:
+    while len(files) < 80:
         image = smooth(*(int(side) for side in rng.integers(20, 300, 2)))
         forms = (
             lambda image: saved(image),
@@ -64,7 +64,7 @@ def mixed_files() -> list[bytes]:
             lambda image: saved(Image.fromarray(np.asarray(image).astype(np.uint16) * 16)),
         )
         files.append(forms[len(files) % 4](image))
-    return files[:50]
+    return files[:80]
 
 
 WRONG = {
@@ -124,7 +124,7 @@ np.savez(out, **found)
 
 @pytest.fixture(scope="module")
 def asked(exported, predictor, tmp_path_factory):
-    """Outputs of the export in a process with TensorFlow only, for 50 files and invalid requests."""
+    """Outputs of the export in a process with TensorFlow only, for 80 files and invalid requests."""
     from kmura.serving.prepare import prepared
 
     folder = tmp_path_factory.mktemp("asked")
@@ -147,7 +147,7 @@ def test_a_process_without_kmura_gets_the_predictions_of_predict(asked, exported
     for place, data in enumerate(files):
         (tmp_path / f"{place:02}.{'png' if data[:4] == bytes([137]) + b'PNG' else 'jpg'}").write_bytes(data)
     table = kmura.predict(exported[1], tmp_path).images
-    assert len(table) == 50
+    assert len(table) == 80
     for name in ("serving_default", "tensor", "explain", "explain_tensor"):
         away = {key: np.abs(found[f"{name}/{key}"] - table[key]) for key in ("logit", "probability")}
         # reduced tall images may differ by one gray level, see `pixels.reduced`; others must be equal
@@ -159,7 +159,7 @@ def test_a_process_without_kmura_gets_the_predictions_of_predict(asked, exported
         assert (found[f"{name}/threshold"] == np.float32(predictor.contract.threshold)).all()
         assert set(found[f"{name}/calibration"].astype(str)) == {"platt, fitted to studies"}
     right = predictor.answers(pixels, explained=True)["cam"]
-    assert right.shape == (50, 32, 32) and (right.max((1, 2)) > 0).mean() > 0.5
+    assert right.shape == (80, 32, 32) and (right.max((1, 2)) > 0).mean() > 0.5
     # Grad-CAM++ is discontinuous where a denominator of alpha is close to 0: few images may differ
     for name in ("explain", "explain_tensor"):
         away = np.abs(found[f"{name}/cam"] - right).max((1, 2)) / np.maximum(right.max((1, 2)), 1e-12)
@@ -213,6 +213,15 @@ def test_invalid_requests_fail_without_affecting_later_requests(asked):
     for message, reason in zip(found["errors"], reasons, strict=True):
         assert reason in message
     assert found["after/probability"] == pytest.approx(found["serving_default/probability"][:5], abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 48, 48, 1), (1, 32, 16, 1), (1, 32, 32, 3), (32, 32, 1)])
+def test_pixels_of_another_shape_are_refused_with_the_expected_shape(signatures, shape):
+    import tensorflow as tf
+
+    for name in ("tensor", "explain_tensor"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"expected the shape \[B, 32, 32, 1\], received"):
+            signatures[name](image=tf.zeros(shape))
 
 
 def test_the_folder_of_a_version_is_complete(exported):
@@ -377,3 +386,13 @@ def test_the_network_can_be_exported_to_litert(exported, tmp_path):
     assert (found.folder / "model.tflite").stat().st_size > 100_000 and "its logit is that of Keras" in found.notes[1]
     with pytest.raises(InputError, match="has the format litert; give a savedmodel export"):
         kmura.predict(found.folder, exported[0] / "images")
+
+
+def test_the_check_of_an_export_imports_nothing_from_the_current_folder(exported, tmp_path, monkeypatch):
+    from kmura.export.parity import parity_in_fresh_process
+
+    _, run, export = exported
+    (tmp_path / "random.py").write_text("print('my own experiment')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    assert parity_in_fresh_process(export.folder, run / "best.keras").logit == export.parity.logit

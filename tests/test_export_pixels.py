@@ -1,12 +1,17 @@
 """Preprocessing in the exported graph matches that of Pillow and the records."""
 
+import dataclasses
 import io
+import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from picture_files import png
 from PIL import Image
+from scipy.special import expit
 from test_images import declares
+from test_typed import CALIBRATED
 
 from kmura import metrics
 from kmura.evaluation.calibrators import Calibrator
@@ -38,7 +43,63 @@ def turned(orientation: int, kind: str) -> bytes:
     return saved(GRAY if kind == "PNG" else RGB, kind, exif=exif)
 
 
+def deep_colours(highest: int, bands: int, *chunks) -> bytes:
+    pixels = RNG.integers(0, highest, (40, 50, bands)).astype(np.uint16)
+    if bands in (2, 4):
+        pixels[..., -1] = RNG.choice([0, 20_000, 65535], (40, 50))
+        pixels[pixels[..., -1] == 0] |= 0xF000  # hidden values above the depth of the visible ones
+    return png(pixels, chunks)
+
+
+def exif_of(orientation: int | None) -> bytes:
+    exif = Image.Exif()
+    exif[0x010E] = "a picture"
+    if orientation:
+        exif[0x0112] = orientation
+    return exif.tobytes()
+
+
+def xmp(orientation: int, attribute=True) -> bytes:
+    stated = (
+        f' tiff:Orientation="{orientation}"' if attribute else f"><tiff:Orientation>{orientation}</tiff:Orientation"
+    )
+    return f"<x:xmpmeta><rdf:Description{stated}></x:xmpmeta>".encode()
+
+
+def with_texts(*chunks) -> bytes:
+    return png(np.asarray(GRAY), chunks)
+
+
+def by_imagemagick(orientation: int, packed: bool) -> tuple[bytes, bytes]:
+    block = exif_of(orientation)
+    text = f"\nexif\n{len(block):8}\n".encode() + block.hex().encode() + b"\n"
+    head = b"Raw profile type exif\0"
+    return (b"zTXt", head + b"\0" + zlib.compress(text)) if packed else (b"tEXt", head + text)
+
+
+XMP = b"XML:com.adobe.xmp\0\0\0\0\0"
+LARGE_TEXT = RNG.integers(65, 90, 2_000_000, dtype=np.uint8).tobytes()
 FILES = {
+    "12 bits in 16-bit RGB": deep_colours(4096, 3),
+    "16-bit RGB": deep_colours(65536, 3),
+    "16-bit RGB of 8 bits": deep_colours(200, 3),
+    "16-bit RGB, a transparent colour": deep_colours(2, 3, (b"tRNS", bytes([0, 1] * 3))),
+    "12 bits in 16-bit gray and alpha": deep_colours(4096, 2),
+    "12 bits in 16-bit RGBA": deep_colours(4096, 4),
+    "PNG, orientation in XMP": with_texts((b"iTXt", XMP + xmp(6))),
+    "PNG, orientation in an element of XMP": with_texts((b"iTXt", XMP + xmp(8, attribute=False))),
+    "PNG, EXIF before XMP": with_texts((b"iTXt", XMP + xmp(6)), (b"eXIf", exif_of(3)[6:])),
+    "PNG, EXIF without orientation": with_texts((b"iTXt", XMP + xmp(6)), (b"eXIf", exif_of(None)[6:])),
+    "PNG, invalid orientation before XMP": with_texts((b"iTXt", XMP + xmp(6)), (b"eXIf", exif_of(9)[6:])),
+    "PNG, EXIF in a text": with_texts(by_imagemagick(6, packed=False)),
+    "PNG, EXIF in a compressed text": with_texts(by_imagemagick(7, packed=True)),
+    "PNG, EXIF in a damaged text": with_texts((b"tEXt", b"Raw profile type exif\0\nexif\n  4\nxyz\n")),
+    "PNG, large text": with_texts((b"zTXt", b"Comment\0\0" + zlib.compress(LARGE_TEXT))),
+    "PNG, large compressed XMP": with_texts((b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(LARGE_TEXT))),
+    "PNG, large profile": with_texts((b"iCCP", b"large\0\0" + zlib.compress(LARGE_TEXT))),
+    "JPEG, orientation in XMP": saved(RGB, "JPEG", xmp=xmp(6)),
+    "JPEG, EXIF before XMP": saved(RGB, "JPEG", xmp=xmp(6), exif=exif_of(3)),
+    "JPEG, EXIF without orientation": saved(RGB, "JPEG", xmp=xmp(5), exif=exif_of(None)),
     "gray": saved(GRAY),
     "gray, a transparent level": saved(GRAY, transparency=100),
     "gray and alpha": saved(RGBA.convert("LA")),
@@ -147,13 +208,15 @@ def test_resizing_with_taps_computed_in_the_graph_is_bit_identical():
         None,
         Calibrator("platt", 0.3, -1.5),
         Calibrator("temperature", 2.5),
+        Calibrator("temperature", 1000.0),
+        Calibrator("platt", 0.3, -1.5, limits=(-2.0, 1e6)),
         Calibrator("isotonic", knots=((-1.0, 0.1), (0.0, 0.1), (0.5, 0.7), (2.0, 0.9))),
         Calibrator("isotonic", knots=((0.3, 0.4),)),
     ],
 )
 def test_calibration_in_the_graph_matches_the_evaluation(calibrator):
-    logit = np.r_[-1.0, 0.0, 0.5, 2.0, RNG.normal(0, 3, 50)]
-    right = calibrator(logit) if calibrator else 1 / (1 + np.exp(-logit))
+    logit = np.r_[-1.0, 0.0, 0.5, 2.0, -3000.0, 3000.0, RNG.normal(0, 3, 50)]
+    right = calibrator(logit) if calibrator else expit(logit)
     assert calibrated(calibrator, tf.constant(logit)).numpy() == pytest.approx(right, abs=1e-12)
 
 
@@ -163,3 +226,11 @@ def test_pooling_in_the_graph_matches_the_evaluation(how, count):
     probability = RNG.random(count)
     right = metrics.pool_studies(["one"] * count, probability, how, k=3).value[0]
     assert pooled(tf.constant(probability), how, 3).numpy() == pytest.approx(right, abs=1e-12)
+
+
+def test_large_logits_are_calibrated_as_in_the_evaluation():
+    logit = np.array([-900.0, 300.0, 40.0, -2000.0])
+    calibrator = Calibrator("temperature", 1000.0)
+    contract = dataclasses.replace(CALIBRATED, calibrator=calibrator, calibrated_at="image", pooling="mean")
+    studies = contract.study_probabilities(np.arange(4), logit)
+    assert studies.value == pytest.approx(expit(logit / 1000))

@@ -70,13 +70,12 @@ def test_a_kill_at_any_moment_leaves_no_version(evaluated_run, light, tmp_path, 
 def test_jpeg_records_cause_a_warning_about_different_predictions(evaluated_run, tmp_path, caplog):
     from kmura.serving.contract import contract_of_run
 
-    folder, run = evaluated_run
-    assert contract_of_run(run).losses == ""
-    records = shutil.copytree(folder / "records", tmp_path / "records")
-    manifest = json.loads((records / "manifest.json").read_text())
-    manifest["options"] |= {"encoding": "jpeg", "quality": 15}
-    (records / "manifest.json").write_text(json.dumps(manifest))
-    assert "are JPEGs of quality 15" in contract_of_run(run, records=records).losses
+    assert contract_of_run(evaluated_run[1]).losses == ""
+    run = shutil.copytree(evaluated_run[1], tmp_path / "run")
+    description = json.loads((run / "run.json").read_text())
+    description["preparation"] |= {"encoding": "jpeg", "quality": 15}
+    (run / "run.json").write_text(json.dumps(description))
+    assert "are JPEGs of quality 15" in contract_of_run(run).losses
     assert "predictions differ slightly from those of the evaluation" in caplog.text
 
 

@@ -59,7 +59,8 @@ def test_a_run_writes_all_of_its_files(undisturbed, records):
     assert names == {"run.json", "history.csv", "best.keras", "last"}
     history = pd.read_csv(undisturbed.folder / "history.csv")
     assert history["epoch"].tolist() == [1, 2, 3]
-    columns = "loss acc val_loss_img val_acc_img val_auc_img val_acc_study val_auc_study val_f1_study learning_rate"
+    columns = "loss acc val_loss_img val_acc_img val_auc_img val_f1_img val_acc_study val_auc_study val_f1_study"
+    columns += " learning_rate"
     assert set(columns.split()) <= set(history.columns)
     description = read_run(undisturbed.folder)
     assert description.finished and description.config == TINY and description.records == str(records.resolve())

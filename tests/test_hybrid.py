@@ -206,7 +206,7 @@ def erasing_step(model, images, tap):
     from kmura.classification.losses import WeightedBinaryCrossentropy
     from kmura.training.optimizers import AdamL2
 
-    trainer = CamErasingModel(model, tap=tap)
+    trainer = CamErasingModel(model, how=CamConfig(tap=tap))
     trainer.compile(AdamL2(1e-3), WeightedBinaryCrossentropy(1.0), jit_compile=False)
     trainer.set_erasing(True, CamConfig(erase_every=1))
     labels = np.array([[0.0], [1.0], [1.0]], np.float32)

@@ -126,14 +126,14 @@ def test_a_search_of_the_hybrid_has_its_own_space_and_folder(records, tmp_path):
 @pytest.mark.parametrize(
     ("epochs", "frozen", "every", "expected"),
     [
-        (12, 6, None, [5, 8, 10, 12]),
-        (4, 1, None, [2, 4]),
-        (12, "none", None, [5, 10]),
+        (12, 6, None, [1, 5, 8, 10, 12]),
+        (4, 1, None, [1, 2, 4]),
+        (12, "none", None, [1, 5, 10]),
         (7, 1, 3, [3, 6]),
-        (1, 1, None, []),
+        (1, 1, None, [1]),
     ],
 )
-def test_maps_are_drawn_every_5_epochs_and_every_2_once_the_backbone_is_unfrozen(
+def test_maps_are_drawn_after_epoch_1_every_5_epochs_and_every_2_once_the_backbone_is_unfrozen(
     records, epochs, frozen, every, expected
 ):
     from kmura.explain.overlays import overlays_of
@@ -167,7 +167,9 @@ def test_the_late_sheets_of_a_hybrid_show_both_branches(records, tmp_path, caplo
     assert not caplog.text
     for epoch in range(4):
         drawn.on_epoch_end(epoch)
-    assert sorted(path.name for path in (tmp_path / "cam").iterdir()) == ["epoch-00002.png", "epoch-00004.png"]
+    assert sorted(path.name for path in (tmp_path / "cam").iterdir()) == [
+        f"epoch-0000{epoch}.png" for epoch in (1, 2, 4)
+    ]
     sheet = np.asarray(Image.open(tmp_path / "cam" / "epoch-00002.png"))
     side, seam = 4 * 64, 4 * SEAM  # a sheet enlarges small images
     assert sheet.shape[1] == 4 * (2 * side + seam + GAP) + GAP

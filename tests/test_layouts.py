@@ -56,6 +56,26 @@ def test_the_csv_lists_give_the_same_sources_as_the_folder_scan(tree, prefix):
     assert set(listed("mura", tree, from_csv=True).sources) == set(listed("mura", tree).sources)
 
 
+def test_labels_written_as_floats_and_lists_in_utf_16_are_read(tree):
+    write_mura_csv(tree)
+    for path in tree.glob("*_labeled_studies.csv"):
+        path.write_text(path.read_text().replace(",1\n", ",1.0\n").replace(",0\n", ",0.0\n"))
+    for path in tree.glob("*.csv"):
+        path.write_text(path.read_text(), encoding="utf-16")
+    assert set(listed("mura", tree, from_csv=True).sources) == set(listed("mura", tree).sources)
+
+
+def test_lists_that_cannot_be_read_have_the_fix_that_helps(tree):
+    write_mura_csv(tree)
+    (tree / "train_labeled_studies.csv").write_bytes(b"\xe9")
+    for from_csv in (False, True):
+        with pytest.raises(InputError, match="train_labeled_studies.csv cannot be read: .* or remove it: the names"):
+            listed("mura", tree, from_csv=from_csv)
+    (tree / "train_image_paths.csv").unlink()
+    with pytest.raises(InputError, match="train_image_paths.csv is missing; leave out --from-csv"):
+        listed("mura", tree, from_csv=True)
+
+
 def test_a_label_that_contradicts_the_list_is_reported_with_the_study(tree):
     write_mura_csv(tree)
     path = tree / "train_labeled_studies.csv"
@@ -239,3 +259,128 @@ def test_option_values_are_checked_and_replaced_by_the_default():
     assert (share.value(None), share.value(1), share.value(0.0)) == (0.5, 1, 0.0)
     with pytest.raises(InputError, match="share is '1'; give a value of type float"):
         share.value("1")
+
+
+def passed_over(listing):
+    """Returns kind -> (number, first example) of what a listing passes over."""
+    return {item.kind: (item.number, item.examples[0]) for item in listing.passed_over}
+
+
+def write_classes(root, *folders, number=2):
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        for index in range(number):
+            textured(index).save(root / folder / f"{index}.png")
+    return root
+
+
+def test_class_folders_may_contain_the_splits(tmp_path):
+    root = write_classes(tmp_path / "eyes", "ill/Train", "ill/Test", "normal/train", "normal/Test/clinic")
+    listing = listed("folders", root, positive_class="ill")
+    assert listing.splits_given == ("train", "test") and len(listing.sources) == 8
+    for source in listing.sources:
+        assert source.label == (int(source.path.startswith("ill/")),)
+        assert source.split == source.path.split("/")[1].lower()
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("ill/train", "ill", "normal/train"), "ill/0.png of class ill lies outside of them; move it to a split"),
+        (("ill/train", "normal"), "normal/0.png of class normal lies outside"),
+        (("ill/test", "normal/test"), "have splits but no train folder; add one"),
+        (("ill/train", "ill/test", "normal/train"), "class normal has no images in the test split of"),
+        (("train/ill", "train/normal/test"), "train/normal/test is named after two splits, train and test"),
+        (("Train/ill", "Train/normal", "train/ill", "train/normal"), "both mean the split train; remove or rename"),
+        (("Ill", "ill", "normal"), "class folders of .* 'Ill' and 'ill' differ only in case"),
+        (("train/ill", "train/normal", "test/Ill", "test/normal"), "'Ill' and 'ill' differ only in case"),
+    ],
+)
+def test_ambiguous_folders_are_refused(tmp_path, folders, message):
+    for folder in folders:
+        (tmp_path / "eyes" / folder).mkdir(parents=True, exist_ok=True)
+        textured(0).save(tmp_path / "eyes" / folder / "0.png")
+    with pytest.raises(InputError, match=message):
+        listed("folders", tmp_path / "eyes", classes=("normal", "ill"))
+
+
+def test_class_names_are_compared_in_one_unicode_form(tmp_path):
+    nfc, nfd = "Br\u00fcche", "Bru\u0308che"
+    root = write_classes(tmp_path / "xray", f"train/{nfd}", "train/gesund", f"test/{nfc}", "test/gesund")
+    for given in (nfc, nfd):
+        listing = listed("folders", root, positive_class=given)
+        assert listing.classes == ("gesund", nfc) and len(listing.sources) == 8
+    assert all((root / source.path).is_file() for source in listing.sources)
+
+
+def test_images_outside_of_the_classes_are_counted(classes):
+    write_classes(classes, "extra", "chest/train/normal", number=3)
+    textured(0).save(classes / "train" / "0.png")
+    (classes / "train" / "normal" / "notes.txt").write_text("x")
+    listing = listed("folders", classes, positive_class="disease")
+    assert len(listing.sources) == 12
+    assert passed_over(listing) == {
+        "images beside the split folders": (6, "chest/train/normal/0.png"),
+        "images outside of class folders": (1, "train/0.png"),
+        ".txt files": (1, "train/normal/notes.txt"),
+    }
+
+
+def test_images_of_classes_that_are_left_out_are_counted(tmp_path):
+    root = write_classes(tmp_path / "eyes", "a", "b", "c", "__MACOSX")
+    listing = listed("folders", root, classes=("a", "c"))
+    assert len(listing.sources) == 4
+    assert passed_over(listing) == {
+        "images of classes that are left out": (2, "b/0.png"),
+        "hidden folders": (1, "__MACOSX"),
+    }
+
+
+def test_a_link_to_the_folder_of_its_class_adds_no_images_and_no_class(tmp_path):
+    root = write_classes(tmp_path / "eyes", "healthy", "ill")
+    (root / "ill" / "again").symlink_to(".")
+    (root / "current").symlink_to("ill")
+    listing = listed("folders", root, positive_class="ill")
+    assert len(listing.sources) == 4 and set(passed_over(listing)) == {
+        "links in circles",
+        "files and folders that are listed already (links)",
+    }
+
+
+def test_mura_counts_what_it_passes_over(tree):
+    folder = next(path for path in sorted(tree.rglob("study*")) if path.is_dir())
+    (folder / "._image1.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("x")
+    (tree / "Train" / "XR_HAND").mkdir(parents=True)
+    assert passed_over(listed("mura", tree)) == {
+        "hidden files": (1, f"{folder.relative_to(tree).as_posix()}/._image1.png"),
+        ".txt files": (1, f"{folder.relative_to(tree).as_posix()}/notes.txt"),
+        "folders beside train and valid": (1, "Train"),
+    }
+
+
+def test_areas_whose_names_differ_only_in_case_are_refused(tree):
+    shutil.copytree(tree / "train" / "XR_WRIST", tree / "train" / "XR_wrist")
+    with pytest.raises(InputError, match="areas of .* 'XR_WRIST' and 'XR_wrist' differ only in case"):
+        listed("mura", tree)
+
+
+def test_medmnist_counts_arrays_of_other_names(tmp_path):
+    parts = {f"{key}_images": np.zeros((3, 28, 28), np.uint8) for key in ("train", "val", "test", "extra")}
+    labels = {f"{key}_labels": np.array([[0], [1], [1]]) for key in ("train", "val", "test")}
+    np.savez(tmp_path / "a.npz", **parts, **labels)
+    assert passed_over(listed("medmnist", tmp_path / "a.npz")) == {"arrays of other names": (1, "extra_images")}
+
+
+def test_a_file_that_is_linked_into_two_classes_is_refused(classes):
+    (classes / "train" / "normal" / "x.png").symlink_to(classes / "train" / "disease" / "0.png")
+    with pytest.raises(
+        InputError, match="normal/x.png is a link to .*disease/0.png, so one image would have the classes"
+    ):
+        listed("folders", classes, positive_class="disease")
+
+
+def test_a_file_that_is_linked_into_its_own_class_is_listed_once(classes):
+    (classes / "test" / "normal" / "x.png").symlink_to(classes / "train" / "normal" / "0.png")
+    listing = listed("folders", classes, positive_class="disease")
+    assert len(listing.sources) == 12 and listing.passed_over[0].examples == ("test/normal/x.png",)

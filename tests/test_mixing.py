@@ -138,3 +138,44 @@ def test_values_out_of_range_are_rejected():
         MixUp(-1)
     with pytest.raises(ValueError, match="probability is 1.2"):
         RandomMix(probability=1.2)
+
+
+@pytest.mark.parametrize("layer", [MixUp(0.5, per="batch"), CutMix(1.0, per="batch")])
+def test_one_lambda_and_one_box_can_serve_a_whole_batch(layer):
+    """The published training step: a mixture of the batch with one permutation of it, by one lambda or one box."""
+    batch, level = batch_of()
+    mixed = layer(batch, seed=[3, 4])
+    images, labels = mixed["images"].numpy(), mixed["labels"].numpy()
+    seeds = tf.random.split(tf.constant([3, 4]), 3)
+    partner = tf.random.experimental.stateless_shuffle(tf.range(8), seed=seeds[0]).numpy()
+    moved = partner != np.arange(8)
+    shares = labels[np.arange(8), np.arange(8)][moved]
+    assert np.ptp(shares) < 1e-6 and 0 < shares[0] < 1, "one share of labels"
+    if isinstance(layer, MixUp):
+        expected = shares[0] * batch["images"] + (1 - shares[0]) * batch["images"][partner]
+        np.testing.assert_allclose(images, expected, rtol=1e-5)
+    else:
+        pasted = (images != batch["images"])[moved][..., 0]
+        assert (pasted == pasted[0]).all(), "one box"
+        assert 1 - pasted[0].mean() == pytest.approx(shares[0], abs=1e-6)
+
+
+def test_a_drawn_method_that_is_off_leaves_the_batch_unmixed_or_is_replaced():
+    batch, _ = batch_of()
+
+    def mixed(if_zero, seed):
+        labels = RandomMix(0.0, 1.0, 1.0, if_zero=if_zero)(batch, seed=[seed, 1])["labels"].numpy()
+        return (labels != batch["labels"]).any()
+
+    changed = {if_zero: np.mean([mixed(if_zero, seed) for seed in range(60)]) for if_zero in ("unmixed", "other")}
+    assert changed["other"] == 1 and 0.3 < changed["unmixed"] < 0.7
+
+
+@pytest.mark.parametrize("mode", ["mixup", "cutmix"])
+def test_the_method_can_be_chosen(mode):
+    batch, level = batch_of()
+    for seed in range(10):
+        images = RandomMix(0.5, 0.5, 1.0, mode=mode)(batch, seed=[seed, 1])["images"].numpy()
+        assert np.isin(images, level).all() == (mode == "cutmix")
+    alone = RandomMix(0.0, 0.5, 1.0, mode="mixup")(batch, seed=[1, 1])
+    np.testing.assert_array_equal(alone["images"], batch["images"])

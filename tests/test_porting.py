@@ -103,6 +103,41 @@ def swin_state(body, layout: str) -> dict[str, np.ndarray]:
     return state | {("classifier" if hf else "head") + ".weight": np.zeros((10, 4))}
 
 
+def lite_state(body, layout: str) -> dict[str, np.ndarray]:
+    """Returns the state dict that efficientnet-lite-pytorch or timm would save for this EfficientNet-Lite0."""
+    state, timm = {}, layout == "timm"
+
+    def pair(ours, conv, norm):
+        layer, normal = body.get_layer(ours[0]), body.get_layer(ours[1])
+        kernel = layer.kernel.numpy()
+        axes = (2, 3, 0, 1) if ours[0].endswith("dwconv") else (3, 2, 0, 1)  # [channels, 1, h, w] or [out, in, h, w]
+        state[f"{conv}.weight"] = kernel.transpose(axes)
+        for key, variable in (("weight", normal.gamma), ("bias", normal.beta), ("running_mean", normal.moving_mean),
+                              ("running_var", normal.moving_variance)):  # fmt: skip
+            state[f"{norm}.{key}"] = variable.numpy()
+        state[f"{norm}.num_batches_tracked"] = np.array(7)
+
+    pair(("stem_conv", "stem_bn"), *(("conv_stem", "bn1") if timm else ("_conv_stem", "_bn0")))
+    number = 0
+    for stack, repeats in enumerate((1, 2, 2, 3, 3, 4, 1)):
+        for inner in range(repeats):
+            ours = f"block{stack + 1}{'abcd'[inner]}_"
+            where = f"blocks.{stack}.{inner}." if timm else f"_blocks.{number}."
+            names = [("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")] if timm else [
+                ("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")]  # fmt: skip
+            if stack == 0:
+                names = [None, ("conv_dw", "bn1"), ("conv_pw", "bn2")] if timm else [None, *names[1:]]
+            for part, name in zip(
+                ("expand_conv expand_bn", "dwconv dwconv_bn", "project project_bn"), names, strict=True
+            ):
+                if name:
+                    pair([ours + layer for layer in part.split()], where + name[0], where + name[1])
+            number += 1
+    pair(("top_conv", "top_bn"), *(("conv_head", "bn2") if timm else ("_conv_head", "_bn1")))
+    head = "classifier" if timm else "_fc"
+    return state | {f"{head}.weight": np.zeros((1000, 1280)), f"{head}.bias": np.zeros(1000)}
+
+
 def save(state, path):
     save_file({key: np.ascontiguousarray(value, np.float32) for key, value in state.items()}, path)
 
@@ -136,6 +171,74 @@ def test_a_swin_of_every_library_is_ported_completely(swin):
     for seed, layout in enumerate(("hugging face", "timm", "old timm", "torchvision"), start=1):
         port(swin_state(swin, layout), filled(body, seed), "x")
         assert_same_weights(body, swin)
+
+
+@pytest.fixture(scope="module")
+def lite():
+    return filled(BACKBONES["efficientnet_lite0"].build())
+
+
+@pytest.mark.parametrize("layout", ["efficientnet-lite-pytorch", "timm"])
+def test_an_efficientnet_lite_of_both_libraries_is_ported_completely(lite, layout):
+    body = filled(BACKBONES["efficientnet_lite0"].build(), 1)
+    done = port(lite_state(lite, layout), body, "x")
+    assert_same_weights(body, lite)
+    assert done.matched == 245 and not done.reshaped and not done.other_padding
+    with pytest.raises(InputError, match="do not belong to efficientnet_lite0: .* missing"):
+        port({"conv_stem.weight": np.zeros(3)}, body, "x", "efficientnet_lite0")
+
+
+def test_efficientnet_lite_pads_as_tensorflow_does(lite):
+    """A depthwise convolution with stride 2 on an even side pads below and at the right only."""
+    import keras
+
+    pixels = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype("float32")
+    names = ("block2a_expand_activation", "block2a_dwconv")
+    before, found = (
+        np.asarray(part) for part in keras.Model(lite.input, [lite.get_layer(n).output for n in names])(pixels)
+    )
+    kernel = lite.get_layer("block2a_dwconv").kernel.numpy()[..., 0]
+    padded = np.pad(before, ((0, 0), (0, 1), (0, 1), (0, 0)))
+    expected = [
+        [(padded[0, 2 * y : 2 * y + 3, 2 * x : 2 * x + 3] * kernel).sum((0, 1)) for x in range(16)] for y in range(16)
+    ]
+    assert found[0] == pytest.approx(np.array(expected), rel=1e-3, abs=1e-4)
+
+
+def test_the_maps_of_efficientnet_lite_are_non_negative_and_halve_the_resolution(lite):
+    import keras
+
+    taps = BACKBONES["efficientnet_lite0"].taps
+    pixels = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype("float32")
+    maps = keras.Model(lite.input, {name: lite.get_layer(layer).output for name, layer in taps.items()})(pixels)
+    assert {name: tuple(value.shape[1:]) for name, value in maps.items()} == {
+        "P3": (8, 8, 240),
+        "P4": (4, 4, 672),
+        "P5": (2, 2, 1280),
+    }
+    assert all(np.asarray(value).min() >= 0 for value in maps.values())
+    for name, layer in taps.items():  # no connection bypasses a tap
+        if name != "P5":
+            assert keras.Model(lite.get_layer(layer).output, lite.output)(maps[name]).shape == (1, 2, 2, 1280)
+
+
+@pytest.mark.slow
+def test_torch_padding_of_efficientnet_lite_is_symmetric(lite):
+    import keras
+
+    body = BACKBONES["efficientnet_lite0"].build()
+    set_torch_padding(body)
+    for variable, value in zip(body.weights, lite.weights, strict=True):
+        variable.assign(value)
+    pixels = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype("float32")
+    names = ("block2a_expand_activation", "block2a_dwconv")
+    before, found = (
+        np.asarray(part) for part in keras.Model(body.input, [body.get_layer(n).output for n in names])(pixels)
+    )
+    kernel = body.get_layer("block2a_dwconv").kernel.numpy()[..., 0]
+    padded = np.pad(before, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    corner = (padded[0, :3, :3] * kernel).sum((0, 1))
+    assert found[0, 0, 0] == pytest.approx(corner, rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +332,7 @@ def test_a_state_dict_can_be_loaded_directly_or_from_a_preset(densenet, swin, tm
         build_model(weights=str(tmp_path / "torch.keras"), **other)
     with pytest.raises(InputError, match="exists; choose another"):
         port_preset(tmp_path / "densenet.safetensors", "densenet_mini", tmp_path / "preset")
-    with pytest.raises(InputError, match="cannot be ported to resnet18_small; choose a DenseNet or Swin backbone"):
+    with pytest.raises(InputError, match="cannot be ported to resnet18_small; choose another backbone"):
         port_preset(tmp_path / "densenet.safetensors", "resnet18_small", tmp_path / "other")
     with pytest.raises(InputError, match="do not belong to swin_mini"):
         port_preset(tmp_path / "densenet.safetensors", "swin_mini", tmp_path / "other")
@@ -279,7 +382,7 @@ def test_files_that_are_not_a_state_dict_are_rejected(tmp_path):
     with pytest.raises(InputError, match="damaged or not a safetensors file of numpy types"):
         read_state(tmp_path / "cut.safetensors")
     (tmp_path / "a.pth").write_bytes(b"nonsense")
-    with pytest.raises(InputError, match="files need torch, which is not installed|without executing code"):
+    with pytest.raises(InputError, match="damaged or not a file of torch.save"):
         read_state(tmp_path / "a.pth")
     with pytest.raises(InputError, match="is not a state dict of torch"):
         port_preset(tmp_path, "densenet_mini", tmp_path / "out")

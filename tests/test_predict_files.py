@@ -6,11 +6,14 @@ import os
 import numpy as np
 import pytest
 from conftest import textured
+from dicom_files import RAMP, dicom, lut
 
 from kmura.errors import InputError
 from kmura.prediction.sources import list_images, map_files
 from kmura.records.dicom import decode_dicom, is_dicom
+from kmura.records.image_files import Tally
 from kmura.records.images import UnreadableImage
+from kmura.records.remarks import remarks_on
 
 
 def names(images):
@@ -66,6 +69,10 @@ def test_a_csv_lists_images_and_studies(tree):
     assert [(image.name, image.study) for image in found] == [("valid/x.png", "A"), ("valid/y.png", "")]
     assert found[0].path == tree / "valid" / "x.png"
     assert {image.study for image in list_images([tree / "a.csv"], "none")} == {""}
+    (tree / "gaps.csv").write_text("image,study\nvalid/x.png,A\n,B\n")
+    tally = Tally()
+    assert len(list_images([tree / "gaps.csv"], tally=tally)) == 1
+    assert [item.examples for item in tally.passed_over()] == [(f"{tree}/gaps.csv, row 2",)]
 
 
 def test_the_lists_of_mura_are_supported(tree):
@@ -116,35 +123,6 @@ def test_file_names_that_are_not_utf8_are_escaped(tmp_path):
     (image,) = list_images([tmp_path])
     assert image.name.endswith("\\xff.png") and image.path.is_file()
     image.name.encode("utf-8")
-
-
-RAMP = np.tile(np.arange(0, 4096, 64, dtype=np.uint16), (16, 1))
-
-
-def dicom(pixels=RAMP, kind="MONOCHROME2", **tags) -> bytes:
-    pydicom = pytest.importorskip("pydicom")
-    dataset = pydicom.Dataset()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
-    dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-    bits = 8 * pixels.dtype.itemsize
-    frames, sides = (pixels.shape[0], pixels.shape[1:]) if pixels.ndim == 3 and kind != "RGB" else (None, pixels.shape)
-    dataset.Rows, dataset.Columns = sides[:2]
-    dataset.SamplesPerPixel = 3 if kind == "RGB" else 1
-    dataset.PhotometricInterpretation = kind
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
-    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
-    if kind == "RGB":
-        dataset.PlanarConfiguration = 0
-    if frames:
-        dataset.NumberOfFrames = frames
-    dataset.PixelData = pixels.tobytes()
-    for name, value in tags.items():
-        setattr(dataset, name, value)
-    buffer = io.BytesIO()
-    dataset.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 def shades(data: bytes, channels=1) -> np.ndarray:
@@ -203,3 +181,188 @@ def test_dicom_without_pydicom_states_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
     with pytest.raises(UnreadableImage, match=r"pip install '\.\[dicom\]'"):
         decode_dicom(bytes(128) + b"DICM")
+
+
+def remarks(**tags) -> tuple[str, ...]:
+    return remarks_on(decode_dicom(dicom(**tags)))
+
+
+@pytest.mark.parametrize(
+    ("tags", "remark"),
+    [
+        ({"WindowCenter": 0, "WindowWidth": 0}, "window of width 0 ignored"),
+        ({"WindowCenter": 2048, "WindowWidth": 0}, "window of width 0 ignored"),
+        ({"WindowCenter": 2048, "WindowWidth": -4096}, "window of width -4096 ignored"),
+        ({"WindowCenter": 2048, "WindowWidth": 0.5}, "window of width 0.5 ignored"),
+        ({"WindowCenter": [5, 6], "WindowWidth": [0, -1]}, "window of width 0, -1 ignored"),
+        ({"WindowWidth": 4096}, "window of only one number ignored"),
+        ({"WindowCenter": 2048, "WindowWidth": None}, "window of only one number ignored"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 3}, "rescale slope 0 with intercept 3 ignored"),
+    ],
+)
+def test_a_declaration_that_the_standard_forbids_is_ignored_with_a_remark(tags, remark):
+    assert (shades(dicom(**tags)) == shades(dicom())).all() and remarks(**tags) == (remark,)
+
+
+def test_absent_windows_are_no_odd_declaration_and_the_first_valid_window_is_used():
+    assert remarks(WindowCenter=None, WindowWidth=None) == remarks() == ()
+    assert (shades(dicom(WindowCenter=None, WindowWidth=None)) == shades(dicom())).all()
+    window = shades(dicom(WindowCenter=1024.5, WindowWidth=1025))
+    assert (shades(dicom(WindowCenter=[9, 1024.5], WindowWidth=[0, 1025])) == window).all()
+    exact = {"VOILUTFunction": "LINEAR_EXACT", "WindowCenter": 90, "WindowWidth": 0.5}  # allowed below 1
+    assert (shades(dicom(**exact)) == np.where(RAMP > 90, 255, 0)).all()
+    assert remarks(WindowCenter=60_000, WindowWidth=100) == ("flat: one gray level",)
+
+
+def test_a_voi_table_maps_the_values_and_takes_precedence_over_a_window():
+    table = np.arange(4095, -1, -1)
+    data = dicom(VOILUTSequence=lut(table, 0, 12), WindowCenter=5, WindowWidth=5)
+    assert (shades(data) == np.round(255 * (4095 - RAMP.astype(float)) / 4095)).all()
+    darker = dicom(VOILUTSequence=lut(table // 2, 0, 12))  # half of the declared range: as declared
+    assert shades(darker).max() == 127
+    inverted = shades(dicom(kind="MONOCHROME1", VOILUTSequence=lut(table, 0, 12)))
+    assert np.abs(inverted - (255 - shades(data))).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [16, 10])
+def test_a_voi_table_that_misstates_its_depth_is_scaled_by_its_values(bits):
+    table = np.arange(4096)
+    right = shades(dicom(VOILUTSequence=lut(table, 0, 12)))
+    assert (shades(dicom(VOILUTSequence=lut(table, 0, bits))) == right).all()
+
+
+def test_a_damaged_voi_table_is_ignored_with_a_remark():
+    for table in (lut([1, 2, 3], 0, 99), lut([1, 2, 3], 0, 12, entries=4096)):
+        data = dicom(VOILUTSequence=table, WindowCenter=1024.5, WindowWidth=1025)
+        assert (shades(data) == shades(dicom(WindowCenter=1024.5, WindowWidth=1025))).all()
+        assert remarks_on(decode_dicom(data)) == ("damaged VOI table ignored",)
+
+
+def test_a_voi_table_may_begin_at_a_negative_value_that_is_stored_unsigned():
+    signed = RAMP.astype(np.int16) - 2048
+    data = dicom(signed, VOILUTSequence=lut(np.arange(4096), 65536 - 2048, 12))
+    assert (shades(data) == np.round(255 * RAMP.astype(float) / 4095)).all()
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_a_missing_transfer_syntax_is_the_one_of_the_data(implicit):
+    right = shades(dicom())
+    assert (shades(dicom(implicit=implicit, syntax=False)) == right).all()
+    assert (shades(dicom(implicit=implicit, preamble=False)) == right).all()
+
+
+def test_dicom_colours_of_12_bits_keep_their_contrast():
+    colour = np.random.default_rng(0).integers(0, 4096, (16, 20, 3)).astype(np.uint16)
+    assert (shades(dicom(colour, "RGB"), 3) == colour >> 4).all()
+
+
+def test_bits_above_the_stored_ones_are_no_gray_values():
+    overlay = RAMP | np.uint16(0x8000) * (np.arange(64) % 2).astype(np.uint16)
+    data = dicom(overlay, BitsStored=12, HighBit=11)
+    assert (shades(data) == shades(dicom())).all()
+
+
+@pytest.mark.parametrize("name", ["JPEGLosslessSV1", "JPEGLSLossless"])
+def test_a_compression_without_decoder_says_what_to_install(name, monkeypatch):
+    pydicom = pytest.importorskip("pydicom")
+    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", False)
+    syntax = getattr(pydicom.uid, name)
+    data = with_syntax(dicom(PixelData=pydicom.encaps.encapsulate([b"\xff\xd8\xff"])), syntax)
+    with pytest.raises(UnreadableImage) as error:
+        decode_dicom(data)
+    assert str(error.value).startswith(f"DICOM compressed as {syntax.name}, which needs a decoder")
+    assert str(error.value).endswith("run pip install '.[dicom]' in a clone of kmura")
+
+
+def with_syntax(data: bytes, syntax: str) -> bytes:
+    import pydicom
+
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset["PixelData"].is_undefined_length = True
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def test_the_message_of_a_failed_decoder_is_whole(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("long " * 100 + "end")
+
+    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.as_array", fail)
+    with pytest.raises(UnreadableImage, match=r"cannot be decoded \((long ){100}end\)$"):
+        decode_dicom(dicom())
+
+
+@pytest.mark.parametrize("name", ["JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless", "RLELossless"])
+def test_compressed_dicom_is_decoded_with_the_extra(name, tmp_path):
+    gdcm = pytest.importorskip("gdcm")
+    (tmp_path / "plain.dcm").write_bytes(dicom(SOPInstanceUID="1.2.3"))
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(tmp_path / "plain.dcm"))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, name)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(tmp_path / "packed.dcm"))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    assert (shades((tmp_path / "packed.dcm").read_bytes()) == shades(dicom())).all()
+
+
+def test_a_patient_disc_lists_its_images_and_counts_the_rest(tmp_path):
+    (tmp_path / "IMAGES").mkdir()
+    (tmp_path / "IMAGES" / "IM00001").write_bytes(dicom())
+    (tmp_path / "AUTORUN.INF").write_text("[autorun]")
+    tally = Tally()
+    assert names(list_images([tmp_path], tally=tally)) == [str(tmp_path / "IMAGES" / "IM00001")]
+    assert [(item.kind, item.number) for item in tally.passed_over()] == [(".inf files", 1)]
+
+
+def test_a_folder_without_images_says_what_it_contains(tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(InputError, match=r"contains no image files \(passed over: 1 .txt files \(notes.txt\)\)"):
+        list_images([tmp_path])
+
+
+def test_a_file_that_is_given_twice_is_counted(tree, tmp_path):
+    (tmp_path / "link").symlink_to(tree)
+    tally = Tally()
+    assert len(list_images([tree, tmp_path / "link"], tally=tally)) == 4
+    assert [item.number for item in tally.passed_over()] == [4]
+
+
+def test_a_csv_names_files_in_either_unicode_form(tmp_path):
+    textured(0).save(tmp_path / "Bru\u0308che.png")
+    (tmp_path / "1.2.840.5.6").write_bytes(dicom())
+    (tmp_path / "a.csv").write_text("image,study\nBr\u00fcche.png,Bru\u0308che\n", encoding="utf-8")
+    (image,) = list_images([tmp_path / "a.csv"])
+    assert image.path.is_file() and image.study == "Br\u00fcche"
+    (tmp_path / "b.csv").write_text("1.2.840.5.6\n")  # a list without header, of a file without suffix
+    assert [image.path.name for image in list_images([tmp_path / "b.csv"])] == ["1.2.840.5.6"]
+
+
+def test_maps_of_images_with_long_names_have_shorter_and_different_names(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for name in ("x" * 251 + ".png", "x" * 251 + ".jpg", "short.png"):
+            textured(0).save(tmp_path / folder / name)
+    images = list_images([tmp_path / "a", tmp_path / "b"])
+    files = map_files(images, tmp_path / "cam")
+    assert len(set(files)) == 6 and all(len(file.name) <= 255 for file in files)
+    assert sorted(file.name for file in files if "x" not in file.name) == ["short-2.png", "short.png"]
+
+
+def test_a_list_of_images_in_utf_16_is_read(tmp_path):
+    (tmp_path / "list.csv").write_text("image\tstudy\na.png\té\n", encoding="utf-16")
+    (image,) = list_images([tmp_path / "list.csv"])
+    assert (image.name, image.study) == ("a.png", "é")
+
+
+def test_boxes_in_another_encoding_are_refused_in_one_line(tmp_path):
+    from kmura.explain.boxes import read_boxes
+
+    (tmp_path / "boxes.csv").write_bytes("image,x0,y0,x1,y1\né.png,1,1,2,2\n".encode("latin-1"))
+    with pytest.raises(InputError, match="byte 18 is not UTF-8; save it as CSV in UTF-8, or give a CSV of boxes"):
+        read_boxes(tmp_path / "boxes.csv")

@@ -14,16 +14,20 @@ from pathlib import Path
 
 import pytest
 from conftest import SMALL_SHARDS, make_mura_tree, textured
+from dicom_files import dicom
+from PIL import Image
 
 from kmura.config import RecordsConfig
 from kmura.errors import InputError
 from kmura.files import sha256_of
 from kmura.records import schema, splits, tfrecord
+from kmura.records.image_files import PassedOver
 from kmura.records.layouts.base import Source
 from kmura.records.manifest import read_manifest
+from kmura.records.remarks import Remark
 from kmura.records.sidecar import ShardIndex, index_file, read_shard_index
 from kmura.records.verify import inspect_records
-from kmura.records.writer import STAGE, build_records
+from kmura.records.writer import LOCK, STAGE, build_records
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -142,6 +146,15 @@ def test_different_options_are_rejected_and_named_unless_overwrite_is_set(mura_r
     assert sorted(contents(out)) == sorted([*shards, "manifest.json"]), "old shards or indexes were left behind"
     assert {max(record.height, record.width) for record in read_all(out)} == {20}
     assert inspect_records(out).sound
+
+
+def test_read_only_records_are_not_replaced(records, mura_root, tmp_path):
+    out = shutil.copytree(records, tmp_path / "copy")
+    (out / "manifest.json").chmod(0o444)
+    before = contents(out)
+    with pytest.raises(InputError, match="manifest.json: it is read-only; fix the permissions or choose another"):
+        build_records(mura_root, out, options=RecordsConfig(max_side=20), workers=1, overwrite=True)
+    assert contents(out) == before
 
 
 def test_an_unreadable_image_is_skipped_and_listed(tmp_path):
@@ -266,12 +279,21 @@ def test_a_kill_while_shards_are_moved_is_resumed(mura_root, records, tmp_path, 
     assert contents(tmp_path / "out") == contents(records)
 
 
+def test_the_staging_folder_holds_no_open_file_when_it_is_removed(mura_root, tmp_path, monkeypatch):
+    from kmura.records import writer
+
+    seen, remove = [], shutil.rmtree
+    monkeypatch.setattr(writer.shutil, "rmtree", lambda path, **rest: seen.extend(path.rglob("*lock*")) or remove(path))
+    build_records(mura_root, tmp_path / "out", options=SMALL_SHARDS, workers=1)
+    assert seen == [], "Windows cannot remove a folder with an open file"
+    assert not (tmp_path / "out" / LOCK).exists() and not (tmp_path / "out" / STAGE).exists()
+
+
 def test_concurrent_builds_into_one_folder_do_not_mix(mura_root, tmp_path):
     import fcntl
 
-    stage = tmp_path / "out" / STAGE
-    stage.mkdir(parents=True)
-    with open(stage / "lock", "w") as lock:
+    (tmp_path / "out").mkdir()
+    with open(tmp_path / "out" / LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="another build is writing"):
             build_records(mura_root, tmp_path / "out", options=SMALL_SHARDS, workers=1)
@@ -411,3 +433,34 @@ def test_the_known_duplicates_of_pneumoniamnist_are_found(tmp_path):
     assert any(text.startswith("16 groups of identical images inside train") for text in texts)
     assert any(text.startswith("3 groups of identical images inside test") for text in texts)
     assert not any("different labels" in text for text in texts)
+
+
+def test_the_manifest_counts_what_was_passed_over_and_names_odd_pictures(tmp_path):
+    root = tmp_path / "eyes"
+    for number, name in enumerate(("normal", "ill")):
+        (root / name).mkdir(parents=True)
+        for index in range(6):
+            textured(10 * number + index).save(root / name / f"{index}.png")
+    Image.new("L", (40, 40), 3).save(root / "ill" / "flat.png")
+    (root / "ill" / "scan").write_bytes(dicom(WindowCenter=0, WindowWidth=0))
+    (root / "ill" / "notes.txt").write_text("x")
+    options = {"layout": "folders", "positive_class": "ill"}
+    manifest = build_records(root, tmp_path / "records", workers=1, **options)
+    assert sum(counts.images for counts in manifest.areas["eyes"].values()) == 14
+    assert manifest.passed_over == (PassedOver(".txt files", 1, ("ill/notes.txt",)),)
+    assert manifest.remarks == (
+        Remark("ill/flat.png", "flat: one gray level"),
+        Remark("ill/scan", "window of width 0 ignored"),
+    )
+    assert read_manifest(tmp_path / "records") == manifest
+    notes = [finding.text for finding in inspect_records(tmp_path / "records").findings if finding.severity == "note"]
+    assert any("passed over: 1 .txt files" in text for text in notes)
+    assert any("2 of 14 pictures" in text and "ill/flat.png (flat: one gray level)" in text for text in notes)
+
+
+def test_a_manifest_of_an_earlier_version_lists_no_remarks(records, tmp_path):
+    raw = json.loads((records / "manifest.json").read_text())
+    del raw["passed_over"], raw["remarks"]
+    (tmp_path / "manifest.json").write_text(json.dumps(raw))
+    manifest = read_manifest(tmp_path)
+    assert manifest.passed_over == manifest.remarks == ()

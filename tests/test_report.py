@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from test_compare import blurred, write_run_of
-from test_scoring import FEW, simulated
+from test_run_versions import of_version_2
+from test_scoring import FEW, simulated, single_views
 
 from kmura import kinds
 from kmura.errors import InputError
@@ -22,8 +23,9 @@ from kmura.explain.explanation import Case, Explanation, Localization, MeanCurve
 from kmura.export.card import model_card
 from kmura.files import sha256_of, write_json
 from kmura.metrics import Interval
-from kmura.report import class_figures, figures, render
-from kmura.report.chapter import Chapter, Table, Text
+from kmura.report import figures, render
+from kmura.report.chapter import Chapter, Section, Table, Text
+from kmura.report.classification_chapter import headline_split
 from kmura.report.report import report
 from kmura.runs.predictions import read_predictions
 from kmura.runs.run import RunFolder, epochs_trained, read_run, write_run
@@ -90,17 +92,6 @@ def words(page):
     return " ".join(" ".join(page.text).split())
 
 
-@pytest.fixture
-def sketched(monkeypatch):
-    """Leaves the drawing of figures out, which takes most of the time of a report."""
-
-    def sketch(name, title, draw, **options):
-        return figures.Picture(name, title, '<svg aria-label="none"></svg>', b"")
-
-    for module in (figures, class_figures):
-        monkeypatch.setattr(module, "drawn", sketch)
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
@@ -130,7 +121,7 @@ def test_the_page_shows_the_results(two):
     assert f"study AUC {auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f}) on 60 held-out studies" in text
     assert "final is better than baseline by" in text
     assert "chosen on val" in text and "not corrected for" in text
-    assert sum(tag == "svg" for tag, _ in page.tags) == 16  # eight figures per run
+    assert sum(tag == "svg" for tag, _ in page.tags) == 28  # 13 figures per run, 2 of the comparison
     assert {path.suffix for path in (runs[0].parents[1] / "page-figures").iterdir()} == {".svg", ".png"}
 
 
@@ -232,7 +223,7 @@ def test_the_area_under_the_plotted_precision_recall_curve_matches_its_legend(mo
         ("scores.options", "scores.options is missing"),
         ("brier_parts", "scores.splits.test.study.brier_parts is missing"),
         ("auc", "scores.splits.test.study.scores.auc is missing"),
-        ("metrics_version", "metrics_version is 3, this kmura reads versions 1 and 2"),
+        ("metrics_version", "metrics_version is 4, this kmura reads versions 1 to 3"),
     ],
 )
 def test_metrics_of_another_version_are_one_clear_error(tmp_path, damage, problem):
@@ -247,7 +238,7 @@ def test_metrics_of_another_version_are_one_clear_error(tmp_path, damage, proble
     elif damage == "scores.options":
         del value["scores"]["options"]
     elif damage == "metrics_version":
-        value[damage] = 3
+        value[damage] = 4
     else:
         del value[damage]
     (run / "metrics.json").write_text(json.dumps(value))
@@ -259,9 +250,9 @@ def test_metrics_of_another_version_are_one_clear_error(tmp_path, damage, proble
 @pytest.mark.parametrize(
     ("history", "problem"),
     [
-        ("epoch,loss\n1,0.5\n", "history.csv has no column best; train the run again"),
-        ("loss,best\n0.5,True\n", "history.csv has no column epoch; train the run again"),
-        ("epoch,loss,best\n1,low,True\n", "history.csv, column loss, has an entry that is not a number; train the run"),
+        ("epoch,loss\n1,0.5\n", "history.csv has no column best; repeat the kmura fit"),
+        ("loss,best\n0.5,True\n", "history.csv has no column epoch; repeat the kmura fit"),
+        ("epoch,loss,best\n1,low,True\n", "history.csv, column loss, has an entry that is not a number; repeat"),
         ("", "history.csv cannot be read"),
     ],
 )
@@ -352,7 +343,7 @@ def toy_chapter(run, number, eda):
         tables=(Table("Errors", ("split", "error"), (("val", 0.25), (EVIL, "unknown"))),),
         notes=("a note",),
         warnings=("a warning",),
-        figures={"Errors by epoch": {"errors": picture}},
+        sections=(Section("Does it err?", pictures={"Errors by epoch": {"errors": picture}}), Section("Nothing here")),
         facts={"network": "none"},
     )
 
@@ -391,7 +382,8 @@ def of_version_1(run):
     for path in (run / "metrics.json", run / "explain" / "explain.json"):
         if path.exists():
             path.write_text(re.sub(r"\b(val|test)\b", lambda name: names[name[0]], path.read_text()))
-    value = json.loads((run / "metrics.json").read_text()) | {"predictions_sha256": sha256_of(run / "predictions.csv")}
+    value = of_version_2(json.loads((run / "metrics.json").read_text()))
+    value |= {"predictions_sha256": sha256_of(run / "predictions.csv")}
     del value["metrics_version"]
     write_json(run / "metrics.json", value)
     assert {"tune", "valid"} <= value["scores"]["splits"].keys() and value["select_on"] == "tune"
@@ -399,17 +391,24 @@ def of_version_1(run):
 
 def test_a_run_of_version_1_is_read_with_todays_names_of_the_splits(tmp_path, sketched):
     table = simulated(120)
-    rare = table[(table["split"] == "val") | (table["label"] == 0) | (table.index % 4 == 0)]  # leaves a note
+    rare = table[(table["split"] == "val") | (table["label"] == 0) | (table.index % 20 == 0)]  # leaves a note
     run = explained(evaluated(tmp_path / "XR_WRIST" / "baseline", rare))
     other = evaluated(tmp_path / "XR_WRIST" / "final", blurred(rare, 1.0), "final")
     new, (evaluation, predictions) = report([run, other], tmp_path / "new.html", resamples=20), read_evaluation(run)
     assert any("test" in note for note in evaluation.scores.notes)
+    expected = Evaluation.from_json(of_version_2(json.loads((run / "metrics.json").read_text())))
     of_version_1(run)
     old, (read, read_predictions) = report([run, other], tmp_path / "old.html", resamples=20), read_evaluation(run)
-    assert read == dataclasses.replace(evaluation, predictions_sha256=sha256_of(run / "predictions.csv"))
+    assert read == dataclasses.replace(expected, predictions_sha256=sha256_of(run / "predictions.csv"))
+    errors = [scores.splits["test"]["study"].calibration for scores in (read.scores, evaluation.scores)]
+    assert errors[0]["rmsce_debiased"] == errors[1]["rmsce_debiased"] and "ece_debiased" not in errors[0]
+    intervals = [scores.splits["test"]["study"].scores["auc"] for scores in (read.scores, evaluation.scores)]
+    assert [interval.method for interval in intervals] == ["", "logit"] and intervals[0].low == intervals[1].low
     pd.testing.assert_frame_equal(read_predictions, predictions)
     pages = [re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "", page.read_text()) for page in (new, old)]
-    assert pages[0] == pages[1]
+    added = r'<tr><th scope="row">ece_debiased .*?</tr>\n'  # the error that version 3 added
+    pages[0] = re.sub(added, "", pages[0])
+    assert pages[0] == re.sub(added, "", pages[1])
     contract = contract_of_run(run, threshold="max_f1")
     assert contract.calibrator == evaluation.scores.calibrator
     assert contract.threshold == evaluation.scores.operating_points["test"][1].threshold
@@ -459,7 +458,7 @@ def test_intervals_are_formatted_as_text():
         return str(from_json(Interval, {"value": value, "low": low, "high": high}))
 
     assert written(0.5, 0.25, 1) == "0.500 (0.250 to 1.000)"
-    assert written(0.5, None, None) == "0.500"
+    assert written(0.5, None, None) == "0.500 (no interval)"
     assert written(None, None, None) == "undefined"
     assert written(np.nan, 0, 1) == "undefined"
 
@@ -507,3 +506,59 @@ def test_the_data_card_contains_the_results_of_eda(tmp_path):
     write_json(tmp_path / "eda.json", found | {"inputs": "others"})
     with pytest.raises(InputError, match="of other records"):
         report([run], tmp_path / "page.html", eda=tmp_path / "eda.json")
+
+
+def test_single_views_have_one_column_and_a_bootstrap_over_images(tmp_path, sketched):
+    tables = single_views(120), blurred(single_views(120), 3.0)
+    runs = [
+        evaluated(tmp_path / "folders" / phase, table, phase)
+        for phase, table in zip(("baseline", "final"), tables, strict=True)
+    ]
+    for run in runs:
+        value = json.loads((run / "metrics.json").read_text())
+        write_json(run / "metrics.json", value | {"has_patients": False})
+    text = words(Page(report(runs, tmp_path / "page.html", resamples=20).read_text()))
+    body = text.partition("How to read this A study")[0]
+    assert re.search(r"AUC 0\.\d+ \(0\.\d+ to 0\.\d+\) on 60 held-out images \(\d+ abnormal\); kappa", body)
+    assert "bootstrap over images" in body and "patient bootstrap" not in body and "over patients" not in body
+    assert "studies" not in body and "study level" not in body and "image level" not in body
+    assert len(re.findall(r"images, n = 60 \(", body)) == 4  # two splits of two runs, one column each
+    evaluation = read_evaluation(runs[0])[0]
+    card = model_card(read_run(runs[0]), evaluation, contract_of_run(runs[0]), trained="2", made="today", records="no")
+    scores = card.partition("## Scores")[2]
+    assert "bootstrap over images" in scores and "The records do not identify patients." in scores
+    assert scores.count("### test") == 1 and "studies" not in scores and "study level" not in scores
+
+
+def test_the_printed_tables_of_single_views_have_one_column_of_images(capsys, tmp_path):
+    from kmura.cli.display import show_evaluation
+
+    for table, views in ((single_views(120), "images"), (simulated(120), "studies")):
+        run = evaluated(tmp_path / views / "baseline", table)
+        show_evaluation(dataclasses.replace(read_evaluation(run)[0], has_patients=views == "studies"))
+        text = capsys.readouterr().out
+        assert (f"bootstrap over {'images' if views == 'images' else 'patients'}") in text
+        assert ("studies" in text) == (views == "studies") and "patient bootstrap" not in text
+        assert "images" in text and "rmsce_debiased" in text
+
+
+@pytest.mark.parametrize(
+    ("splits", "chosen", "first"),
+    [
+        (["val", "test"], ["val", "val"], "test"),
+        (["val", "clinic"], ["val", "val"], "clinic"),
+        (["train", "val", "clinic"], ["val", "val"], "clinic"),
+        (["val", "test", "clinic"], ["test", "val"], "clinic"),
+        (["val", "test"], ["test", "val"], "test"),
+        (["val"], ["val", "val"], "val"),
+    ],
+)
+def test_the_headline_is_of_the_held_out_split_whatever_its_name(splits, chosen, first):
+    assert headline_split(splits, *chosen) == first
+
+
+def test_a_held_out_split_of_another_name_is_in_the_headline(tmp_path, sketched):
+    table = simulated(120)
+    run = evaluated(tmp_path / "run" / "x", table.assign(split=table["split"].replace("test", "clinic")))
+    text = words(Page(report([run], tmp_path / "page.html").read_text()))
+    assert "on 60 held-out studies" in text and "Scores on clinic" in text and "optimistic." not in text

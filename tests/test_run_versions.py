@@ -27,6 +27,21 @@ def renamed(value):
     return OLD_NAMES.get(value, value) if isinstance(value, str) else value
 
 
+def of_version_2(value, field=""):
+    """The content of a metrics.json without what version 3 added: methods of intervals, a second debiased error."""
+    if isinstance(value, list):
+        return [of_version_2(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if field == "calibration":
+        value = {name: error for name, error in value.items() if name != "ece_debiased"}
+        value = {{"rmsce_debiased": "ece_debiased"}.get(name, name): error for name, error in value.items()}
+    if value.keys() == {"value", "low", "high", "method"}:
+        value = {name: item for name, item in value.items() if name != "method"}
+    version = {"metrics_version": 2} if "metrics_version" in value else {}
+    return {name: of_version_2(item, name) for name, item in value.items()} | version
+
+
 @pytest.fixture
 def old_run(evaluated_run, tmp_path):
     """The evaluated run as kmura 0.1.0 wrote it."""
@@ -37,7 +52,7 @@ def old_run(evaluated_run, tmp_path):
     (run / "run.json").write_text(json.dumps(description | {"run_version": 1}))
     table = pd.read_csv(run / "predictions.csv")
     table.assign(split=table["split"].map(OLD_NAMES)).to_csv(run / "predictions.csv", index=False)
-    metrics = renamed(json.loads((run / "metrics.json").read_text()))
+    metrics = renamed(of_version_2(json.loads((run / "metrics.json").read_text())))
     assert metrics.pop("metrics_version") == 2
     metrics["predictions_sha256"] = sha256_of(run / "predictions.csv")
     (run / "metrics.json").write_text(json.dumps(metrics))

@@ -161,7 +161,7 @@ def test_trials_worse_than_the_median_are_stopped(records, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_search_without_a_trainable_trial_is_an_error(records, tmp_path):
+def test_a_search_without_a_trainable_trial_is_an_error(records, tmp_path, capsys, caplog):
     from kmura.classification.search import tune
 
     hopeless = dataclasses.replace(changed(learning_rate=(1.0, 1.0)), train=TINY.train)
@@ -173,6 +173,8 @@ def test_a_search_without_a_trainable_trial_is_an_error(records, tmp_path):
 
     with pytest.raises(InputError, match="every trial failed: the loss was not a number"):
         tune(records, area=AREA, runs=tmp_path, config=hopeless, callbacks=[Poison()])
+    assert "Traceback" not in capsys.readouterr().err
+    assert "trial 0 failed: the loss is nan in epoch 1, batch 1; the search continues" in caplog.text
     assert json.loads((tmp_path / AREA / "tune" / "trial_0" / "result.json").read_text())["status"] == "failed"
 
 

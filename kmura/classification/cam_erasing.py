@@ -1,20 +1,21 @@
-"""CAM-erasing: a second loss on images without the region that the model's Grad-CAM++ map marks."""
+"""CAM-erasing: a second loss on images without the region that a class activation map marks."""
 
 import keras
 import tensorflow as tf
 
 from kmura import cam
 from kmura.config import CamConfig
+from kmura.models.backbones import BACKBONES
 from kmura.models.freezing import set_trainable
 
 
 class CamErasingModel(keras.Model):
     """A wrapper that is compiled and fitted to train a classifier; the classifier itself is not changed.
 
-    Each step computes the loss of the mixed batch. While erasing is on, every `erase_every` steps, the Grad-CAM++ map
-    of the clean batch towards the predicted class gives a mask of the top 1 - q of each image's positive map. The clean
-    batch with this region set to black (in all images, or only in those of one class) and with its own labels gives a
-    second loss, and the total loss is
+    Each step computes the loss of the mixed batch. While erasing is on, every `erase_every` steps, the class activation
+    map of the clean batch towards the predicted class gives a mask of the top 1 - q of each image's map. The clean
+    batch with this region set to black or to the mean color (in all images, only in those of one class, or only in the
+    first ones) and with its own labels gives a second loss, and the total loss is
 
         loss = (1 - alpha_cam) * loss_mixed + alpha_cam * loss_erased.
 
@@ -35,7 +36,7 @@ class CamErasingModel(keras.Model):
         classifier: keras.Model,
         *,
         can_erase: bool = True,
-        tap: str = "P5",
+        how: CamConfig | None = None,
         learning_part: str = "all",
         **kwargs,
     ):
@@ -43,12 +44,16 @@ class CamErasingModel(keras.Model):
         Args:
             classifier: maps images [B, H, W, C] to logits [B, L].
             can_erase: False removes erasing from the step permanently, which halves the tracing time.
-            tap: the feature map that determines the erased region, see CamConfig.
+            how: feature map and method of the class activation map, and what is erased; None takes the defaults. Its
+                other settings are set with `set_erasing`.
             learning_part: the part of the backbone that is trainable at first, see `unfreeze` of TrainConfig.
         """
         super().__init__(name="trainer", **kwargs)
         self.classifier = classifier
-        self._cam = cam.CamEngine(classifier, tap=tap, fallback=cam.FALLBACKS[tap]) if can_erase else None
+        self._how = how = how or CamConfig()
+        self._cam = None
+        if can_erase:
+            self._cam = cam.CamEngine(classifier, method=how.method, tap=how.tap, fallback=cam.FALLBACKS[how.tap])
         self.erasing = self._knob("erasing", 0)
         self.alpha_cam = self._knob("alpha_cam", CamConfig.alpha_cam)
         self.erase_q = self._knob("erase_q", CamConfig.erase_q)
@@ -116,8 +121,8 @@ class CamErasingModel(keras.Model):
 
         def erased():
             maps, _ = self._cam(batch["image"])
-            kept = 1 - cam.erase_mask(maps, self.erase_q) * self._chosen(batch["label"])
-            other_loss, _, other = self._compute_gradients(batch["image"] * kept[..., None], batch["label"])
+            mask = cam.erase_mask(maps, self.erase_q, of=self._how.erase_of) * self._chosen(batch["label"])
+            other_loss, _, other = self._compute_gradients(self._filled(batch["image"], mask), batch["label"])
             share = tf.convert_to_tensor(self.alpha_cam)
             both = [(1 - share) * mixed + share * clean for mixed, clean in zip(gradients, other, strict=True)]
             return (1 - share) * loss + share * other_loss, both
@@ -132,10 +137,24 @@ class CamErasingModel(keras.Model):
         return self.compute_metrics(images, labels, logits)
 
     def _chosen(self, labels):
-        """Returns 1 for images that are erased, else 0, [B, 1, 1]; with several logits 1.0, since all images are."""
-        if labels.shape[-1] != 1:
-            return 1.0
-        return tf.where(labels >= 0.5, self.erase_positive, self.erase_negative)[:, :, None]
+        """Returns 1 for images that are erased, else 0, [B, 1, 1]; with several logits their class does not matter."""
+        if labels.shape[-1] == 1:
+            chosen = tf.where(labels[:, 0] >= 0.5, self.erase_positive, self.erase_negative)
+        else:
+            chosen = tf.ones(tf.shape(labels)[0])
+        if self._how.erase_images != "all":
+            chosen *= tf.cast(tf.cumsum(chosen) <= self._how.erase_images, tf.float32)
+        return chosen[:, None, None]
+
+    def _filled(self, images, mask):
+        """Returns the images [B, H, W, C] with the pixels of the mask [B, H, W] set to `erase_fill`."""
+        kept = images * (1 - mask)[..., None]
+        if self._how.erase_fill == "black":
+            return kept
+        mean = tf.constant(BACKBONES[self.classifier.get_config()["backbone"]].mean, tf.float32)
+        if images.shape[-1] == 1:  # the gray image becomes three equal channels
+            mean = tf.reduce_mean(mean, keepdims=True)
+        return kept + mask[..., None] * mean
 
     def _symbolic_build(self, iterator=None, data_batch=None):
         # under a distribution strategy Keras builds the metrics from a batch, and would take the dictionary as input

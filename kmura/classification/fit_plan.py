@@ -31,6 +31,7 @@ from kmura.runs.run import RunFolder
 from kmura.tasks import ALL
 from kmura.training.claim import check_claim, describe
 from kmura.training.precision import slow_reason
+from kmura.workers import processors
 
 PROCESS_BYTES = 700_000_000  # a process that has imported TensorFlow and Keras and built a small model
 KEPT_SHARE = 0.8  # of the outputs of all operations of a forward pass, what is in memory at the same time
@@ -213,7 +214,7 @@ def training_memory(model: keras.Model, batch_size: int, precision: str) -> int:
     """
     trainable = _numbers(model.trainable_variables)
     kept = KEPT_SHARE * _outputs_of_an_image(model) * batch_size * (2 if precision.startswith("mixed") else 4)
-    ahead = ((os.cpu_count() or 1) + 2) * batch_size * math.prod(model.input_shape[1:]) * 4 * 2
+    ahead = (processors() + 2) * batch_size * math.prod(model.input_shape[1:]) * 4 * 2
     return round(PROCESS_BYTES + 4 * model.count_params() + 12 * trainable + kept + ahead)
 
 

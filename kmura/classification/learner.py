@@ -15,6 +15,7 @@ from kmura.config import ClassificationConfig
 from kmura.data.dataset import Dataset
 from kmura.models.build import build_model
 from kmura.models.freezing import set_trainable
+from kmura.runs.predictions import study_keys_of
 from kmura.tasks import Task
 from kmura.training.callbacks import has_stopped, plateau_callbacks
 from kmura.training.loop import Learner
@@ -24,8 +25,8 @@ from kmura.training.optimizers import AdamL2, inner_optimizer, learning_rate, se
 class ClassificationLearner(Learner):
     """A compiled classifier for a data set. Runs that differ only in variable settings share it and its trace.
 
-    Variable settings are the learning rate, the L2 penalty, all settings of mixing, and all settings of CAM-erasing
-    except whether it is used at all. Use the learner inside `kmura.training.loop.session`.
+    Variable settings are the learning rate, the L2 penalty, all settings of mixing, and the settings of CAM-erasing
+    that a search covers. Use the learner inside `kmura.training.loop.session`.
 
     Attributes:
         dataset: the training and validation data.
@@ -62,7 +63,7 @@ class ClassificationLearner(Learner):
         self.model = CamErasingModel(
             classifier,
             can_erase=config.cam.from_epoch is not None,
-            tap=config.cam.tap,
+            how=config.cam,
             learning_part=train.unfreeze,
         )
         self.model.compile(
@@ -144,7 +145,7 @@ class _Validation:
         rows = dataset.rows(split)
         self.task = dataset.labels
         self.images = dataset.eval(split).map(_images)
-        self.study = (rows["area"] + "/" + rows["study"]).to_numpy()  # two areas may share the name of a study
+        self.study = study_keys_of(rows)
         self.label = rows[self.task.label_columns].to_numpy()
 
     def scores(self, classifier: keras.Model, loss: keras.losses.Loss) -> dict[str, float]:
@@ -156,10 +157,10 @@ class _Validation:
 def validation_scores(study, label: np.ndarray, logit: np.ndarray, loss, task: Task) -> dict[str, float]:
     """Returns the validation scores of an epoch at image and study level.
 
-    Names: `val_loss_img val_acc_img val_auc_img val_acc_study val_auc_study val_f1_study`. The probability of a study
-    is the mean over its images. For several classes, accuracy and F1 (weighted by class size) are those of the most
-    probable class, and AUC is the mean over the classes, each against the rest. For several labels, all scores are
-    means over the labels. Images without a known label are excluded. The AUC of a single class is NaN.
+    Names: `val_loss_img val_acc_img val_auc_img val_f1_img val_acc_study val_auc_study val_f1_study`. The probability
+    of a study is the mean over its images. For several classes, accuracy and F1 (weighted by class size) are those of
+    the most probable class, and AUC is the mean over the classes, each against the rest. For several labels, all scores
+    are means over the labels. Images without a known label are excluded. The AUC of a single class is NaN.
 
     Args:
         study: study ids [N].
@@ -179,6 +180,7 @@ def validation_scores(study, label: np.ndarray, logit: np.ndarray, loss, task: T
         "val_loss_img": loss(task.targets(label), logit.astype("float32")),
         "val_acc_img": image["accuracy"][0],
         "val_auc_img": image["auc"][0],
+        "val_f1_img": image["f1"][0],
         "val_acc_study": by_study["accuracy"][0],
         "val_auc_study": by_study["auc"][0],
         "val_f1_study": by_study["f1"][0],

@@ -71,7 +71,9 @@ class _ResumableOracle:
         write_json(Path(self._get_oracle_fname()), self.get_state())
 
     def reload(self):
-        with reading_json(Path(self._get_oracle_fname()), fix="start the search again with --fresh") as state:
+        with reading_json(
+            Path(self._get_oracle_fname()), fix="delete this search and start again with --fresh"
+        ) as state:
             self.set_state(state)
 
     def _save_trial(self, trial):

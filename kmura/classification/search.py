@@ -14,6 +14,7 @@ folder.
 import contextlib
 import dataclasses
 import io
+import logging
 import math
 import os
 import shutil
@@ -27,6 +28,7 @@ import keras
 import keras_tuner as kt
 import numpy as np
 import pandas as pd
+from keras_tuner.src import config as tuner_settings
 
 from kmura import kinds
 from kmura.classification.fit import check_data, prepared_areas
@@ -62,6 +64,9 @@ except ImportError:  # Windows does not have it
     resource = None
 
 ORACLE = "oracle.json"
+tuner_settings.DEBUG = False  # otherwise KerasTuner prints a traceback for every failed trial
+
+log = logging.getLogger(__name__)
 
 
 def tune_areas(
@@ -117,6 +122,7 @@ def tune(
     check_data(dataset, config)
     folder = RunFolder(Path(runs) / area / searched(config)[1])
     description = describe(dataset, folder.path.name, config, kind=kinds.CLASSIFICATION, command=command)
+    description.warn_of_leaks()
     role = _role()
     leads = role != "worker"
     with claimed(folder.path) if leads else contextlib.nullcontext():
@@ -257,6 +263,7 @@ class _Search(kt.Tuner):
             return {self.config.train.monitor: self._score(trial)}
         except NonFiniteLoss as error:
             self._record(trial, math.nan, pd.DataFrame(), "failed", 0.0)
+            log.warning("trial %s failed: %s; the search continues with other values", trial.trial_id, error.what)
             raise kt.errors.FailedTrialError(str(error)) from error
         except Exception as error:  # KerasTuner would count a failed trial and continue
             raise kt.errors.FatalError(str(error)) from error
@@ -317,7 +324,7 @@ class _Search(kt.Tuner):
         """Whether to prune a trial: its best score so far is below the median at this epoch (as in Optuna)."""
         tune = self.config.tune
         frozen = self.config.train.frozen_until_epoch or 0  # its scores predict later ones poorly
-        if not tune.prune or tune.tuner == "hyperband" or len(history) <= frozen:
+        if not tune.prune or tune.tuner == "hyperband" or len(history) < max(frozen + 1, tune.prune_from_epoch):
             return False
         curves = [
             read_history(RunFolder(path))[self.config.train.monitor].to_list()
@@ -325,7 +332,7 @@ class _Search(kt.Tuner):
             if result["status"] == "completed" and result["trial"] != trial.trial_id
         ]
         at_this_epoch = [curve[len(history) - 1] for curve in curves if len(curve) >= len(history)]
-        if len(at_this_epoch) < tune.startup_trials:
+        if len(at_this_epoch) < (tune.prune_startup_trials or tune.startup_trials):
             return False
         return bool(history[self.config.train.monitor].max() < np.median(at_this_epoch))
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from kmura.config import TuneConfig
-from kmura.errors import InputError
+from kmura.errors import InputError, unreadable
 from kmura.files import replacing, write_json
 from kmura.runs.checkpoint import STATE
 from kmura.runs.run import TUNED_VALUES, RunFolder
@@ -23,7 +23,7 @@ from kmura.runs.run import TUNED_VALUES, RunFolder
 RESULT, VALUES, SUMMARY = "result.json", "values.json", "tuner_summary.csv"
 FAILED = (
     "every trial failed: the loss was not a number; reduce the range tune.learning_rate, or train in float32 if "
-    "precision is mixed_float16, and start again with --fresh"
+    "precision is mixed_float16, and start again with --fresh, which deletes this search"
 )
 
 
@@ -41,11 +41,17 @@ def results(folder: Path) -> list[tuple[Path, dict]]:
 
 
 def read_result(trial: Path) -> dict | None:
-    """Returns the `result.json` of a trial; None if the trial has not ended."""
+    """Returns the `result.json` of a trial; None if the trial has not ended.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     try:
         result = json.loads((trial / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
+    except OSError as error:  # it may have ended
+        raise unreadable(trial / RESULT, error) from error
     return result | {"score": math.nan if result["score"] is None else result["score"]}
 
 
@@ -56,12 +62,18 @@ def best_of(ended: list[tuple[Path, dict]]) -> tuple[Path, dict] | None:
 
 
 def claim_values(folder: RunFolder, values: Mapping[str, Any]) -> None:
-    """Writes the values of a trial to its folder; deletes files there that belong to a trial with other values."""
+    """Writes the values of a trial to its folder; deletes files there that belong to a trial with other values.
+
+    Raises:
+        InputError: the values of an earlier trial cannot be read.
+    """
     note, wanted = folder.path / VALUES, json.loads(json.dumps(dict(values)))
     try:
         same = json.loads(note.read_text(encoding="utf-8")) == wanted
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         same = False
+    except OSError as error:  # its trial may be a good one
+        raise unreadable(note, error) from error
     if not same:
         for path in (folder.path / RESULT, folder.history, folder.best):
             path.unlink(missing_ok=True)
@@ -95,6 +107,8 @@ def read_history(folder: RunFolder) -> pd.DataFrame:
         return pd.DataFrame(json.loads((folder.last / STATE).read_text(encoding="utf-8"))["values"]["history"])
     except FileNotFoundError:
         return pd.read_csv(folder.history) if folder.history.exists() else pd.DataFrame()
+    except OSError as error:
+        raise unreadable(folder.last / STATE, error) from error
     except (ValueError, KeyError) as error:
         raise InputError(
             f"{folder.last / STATE} is damaged ({error}); remove {folder.path} and search again"

@@ -15,6 +15,7 @@ from kmura.config.loading import (
     config_from_tables,
     config_json,
     differences,
+    filled_as_before,
     from_run_version_1,
     load_config,
     load_settings,

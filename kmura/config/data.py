@@ -36,10 +36,22 @@ class DataConfig:
 class AugmentConfig:
     """Random augmentation of training images. The defaults are the published settings for MURA."""
 
+    crop: Literal["resized", "zoom"] = key(
+        "resized",
+        "Random crop: 'resized' draws area and aspect ratio and stays inside the image (as torchvision's "
+        "RandomResizedCrop), 'zoom' keeps the aspect ratio and may zoom out.",
+    )
+    aspect: tuple[float, float] = key(
+        (3 / 4, 4 / 3),
+        "Smallest and largest aspect ratio of a 'resized' crop, relative to that of the image.",
+        pair=Range(0, 10, above=True),
+    )
+
     rotation: float = key(15.0, "Largest rotation in either direction, degrees.", within=(0, 180))
     area_scale: tuple[float, float] = key(
         (0.9, 1.1),
-        "Smallest and largest share of the image's area that a random crop shows; values above 1 zoom out.",
+        "Smallest and largest share of the image's area that a random crop shows. Values above 1 zoom out if crop is "
+        "'zoom'; a 'resized' crop above 1 is drawn again.",
         pair=Range(0, 4, above=True),
     )
     shift: float = key(0.0, "Largest shift along each axis, as a fraction of the image side.", within=(0, 1))

@@ -160,7 +160,7 @@ def check_values(config: Any, stage: str) -> None:
                 check_choice_of(name, item, choices)
         elif declared.pair:
             declared.pair.check_pair(name, value)
-        elif declared.range:
+        elif declared.range and value not in words_of(hints(type(config))[field.name]):
             for number in value if isinstance(value, tuple | list) else (value,):
                 declared.range.check(name, number)
 
@@ -193,6 +193,15 @@ def bundle_keys(bundle: type) -> list[Key]:
     return [key for stage, cls in hints(bundle).items() for key in stage_keys(stage, cls)]
 
 
+def words_of(hint: Any) -> tuple[str, ...]:
+    """The words that a union allows beside numbers: `int | Literal["all"]` allows `all`."""
+    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
+        return ()
+    return tuple(
+        word for kind in typing.get_args(hint) if typing.get_origin(kind) is Literal for word in typing.get_args(kind)
+    )
+
+
 def _choices(cls: type, name: str) -> tuple:
     """The choices of a field, or of each of its items if it is a list; empty if its values are not enumerated."""
     hint = hints(cls)[name]
@@ -210,7 +219,8 @@ def _allowed(cls: type, field: dataclasses.Field) -> str:
     if declared.pair:
         return declared.pair.pair_text
     if declared.range:
-        return declared.range.text + (" each" if typing.get_origin(hints(cls)[field.name]) is tuple else "")
+        words = "".join(f"{word}, or " for word in words_of(hints(cls)[field.name]))
+        return words + declared.range.text + (" each" if typing.get_origin(hints(cls)[field.name]) is tuple else "")
     return declared.allowed or ("true, false" if hints(cls)[field.name] is bool else "")
 
 

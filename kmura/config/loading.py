@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kmura.config.bundles import ClassificationConfig
-from kmura.config.keys import hints
+from kmura.config.keys import hints, words_of
 from kmura.config.suggestions import FORMER_SPLITS, did_you_mean, near_keys, nearest
 from kmura.errors import InputError, reason
 
@@ -120,6 +120,17 @@ def from_run_version_1(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dic
     return tables
 
 
+def filled_as_before(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The configuration tables of a `run.json` with the values that keys of today had before they existed.
+
+    Only keys are filled in whose default differs from the former behaviour.
+    """
+    tables = {stage: dict(table) for stage, table in tables.items()}
+    if "augment" in tables:
+        tables["augment"] = {"crop": "zoom"} | tables["augment"]
+    return tables
+
+
 def config_json(config: Any) -> dict[str, dict[str, Any]]:
     """A bundle as nested plain tables, for `run.json`."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
@@ -197,6 +208,8 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value in (None, NO_VALUE) and type(None) in arguments:
             return None
+        if value in words_of(hint):
+            return value
         return _typed(key, value, next(argument for argument in arguments if argument is not type(None)))
     if origin is tuple:
         if not isinstance(value, list | tuple) or (arguments[-1] is not Ellipsis and len(value) != len(arguments)):

@@ -19,12 +19,16 @@ class TuneConfig:
     trials: int = key(25, "Number of trials; not for hyperband.", at_least=1)
     startup_trials: int = key(
         8,
-        "Number of trials before the Gaussian process chooses values, and of completed trials before any is pruned.",
+        "Number of trials before the Gaussian process chooses values.",
         at_least=1,
     )
     prune: bool = key(
         True, "Stop a trial after an epoch whose best score so far is below the completed trials' median at that epoch."
     )
+    prune_startup_trials: int | None = key(
+        None, "Number of completed trials before any is pruned; none takes startup_trials.", at_least=1
+    )
+    prune_from_epoch: int = key(1, "First epoch of a trial, counted from 1, after which it may be pruned.", at_least=1)
     learning_rate: tuple[float, float] = key(
         (1e-5, 3e-4), "Range of train.learning_rate, searched on a logarithmic scale.", pair=Range(1e-12, 1)
     )

@@ -14,8 +14,17 @@ class MixConfig:
 
     mixup_alpha: float = key(0.2, "Parameter a of lambda ~ Beta(a, a) of MixUp; 0 disables MixUp.", within=(0, 100))
     cutmix_alpha: float = key(0.5, "Parameter a of lambda ~ Beta(a, a) of CutMix; 0 disables CutMix.", within=(0, 100))
-    aug_p: float = key(
-        0.5, "Probability that a batch is mixed, by MixUp or by CutMix with equal chances.", within=(0, 1)
+    aug_p: float = key(0.5, "Probability that a batch is mixed.", within=(0, 1))
+    mode: Literal["auto", "mixup", "cutmix"] = key(
+        "auto", "Method that mixes a batch: 'auto' draws one of the two for every batch with equal chances."
+    )
+    per: Literal["image", "batch"] = key(
+        "image", "Whether lambda and the box of CutMix are drawn for each image, or once per batch."
+    )
+    if_zero: Literal["other", "unmixed"] = key(
+        "other",
+        "What mode 'auto' does where the alpha of one method is 0: it always takes the 'other' method, or leaves the "
+        "batches 'unmixed' for which it draws that method.",
     )
     until_epoch: int = key(0, "Last epoch with mixing, counted from 1; 0 disables mixing.", at_least=0)
 
@@ -25,16 +34,34 @@ class MixConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CamConfig:
-    """CAM-erasing: a second loss on images without the region that the Grad-CAM++ map marks."""
+    """CAM-erasing: a second loss on images without the region that a class activation map marks."""
 
     from_epoch: int | None = key(None, "First epoch with CAM-erasing, counted from 1; none disables it.", at_least=1)
     alpha_cam: float = key(0.5, "Share of the loss of the erased batch in the total loss.", within=(0, 1))
-    erase_q: float = key(0.8, "Quantile q: the top 1 - q of each image's positive map is erased.", between=(0, 1))
+    erase_q: float = key(0.8, "Quantile q: the top 1 - q of each image's map is erased.", between=(0, 1))
+    erase_of: Literal["positive", "all"] = key(
+        "positive",
+        "Pixels of the map that erase_q refers to: the 'positive' ones (by rank, an exact share), or 'all' (erases the "
+        "pixels above the quantile).",
+    )
+    erase_fill: Literal["black", "mean"] = key(
+        "black", "Content of the erased region: 'black', or the 'mean' color of the backbone's normalisation."
+    )
+    erase_images: int | Literal["all"] = key(
+        "all",
+        "Images of a batch that are erased: 'all', or the first so many of the shuffled batch.",
+        at_least=1,
+    )
     erase_every: int = key(8, "Steps from one erasing step to the next.", at_least=1)
+    method: Literal["grad_cam", "grad_cam_pp", "grad_cam_pp_summed", "layer_cam", "cam"] = key(
+        "grad_cam_pp",
+        "Class activation map: Grad-CAM, Grad-CAM++, Grad-CAM++ with the third power summed over the map (as the older "
+        "system had it), LayerCAM, or CAM.",
+    )
     tap: Literal["P5", "P4", "P3", "S4"] = key(
         "P5",
-        "Feature map whose Grad-CAM++ is erased and explained: 'P5' (last block, coarsest), 'P4', 'P3', or 'S4' (last "
-        "map of a hybrid's transformer). If the map of P5 or P4 is empty, the next finer one is used.",
+        "Feature map whose class activation map is erased and explained: 'P5' (last block, coarsest), 'P4', 'P3', or "
+        "'S4' (last map of a hybrid's transformer). If the map of P5 or P4 is empty, the next finer one is used.",
     )
     erase: Literal["all", "positive", "negative"] = key(
         "all", "Images that are erased: 'all', or only the 'positive' or the 'negative' ones of a binary task."
@@ -127,13 +154,13 @@ class TrainConfig:
         "Split whose scores select the best epoch. 'test' makes the scores on test optimistic; parts of the literature "
         "do so.",
     )
-    monitor: Literal["val_auc_img", "val_auc_study", "val_acc_img", "val_acc_study", "val_f1_study", "val_loss_img"] = (
-        key(
-            "val_auc_study",
-            "Score that selects the best epoch, a column of history.csv; the largest is best, of val_loss_img the "
-            "smallest. With several classes, AUC is the mean over the classes (each against the rest) and F1 is "
-            "weighted by class size.",
-        )
+    monitor: Literal[
+        "val_auc_img", "val_auc_study", "val_acc_img", "val_acc_study", "val_f1_img", "val_f1_study", "val_loss_img"
+    ] = key(
+        "val_auc_study",
+        "Score that selects the best epoch, a column of history.csv; the largest is best, of val_loss_img the "
+        "smallest. With several classes, AUC is the mean over the classes (each against the rest) and F1 is "
+        "weighted by class size.",
     )
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = key(
         "float32",

@@ -12,9 +12,22 @@ import math
 import keras
 import tensorflow as tf
 
+CROPS = 10  # attempts of torchvision at a crop inside the image
+
 
 def affine_matrices(
-    height, width, *, angle=0.0, area=1.0, at_x=0.0, at_y=0.0, shift_x=0.0, shift_y=0.0, shear=0.0, mirror=1.0
+    height,
+    width,
+    *,
+    angle=0.0,
+    area=1.0,
+    aspect=1.0,
+    at_x=0.0,
+    at_y=0.0,
+    shift_x=0.0,
+    shift_y=0.0,
+    shear=0.0,
+    mirror=1.0,
 ) -> tf.Tensor:
     """Returns matrices [B, 2, 3] float32 that map output pixels to input pixels.
 
@@ -23,24 +36,26 @@ def affine_matrices(
     Args:
         height, width: size of the images, pixels.
         angle: rotation, counter-clockwise as displayed, radians. A number or [B], as are all arguments below.
-        area: fraction of the image's area that the crop covers, at the same aspect ratio; above 1 the image shrinks.
+        area: fraction of the image's area that the crop covers; above 1 the image shrinks.
+        aspect: ratio of width to height of the crop, divided by that of the image.
         at_x, at_y: position of the crop within the available margin, from -1 (left, top) to 1 (right, bottom).
         shift_x, shift_y: shift to the right and down, as a fraction of the width and of the height.
         shear: angle by which vertical lines are tilted, radians (positive: the lower end moves to the right).
         mirror: -1 flips the image horizontally, 1 does not.
     """
     height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-    cos, sin, side, lean = tf.cos(angle), tf.sin(angle), tf.sqrt(area), tf.tan(shear)
-    # an output pixel (x, y), relative to the centre, samples the point (side * x + u, side * y + v) of the rotated
+    cos, sin, lean = tf.cos(angle), tf.sin(angle), tf.tan(shear)
+    wide, high = tf.sqrt(area * aspect), tf.sqrt(area / aspect)
+    # an output pixel (x, y), relative to the centre, samples the point (wide * x + u, high * y + v) of the rotated
     # image; the rows of the product mirror . unshear . unrotate map that point back to the original image
-    u = at_x * (1 - side) * width / 2 - side * shift_x * width
-    v = at_y * (1 - side) * height / 2 - side * shift_y * height
+    u = at_x * (1 - wide) * width / 2 - wide * shift_x * width
+    v = at_y * (1 - high) * height / 2 - high * shift_y * height
     xx, xy = mirror * (cos - lean * sin), mirror * (-sin - lean * cos)
     yx, yy = sin, cos
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
 
     def row(to_x, to_y, middle):
-        a, b = side * to_x, side * to_y
+        a, b = wide * to_x, high * to_y
         return a, b, to_x * u + to_y * v + (middle - a * middle_x - b * middle_y)
 
     entries = [*row(xx, xy, middle_x), *row(yx, yy, middle_y)]
@@ -102,19 +117,24 @@ def change_intensity(images: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tens
     return tf.clip_by_value(images * (brightness * contrast) + mean * (brightness * (1 - contrast)), 0.0, 255.0)
 
 
-def affine_parameters(numbers: tf.Tensor, limits: tf.Tensor) -> dict[str, tf.Tensor]:
+def affine_parameters(numbers: tf.Tensor, limits: tf.Tensor, resized: bool = False) -> dict[str, tf.Tensor]:
     """Returns random arguments [B] for `affine_matrices`.
 
     Args:
-        numbers: float32 [B, 8], uniform in [0, 1).
-        limits: float32 [6]: rotation (radians), smallest and largest area, shift, shear (radians), flip; see
-            `RandomAffine`.
+        numbers: float32 [B, 8], uniform in [0, 1); [B, 8 + 2 CROPS] if `resized`.
+        limits: float32 [8]: rotation (radians), smallest and largest area, shift, shear (radians), flip, smallest and
+            largest aspect; see `RandomAffine`.
+        resized: draw area and aspect of the crop as `resized_crop` does.
     """
-    angle, area, at_x, at_y, shift_x, shift_y, shear, flip = tf.unstack(numbers, axis=-1)
-    most_angle, low, high, most_shift, most_shear, flip_share = tf.unstack(limits)
+    angle, area, at_x, at_y, shift_x, shift_y, shear, flip = (numbers[:, place] for place in range(8))
+    most_angle, low, high, most_shift, most_shear, flip_share, narrow, broad = tf.unstack(limits)
+    area, aspect = low + (high - low) * area, tf.ones_like(area)
+    if resized:
+        area, aspect = resized_crop(numbers[:, 8:], low, high, narrow, broad)
     return {
         "angle": most_angle * _to_either_side(angle),
-        "area": low + (high - low) * area,
+        "area": area,
+        "aspect": aspect,
         "at_x": _to_either_side(at_x),
         "at_y": _to_either_side(at_y),
         "shift_x": most_shift * _to_either_side(shift_x),
@@ -124,12 +144,33 @@ def affine_parameters(numbers: tf.Tensor, limits: tf.Tensor) -> dict[str, tf.Ten
     }
 
 
+def resized_crop(numbers: tf.Tensor, low, high, narrow, broad) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns area and aspect [B] of random crops, relative to the image, as of torchvision's RandomResizedCrop.
+
+    The area is uniform from `low` to `high`, the logarithm of the aspect from log `narrow` to log `broad`. A crop that
+    is wider or higher than the image is rejected and drawn again, CROPS times in all; after that the crop is the image.
+    torchvision takes the ratio of width to height itself and whole pixels; on a square image both are the same apart
+    from rounding.
+
+    Args:
+        numbers: float32 [B, 2 CROPS], uniform in [0, 1).
+        low, high: smallest and largest area; narrow, broad: smallest and largest aspect, above 0.
+    """
+    areas = low + (high - low) * numbers[:, :CROPS]
+    aspects = tf.exp(tf.math.log(narrow) + (tf.math.log(broad) - tf.math.log(narrow)) * numbers[:, CROPS:])
+    fits = (areas * aspects <= 1) & (areas <= aspects)  # sides sqrt(area * aspect), sqrt(area / aspect)
+    first = tf.argmax(fits, axis=1)
+    some = tf.reduce_any(fits, axis=1)
+    area, aspect = (tf.gather(values, first, batch_dims=1) for values in (areas, aspects))
+    return tf.where(some, area, 1.0), tf.where(some, aspect, 1.0)
+
+
 # XLA compiles everything from the random numbers to the pixels, because TensorFlow's graph optimizer rounds the
 # intermediate steps differently inside Dataset.map
 @tf.function(jit_compile=True, reduce_retracing=True)
-def _random_affine(images: tf.Tensor, numbers: tf.Tensor, limits: tf.Tensor) -> tf.Tensor:
+def _random_affine(images: tf.Tensor, numbers: tf.Tensor, limits: tf.Tensor, resized: bool) -> tf.Tensor:
     shape = tf.shape(images)
-    return warp(images, affine_matrices(shape[1], shape[2], **affine_parameters(numbers, limits)))
+    return warp(images, affine_matrices(shape[1], shape[2], **affine_parameters(numbers, limits, resized)))
 
 
 @tf.function(jit_compile=True, reduce_retracing=True)
@@ -172,21 +213,39 @@ class _RandomLayer(keras.layers.Layer):
 class RandomAffine(_RandomLayer):
     """Randomly flips, shears, rotates, zooms and shifts images, with a single resampling.
 
-    Zooming is a random resized crop: the crop's fraction of the area is uniform in `area_scale`, its aspect ratio is
-    that of the image, and its position is uniform in the available margin. Each image of a batch has its own random
+    The crop is drawn in one of two ways, and its position is uniform in the available margin. With `crop="zoom"` its
+    fraction of the area is uniform in `area_scale` and its aspect ratio is that of the image; a fraction above 1 zooms
+    out. With `crop="resized"` it is a random resized crop, see `resized_crop`. Each image of a batch has its own random
     numbers. See `affine_matrices` for order and directions, and `warp` for the resampling.
 
     Args:
         rotation: maximum rotation in either direction, degrees.
-        area_scale: minimum and maximum fraction of the image's area that a crop covers (above 1 zooms out).
+        area_scale: minimum and maximum fraction of the image's area that a crop covers.
+        crop: `zoom` or `resized`.
+        aspect: minimum and maximum of the crop's ratio of width to height relative to the image's; for `resized`.
         shift: maximum shift in x and in y, as a fraction of the side.
         shear: maximum angle in either direction by which vertical lines are tilted, degrees.
         flip: probability of a horizontal flip.
         seed: seed of the layer's own generator, which is used in calls without a seed.
     """
 
-    def __init__(self, rotation=0.0, area_scale=(1.0, 1.0), shift=0.0, shear=0.0, flip=0.0, **kwargs):
+    def __init__(
+        self,
+        rotation=0.0,
+        area_scale=(1.0, 1.0),
+        shift=0.0,
+        shear=0.0,
+        flip=0.0,
+        *,
+        crop="zoom",
+        aspect=(1.0, 1.0),
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        if crop not in ("zoom", "resized"):
+            raise ValueError(f"crop is {crop!r}; choose zoom or resized")
+        self.crop = crop
+        self.aspect = tuple(aspect)
         self.rotation = rotation
         self.area_scale = tuple(area_scale)
         self.shift = shift
@@ -201,14 +260,17 @@ class RandomAffine(_RandomLayer):
     @property
     def limits(self) -> tuple[float, ...]:
         """The argument `limits` of `affine_parameters`, with angles in radians."""
-        return (math.radians(self.rotation), *self.area_scale, self.shift, math.radians(self.shear), self.flip)
+        shear = math.radians(self.shear)
+        return (math.radians(self.rotation), *self.area_scale, self.shift, shear, self.flip, *self.aspect)
 
     def changed(self, images, seed):
         """Returns the images [B, H, W, C] float32, each under the transform determined by the seed."""
-        return _random_affine(images, _uniform(images, 8, seed), tf.constant(self.limits, tf.float32))
+        resized = self.crop == "resized"
+        numbers = _uniform(images, 8 + 2 * CROPS if resized else 8, seed)
+        return _random_affine(images, numbers, tf.constant(self.limits, tf.float32), resized)
 
     def get_config(self):
-        names = ("rotation", "area_scale", "shift", "shear", "flip")
+        names = ("rotation", "area_scale", "shift", "shear", "flip", "crop", "aspect")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 

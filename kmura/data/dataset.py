@@ -16,6 +16,7 @@ import pandas as pd
 from kmura.config import AugmentConfig, DataConfig, MixConfig
 from kmura.data.index import Index, read_index
 from kmura.errors import InputError
+from kmura.records.leakage import patient_leaks
 from kmura.records.manifest import Manifest, read_manifest
 from kmura.tasks import ALL, Task, is_joint, model_task, task_of
 
@@ -269,6 +270,24 @@ class Dataset:
         """
         if self.manifest.inputs != inputs:
             raise InputError(f"{self.records} are not the records that {run} was trained on; give those with --records")
+
+    def leaks(self) -> tuple[str, ...]:
+        """Returns one sentence for each kind of leakage between the splits of this area.
+
+        The build looks for patients and identical images in two splits. In records of an earlier kmura, which did not,
+        patients are compared here, and identical images are not.
+
+        Raises:
+            InputError: the indexes of earlier records are missing or damaged.
+        """
+        area = self.area if self.area != ALL or len(self.manifest.areas) > 1 else next(iter(self.manifest.areas))
+        leaks = self.manifest.leaks
+        if leaks is None:
+            leaks = ()
+            if self.manifest.has_patients:
+                keys = ((split, self.index(split).keys["patient"]) for split in self.splits)
+                leaks = patient_leaks(area, ((patient, split) for split, names in keys for patient in names))
+        return tuple(leak.text for leak in leaks if leak.area == area)
 
     def readable_errors(self, split: str | None = None) -> contextlib.AbstractContextManager[None]:
         """Returns a context manager that turns TensorFlow's errors about damaged records into a readable InputError.

@@ -25,11 +25,14 @@ def beta(shape, alpha, seed) -> tf.Tensor:
 class _Mixing(keras.layers.Layer):
     """The common base of mixing layers: the `training` flag, the source of random numbers, and the config."""
 
-    def __init__(self, alpha: float = 0.2, *, seed: int | None = None, **kwargs):
+    def __init__(self, alpha: float = 0.2, *, per: str = "image", seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
         if alpha < 0:
             raise ValueError(f"alpha is {alpha}; 0 (off) or more is needed")
+        if per not in ("image", "batch"):
+            raise ValueError(f"per is {per!r}; choose image or batch")
         self.alpha = alpha
+        self.per = per
         self.seed = seed
         self.generator = keras.random.SeedGenerator(seed)
 
@@ -48,7 +51,7 @@ class _Mixing(keras.layers.Layer):
         seeds = tf.random.split(seed, 3)
         number = tf.shape(images)[0]
         partner = tf.random.experimental.stateless_shuffle(tf.range(number), seed=seeds[0])
-        weight = beta([number], self.alpha, seeds[1])
+        weight = beta([1 if self.per == "batch" else number], self.alpha, seeds[1])
         images, weight = self.mix(images, tf.gather(images, partner), weight, seeds[2])
         weight = weight[:, None]
         return {"images": images, "labels": weight * labels + (1 - weight) * tf.gather(labels, partner)}
@@ -57,7 +60,7 @@ class _Mixing(keras.layers.Layer):
         return input_shape
 
     def get_config(self):
-        return super().get_config() | {"alpha": self.alpha, "seed": self.seed}
+        return super().get_config() | {"alpha": self.alpha, "per": self.per, "seed": self.seed}
 
 
 @keras.saving.register_keras_serializable("kmura")
@@ -69,11 +72,12 @@ class MixUp(_Mixing):
 
     Args:
         alpha: a, 0 (off) or more.
+        per: `image` draws l for every image, `batch` once for all.
         seed: seed of the layer's own generator.
     """
 
     def mix(self, images, others, weight, seed):
-        """Returns the mixed images and the weight [B] of `images` in them."""
+        """Returns the mixed images and the weight [B] or [1] of `images` in them."""
         share = weight[:, None, None, None]
         return share * images + (1 - share) * others, weight
 
@@ -89,15 +93,16 @@ class CutMix(_Mixing):
 
     Args:
         alpha: a, 0 (off) or more.
+        per: `image` draws l and the centre for every image, `batch` once for all.
         seed: seed of the layer's own generator.
     """
 
     def mix(self, images, others, weight, seed):
-        """Returns the images with the pasted boxes and the fraction [B] of pixels that are unchanged."""
+        """Returns the images with the pasted boxes and the fraction [B] or [1] of pixels that are unchanged."""
         shape = tf.shape(images)
         size = tf.cast(shape[1:3], tf.float32)  # [2] rows, columns
-        half = tf.sqrt(1 - weight)[:, None] * size / 2  # [B, 2]
-        centre = tf.random.stateless_uniform([shape[0], 2], seed, alg="philox") * size
+        half = tf.sqrt(1 - weight)[:, None] * size / 2  # [B, 2] or [1, 2]
+        centre = tf.random.stateless_uniform([tf.shape(weight)[0], 2], seed, alg="philox") * size
         first = tf.round(tf.clip_by_value(centre - half, 0.0, size))
         last = tf.round(tf.clip_by_value(centre + half, 0.0, size))
 
@@ -105,26 +110,46 @@ class CutMix(_Mixing):
             position = tf.range(tf.cast(number, tf.float32))[None, :]
             return (position >= first[:, axis : axis + 1]) & (position < last[:, axis : axis + 1])
 
-        box = inside(0, shape[1])[:, :, None] & inside(1, shape[2])[:, None, :]  # [B, H, W]
+        box = inside(0, shape[1])[:, :, None] & inside(1, shape[2])[:, None, :]  # [B, H, W] or [1, H, W]
         kept = 1 - tf.reduce_prod(last - first, axis=1) / tf.reduce_prod(size)
         return tf.where(box[..., None], others, images), kept
 
 
 @keras.saving.register_keras_serializable("kmura")
 class RandomMix(keras.layers.Layer):
-    """Mixes a whole batch with probability `probability`, by MixUp or CutMix with equal probability.
+    """Mixes a whole batch with probability `probability`, by MixUp or CutMix.
 
     Args:
         mixup_alpha, cutmix_alpha: see MixUp and CutMix; a method whose alpha is 0 is not used.
         probability: 0..1, `aug_p` of the published search.
+        mode: `auto` draws MixUp or CutMix with equal probability; `mixup` and `cutmix` use only that method.
+        per: see MixUp and CutMix.
+        if_zero: with mode `auto` and one alpha 0: `other` always uses the other method, `unmixed` leaves the batch
+            unmixed if the method with alpha 0 is drawn.
         seed: seed of the layer's own generator.
     """
 
-    def __init__(self, mixup_alpha=0.2, cutmix_alpha=1.0, probability=0.5, *, seed: int | None = None, **kwargs):
+    def __init__(
+        self,
+        mixup_alpha=0.2,
+        cutmix_alpha=1.0,
+        probability=0.5,
+        *,
+        mode: str = "auto",
+        per: str = "image",
+        if_zero: str = "other",
+        seed: int | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if not 0 <= probability <= 1:
             raise ValueError(f"probability is {probability}; 0 to 1 is needed")
-        self.mixup, self.cutmix = MixUp(mixup_alpha), CutMix(cutmix_alpha)
+        if mode not in ("auto", "mixup", "cutmix"):
+            raise ValueError(f"mode is {mode!r}; choose auto, mixup or cutmix")
+        if if_zero not in ("other", "unmixed"):
+            raise ValueError(f"if_zero is {if_zero!r}; choose other or unmixed")
+        self.mixup, self.cutmix = MixUp(mixup_alpha, per=per), CutMix(cutmix_alpha, per=per)
+        self.mode, self.per, self.if_zero = mode, per, if_zero
         self.mixup.built = self.cutmix.built = True  # neither has weights
         self.probability = probability
         self.seed = seed
@@ -133,8 +158,10 @@ class RandomMix(keras.layers.Layer):
     def call(self, batch, seed=None, training=None):
         """Returns the mixed batch; see MixUp for the arguments."""
         batch = {name: tf.cast(value, tf.float32) for name, value in batch.items()}
-        choices = [layer for layer in (self.mixup, self.cutmix) if layer.alpha > 0]
-        if training is False or not choices or self.probability == 0:
+        layers = {"mixup": [self.mixup], "cutmix": [self.cutmix], "auto": [self.mixup, self.cutmix]}[self.mode]
+        used = [layer for layer in layers if layer.alpha > 0]
+        choices = layers if self.if_zero == "unmixed" else used
+        if training is False or not used or self.probability == 0:
             return batch
         seed = tf.cast(self.generator.next() if seed is None else seed, tf.int32)
         seeds = tf.random.split(seed, 2)
@@ -148,4 +175,5 @@ class RandomMix(keras.layers.Layer):
 
     def get_config(self):
         config = {"mixup_alpha": self.mixup.alpha, "cutmix_alpha": self.cutmix.alpha, "probability": self.probability}
+        config |= {"mode": self.mode, "per": self.per, "if_zero": self.if_zero}
         return super().get_config() | config | {"seed": self.seed}

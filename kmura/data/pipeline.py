@@ -1,7 +1,5 @@
 """The tf.data pipelines of training and evaluation: from an index and its images to batches."""
 
-import os
-
 import numpy as np
 import tensorflow as tf
 
@@ -12,6 +10,7 @@ from kmura.data.index import Index
 from kmura.data.mixing import RandomMix
 from kmura.errors import InputError
 from kmura.tasks import Task
+from kmura.workers import processors
 
 
 def train_batches(
@@ -39,13 +38,13 @@ def train_batches(
     ids = task.ids(index.labels, index.keys["area"])
     targets = tf.constant(task.targets(ids))
     # float32 under every dtype policy: 16-bit floats would round pixels in 0..255
-    affine = RandomAffine(
-        augment.rotation, augment.area_scale, augment.shift, augment.shear, augment.flip, dtype="float32"
-    )
+    moves = (augment.rotation, augment.area_scale, augment.shift, augment.shear, augment.flip)
+    affine = RandomAffine(*moves, crop=augment.crop, aspect=augment.aspect, dtype="float32")
     intensity = RandomIntensity(augment.brightness, augment.contrast, dtype="float32")
-    mixing = (
-        RandomMix(mix.mixup_alpha, mix.cutmix_alpha, mix.aug_p, dtype="float32") if mix and mix.until_epoch else None
-    )
+    mixing = None
+    if mix and mix.until_epoch:
+        how = {"mode": mix.mode, "per": mix.per, "if_zero": mix.if_zero}
+        mixing = RandomMix(mix.mixup_alpha, mix.cutmix_alpha, mix.aug_p, **how, dtype="float32")
 
     groups = _by_class(ids, rows, task) if balanced else [rows]
     orders = [_order(groups, len(rows), np.random.default_rng([seed, epoch])) for epoch in range(first_epoch, epochs)]
@@ -115,5 +114,5 @@ def batches_of(images: int, batch_size: int) -> int:
 
 def _mapped(steps: tf.data.Dataset, batch) -> tf.data.Dataset:
     """Returns the batches of the steps, in order, computed in parallel and prefetched."""
-    at_a_time = (os.cpu_count() or 1) + 2  # AUTOTUNE uses one per core, and a core is idle while its batch waits
+    at_a_time = processors() + 2  # AUTOTUNE uses one per core, and a core is idle while its batch waits
     return steps.map(batch, num_parallel_calls=at_a_time, deterministic=True).prefetch(tf.data.AUTOTUNE)

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from kmura import metrics
-from kmura.evaluation.scoring import LEVELS, ScoreOptions, Scores, score_table, with_ends
-from kmura.runs.predictions import read_predictions
+from kmura.evaluation.calibrators import logits_of
+from kmura.evaluation.scoring import LEVELS, Counted, ScoreOptions, Scores, score_table
+from kmura.runs.predictions import check_predictions, patient_keys_of, read_predictions, study_keys_of
 from kmura.runs.run import Run
 from kmura.tasks import Binary, Multiclass, Task
 
@@ -34,14 +35,14 @@ class ClassScores:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassLevelScores:
+class ClassLevelScores(Counted):
     """Scores of one split at one level.
 
     Attributes:
         level: `image` or `study`.
         images, studies, patients: counts.
-        scores: name -> value with its 95 % patient-bootstrap interval; see `metrics.multiclass_scores` and, for
-            several labels, `metrics.multilabel_scores`.
+        scores: name -> value with its 95 % interval; see `metrics.multiclass_scores` and, for several labels,
+            `metrics.multilabel_scores`.
         classes: scores of each class.
         confusion: counts by true class (row) and predicted class (column); empty for several labels.
     """
@@ -53,11 +54,6 @@ class ClassLevelScores:
     scores: dict[str, metrics.Interval]
     classes: list[ClassScores]
     confusion: list[list[int]]
-
-    @property
-    def units(self) -> int:
-        """The number of images or studies, depending on the level."""
-        return self.images if self.level == "image" else self.studies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,8 +154,7 @@ def _areas_table(table: pd.DataFrame, task: Task, areas: Task) -> pd.DataFrame:
 
 def _question(table: pd.DataFrame, label, probability) -> pd.DataFrame:
     probability = np.clip(probability, 0, 1)
-    inside = np.clip(probability, 1e-15, 1 - 1e-15)
-    logit = np.log(inside) - np.log1p(-inside)
+    logit = logits_of(probability)
     keys = table[["split", "area", "patient", "study", "image"]]
     return keys.assign(label=np.asarray(label, int), logit=logit, probability=probability)
 
@@ -168,10 +163,11 @@ def score_classes(table: pd.DataFrame, area: str, task: Task, options: ScoreOpti
     """Scores every split of a table of class predictions.
 
     Raises:
-        InputError: see `ScoreOptions.check`.
+        InputError: see `ScoreOptions.check` and `kmura.runs.predictions.check_predictions`.
     """
     options = options or ScoreOptions()
     options.check()
+    check_predictions(table, task)
     splits, pooled, of_areas = _split_scores(table, task, options), None, {}
     as_given = dataclasses.replace(options, calibration="none")  # a model of several classes is not calibrated
     questions = {name: score_table(rows, as_given) for name, rows in questions_of(table, area, task).items()}
@@ -201,11 +197,10 @@ def _split_scores(table: pd.DataFrame, task: Task, options: ScoreOptions):
 def class_units_of(table: pd.DataFrame, level: str, task: Task, *, pooling: str = "mean", top_k: int = 2) -> ClassUnits:
     """Returns the images or studies of a table of one split. Images without any known label are excluded."""
     table = _known(table, task)
-    label, patient = table[task.label_columns].to_numpy(), table["patient"].to_numpy()
+    label, patient = table[task.label_columns].to_numpy(), patient_keys_of(table)
     probability = table[task.probability_columns].to_numpy(float)
     if level == "study":
-        study = (table["area"] + "/" + table["study"]).to_numpy()
-        pooled = metrics.pool_classes(study, probability, pooling, k=top_k, normalize=task.softmax)
+        pooled = metrics.pool_classes(study_keys_of(table), probability, pooling, k=top_k, normalize=task.softmax)
         label, patient, probability = label[pooled.first], patient[pooled.first], pooled.value
     if task.by_label:
         return ClassUnits(label, label, probability, probability >= 0.5, patient)
@@ -221,73 +216,98 @@ def _known(table: pd.DataFrame, task: Task) -> pd.DataFrame:
 def _level_scores(table, level: str, task: Task, options: ScoreOptions) -> ClassLevelScores:
     known = _known(table, task)
     units = class_units_of(table, level, task, pooling=options.pooling, top_k=options.top_k)
-    patient, probability = units.patient, units.probability
-    weights = np.empty((0, len(patient)))
-    if len(np.unique(patient)) > 1:
-        # resample patients regardless of class; a class that a resample lacks is excluded from that resample's means
-        rng = np.random.default_rng(options.seed)
-        weights = metrics.cluster_weights(patient, resamples=options.resamples, rng=rng)
-    several, number = task.by_label, len(task.classes)
+    # resample patients regardless of class; a class that a resample lacks is excluded from that resample's means
+    draws = metrics.PatientBootstrap(units.patient, resamples=options.resamples, seed=options.seed)
+    place, several = draws.place(units.patient), task.by_label
+    scorer = metrics.ClassScorer(units.label, units.probability, several=several, place=place, auc=False)
+    drawn = draws.scores({0: scorer})[0]
+    classes = [_class_intervals(units, number, place, drawn) for number in range(len(task.classes))]
     score = metrics.multilabel_scores if several else metrics.multiclass_scores
-    values, drawn = (_by_class(units, several, part) for part in (None, weights))
-    intervals = {name: _columns(values[name], drawn[name]) for name in values}
-    scores = metrics.intervals(score(units.label, probability), score(units.label, probability, weights))
+    values = score(units.label, units.probability)
+    means = {name: drawn[metrics.MEAN, name] for name in values if name != "auc"}
+    scores = metrics.intervals({name: values[name] for name in means}, means)
+    if len(draws.ids) > 1:
+        closed = _mean_forms(units, task, classes, place, {name: float(value[0]) for name, value in values.items()})
+        for name, interval in scores.items():
+            if np.isnan(interval.low) and name in closed:
+                scores[name] = metrics.with_width(interval.value, *closed[name], metrics.BOUNDS)
+    scores["auc"] = _mean_auc(units, place)
     matrix = []
-    if several:  # shares over all labels: a patient counts if any label does
-        behind = {
-            "accuracy": units.target >= 0,
-            "recall": units.target == 1,
-            "specificity": units.target == 0,
-            "precision": units.predicted & (units.target >= 0),
-        }
-        scores = with_ends(scores, {name: rows.any(axis=1) for name, rows in behind.items()}, patient)
-    else:
-        scores = with_ends(scores, {"accuracy": np.ones(len(patient), bool)}, patient)
-        matrix = metrics.confusion_matrix(units.label, probability.argmax(1), number)[0].astype(int).tolist()
+    if not several:
+        matrix = metrics.confusion_matrix(units.label, units.probability.argmax(1), len(task.classes))[0]
+        matrix = matrix.astype(int).tolist()
     return ClassLevelScores(
         level=level,
         images=len(known),
-        studies=len(known[["area", "study"]].drop_duplicates()),
-        patients=known["patient"].nunique(),
-        scores=scores,
+        studies=len(np.unique(study_keys_of(known))),
+        patients=len(draws.ids),
+        scores={name: scores[name] for name in values},
         classes=[
-            ClassScores(
-                name,
-                int((units.target[:, place] == 1).sum()),
-                with_ends(
-                    {key: intervals[key][place] for key in intervals},
-                    {
-                        "precision": units.predicted[:, place] & (units.target[:, place] >= 0),
-                        "recall": units.target[:, place] == 1,
-                    },
-                    patient,
-                ),
-            )
-            for place, name in enumerate(task.classes)
+            ClassScores(name, int((target == 1).sum()), intervals)
+            for name, target, intervals in zip(task.classes, units.target.T, classes, strict=True)
         ],
         confusion=matrix,
     )
 
 
-def _by_class(units: ClassUnits, several: bool, weights) -> dict[str, np.ndarray]:
-    """Returns the scores of each class: name -> values [R, L]."""
-    probability = units.probability
-    ranked = metrics.one_vs_rest(units.target, probability, weights)
-    if not several:
-        matrix = metrics.confusion_matrix(units.label, probability.argmax(1), probability.shape[1], weights)
-        by_class = metrics.by_class(matrix)
-        return {name: by_class[name] for name in ("precision", "recall", "f1")} | ranked
-    by_label = []
-    for label, value in zip(units.label.T, probability.T, strict=True):
-        known = label >= 0
-        part = None if weights is None else weights[:, known]
-        by_label.append(metrics.scores(label[known], value[known], weights=part))
-    return {
-        name: np.stack([scores[name] for scores in by_label], axis=1) for name in ("precision", "recall", "f1")
-    } | ranked
+def _class_intervals(units: ClassUnits, number: int, place: np.ndarray, drawn) -> dict[str, metrics.Interval]:
+    """Returns the scores of a class against all others; decisions are those of the task."""
+    known = units.target[:, number] >= 0
+    target, place = units.target[known, number], place[known]
+    of_class = {name: values[:, number] for (kind, name), values in drawn.items() if kind == metrics.CLASS}
+    intervals = {}
+    for names, value in (
+        (("precision", "recall", "f1"), units.predicted[known, number].astype(float)),
+        (("auc", "ap"), units.probability[known, number]),
+    ):
+        intervals |= metrics.binary_intervals(target, value, place, of_class, names=names)
+    return {name: intervals[name] for name in metrics.BY_CLASS}
 
 
-def _columns(value: np.ndarray, drawn: np.ndarray) -> list[metrics.Interval]:
-    """Returns one interval per class from values [1, L] and resampled values [R, L]."""
-    intervals = metrics.intervals(dict(enumerate(value.T)), dict(enumerate(drawn.T)))
-    return [intervals[place] for place in range(value.shape[1])]
+def _mean_auc(units: ClassUnits, place: np.ndarray) -> metrics.Interval:
+    """Returns the mean of the AUCs that are defined, each class against the rest."""
+    aucs, number = [], int(place.max(initial=-1)) + 1
+    for target, probability in zip(units.target.T, units.probability.T, strict=True):
+        known = target >= 0
+        auc = metrics.clustered_auc(target[known], probability[known], place[known], number)
+        aucs += [] if np.isnan(auc.value) else [auc]
+    if not aucs:
+        return metrics.Interval(np.nan, np.nan, np.nan)
+    return metrics.mean_auc_interval(aucs, np.full(len(aucs), 1 / len(aucs)))
+
+
+def _mean_forms(units: ClassUnits, task: Task, classes, place: np.ndarray, values) -> dict[str, tuple[float, float]]:
+    """Returns the intervals of scores over all classes that do not depend on resamples, by score."""
+    if task.by_label:
+        by_label = []
+        for target, probability in zip(units.target.T, units.probability.T, strict=True):
+            known = target >= 0
+            nothing = dict.fromkeys(metrics.SCORES, np.empty(0))
+            by_label.append(metrics.binary_intervals(target[known], probability[known], place[known], nothing))
+        return {name: _mean_bounds([scores[name] for scores in by_label]) for name in metrics.SCORES}
+    if not len(units.label):
+        return {}
+    support = (units.target == 1).sum(0)
+    parts = {name: [of_class[name] for of_class in classes] for name in ("recall", "f1", "ap")}
+    low, high = map(float, metrics.wilson(values["accuracy"], len(np.unique(place))))
+    chance = float(support @ units.predicted.sum(0)) / len(units.label) ** 2
+    closed = {
+        "accuracy": (low, high),
+        "balanced_accuracy": _mean_bounds(parts["recall"]),
+        "f1_macro": _mean_bounds(parts["f1"]),
+        "f1_weighted": _mean_bounds(parts["f1"], support),
+        "ap": _mean_bounds(parts["ap"]),
+    }
+    if chance < 1:
+        closed["kappa"] = metrics.kappa_bounds(metrics.Interval(values["accuracy"], low, high), chance)
+    return closed
+
+
+def _mean_bounds(parts: list[metrics.Interval], sizes: np.ndarray | None = None) -> tuple[float, float]:
+    """Returns the mean bounds of the scores that are defined."""
+    sizes = np.ones(len(parts)) if sizes is None else sizes
+    pairs = [(part, size) for part, size in zip(parts, sizes, strict=True) if not np.isnan(part.value) and size]
+    if not pairs:
+        return np.nan, np.nan
+    defined, shares = zip(*pairs, strict=True)
+    return metrics.mean_bounds(list(defined), np.array(shares) / np.sum(shares))

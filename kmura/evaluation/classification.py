@@ -23,6 +23,7 @@ def evaluate_run(
     records: str | os.PathLike | None = None,
     splits: tuple[str, ...] = ("val", "test"),
     options: ScoreOptions | None = None,
+    faithfulness: bool | None = None,
 ) -> Evaluation:
     """Scores a run's best model; also writes `predictions.csv` and `metrics.json` to the run folder.
 
@@ -31,6 +32,8 @@ def evaluate_run(
         records: folder of the records, if they have moved since the training.
         splits: the splits to predict; splits that the records lack are skipped.
         options: pooling, calibration, thresholds, bootstrap.
+        faithfulness: whether to compute the localization faithfulness of every split, which takes several passes over
+            its images; None computes it only for binary runs of the phase final, which are published with it.
 
     Raises:
         InputError: the run has no finished epoch, the records are missing or differ from those of the run, or an option
@@ -42,7 +45,9 @@ def evaluate_run(
     model, model_sha256 = run.model(), run.model_sha256()
     present = [split for split in splits if split in dataset.splits]
     tables = [predict_split(model, dataset, split) for split in present]
-    faithfulness = _faithfulness(model, dataset, run, present)
+    if faithfulness is None:
+        faithfulness = run.phase == "final" and isinstance(run.labels, Binary)
+    localized = _faithfulness(model, dataset, run, present) if faithfulness else None
     with replacing(folder.predictions) as file:
         pd.concat(tables).to_csv(file, index=False)
     evaluation = Evaluation(
@@ -57,7 +62,7 @@ def evaluate_run(
         scores=_scored(run, options),
         task=description.task,
         classes=description.classes,
-        localization_faithfulness=faithfulness,
+        localization_faithfulness=localized,
     )
     write_json(folder.metrics, dataclasses.asdict(evaluation))
     return evaluation
@@ -70,8 +75,6 @@ def _scored(run: Run, options: ScoreOptions) -> Scores | MultiScores:
     return score_classes(table, run.area, run.labels, options)
 
 
-def _faithfulness(model, dataset: Dataset, run: Run, splits: list[str]) -> dict[str, float] | None:
-    if run.phase != "final" or not isinstance(run.labels, Binary):
-        return None
-    options = {"q": run.config.cam.erase_q, "tap": run.config.cam.tap}
+def _faithfulness(model, dataset: Dataset, run: Run, splits: list[str]) -> dict[str, float]:
+    options = {"q": run.config.cam.erase_q, "tap": run.config.cam.tap, "method": run.config.cam.method}
     return {split: localization_faithfulness(model, dataset, split, **options) for split in splits}

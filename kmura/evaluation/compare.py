@@ -13,6 +13,7 @@ from kmura.errors import InputError, check_choice
 from kmura.evaluation.class_scores import binary_tables
 from kmura.evaluation.scoring import LEVELS, Units, units_of
 from kmura.files import write_json
+from kmura.runs.predictions import patient_keys_of, study_keys_of
 from kmura.runs.run import Run
 from kmura.tasks import ALL, Binary
 
@@ -26,7 +27,8 @@ class Difference:
     Attributes:
         where: an area, or one of OVERALL.
         interval: paired, by patient bootstrap.
-        delong_p: for AUCs within an area, the p-value of DeLong's test, which assumes independent units; else None.
+        delong_p: for AUCs within an area, the p-value of DeLong's test with the variance of Obuchowski (1997), which
+            allows for several units per patient; NaN if it is undefined, None for other scores and means over areas.
         sentence: the difference in words.
     """
 
@@ -62,6 +64,8 @@ class Comparison:
         differences: differences of all pairs of models in all scores.
         resamples, redrawn: level -> number of resamples, and number of those that were drawn again because they lacked
             a class in an area.
+        is_single_view: whether every image is a study of its own, so that both levels are the same.
+        resampled: what the bootstrap resamples: `images` if every image is a patient of its own, else `patients`.
         notes: remarks that are needed to interpret the comparison.
     """
 
@@ -74,6 +78,8 @@ class Comparison:
     differences: list[Difference]
     resamples: dict[str, int]
     redrawn: dict[str, int]
+    is_single_view: bool
+    resampled: str
     notes: tuple[str, ...]
 
 
@@ -128,21 +134,38 @@ def compare(
     _check_same_images(tables, folders)
     by_level = {"units": {}, "scores": {}, "calibration": {}, "best": {}, "resamples": {}, "redrawn": {}}
     differences = []
+    is_single_view = all(len(np.unique(study_keys_of(table))) == len(table) for table in tables.values())
+    of_areas = {area: table for (_, area), table in tables.items()}
+    patients = np.concatenate([patient_keys_of(table) for table in of_areas.values()])
     for level in LEVELS:
         units = {key: units_of(table, level, pooling=pooling, top_k=top_k) for key, table in tables.items()}
-        ours = _level(level, units, list(folders), resamples, seed)
+        ours = _level(level, units, list(folders), resamples, seed, is_single_view)
         differences += ours.pop("differences")
         for name, value in ours.items():
             by_level[name][level] = value
     undecided = sum(np.isnan(difference.interval.low) for difference in differences)
     if undecided:
         notes.append(
-            f"{undecided} differences have no interval: the score is undefined, or there is only one class or patient"
+            f"{undecided} differences have no interval: the score is undefined, or its difference the same in every "
+            "resample of so few patients"
+        )
+    if by_level["redrawn"]["study"]:
+        notes.append(
+            f"{by_level['redrawn']['study']} bootstrap resamples without both classes in each area were drawn again, "
+            f"for {by_level['resamples']['study']} that have both; intervals from so few patients of a class are rough"
         )
     if differences:
         notes.append(f"each interval is a 95 % interval; they are not corrected for {len(differences)} comparisons")
     paths = {model: {area: str(path) for area, path in areas.items()} for model, areas in folders.items()}
-    return Comparison(split=split, runs=paths, differences=differences, notes=tuple(notes), **by_level)
+    return Comparison(
+        split=split,
+        runs=paths,
+        differences=differences,
+        is_single_view=is_single_view,
+        resampled="images" if len(np.unique(patients)) == len(patients) else "patients",
+        notes=tuple(notes),
+        **by_level,
+    )
 
 
 def write_comparison(comparison: Comparison, path: str | os.PathLike) -> None:
@@ -190,61 +213,107 @@ def _check_same_images(tables, folders) -> None:
             )
 
 
-def _level(level: str, units: Mapping[tuple[str, str], Units], models: list[str], resamples: int, seed: int) -> dict:
+def _pooled(units: Sequence[Units]) -> Units:
+    fields = [field.name for field in dataclasses.fields(Units)]
+    return Units(*(np.concatenate([getattr(one, name) for one in units]) for name in fields))
+
+
+def _mean_intervals(by_area, units, share, patients: int, percentiles) -> dict[str, metrics.Interval]:
+    """Returns the mean scores over areas with their intervals.
+
+    Args:
+        by_area: score -> interval, of each area.
+        units: units and places of their patients, of each area.
+        share: weights of the areas, which sum to 1.
+        patients: number of patients of all areas.
+        percentiles: score -> percentile interval of the mean; kept unless it has no width.
+    """
+    result = dict(percentiles)
+    for name, interval in percentiles.items():
+        if np.isnan(interval.low) and not np.isnan(interval.value) and name != "log_loss":
+            bounds = metrics.mean_bounds([scores[name] for scores in by_area], share)
+            result[name] = metrics.with_width(interval.value, *bounds, metrics.BOUNDS)
+    aucs = [metrics.clustered_auc(one.label, one.probability, place, patients) for one, place in units]
+    return result | {"auc": metrics.mean_auc_interval(aucs, share)}
+
+
+def _level(
+    level: str,
+    units: Mapping[tuple[str, str], Units],
+    models: list[str],
+    resamples: int,
+    seed: int,
+    is_single_view: bool,
+) -> dict:
     """Returns the fields of `Comparison` for one level."""
     areas = list(dict.fromkeys(area for _, area in units))
     any_model = {area: next(scored for (_, name), scored in units.items() if name == area) for area in areas}
     sizes = {area: len(scored.label) for area, scored in any_model.items()}
-    weights, redrawn = metrics.bootstrap_weights(
+    draws = metrics.PatientBootstrap(
         np.concatenate([scored.patient for scored in any_model.values()]),
         np.concatenate([scored.label for scored in any_model.values()]),
         group=np.repeat(areas, list(sizes.values())),
         resamples=resamples,
         seed=seed,
     )
-    starts = dict(zip(areas, np.cumsum([0, *sizes.values()])[:-1], strict=True))
+    everywhere = [model for model in models if all((model, area) in units for area in areas)]
+    scored = dict(units)
+    if len(areas) > 1:
+        scored |= {(model, "pooled"): _pooled([units[model, area] for area in areas]) for model in everywhere}
+    places = {key: draws.place(one.patient) for key, one in scored.items()}
+    of_resamples = draws.scores(
+        {key: metrics.Scorer(one.label, one.probability, place=places[key]) for key, one in scored.items()}
+    )
     values: dict[str, dict[str, dict]] = {area: {} for area in areas}  # where -> model -> score -> [1]
     drawn: dict[str, dict[str, dict]] = {area: {} for area in areas}
-    for (model, area), scored in units.items():
-        columns = weights[:, starts[area] : starts[area] + sizes[area]]
-        values[area][model] = metrics.scores(scored.label, scored.probability)
-        drawn[area][model] = metrics.scores(scored.label, scored.probability, weights=columns)
+    intervals: dict[str, dict[str, dict[str, metrics.Interval]]] = {area: {} for area in areas}
+    for (model, area), one in units.items():
+        values[area][model], drawn[area][model] = metrics.scores(one.label, one.probability), of_resamples[model, area]
+        intervals[area][model] = metrics.binary_intervals(
+            one.label, one.probability, places[model, area], drawn[area][model]
+        )
     calibration: dict[str, dict[str, dict[str, metrics.CalibrationError]]] = {area: {} for area in areas}
-    for (model, area), scored in units.items():
-        calibration[area][model] = metrics.calibration_errors(scored.label, scored.probability, seed=seed)
-    everywhere = [model for model in models if all((model, area) in units for area in areas)]
+    for (model, area), one in units.items():
+        calibration[area][model] = metrics.calibration_errors(one.label, one.probability, seed=seed)
     if len(areas) > 1:
+        shares = {"macro": np.full(len(areas), 1 / len(areas)), "weighted": np.array([sizes[area] for area in areas])}
+        shares["weighted"] = shares["weighted"] / shares["weighted"].sum()
         for model in everywhere:
-            label, probability = (
-                np.concatenate([getattr(units[model, area], name) for area in areas])
-                for name in ("label", "probability")
-            )
+            whole = scored[model, "pooled"]
             errors = _mean_errors({area: calibration[area][model] for area in areas}, sizes)
-            errors["pooled"] = metrics.calibration_errors(label, probability, seed=seed)
+            errors["pooled"] = metrics.calibration_errors(whole.label, whole.probability, seed=seed)
             for where in OVERALL:
                 calibration.setdefault(where, {})[model] = errors[where]
             for target, pooled in (
-                (values, metrics.scores(label, probability)),
-                (drawn, metrics.scores(label, probability, weights=weights)),
+                (values, metrics.scores(whole.label, whole.probability)),
+                (drawn, of_resamples[model, "pooled"]),
             ):
                 means = metrics.averages({area: target[area][model] for area in areas}, sizes)
                 for where, scores in (means | {"pooled": pooled}).items():
                     target.setdefault(where, {})[model] = scores
+            for where, share in shares.items():
+                intervals.setdefault(where, {})[model] = _mean_intervals(
+                    [intervals[area][model] for area in areas],
+                    [(units[model, area], places[model, area]) for area in areas],
+                    share,
+                    len(draws.ids),
+                    metrics.intervals(values[where][model], drawn[where][model]),
+                )
+            intervals.setdefault("pooled", {})[model] = metrics.binary_intervals(
+                whole.label, whole.probability, places[model, "pooled"], drawn["pooled"][model]
+            )
     return {
         "units": sizes,
-        "scores": {
-            where: {model: metrics.intervals(values[where][model], drawn[where][model]) for model in values[where]}
-            for where in values
-        },
+        "scores": intervals,
         "calibration": calibration,
         "best": {where: _best(by_model) for where, by_model in values.items()},
-        "resamples": len(weights),
-        "redrawn": redrawn,
+        "resamples": draws.resamples,
+        "redrawn": draws.redrawn,
         "differences": [
             difference
             for where in values
             for one, other in itertools.combinations(values[where], 2)
-            for difference in _differences(level, where, one, other, values[where], drawn[where], units)
+            for difference in _differences(level, where, one, other, values[where], drawn[where], units, is_single_view)
         ],
     }
 
@@ -273,27 +342,31 @@ def _best(by_model: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, str]:
     return result
 
 
-def _differences(level, where, one, other, values, drawn, units):
+def _differences(level, where, one, other, values, drawn, units, is_single_view):
     intervals = metrics.differences(values[one], values[other], drawn[one], drawn[other])
     for score, interval in intervals.items():
         p = None
         if score == "auc" and where not in OVERALL:
             two = [units[model, where] for model in (one, other)]
-            p = metrics.delong(two[0].label, *(model.probability for model in two)).p
-        sentence = _sentence(where, level, score, one, other, interval)
+            p = metrics.delong(two[0].label, *(model.probability for model in two), two[0].patient).p
+        sentence = _sentence(where, level, score, one, other, interval, is_single_view)
         yield Difference(where, level, score, one, other, interval, p, sentence)
 
 
-def _sentence(where, level, score, one, other, interval: metrics.Interval) -> str:
+def _sentence(where, level, score, one, other, interval: metrics.Interval, is_single_view: bool) -> str:
     if where == "pooled":
-        place = "over all areas' studies pooled" if level == "study" else "over all areas' images pooled"
+        images = level == "image" or is_single_view
+        place = f"over all areas' {'images' if images else 'studies'} pooled"
     else:
         place = {"macro": "in the mean over areas", "weighted": "in the mean over areas by size"}.get(
             where, f"on {where}"
         )
-    start = f"{score} {place}, {level} level: "
-    if np.isnan([interval.value, interval.low, interval.high]).any():
+    start = f"{score} {place}: " if is_single_view else f"{score} {place}, {level} level: "
+    if np.isnan(interval.value):
         return f"{start}{one} and {other} cannot be compared, since the score is undefined"
+    if np.isnan(interval.low):
+        size = f"{other} minus {one} is {interval.value:+.3f}"
+        return f"{start}{one} and {other} cannot be compared; {size} in every resample, so there is no interval"
     less_is_better = score in metrics.FROM_PROBABILITY
     better, worse = (other, one) if (interval.value > 0) != less_is_better else (one, other)
     size = abs(interval.value)

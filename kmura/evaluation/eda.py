@@ -1,16 +1,22 @@
-"""Exploratory data analysis of records: intensity, sizes, outliers, near-duplicates, principal components."""
+"""Exploratory data analysis of records: intensity, sizes, outliers, near-duplicates, principal components.
+
+Does not import TensorFlow: its import alone takes longer than reading the thumbnails of a thousand images with Pillow.
+"""
 
 import dataclasses
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from sklearn.decomposition import PCA, IncrementalPCA
+from PIL import Image
+from sklearn.decomposition import IncrementalPCA
 
-from kmura.config import DataConfig
 from kmura.data.dataset import Dataset
-from kmura.evaluation.exploration import AreaData, Eda, Intensity, NearDouble, Outlier, PrincipalParts
+from kmura.data.index import Index, how_to_fix, read_shard
+from kmura.errors import InputError
+from kmura.evaluation.exploration import BINS, AreaData, Eda, Intensity, NearDouble, Outlier, PrincipalParts
 from kmura.files import write_json
 from kmura.records.manifest import EDA
 from kmura.tasks import ALL
@@ -38,7 +44,7 @@ def explore(
     Raises:
         InputError: the records or the area do not exist, the records are damaged, or `out` cannot be written.
     """
-    dataset = Dataset(records, area, DataConfig(image_size=SIDE, resize="squash"))
+    dataset = Dataset(records, area)
     names = list(dataset.manifest.areas) if area == ALL else [area]
     eda = Eda(str(records), dataset.manifest.inputs, {name: _area(dataset.of_area(name), seed) for name in names})
     write_json(out or Path(records) / EDA, dataclasses.asdict(eda))
@@ -50,7 +56,7 @@ def _area(dataset: Dataset, seed: int) -> AreaData:
     splits = np.repeat([split for split, _ in parts], [len(index) for _, index in parts])
     images = np.concatenate([index.keys["image"].to_numpy() for _, index in parts])
     sides = np.concatenate([index.sides for _, index in parts])
-    thumbnails = np.concatenate([_thumbnails(dataset, split) for split in dataset.splits])
+    thumbnails = np.concatenate([thumbnails_of(index) for _, index in parts])
     means = thumbnails.mean((1, 2))
     return AreaData(
         classes=dict(_by_class(parts, dataset, thumbnails)),
@@ -59,12 +65,51 @@ def _area(dataset: Dataset, seed: int) -> AreaData:
         outliers=outliers(images, splits, means),
         near_doubles=near_doubles(images, splits, thumbnails),
         principal=principal_parts(thumbnails, seed),
+        splits={split: _class_counts(index, dataset) for split, index in parts},
     )
 
 
-def _thumbnails(dataset: Dataset, split: str) -> np.ndarray:
-    """Returns gray thumbnails [n, SIDE, SIDE], float32 in 0..255."""
-    return dataset.images(split, np.arange(len(dataset.index(split)))).mean(-1)
+def thumbnails_of(index: Index) -> np.ndarray:
+    """Returns gray thumbnails of the images of a split in the order of the index: [n, SIDE, SIDE], float32 in 0..255.
+
+    Both sides are resized to SIDE with the triangle filter of the input pipeline (Pillow's BILINEAR), from which the
+    values differ by rounding only. Colours are averaged.
+
+    Raises:
+        InputError: a shard or an image in it is damaged, or the shards are not those that were indexed.
+    """
+    thumbnails = np.empty((len(index), SIDE, SIDE), np.float32)
+    paths, row = index.keys["image"], 0
+    for path in index.shards:
+        for number, (_, record) in enumerate(read_shard(index.records, path)):
+            if row >= len(index) or paths[row] != record.path:
+                raise InputError(
+                    f"shard {path}: record {number} ({record.path}) differs from the index of the shard; "
+                    f"{how_to_fix(index.records)}"
+                )
+            try:
+                with Image.open(io.BytesIO(record.image)) as image:
+                    gray = image.convert("L" if index.manifest.channels == 1 else "RGB")
+            except (OSError, SyntaxError, ValueError) as error:  # Pillow reports damaged PNG files as SyntaxError
+                raise InputError(
+                    f"shard {path}: the image of record {number} ({record.path}) cannot be decoded; "
+                    f"{how_to_fix(index.records)}"
+                ) from error
+            small = np.asarray(gray.resize((SIDE, SIDE), Image.Resampling.BILINEAR), np.float32)
+            thumbnails[row] = small if small.ndim == 2 else small.mean(-1)
+            row += 1
+    return thumbnails
+
+
+def _class_counts(index: Index, dataset: Dataset) -> dict[str, int]:
+    """Returns the number of images of each class in a split; `unknown` only if there are such images."""
+    task, labels = dataset.records_task, index.labels
+    counts = {
+        name: int((labels[:, number] == 1 if task.by_label else labels[:, 0] == number).sum())
+        for number, name in enumerate(task.classes)
+    }
+    unknown = int((labels < 0).any(axis=1).sum())
+    return counts | ({"unknown": unknown} if unknown else {})
 
 
 def _by_class(parts, dataset: Dataset, thumbnails) -> Iterator[tuple[str, Intensity]]:
@@ -86,6 +131,7 @@ def _by_class(parts, dataset: Dataset, thumbnails) -> Iterator[tuple[str, Intens
                     between=float(means.std()),
                     black=float((pixels <= 5).mean()),
                     white=float((pixels >= 250).mean()),
+                    histogram=[float(share) for share in np.histogram(pixels, BINS, (0, 256))[0] / pixels.size],
                 ),
             )
 
@@ -134,15 +180,26 @@ def near_doubles(images, splits, thumbnails: np.ndarray) -> list[NearDouble]:
 
 
 def principal_parts(thumbnails: np.ndarray, seed: int = 0) -> PrincipalParts:
-    """Returns the numbers of principal components that thumbnails [n, SIDE, SIDE] need, by PCA and IncrementalPCA."""
+    """Returns the numbers of principal components that thumbnails [n, SIDE, SIDE] need, by PCA and IncrementalPCA.
+
+    The variances of the components are the eigenvalues of the Gram matrix [n, n] of the centred images, of which there
+    are fewer than pixels. The incremental PCA gets the rows of its Cholesky factor, which are the images in another
+    orthonormal basis: a rotation changes no variance, and the vectors become shorter.
+    """
     chosen = np.random.default_rng(seed).permutation(len(thumbnails))[:_MOST]
     pixels = thumbnails[chosen].reshape(len(chosen), -1) / 255
     if len(pixels) < 2:
         return PrincipalParts(len(pixels), {}, {}, [])
     most = min(MOST_COMPONENTS, len(pixels))
-    whole = PCA(n_components=most, svd_solver="full").fit(pixels)
-    batch = IncrementalPCA(n_components=most, batch_size=max(most, 400)).fit(pixels)
-    sums = [np.cumsum(pca.explained_variance_ratio_) for pca in (whole, batch)]
+    centred = (pixels - pixels.mean(0)).astype(np.float64)
+    gram = centred @ centred.T
+    variances = np.maximum(np.linalg.eigvalsh(gram), 0)
+    singular = np.finfo(float).tiny + 1e-9 * np.trace(gram) / len(gram)  # centred images are linearly dependent
+    rotated = np.linalg.cholesky(gram + singular * np.eye(len(gram))).astype(np.float32)
+    batch = IncrementalPCA(n_components=most, batch_size=max(most, 400)).fit(rotated)
+    with np.errstate(invalid="ignore"):  # equal images have no variance
+        whole = variances[::-1][:most] / variances.sum()
+    sums = [np.cumsum(shares) for shares in (whole, batch.explained_variance_ratio_)]
     needed = [
         {str(share): int(np.argmax(total >= share)) + 1 if total[-1] >= share else None for share in SHARES}
         for total in sums

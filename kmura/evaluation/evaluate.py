@@ -22,4 +22,5 @@ def evaluate(run: str | os.PathLike | Run, **options: Any) -> Any:
             is invalid.
     """
     run = run if isinstance(run, Run) else Run(run)
+    run.description.warn_of_leaks()
     return run.part("evaluate")(run, **options)

@@ -19,11 +19,14 @@ from kmura.runs.run import Run
 from kmura.tasks import Binary
 from kmura.typed import FieldError, from_json, other_version, read_json
 
-METRICS_VERSION = 2  # version 1 has no number and calls the splits val and test tune and valid
+# Version 1 has no number and calls the splits val and test tune and valid. Versions 1 and 2 do not state the methods of
+# intervals (all are percentiles, those of shares of 0 or 1 Wilson's), and call `rmsce_debiased` `ece_debiased`.
+METRICS_VERSION = 3
 
 # fields of version 1 that contain names of splits, as the keys of their object and as their value
 _KEYED_BY_SPLIT = ("splits", "calibrated", "operating_points", "areas", "localization_faithfulness")
 _SPLIT_FIELDS = ("select_on", "fit_on")
+_LATER_SCORES = ("npv", "f1_negative")  # files of earlier kmura lack them; they are otherwise the same
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,8 +43,7 @@ class Evaluation:
         model_sha256, predictions_sha256: of the `best.keras` and `predictions.csv` that the scores belong to.
         scores: `Scores` for a binary run, `MultiScores` for several classes or labels.
         task, classes: of the run.
-        localization_faithfulness: of runs of the phase final, split -> value, see `kmura.evaluation.localization`;
-            else None.
+        localization_faithfulness: split -> value, see `kmura.evaluation.localization`; None if it was not computed.
     """
 
     metrics_version: int = METRICS_VERSION
@@ -65,16 +67,18 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, value: Any) -> "Evaluation":
-        """Returns the evaluation that the content of a `metrics.json` stands for, of METRICS_VERSION or of version 1.
+        """Returns the evaluation that the content of a `metrics.json` stands for, of versions 1 to METRICS_VERSION.
 
         Raises:
             FieldError: a field is missing or wrong, or the version is unknown.
         """
         version = value.get("metrics_version", 1) if isinstance(value, Mapping) else METRICS_VERSION
-        if version not in (1, METRICS_VERSION):
-            raise FieldError("metrics_version", f"is {version!r}, this kmura reads versions 1 and {METRICS_VERSION}")
+        if version not in range(1, METRICS_VERSION + 1):
+            raise FieldError("metrics_version", f"is {version!r}, this kmura reads versions 1 to {METRICS_VERSION}")
         if version == 1:
-            value = _from_version_1(value) | {"metrics_version": METRICS_VERSION}
+            value = _from_version_1(value)
+        if version < METRICS_VERSION:
+            value = _from_version_2(value) | {"metrics_version": METRICS_VERSION}
         evaluation = from_json(cls, value)
         _check_complete(evaluation.scores)
         return evaluation
@@ -123,6 +127,14 @@ def _from_version_1(value: Any, field: str = "") -> Any:
     return value
 
 
+def _from_version_2(value: Any, field: str = "") -> Any:
+    """The content of a `metrics.json` of version 2, with the names of calibration errors that version 3 has."""
+    if isinstance(value, Mapping):
+        names = {"ece_debiased": "rmsce_debiased"} if field == "calibration" else {}
+        return {names.get(name, name): _from_version_2(item, name) for name, item in value.items()}
+    return [_from_version_2(item, field) for item in value] if isinstance(value, list) else value
+
+
 def _check_complete(scores: Scores | MultiScores) -> None:
     """Checks that dictionaries have the required keys, which the types of the dataclasses cannot express.
 
@@ -149,7 +161,8 @@ def _check_question(scores: Scores, path: str) -> None:
         _require(f"{path}.operating_points", scores.operating_points, (split,))
         for place, point in enumerate(scores.operating_points[split]):
             here = f"{path}.operating_points.{split}[{place}]"
-            _require(f"{here}.scores", point.scores, metrics.FROM_CONFUSION)
+            names = [name for name in metrics.FROM_CONFUSION if name not in _LATER_SCORES]
+            _require(f"{here}.scores", point.scores, names)
         for level, level_scores in scores.calibrated.get(split, {}).items():
             _check_level(level_scores, f"{path}.calibrated.{split}.{level}", levels["study"])
 
@@ -162,7 +175,7 @@ def _check_levels(splits: Mapping[str, Mapping[str, LevelScores]], path: str) ->
 
 
 def _check_level(scores: LevelScores, path: str, study: LevelScores) -> None:
-    _require(f"{path}.scores", scores.scores, metrics.SCORES)
+    _require(f"{path}.scores", scores.scores, [name for name in metrics.SCORES if name not in _LATER_SCORES])
     _require(f"{path}.confusion", scores.confusion, ("tp", "fp", "fn", "tn"))
     _require(f"{path}.calibration", scores.calibration, study.calibration)
     _require(f"{path}.brier_parts", scores.brier_parts, study.brier_parts)

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+BINS = 32  # of the histograms of gray values 0..255
+
 
 @dataclasses.dataclass(frozen=True)
 class Intensity:
@@ -12,6 +14,7 @@ class Intensity:
         mean, deviation: of an image's pixels, averaged over images.
         between: standard deviation of the images' means.
         black, white: share of pixels at 5 or below, and at 250 or above, 0 to 1.
+        histogram: share of the pixels in BINS bins of equal width, in order; empty in files of earlier versions.
     """
 
     images: int
@@ -21,6 +24,7 @@ class Intensity:
     between: float
     black: float
     white: float
+    histogram: list[float] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +81,7 @@ class AreaData:
         classes: name of a class -> gray values of its images.
         height, width: smallest, median and largest of the stored images, in pixels.
         outliers, near_doubles, principal: of all images of the area.
+        splits: split -> name of a class (or `unknown`) -> number of its images; empty in files of earlier versions.
     """
 
     classes: dict[str, Intensity]
@@ -85,6 +90,7 @@ class AreaData:
     outliers: list[Outlier]
     near_doubles: list[NearDouble]
     principal: PrincipalParts
+    splits: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

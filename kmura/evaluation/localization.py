@@ -15,26 +15,31 @@ def localization_faithfulness(
     *,
     q: float,
     tap: str = "P5",
+    method: str = "grad_cam_pp",
 ) -> float:
-    """Returns the mean over the images of max(0, p - p_erased), where p is the probability of abnormal.
+    """Returns the mean over the images of max(0, p - p_erased), 0 to 1.
 
-    The top 1 - q of each image's positive Grad-CAM++ map towards the predicted class, averaged with the map of the
-    mirrored image, is erased (set to black). An image with an empty map counts as 0.
+    p is the probability of abnormal for a model with one logit, otherwise that of the class (or label) that is the most
+    probable one before the erasing. The top 1 - q of each image's positive class activation map towards the predicted
+    class, averaged with the map of the mirrored image, is erased (set to black). An image with an empty map counts 0.
 
     Args:
-        model: a model with logits [B, 1] and `feature_maps`.
-        dataset, split: the images, with the size and resizing of the model's training.
+        model: a model with logits [B, L] and `feature_maps`.
+        dataset, split: the images, with the task, size and resizing of the model's training.
         q: above 0 and below 1.
         tap: the feature map that is explained.
+        method: a name of `kmura.cam.METHODS`.
     """
-    engine = cam.CamEngine(model, tap=tap, fallback=cam.FALLBACKS[tap])
+    probabilities = tf.nn.softmax if dataset.labels.softmax else tf.sigmoid
+    engine = cam.CamEngine(model, method=method, tap=tap, fallback=cam.FALLBACKS[tap])
 
     @tf.function(reduce_retracing=True)
     def drops(images):
         maps, logits = engine(images, flip=True)
         kept = 1 - cam.erase_mask(maps, q)
         erased = tf.cast(model(images * kept[..., None], training=False), tf.float32)
-        return tf.nn.relu(tf.sigmoid(logits) - tf.sigmoid(erased))[:, 0]
+        scored = tf.ones_like(logits) if logits.shape[-1] == 1 else cam.predicted_sign(logits)
+        return tf.nn.relu(tf.reduce_sum((probabilities(logits) - probabilities(erased)) * scored, axis=1))
 
     with dataset.readable_errors(split):
         images = dataset.eval(split).map(lambda batch: batch["image"])

@@ -1,10 +1,11 @@
 """Scores of binary predictions at image and study level, before and after calibration. Does not import TensorFlow."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from kmura import metrics
 from kmura.errors import check_choice
@@ -17,8 +18,10 @@ from kmura.evaluation.calibrators import (
     operating_point,
     prevalence_shift,
 )
+from kmura.runs.predictions import BINARY, check_predictions, patient_keys_of, study_keys_of
 
 LEVELS = ("image", "study")
+_FLAT = 0.05  # probabilities within this range are about equal
 RULES = ("0.5", "max_f1", "youden", "sensitivity>=0.9", "specificity>=0.9")
 
 
@@ -57,14 +60,54 @@ class ScoreOptions:
             operating_point(rule, [0, 1], [0, 1])
 
 
+def intervals_in_words(resampled: str) -> str:
+    """Returns what intervals are; `resampled`: what the bootstrap resamples, `images` or `patients`."""
+    return f"95 % intervals by bootstrap over {resampled} (AUC: variance of its logit, by {resampled[:-1]})"
+
+
+def shown_levels(levels: Mapping[str, "Counted"]) -> tuple[str, ...]:
+    """Returns the levels that tables show: only `study` where every image is a study of its own."""
+    return ("study",) if levels["study"].is_single_view else tuple(levels)
+
+
+class Counted:
+    """What the counts of the scores of a level say: `level`, and numbers of `images`, `studies` and `patients`."""
+
+    level: str
+    images: int
+    studies: int
+    patients: int
+
+    @property
+    def units(self) -> int:
+        """The number of images or studies, depending on the level."""
+        return self.images if self.level == "image" else self.studies
+
+    @property
+    def is_single_view(self) -> bool:
+        """Whether every image is a study of its own, so that both levels are the same."""
+        return self.images == self.studies
+
+    @property
+    def resampled(self) -> str:
+        """What the bootstrap resamples: `images` if every image is a patient of its own, else `patients`."""
+        return "images" if self.images == self.patients else "patients"
+
+    @property
+    def intervals_in_words(self) -> str:
+        """What the intervals are, see `intervals_in_words`."""
+        return intervals_in_words(self.resampled)
+
+
 @dataclasses.dataclass(frozen=True)
-class LevelScores:
+class LevelScores(Counted):
     """Scores of one split at one level.
 
     Attributes:
         level: `image` or `study`.
-        images, studies, patients, positives: numbers; positives counts the units of the level.
-        scores: name -> value with its 95 % patient-bootstrap interval.
+        images, studies, patients, positives: numbers; positives counts the units of the level. An image without a
+            patient belongs to one of its study alone.
+        scores: name -> value with its 95 % interval, see `metrics.binary_intervals`.
         confusion: tp, fp, fn, tn at the threshold.
         calibration: name -> calibration error, with that expected of a perfectly calibrated model.
         brier_parts: see `metrics.brier_decomposition`.
@@ -82,11 +125,6 @@ class LevelScores:
     brier_parts: dict[str, float]
     resamples: int
     redrawn: int
-
-    @property
-    def units(self) -> int:
-        """The number of images or studies, depending on the level."""
-        return self.images if self.level == "image" else self.studies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +187,7 @@ def units_of(
 ) -> Units:
     """Returns the images or studies of a table of one split. Images of unknown label (-1) are excluded."""
     table = table[table["label"] >= 0]
-    columns = [table[name].to_numpy() for name in ("label", "patient", "area")]
+    columns = [table["label"].to_numpy(), patient_keys_of(table), table["area"].to_numpy()]
     images, studies = calibrated_levels(table, calibrator, calibrated_at, pooling, top_k)
     if level == "study":
         columns, probability = [column[studies.first] for column in columns], studies.value
@@ -177,32 +215,52 @@ def level_scores(
     resamples for every score and every model.
     """
     units = units_of(table, level, pooling=pooling, top_k=top_k, calibrator=calibrator, calibrated_at=calibrated_at)
-    weights, redrawn = metrics.bootstrap_weights(units.patient, units.label, resamples=resamples, seed=seed)
-    return _scores_of(table, level, units, weights, redrawn, threshold, seed)
+    scored = _Scored(units, threshold)
+    draws = metrics.PatientBootstrap(units.patient, units.label, resamples=resamples, seed=seed)
+    drawn = draws.scores({0: scored.scorer(draws)})[0]
+    return _level_scores(table, level, scored, draws, drawn, seed)
 
 
-def _scores_of(table, level, units: Units, weights, redrawn: int, threshold: float, seed: int) -> LevelScores:
-    known = table[table["label"] >= 0]
-    cells = metrics.confusion(units.label, units.probability, threshold)
+@dataclasses.dataclass(frozen=True)
+class _Scored:
+    """Units that are scored at a threshold; names: the scores."""
+
+    units: Units
+    threshold: float = 0.5
+    names: tuple[str, ...] = metrics.SCORES
+
+    def scorer(self, draws: metrics.PatientBootstrap) -> metrics.Scorer:
+        """Returns the scorer of the resamples; the interval of the AUC needs none."""
+        names = tuple(name for name in self.names if name != "auc")
+        label, probability, place = self.units.label, self.units.probability, draws.place(self.units.patient)
+        return metrics.Scorer(label, probability, threshold=self.threshold, place=place, names=names)
+
+    def intervals(self, draws: metrics.PatientBootstrap, drawn) -> dict[str, metrics.Interval]:
+        place = draws.place(self.units.patient)
+        return metrics.binary_intervals(
+            self.units.label, self.units.probability, place, drawn, threshold=self.threshold, names=self.names
+        )
+
+    @property
+    def cells(self) -> dict[str, int]:
+        cells = metrics.confusion(self.units.label, self.units.probability, self.threshold)
+        return {name: int(cell[0]) for name, cell in zip(("tp", "fp", "fn", "tn"), cells, strict=True)}
+
+
+def _level_scores(table, level: str, scored: _Scored, draws, drawn, seed: int) -> LevelScores:
+    known, units = table[table["label"] >= 0], scored.units
     return LevelScores(
         level=level,
         images=len(known),
-        studies=len(known[["area", "study"]].drop_duplicates()),
-        patients=known["patient"].nunique(),
+        studies=len(np.unique(study_keys_of(known))),
+        patients=len(draws.ids),
         positives=int(np.sum(units.label == 1)),
-        scores=with_ends(
-            metrics.intervals(
-                metrics.scores(units.label, units.probability, threshold=threshold),
-                metrics.scores(units.label, units.probability, threshold=threshold, weights=weights),
-            ),
-            _behind(units, threshold),
-            units.patient,
-        ),
-        confusion=_cells(cells),
+        scores=scored.intervals(draws, drawn),
+        confusion=scored.cells,
         calibration=metrics.calibration_errors(units.label, units.probability, seed=seed),
         brier_parts=metrics.brier_decomposition(units.label, units.probability),
-        resamples=len(weights),
-        redrawn=redrawn,
+        resamples=draws.resamples,
+        redrawn=draws.redrawn,
     )
 
 
@@ -213,34 +271,75 @@ def score_table(table: pd.DataFrame, options: ScoreOptions | None = None) -> Sco
     they were fitted on are optimistic.
 
     Raises:
-        InputError: see `ScoreOptions.check`.
+        InputError: see `ScoreOptions.check` and `kmura.runs.predictions.check_predictions`.
     """
-    options = options or ScoreOptions()
+    options, notes = options or ScoreOptions(), []
     options.check()
+    check_predictions(table, BINARY)
     splits = {name: rows for name, rows in table.groupby("split", sort=False)}
     pooling = {"pooling": options.pooling, "top_k": options.top_k}
-    notes = []
     calibrator = _calibrator(splits, options, pooling, notes)
     fitted = {"calibrator": calibrator, "calibrated_at": options.calibrate_at}
-    plain, calibrated, points = {}, {}, {}
     chosen = _thresholds(splits, options, pooling | fitted, notes)
+    plain, calibrated, points = {}, {}, {}
     for split, rows in splits.items():
+        scored = {(level, ""): _Scored(units_of(rows, level, **pooling)) for level in LEVELS}
+        if calibrator is not None:
+            for level in LEVELS if options.calibrate_at == "image" else ("study",):
+                scored[level, "calibrated"] = _Scored(units_of(rows, level, **pooling, **fitted))
+        last = scored.get(("study", "calibrated"), scored["study", ""]).units
+        for number, point in enumerate(chosen):
+            scored["study", number] = _Scored(last, point.threshold, tuple(metrics.FROM_CONFUSION))
+        images = scored["image", ""].units
+        draws = metrics.PatientBootstrap(images.patient, images.label, resamples=options.resamples, seed=options.seed)
+        single = [way for way in ("", "calibrated") if ("image", way) in scored and _are_equal(scored, way)]
+        scorers = {key: one.scorer(draws) for key, one in scored.items() if key not in [("image", w) for w in single]}
+        drawn = draws.scores(scorers)
+        drawn |= {("image", way): drawn["study", way] for way in single}  # every image is a study: score it once
         plain[split] = {}
-        for level in LEVELS:
-            units = units_of(rows, level, **pooling)
-            draws = metrics.bootstrap_weights(
-                units.patient, units.label, resamples=options.resamples, seed=options.seed
+        for (level, way), one in scored.items():
+            if way in ("", "calibrated"):
+                target = plain[split] if not way else calibrated.setdefault(split, {})
+                target[level] = _level_scores(rows, level, one, draws, drawn[level, way], options.seed)
+        points[split] = [
+            OperatingScores(
+                point.rule,
+                point.threshold,
+                scored["study", number].intervals(draws, drawn["study", number]),
+                scored["study", number].cells,
             )
-            plain[split][level] = _scores_of(rows, level, units, *draws, 0.5, options.seed)
-            if len(np.unique(units.label)) < 2:
-                why = "all labels are of one class" if len(units.label) else "no label is known"
-                notes.append(f"{split}, {level} level: AUC is undefined, since {why}")
-            if calibrator is not None and (level == "study" or options.calibrate_at == "image"):
-                units = units_of(rows, level, **pooling, **fitted)
-                calibrated.setdefault(split, {})[level] = _scores_of(rows, level, units, *draws, 0.5, options.seed)
-            _note_harm(split, options, plain[split], calibrated.get(split, {}), notes)
-        points[split] = [_at(point.rule, point.threshold, units, draws[0]) for point in chosen]  # at study level
+            for number, point in enumerate(chosen)
+        ]
+        _note_data(split, rows, draws, images, notes)
+        if calibrator is not None:
+            studies = [scored["study", way].units for way in ("", "calibrated")]
+            levels = plain[split]["study"], calibrated[split]["study"]
+            notes += _notes_on_calibration(split, split == options.fit_on, options, studies, levels)
     return Scores(options, plain, calibrator, calibrated, points, tuple(notes))
+
+
+def _are_equal(scored: Mapping, way: str) -> bool:
+    """Returns whether the units of both levels are the same, as those of single views are."""
+    image, study = (scored[level, way].units for level in LEVELS)
+    return all(
+        np.array_equal(getattr(image, name), getattr(study, name)) for name in ("patient", "label", "probability")
+    )
+
+
+def _note_data(split: str, rows, draws, images: Units, notes: list[str]) -> None:
+    """Adds notes on classes, resamples and patients of a split."""
+    if len(np.unique(images.label)) < 2:
+        why = "all labels are of one class" if len(images.label) else "no label is known"
+        notes += [f"{split}, {level} level: AUC is undefined, since {why}" for level in LEVELS]
+    if draws.redrawn:
+        notes.append(
+            f"{split}: {draws.redrawn} bootstrap resamples without both classes were drawn again, for "
+            f"{draws.resamples} that have both; intervals from so few patients of a class are rough"
+        )
+    known = rows[rows["label"] >= 0]
+    blank = int((known["patient"].fillna("").astype(str).str.strip() == "").sum())
+    if blank:
+        notes.append(f"{split}: {blank} images have no patient; each of their studies counts as a patient of its own")
 
 
 def _calibrator(splits, options: ScoreOptions, pooling, notes: list[str]) -> Calibrator | None:
@@ -261,26 +360,73 @@ def _calibrator(splits, options: ScoreOptions, pooling, notes: list[str]) -> Cal
         logit = logits_of(units.probability)
     for split, rows in splits.items():
         if split != options.fit_on:
-            shift = prevalence_shift(units.label, units_of(rows, options.calibrate_at).label)
+            used = units_of(rows, options.calibrate_at, **pooling)
+            shift = prevalence_shift(units.label, used.label, patients=(units.patient, used.patient))
             notes += [f"{split}: {shift}"] if shift else []
     if options.calibration == "temperature" and logit[units.label == 1].min() > logit[units.label == 0].max():
         notes.append(
             f"the model separates the classes of {options.fit_on} without error, so the temperature is undetermined "
             "and calibrated probabilities are near 0 and 1; use platt or more data"
         )
-    return fit_calibrator(options.calibration, units.label, logit)
-
-
-def _note_harm(split: str, options: ScoreOptions, plain, calibrated, notes: list[str]) -> None:
-    """Adds a note if calibration increased the log loss of studies on a split that it was not fitted on."""
-    if split == options.fit_on or "study" not in calibrated:
-        return
-    before, after = (levels["study"].scores["log_loss"].value for levels in (plain, calibrated))
-    if after > before:
+    calibrator = fit_calibrator(options.calibration, units.label, logit)
+    if np.ptp(calibrator(logit)) < _FLAT < np.ptp(units.probability):
         notes.append(
-            f"{split}, study level: calibration increased the log loss from {before:.3f} to {after:.3f}; "
-            f"{options.fit_on} may be too small, or its data may differ"
+            f"higher scores are hardly more often positive on {options.fit_on}, so calibration makes all probabilities "
+            "about equal; check the labels, or use --calibration none"
         )
+    return calibrator
+
+
+def _notes_on_calibration(split: str, fitted_here: bool, options: ScoreOptions, units, levels) -> list[str]:
+    """Returns notes if calibration made the scores of studies worse, or left or made them miscalibrated.
+
+    Args:
+        split: its name.
+        fitted_here: whether the calibrator was fitted on it.
+        options: of the scores.
+        units, levels: units and scores before and after calibration.
+    """
+    after, notes, where = units[1], [], f"{split}, study level"
+    if not fitted_here:
+        advice = f"{options.fit_on} may be too small, or its data may differ"
+        for name, losses in (
+            ("log loss", [metrics.log_losses(one.label, one.probability) for one in units]),
+            ("share of errors at 0.5", [(one.probability >= 0.5) != (one.label == 1) for one in units]),
+        ):
+            old, new = (np.asarray(values, float) for values in losses)
+            if _is_more(new - old, after.patient):
+                notes.append(
+                    f"{where}: calibration increased the {name} from {old.mean():.3f} to {new.mean():.3f}; {advice}"
+                )
+    errors = [level.calibration["ece"] for level in levels]
+    if _is_miscalibrated(errors[1]):
+        made = "left" if _is_miscalibrated(errors[0]) else "made"
+        other = "another --calibration, such as isotonic, may fit better"
+        notes.append(
+            f"{where}: calibration {made} the probabilities miscalibrated (ece {errors[1].value:.3f}, at most "
+            f"{errors[1].high:.3f} by chance; before {errors[0].value:.3f}); "
+            + (other if fitted_here else f"{options.fit_on} may differ from {split}, or {other}")
+        )
+    return notes
+
+
+def _is_more(increase: np.ndarray, patient: np.ndarray) -> bool:
+    """Returns whether a mean increase [N] is 0.001 or more and beyond noise (one-sided p < 0.005, by patient)."""
+    _, place = np.unique(patient, return_inverse=True)
+    if not len(increase) or place.max() < 1:
+        return False
+    mean, number = increase.mean(), int(place.max()) + 1
+    sums = np.bincount(place, increase - mean)
+    error = np.sqrt(number / (number - 1) * (sums**2).sum()) / len(increase)
+    return bool(mean >= 0.001 and mean > stats.t.ppf(0.995, number - 1) * error)
+
+
+def _is_miscalibrated(error: metrics.CalibrationError) -> bool:
+    """Returns whether an error is 0.02 or more and clearly beyond what chance gives.
+
+    Clearly is 1.5 times as far above the expectation as the 95th percentile: about p = 0.007 if errors were normal.
+    """
+    return error.value >= 0.02 and error.value > error.expected + 1.5 * (error.high - error.expected)
 
 
 def _thresholds(splits, options: ScoreOptions, how, notes: list[str]):
@@ -296,47 +442,6 @@ def _thresholds(splits, options: ScoreOptions, how, notes: list[str]):
         else:
             left_out.append(rule)
     if left_out:
-        notes.append(f"no threshold for {', '.join(left_out)}: {options.fit_on} does not have both classes")
+        why = "does not have both classes" if units is not None else "is not among the predictions"
+        notes.append(f"no threshold for {', '.join(left_out)}: {options.fit_on} {why}")
     return points
-
-
-def _at(rule: str, threshold: float, units: Units, weights) -> OperatingScores:
-    cells = [metrics.confusion(units.label, units.probability, threshold, rows) for rows in (None, weights)]
-    values, drawn = ({name: score(*four) for name, score in metrics.FROM_CONFUSION.items()} for four in cells)
-    scores = with_ends(metrics.intervals(values, drawn), _behind(units, threshold), units.patient)
-    return OperatingScores(rule, threshold, scores, _cells(cells[0]))
-
-
-def with_ends(
-    scores: Mapping[str, metrics.Interval], behind: Mapping[str, np.ndarray], patient: np.ndarray
-) -> dict[str, metrics.Interval]:
-    """Returns the scores with Wilson's interval for shares of exactly 0 or 1, whose resamples are all equal.
-
-    Its n is the number of patients that the share is computed from: 20 of 20 detected cases do not prove a sensitivity
-    of 1.
-
-    Args:
-        scores: name -> value with interval.
-        behind: name of a share -> the units that it is computed from, bool [N].
-        patient: patient ids [N].
-    """
-    result = dict(scores)
-    for name, rows in behind.items():
-        score = scores[name]
-        if score.low == score.high and score.value in (0, 1):
-            low, high = metrics.wilson(score.value, len(np.unique(patient[rows])))
-            result[name] = metrics.Interval(score.value, float(low), float(high))
-    return result
-
-
-def _behind(units: Units, threshold: float) -> dict[str, np.ndarray]:
-    return {
-        "accuracy": np.ones(len(units.label), bool),
-        "precision": units.probability >= threshold,
-        "recall": units.label == 1,
-        "specificity": units.label == 0,
-    }
-
-
-def _cells(cells: Sequence[np.ndarray]) -> dict[str, int]:
-    return {name: int(cell[0]) for name, cell in zip(("tp", "fp", "fn", "tn"), cells, strict=True)}

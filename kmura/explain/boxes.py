@@ -1,6 +1,5 @@
 """Evaluation of maps against bounding boxes of the finding: pointing game and overlap."""
 
-import csv
 import os
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from PIL import ExifTags, Image
 
 from kmura.errors import InputError, reason
 from kmura.explain.overlays import box_of
+from kmura.files import csv_rows
 
 COLUMNS = ("image", "x0", "y0", "x1", "y1")
 
@@ -29,11 +29,8 @@ def read_boxes(path: str | os.PathLike) -> dict[str, np.ndarray]:
         InputError: The CSV cannot be read, a column is missing, a row is not a valid box, or an image cannot be read.
     """
     path = Path(path)
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"boxes {path} cannot be read: {reason(error)}; give a CSV like lesions.csv") from error
+    head, *lines = csv_rows(path, "give a CSV of boxes like lesions.csv") or [[]]
+    rows = [dict(zip(head, line, strict=False)) for line in lines]
     boxes: dict[str, list] = {}
     for number, row in enumerate(rows):
         missing = [name for name in COLUMNS if row.get(name) in (None, "")]

@@ -5,6 +5,14 @@ import dataclasses
 from kmura import metrics
 
 PICTURES = ("image", "cam", "saliency", "smoothgrad")
+# name of a class activation map (`kmura.cam.METHODS`) -> name for people
+TITLES = {
+    "cam": "CAM",
+    "grad_cam": "Grad-CAM",
+    "grad_cam_pp": "Grad-CAM++",
+    "grad_cam_pp_summed": "Grad-CAM++ (summed over the map)",
+    "layer_cam": "LayerCAM",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +46,7 @@ class Case:
         files: picture (one of PICTURES) -> file name in the folder.
         beside: additional maps: of the explanation's other taps; for the true class of a misclassified image; for
             requested classes; attention maps.
+        borderline: whether it is one of the least confident images of its outcome instead of the most confident.
     """
 
     outcome: str
@@ -50,6 +59,7 @@ class Case:
     box: tuple[int, int, int, int] | None
     files: dict[str, str]
     beside: list[Look] = dataclasses.field(default_factory=list)
+    borderline: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,11 +127,12 @@ class Explanation:
         run, area, phase: folder of the run as passed to `explain`, its area and its phase.
         model_sha256: SHA-256 of the explained `best.keras`.
         split: split of the images.
-        cases: the galleries; within each outcome, the most confident cases come first.
+        cases: the galleries; within each outcome, the most confident cases come first and borderline cases last.
         counts: outcome -> number of images of the split.
         sample: number of images used for the curves.
         tap, empty_share, curves, localization: faithfulness of the first feature map, see Worth.
         beside: faithfulness of the feature maps of the other branches, if those are shown too.
+        method: name of the class activation map in `kmura.cam.METHODS`.
     """
 
     run: str
@@ -137,6 +148,12 @@ class Explanation:
     curves: MeanCurves
     localization: Localization | None
     beside: list[Worth] = dataclasses.field(default_factory=list)
+    method: str = "grad_cam_pp"
+
+    @property
+    def method_title(self) -> str:
+        """The class activation map for people: `Grad-CAM++`."""
+        return TITLES[self.method]
 
     @property
     def worths(self) -> list[Worth]:

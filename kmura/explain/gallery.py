@@ -14,7 +14,7 @@ from PIL import Image
 
 from kmura import cam, metrics
 from kmura.data.dataset import Dataset
-from kmura.errors import InputError, reason
+from kmura.errors import InputError, reason, remedy
 from kmura.evaluation.evaluation import read_evaluation
 from kmura.explain import boxes as truth
 from kmura.explain.explanation import PICTURES, Case, Explanation, Localization, Look, MeanCurves, Worth
@@ -40,30 +40,33 @@ def explain(
     sample: int = 64,
     boxes: str | os.PathLike | None = None,
     tap: str | None = None,
+    method: str | None = None,
     towards: Sequence[str] = (),
     seed: int = 0,
 ) -> Explanation:
     """Returns the explanation of a run's best model and writes it to the folder `explain` in the folder of the run.
 
-    Maps are Grad-CAM++, averaged with the maps of the mirrored images. SHEET in that folder is an overview of the maps
+    Maps are averaged with the maps of the mirrored images. SHEET in that folder is an overview of the maps
     of the galleries; the maps of several branches are shown side by side.
 
     Args:
         run: folder of an evaluated run.
         records: folder of the records, if they were moved after training.
         split: split of the predictions.
-        cases: number of images per outcome in the galleries.
+        cases: number of images per outcome in the galleries, most of them the most confident ones, see
+            `kmura.explain.outcomes.gallery_rows`.
         sample: number of images for the curves, evenly spread over the split.
         boxes: path of a CSV like `lesions.csv`, see `kmura.explain.boxes.read_boxes`; all of its abnormal images in
             the split are evaluated.
         tap: name of the feature map to explain; `S4` is that of the transformer in a hybrid. None selects the last
             feature map of each branch of a hybrid, and `cam.tap` of the run for a classifier.
+        method: name of the class activation map, see `kmura.cam.METHODS`; None selects `cam.method` of the run.
         towards: names of classes, or `all`; every image of the galleries gets one additional map for each of them.
         seed: seed of the SmoothGrad noise and of the random maps.
 
     Raises:
         InputError: The run is not finished or has no predictions, the records are not those of the run, or boxes,
-            classes or the feature map are invalid.
+            classes, the method or the feature map are invalid.
     """
     run = Run(run)
     folder, task, dataset = run.folder, run.labels, run.dataset(records)
@@ -76,7 +79,9 @@ def explain(
     numbers = {name: number for number, name in enumerate(task.classes)}
     requested = list(numbers.values()) if "all" in towards else [entry(numbers, name, "class") for name in towards]
     found_boxes = truth.read_boxes(boxes) if boxes else None
-    work = _Work(run, dataset, split, tap, requested, seed)
+    method = method or run.config.cam.method
+    entry(cam.METHODS, method, "method")
+    work = _Work(run, dataset, split, tap, method, requested, seed)
     reading = read_images(table[task.label_columns].to_numpy(), table[task.probability_columns].to_numpy(), task)
     boxed = None if found_boxes is None else work.boxed(table, reading, found_boxes)
     chosen = gallery_rows(reading, cases)
@@ -93,6 +98,7 @@ def explain(
             phase=run.phase,
             model_sha256=evaluation.model_sha256,
             split=split,
+            method=method,
             cases=gallery,
             counts={name: int((reading.outcome == name).sum()) for name in reading.outcomes},
             sample=len(spread),
@@ -104,7 +110,7 @@ def explain(
         aside.rename(folder.explained)
     except OSError as error:
         raise InputError(
-            f"{folder.explained} cannot be written: {reason(error)}; free space or fix permissions"
+            f"{folder.explained} cannot be written: {reason(error)}; {remedy(error, 'explain a copy of the run')}"
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -114,12 +120,12 @@ def explain(
 class _Maps:
     """Computes the maps of one feature map of a model, averaged with those of the mirrored images."""
 
-    def __init__(self, model, tap: str):
+    def __init__(self, model, tap: str, method: str):
         if tap not in cam.FALLBACKS or tap not in model.feature_maps:
             known = ", ".join(name for name in cam.FALLBACKS if name in model.feature_maps)
             raise InputError(f"the model has no feature map {tap} to explain; choose one of {known}")
         self.tap, self.grain = tap, int(model.feature_maps[tap].shape[1])
-        self.engine = cam.CamEngine(model, tap=tap, fallback=cam.FALLBACKS[tap])
+        self.engine = cam.CamEngine(model, method=method, tap=tap, fallback=cam.FALLBACKS[tap])
 
     def __call__(self, images: np.ndarray, target=None) -> np.ndarray:
         """Returns maps [N, H, W] of images [N, H, W, C] in 0..255.
@@ -138,7 +144,9 @@ class _Maps:
 class _Work:
     """A model with the dataset used for its explanation."""
 
-    def __init__(self, run: Run, dataset: Dataset, split: str, tap: str | None, towards: list[int], seed: int):
+    def __init__(
+        self, run: Run, dataset: Dataset, split: str, tap: str | None, method: str, towards: list[int], seed: int
+    ):
         self.model = model = run.model()
         self.dataset, self.split, self.config, self.seed = dataset, split, run.config, seed
         self.classes, self.multilabel = run.labels.classes, run.labels.by_label
@@ -155,12 +163,14 @@ class _Work:
             return tf.fill(tf.shape(logits), tf.where(positive, 1.0, -1.0))
 
         self.towards_one_class = towards_one_class
-        self.maps = [_Maps(model, name) for name in ([tap] if tap else shown_taps(model, self.config.cam.tap))]
+        taps = [tap] if tap else shown_taps(model, self.config.cam.tap)
+        self.maps = [_Maps(model, name, method) for name in taps]
 
     def images(self, rows) -> np.ndarray:
         return self.dataset.images(self.split, rows)
 
-    def gallery(self, table, reading: Reading, rows: list[int], folder: Path) -> list[Case]:
+    def gallery(self, table, reading: Reading, chosen: dict[int, bool], folder: Path) -> list[Case]:
+        rows = list(chosen)
         images = self.images(rows)
         heats = [maps(images) for maps in self.maps]
         pixels = (
@@ -201,10 +211,11 @@ class _Work:
                     box=looks[0].box,
                     files={kind: looks[0].file if kind == "cam" else f"{name}-{kind}.png" for kind in PICTURES},
                     beside=looks[1:],
+                    borderline=chosen[row],
                 )
             )
         if cases:
-            captions = [f"{case.outcome}, {case.caption}" for case in cases]
+            captions = [f"{case.outcome}{', borderline' if case.borderline else ''}, {case.caption}" for case in cases]
             shown = {maps.tap: heat for maps, heat in zip(self.maps, heats, strict=True)}
             sheet_of(images, shown, captions).save(folder / SHEET, format="PNG")
         return cases
@@ -275,12 +286,20 @@ class _Work:
 
 
 def means(values: dict[str, np.ndarray], patients, seed: int) -> dict[str, metrics.Interval]:
-    """Returns the mean of each array [N] with its 95 % interval from a bootstrap over patients [N]."""
+    """Returns the mean of each array [N] with its 95 % interval from a bootstrap over patients [N].
+
+    If all resamples are equal, as those of a pointing game without a miss, the interval of values in 0..1 is Wilson's.
+    """
+    number = len(np.unique(patients))
     weights = metrics.cluster_weights(patients, rng=np.random.default_rng(seed))
-    weights = weights if len(np.unique(patients)) > 1 else weights[:0]  # one patient allows no statement about others
+    weights = weights if number > 1 else weights[:0]  # one patient allows no statement about others
     whole = {name: np.array([array.mean()]) for name, array in values.items()}
     drawn = {name: weights @ array / weights.sum(1) for name, array in values.items()}
-    return metrics.intervals(whole, drawn)
+    result = metrics.intervals(whole, drawn)
+    for name, array in values.items():
+        if number > 1 and np.isnan(result[name].low) and (array >= 0).all() and (array <= 1).all():
+            result[name] = metrics.with_width(whole[name][0], *metrics.wilson(whole[name][0], number), metrics.WILSON)
+    return result
 
 
 def _mean_curves(curves: Curves, scores: dict[str, metrics.Interval]) -> MeanCurves:

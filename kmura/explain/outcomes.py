@@ -90,20 +90,25 @@ def _question(truth, task: Task):
     return (truth >= 0) & sides[truth], cam.log_odds(sides)
 
 
-def gallery_rows(reading: Reading, cases: int) -> list[int]:
-    """Returns the rows of a gallery, grouped by outcome, most confident first.
+def gallery_rows(reading: Reading, cases: int) -> dict[int, bool]:
+    """Returns the rows of a gallery, and whether each is a borderline case; grouped by outcome, most confident first.
 
     Args:
         reading: predictions of the images.
-        cases: number of images per outcome; for several classes it is divided among the true classes, with at least
-            one image per class.
+        cases: number of images per outcome, of which a quarter (rounded down) are the least confident ones. For several
+            classes the most confident ones are divided among the true classes, with at least one image per class.
     """
-    classes = np.unique(reading.truth[reading.truth >= 0]) if reading.outcomes is CLASS_OUTCOMES else [None]
-    per_class = max(1, cases // max(1, len(classes)))
-    chosen = []
+    of_classes = reading.outcomes is CLASS_OUTCOMES
+    classes = np.unique(reading.truth[reading.truth >= 0]) if of_classes else [None]
+    borderline = cases // 4
+    most = max(1, (cases if of_classes else cases - borderline) // max(1, len(classes)))
+    chosen = {}
     for name in reading.outcomes:
+        rows = np.flatnonzero(reading.outcome == name)
+        ordered = rows[np.argsort(-reading.sure[rows], kind="stable")]
         for class_id in classes:
-            of_class = np.ones(len(reading.truth), bool) if class_id is None else reading.truth == class_id
-            rows = np.flatnonzero((reading.outcome == name) & of_class)
-            chosen += rows[np.argsort(-reading.sure[rows], kind="stable")][:per_class].tolist()
+            of_class = ordered if class_id is None else ordered[reading.truth[ordered] == class_id]
+            chosen |= dict.fromkeys(of_class[:most].tolist(), False)
+        rest = [row for row in ordered.tolist() if row not in chosen]
+        chosen |= dict.fromkeys(rest[max(0, len(rest) - borderline) :], True)
     return chosen

@@ -80,9 +80,9 @@ def contact_sheet(pictures: list[Image.Image], captions: list[str], columns: int
 class CamOverlays(keras.callbacks.Callback):
     """Draws the maps of a fixed sample of images at regular epochs: `RUN/cam/epoch-00005.png`.
 
-    The sample has the same number of images of each class, as far as available. Maps are Grad-CAM++ for `abnormal`
-    (for several classes: for the predicted class), averaged with the maps of the mirrored images. Each caption states
-    the label and the prediction.
+    The sample has the same number of images of each class, as far as available. Maps are for `abnormal` (for several
+    classes: for the predicted class), averaged with the maps of the mirrored images. Each caption states the label and
+    the prediction.
     """
 
     def __init__(
@@ -92,7 +92,9 @@ class CamOverlays(keras.callbacks.Callback):
         *,
         every: int,
         late: tuple[int, int] | None = None,
+        first: bool = False,
         tap: str = "P5",
+        method: str = "grad_cam_pp",
         split: str = "test",
         images: int = 8,
     ):
@@ -102,12 +104,15 @@ class CamOverlays(keras.callbacks.Callback):
             run: folder of the run.
             every: number of epochs between sheets.
             late: (epoch, every): from this epoch (counted from 1), another number of epochs between sheets.
+            first: draw a sheet after the first epoch too.
             tap: name of the feature map to draw, usually `cam.tap`; for a hybrid, the last feature map of each branch
                 is drawn instead, side by side.
+            method: name of the class activation map, usually `cam.method`; see `kmura.cam.METHODS`.
             images: number of images; at least one per class.
         """
         super().__init__()
-        self.every, self.late, self.tap, self.folder = every, late, tap, Path(run) / "cam"
+        self.every, self.late, self.first, self.folder = every, late, first, Path(run) / "cam"
+        self.tap, self.method = tap, method
         self.task, labels = dataset.labels, dataset.ids(split)
         known = np.unique(labels[labels[:, 0] >= 0, 0])
         chosen = sorted(
@@ -125,7 +130,7 @@ class CamOverlays(keras.callbacks.Callback):
                 "no maps are drawn: they are due every %d epochs, but training ends after %d", self.every, epochs
             )
         self.engines = [
-            cam.CamEngine(self.model.classifier, tap=tap, fallback=cam.FALLBACKS[tap])
+            cam.CamEngine(self.model.classifier, method=self.method, tap=tap, fallback=cam.FALLBACKS[tap])
             for tap in shown_taps(self.model.classifier, self.tap)
         ]
         binary = self.task.outputs == 1
@@ -140,6 +145,8 @@ class CamOverlays(keras.callbacks.Callback):
 
     def due(self, finished: int) -> bool:
         """Returns whether a sheet is drawn after `finished` epochs."""
+        if self.first and finished == 1:
+            return True
         late = self.late is not None and finished >= self.late[0]
         return finished % (self.late[1] if late else self.every) == 0
 
@@ -164,18 +171,17 @@ def overlays_of(
     Args:
         dataset, run: see CamOverlays.
         config: configuration of the run.
-        every: number of epochs between sheets. If None, sheets are drawn only for a hybrid: every EVERY epochs while
-            its backbone is frozen, then every EVERY_LATE epochs; no callback is returned if training ends before the
-            first sheet.
+        every: number of epochs between sheets. If None, sheets are drawn only for a hybrid: after the first epoch,
+            every EVERY epochs while its backbone is frozen, then every EVERY_LATE epochs.
     """
+    how = {"tap": config.cam.tap, "method": config.cam.method}
     if every is not None:
-        return [CamOverlays(dataset, run, every=every, tap=config.cam.tap)]
+        return [CamOverlays(dataset, run, every=every, **how)]
     if config.model.architecture != "hybrid":
         return []
     frozen = config.train.frozen_until_epoch
     late = None if frozen is None else (frozen + 1, EVERY_LATE)
-    drawn = CamOverlays(dataset, run, every=EVERY, late=late, tap=config.cam.tap)
-    return [drawn] if any(map(drawn.due, range(1, config.train.epochs + 1))) else []
+    return [CamOverlays(dataset, run, every=EVERY, late=late, first=True, **how)]
 
 
 def shown_taps(classifier: keras.Model, tap: str) -> list[str]:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import kmura
-from kmura.errors import InputError, check_choice, reason
+from kmura.errors import InputError, check_choice, reason, remedy
 from kmura.evaluation.evaluation import Evaluation
 from kmura.export import exchange
 from kmura.export.card import model_card
-from kmura.export.golden import golden_requests, versions, write_golden
+from kmura.export.golden import PATTERN_CHARACTERS, golden_requests, versions, write_golden
 from kmura.export.parity import Parity, parity_in_fresh_process
 from kmura.files import flush_to_disk, locked, sha256_of, write_json
 from kmura.runs.run import Run, RunDescription, load_model
@@ -81,6 +81,7 @@ def export(
     run, out = Run(run), Path(out)
     folder, description = run.folder, run.description
     contract = contract_of_run(run, records=records, threshold=threshold)
+    description.warn_of_leaks()
     evaluation, _ = run.part("evaluation")(run)
     if format != "savedmodel":
         exchange.check_possible(format)
@@ -104,7 +105,7 @@ def export(
         if format == "savedmodel":
             _write_served(aside, ServedModel(model, contract), description.area, warmup)
             write_json(aside / SIGNATURE, signature)  # the parity check reads the contract from it
-            parity, notes = parity_in_fresh_process(aside, folder.best), ()
+            parity, notes = parity_in_fresh_process(aside, folder.best), _notes_on_place(out)
             signature |= {"parity": dataclasses.asdict(parity)}
         else:
             parity, notes = None, exchange.write(aside, model, format)
@@ -114,6 +115,15 @@ def export(
         write_json(aside / SIGNATURE, signature)
         version = _published(aside, out)
     return Export(out / str(version), version, contract, parity, notes)
+
+
+def _notes_on_place(out: Path) -> tuple[str, ...]:
+    """A remark if TensorFlow cannot load a SavedModel from a folder."""
+    characters = sorted(PATTERN_CHARACTERS.intersection(os.path.abspath(out)))
+    if not characters:
+        return ()
+    text = f"the path of {out} contains {' '.join(characters)}: kmura can use it, but TensorFlow and TensorFlow Serving"
+    return (f"{text} cannot load a SavedModel from there; move it before serving",)
 
 
 def _write_served(folder: Path, served: ServedModel, area: str, warmup: bool) -> None:
@@ -169,7 +179,8 @@ def _aside(out: Path) -> Iterator[Path]:
             aside.mkdir()
             yield aside
         except OSError as error:
-            raise InputError(f"cannot write to {out}: {reason(error)}; free space or choose another --out") from error
+            fix = remedy(error, "choose another --out")
+            raise InputError(f"cannot write to {out}: {reason(error)}; {fix}") from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 

@@ -4,7 +4,15 @@ from kmura.data.dataset import Dataset
 from kmura.errors import InputError
 from kmura.evaluation.class_scores import ClassLevelScores, MultiScores
 from kmura.evaluation.evaluation import Evaluation
-from kmura.evaluation.scoring import LevelScores, OperatingScores, ScoreOptions, Scores
+from kmura.evaluation.scoring import (
+    Counted,
+    LevelScores,
+    OperatingScores,
+    ScoreOptions,
+    Scores,
+    intervals_in_words,
+    shown_levels,
+)
 from kmura.metrics import Interval
 from kmura.runs.run import RunDescription
 from kmura.serving.contract import Contract
@@ -40,6 +48,7 @@ def model_card(
         _use(description, contract),
         "## Data",
         _data(description, records),
+        *(f"**Leakage between splits:** {_text(leak)}." for leak in description.leaks),
         "## Model selection",
         f"Trained for {trained} with seed {config.train.seed}; the best epoch was chosen on "
         f"{evaluation.select_on} by {evaluation.selected_epoch_by}."
@@ -50,8 +59,7 @@ def model_card(
             else ("## Probabilities and decision", _class_decision(contract))
         ),
         "## Scores",
-        "95 % intervals from a bootstrap that resamples "
-        + ("patients." if evaluation.has_patients else "images: the records do not identify patients."),
+        _intervals(evaluation),
     ]
     parts += _binary_scores(scores, contract) if binary else _class_scores(scores, contract)
     if scores.notes:
@@ -59,19 +67,38 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
+def _intervals(evaluation: Evaluation) -> str:
+    resampled = next(iter(evaluation.scores.splits.values()))["study"].resampled
+    unknown = "" if evaluation.has_patients else " The records do not identify patients."
+    return f"{intervals_in_words(resampled)}.{unknown}"
+
+
 def _binary_scores(scores: Scores, contract: Contract) -> list[str]:
     parts = []
     for split, levels in scores.splits.items():
-        for level, plain in levels.items():
-            calibrated = scores.calibrated.get(split, {}).get(level)
+        for level in shown_levels(levels):
+            plain, calibrated = levels[level], scores.calibrated.get(split, {}).get(level)
             parts.append(_scores(split, calibrated or plain, bool(calibrated), scores.options.fit_on))
-    return parts + [_points(split, points, contract) for split, points in scores.operating_points.items() if points]
+    return parts + [
+        _points(points, contract, _place(split, scores.splits[split]["study"]))
+        for split, points in scores.operating_points.items()
+        if points
+    ]
+
+
+def _place(split: str, scores: Counted) -> str:
+    """Returns where scores are of: the split, and the level unless both are the same."""
+    return split if scores.is_single_view else f"{split}, {scores.level} level"
+
+
+def _units(scores: Counted) -> str:
+    return "images" if scores.is_single_view or scores.level == "image" else "studies"
 
 
 def _class_scores(scores: MultiScores, contract: Contract) -> list[str]:
     parts = []
     for split, levels in scores.splits.items():
-        parts += [_class_level(split, level_scores, contract) for level_scores in levels.values()]
+        parts += [_class_level(split, levels[level], contract) for level in shown_levels(levels)]
         parts.append(_classes(split, levels["study"]))
         parts += _questions(split, scores, contract)
     return parts
@@ -177,8 +204,9 @@ def _class_decision(contract: Contract) -> str:
 def _class_level(split: str, scores: ClassLevelScores, contract: Contract) -> str:
     means = "of the most probable class" if contract.labels.softmax else "at 0.5, means over the labels"
     rows = "\n".join(_row(name, score) for name, score in scores.scores.items())
+    counts = f"{scores.images} images" + ("" if scores.is_single_view else f", {scores.studies} studies")
     return (
-        f"### {split}, {scores.level} level\n\n{scores.images} images, {scores.studies} studies; scores of decisions "
+        f"### {_place(split, scores)}\n\n{counts}; scores of decisions "
         f"are {means}.\n\n| score | value | 95 % interval |\n| --- | --- | --- |\n{rows}"
     )
 
@@ -189,7 +217,7 @@ def _classes(split: str, scores: ClassLevelScores) -> str:
         [_text(of_class.name), of_class.units, *(of_class.scores[name] for name in names)]
         for of_class in scores.classes
     ]
-    return f"### Classes on {split}, study level\n\n{_table(['class', 'studies', *names], rows)}"
+    return f"### Classes on {_place(split, scores)}\n\n{_table(['class', _units(scores), *names], rows)}"
 
 
 def _questions(split: str, scores: MultiScores, contract: Contract) -> list[str]:
@@ -208,31 +236,31 @@ def _questions(split: str, scores: MultiScores, contract: Contract) -> list[str]
             "The area is the one with the largest sum over its classes: accuracy "
             f"{scores.areas[split]['study'].scores['accuracy']}."
         )
-    table = _table(["question", "studies", "positive", "auc", "kappa at 0.5"], rows)
-    return [f"### Yes or no on {split}, study level\n\n{text}\n\n{table}"]
+    of_split = scores.splits[split]["study"]
+    table = _table(["question", _units(of_split), "positive", "auc", "kappa at 0.5"], rows)
+    return [f"### Yes or no on {_place(split, of_split)}\n\n{text}\n\n{table}"]
 
 
 def _scores(split: str, scores: LevelScores, calibrated: bool, fitted_on: str) -> str:
-    units = {"image": "images", "study": "studies"}[scores.level]
     suffix = ", calibrated" if calibrated else ""
     warning = f" Calibration and thresholds were fitted on {split}: optimistic." if split == fitted_on else ""
     rows = [
-        f"### {split}, {scores.level} level{suffix}",
-        f"{scores.units} {units}, {scores.positives} positive; thresholded scores at 0.5.{warning}",
+        f"### {_place(split, scores)}{suffix}",
+        f"{scores.units} {_units(scores)}, {scores.positives} positive; thresholded scores at 0.5.{warning}",
         "| score | value | 95 % interval |\n| --- | --- | --- |\n"
         + "\n".join(_row(name, scores.scores[name]) for name in _SHOWN if name in scores.scores),
     ]
     return "\n\n".join(rows)
 
 
-def _points(split: str, points: list[OperatingScores], contract: Contract) -> str:
+def _points(points: list[OperatingScores], contract: Contract, place: str) -> str:
     head = "| rule | threshold | sensitivity | specificity | precision |\n| --- | --- | --- | --- | --- |\n"
     rows = []
     for point in points:
         numbers = " | ".join(str(point.scores[name]) for name in ("recall", "specificity", "precision"))
         mark = " (this export's)" if point.rule == contract.rule else ""
         rows.append(f"| `{point.rule}`{mark} | {point.threshold:.4g} | {numbers} |")
-    return f"### Thresholds on {split}, study level\n\n{head}" + "\n".join(rows)
+    return f"### Thresholds on {place}\n\n{head}" + "\n".join(rows)
 
 
 def _row(name: str, score: Interval) -> str:

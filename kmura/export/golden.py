@@ -1,19 +1,21 @@
 """Reference requests and outputs of an export, to verify it in another installation: `golden.npz`."""
 
+import contextlib
 import dataclasses
 import io
 import os
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from kmura.errors import InputError, in_brief
+from kmura.errors import InputError, in_brief, reason
 from kmura.files import sha256_of
 from kmura.phantoms.radiographs import AREAS, render_view
-from kmura.serving.contract import SIGNATURE, Contract, read_signature
+from kmura.serving.contract import SIGNATURE, Contract, Signature, read_signature
 from kmura.serving.prepare import prepared
 from kmura.serving.signatures import SIGNATURES
 
@@ -123,13 +125,7 @@ def check_export(folder: str | os.PathLike) -> Check:
     """
     folder = version_folder(folder)
     signature = read_signature(folder)
-    problems = []
-    for name, digest in signature.files.items():
-        path = folder / name
-        if not path.is_file():
-            problems.append(f"{path} is missing; copy the export again")
-        elif sha256_of(path) != digest:
-            problems.append(f"{path} has changed since the export; copy it again")
+    problems = [f"{text}; copy the export again" for text in changed_files(folder, signature)]
     if signature.format != "savedmodel":
         return Check(folder, {}, tuple(problems))
     try:
@@ -143,6 +139,22 @@ def check_export(folder: str | os.PathLike) -> Check:
                 f"{folder}: signature {name} differs by {largest:.2g} from its golden outputs, allowed is {limit:g}"
             )
     return Check(folder, {name: largest for name, (largest, _) in differences.items()}, tuple(problems))
+
+
+def changed_files(folder: Path, signature: Signature) -> list[str]:
+    """One sentence for each file of an export that is missing or has changed since."""
+    texts = []
+    for name, digest in signature.files.items():
+        path = folder / name
+        if not path.is_file():
+            texts.append(f"{path} is missing")
+            continue
+        try:
+            if sha256_of(path) != digest:
+                texts.append(f"{path} has changed since the export")
+        except OSError as error:
+            texts.append(f"{path} cannot be read ({reason(error)})")
+    return texts
 
 
 def answer_differences(
@@ -191,16 +203,48 @@ def load_signatures(folder: Path) -> dict[str, Callable]:
         InputError: The SavedModel cannot be loaded, or a signature is missing.
     """
     try:
-        loaded = tf.saved_model.load(str(folder))
+        with without_patterns(folder) as path:
+            loaded = tf.saved_model.load(str(path))
         signatures = _Signatures(loaded.signatures)
         signatures.model = loaded  # keeps the variables alive
     except Exception as error:  # damaged files raise various types
         what = f"{type(error).__name__}: {in_brief(error)}"
-        raise InputError(f"{folder} cannot be loaded ({what}); export the run again") from error
+        raise InputError(f"{folder} cannot be loaded ({what}); {_remedy_of_export(folder)}") from error
     missing = [name for name in SIGNATURES if name not in signatures]
     if missing:
         raise InputError(f"{folder} has no signature {missing[0]}; export the run again with this version of kmura")
     return signatures
+
+
+def _remedy_of_export(folder: Path) -> str:
+    """What helps if an export cannot be loaded, by the checksums of its files."""
+    try:
+        changed = changed_files(folder, read_signature(folder))
+    except InputError:
+        changed = []
+    if changed:
+        return f"{changed[0]}; copy the export again"
+    return f"its files are as exported: use the version of TensorFlow in {SIGNATURE} (this is {tf.__version__})"
+
+
+@contextlib.contextmanager
+def without_patterns(folder: Path) -> Iterator[Path]:
+    """A context manager with a path of a folder in which TensorFlow sees no pattern.
+
+    TensorFlow looks for the variables of a SavedModel by a pattern that begins with its path, so it finds none below a
+    folder whose name contains one of PATTERN_CHARACTERS. The path is then a temporary link to the folder.
+    """
+    absolute = os.path.abspath(folder)
+    if not PATTERN_CHARACTERS.intersection(absolute):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as aside:
+        link = Path(aside, "export")
+        link.symlink_to(absolute, target_is_directory=True)
+        yield link
+
+
+PATTERN_CHARACTERS = frozenset("*?[]\\") if os.name == "posix" else frozenset("[]")
 
 
 def versions(out: Path) -> list[int]:

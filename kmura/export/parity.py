@@ -46,11 +46,11 @@ def parity_in_fresh_process(folder: Path, model: Path) -> Parity:
     Raises:
         InputError: A difference exceeds its limit, or the export cannot be read back.
     """
-    paths = os.pathsep.join(path for path in sys.path if path)
+    paths = os.pathsep.join(path for path in sys.path if path)  # -P: the current folder is not one of them
     environment = os.environ | {"PYTHONPATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3"}
     with tempfile.TemporaryDirectory() as aside:
         answer = Path(aside, "parity.json")
-        command = [sys.executable, "-m", "kmura.export.parity", str(folder), str(model), str(answer)]
+        command = [sys.executable, "-P", "-m", "kmura.export.parity", str(folder), str(model), str(answer)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         text = answer.read_text(encoding="utf-8") if answer.exists() else ""
     try:

@@ -8,16 +8,22 @@ from kmura.metrics.binary import (
     FROM_RANKS,
     POOLINGS,
     SCORES,
+    TINY,
+    Scorer,
     Studies,
     auc,
     average_precision,
     brier,
     confusion,
     log_loss,
+    log_losses,
     pool_studies,
     scores,
+    study_keys,
 )
+from kmura.metrics.binary_intervals import binary_intervals
 from kmura.metrics.calibration_error import (
+    CALIBRATION_ERRORS,
     Bins,
     CalibrationError,
     bin_edges,
@@ -25,9 +31,34 @@ from kmura.metrics.calibration_error import (
     calibration_errors,
     reliability_bins,
 )
+from kmura.metrics.clustered_auc import (
+    ClusteredAuc,
+    DeLong,
+    auc_interval,
+    clustered_auc,
+    delong,
+    mean_auc_interval,
+)
+from kmura.metrics.intervals import (
+    BOUNDS,
+    WILSON,
+    Interval,
+    combined_halves,
+    intervals,
+    kappa_bounds,
+    mean_bounds,
+    score_interval,
+    share_of_f1,
+    wilson,
+    with_width,
+)
 from kmura.metrics.multiclass import (
+    BY_CLASS,
+    CLASS,
     FROM_MATRIX,
+    MEAN,
     MULTICLASS_SCORES,
+    ClassScorer,
     by_class,
     confusion_matrix,
     multiclass_scores,
@@ -37,13 +68,9 @@ from kmura.metrics.multiclass import (
     probabilities,
 )
 from kmura.metrics.resampling import (
-    DeLong,
-    Interval,
+    PatientBootstrap,
     averages,
     bootstrap_weights,
     cluster_weights,
-    delong,
     differences,
-    intervals,
-    wilson,
 )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,22 @@ class Studies:
 
 
 POOLINGS = ("mean", "max", "noisy-or", "top-k")
+TINY = float(np.finfo(float).eps)  # 2.2e-16; probabilities are clipped to TINY and 1 - TINY before a logarithm
+
+
+def study_keys(*parts) -> np.ndarray:
+    """Returns a number for each image, int64 [N], equal where all parts of the key are equal.
+
+    A study is known by its area, patient and id together: two patients or areas may use the same id.
+
+    Args:
+        parts: [N] each, such as areas, patients and study ids.
+    """
+    key = np.zeros(len(parts[0]), np.int64)
+    for part in parts:
+        place, names = pd.factorize(np.asarray(part))
+        key = pd.factorize(key * len(names) + place)[0]
+    return key
 
 
 def pool_studies(
@@ -94,23 +111,69 @@ def auc(label, score, weights=None) -> np.ndarray:
 
     Ties count one half.
     """
-    return _auc(*_by_score(label, score, weights))
-
-
-def _auc(positive, negative):
-    below = np.cumsum(negative, axis=1) - negative
-    return ratio((positive * (below + negative / 2)).sum(1), positive.sum(1) * negative.sum(1))
+    return _of_ranks(label, score, weights, ("auc",))["auc"]
 
 
 def average_precision(label, score, weights=None) -> np.ndarray:
     """Returns the average precision [R]: the sum of precision times increase in recall over descending thresholds."""
-    return _average_precision(*_by_score(label, score, weights))
+    return _of_ranks(label, score, weights, ("ap",))["ap"]
 
 
-def _average_precision(positive, negative):
-    hits = np.cumsum(positive[:, ::-1], axis=1)[:, ::-1]
-    false = np.cumsum(negative[:, ::-1], axis=1)[:, ::-1]
-    return ratio((positive * ratio(hits, hits + false, empty=0.0)).sum(1), positive.sum(1))
+def _of_ranks(label, score, weights, names) -> dict[str, np.ndarray]:
+    return _Ranks(label, score)(_weights(label, weights), names)
+
+
+class _Ranks:
+    """Scores that depend on the order of the predictions; sorts them once for any number of weightings."""
+
+    def __init__(self, label, score, place=None):
+        """Sorts the predictions.
+
+        Args:
+            label: [N] 0 or 1.
+            score: [N].
+            place: [N] columns of the weights that belong to the samples; None is one column per sample.
+        """
+        label, score = np.asarray(label), np.asarray(score)
+        self.undefined = bool(np.isnan(score).any())  # a sorted NaN would count as the largest score
+        order = np.argsort(-score, kind="stable")
+        ordered, positive = score[order], label[order] == 1
+        self.columns = order if place is None else np.asarray(place)[order]
+        self.positive = np.flatnonzero(positive)  # [M] places of the positives in descending order of score
+        first = np.flatnonzero(np.r_[True, np.diff(ordered) != 0]) if len(score) else np.zeros(0, int)
+        group = np.searchsorted(first, self.positive, side="right") - 1  # [M] group of equal scores
+        self.end = np.r_[first[1:], len(score)][group] - 1  # [M] last sample of the group
+        self.has_ties = len(first) < len(score)
+        self.start = first[group] - 1  # [M] last sample before the group; -1 is none
+        self.positive_end = np.searchsorted(self.positive, self.end, side="right") - 1  # the same among the positives
+        self.positive_start = np.searchsorted(self.positive, self.start, side="right") - 1
+
+    def __call__(self, weights: np.ndarray, names=("auc", "ap")) -> dict[str, np.ndarray]:
+        """Returns the scores, name -> [R], of weights [R, columns]."""
+        if self.undefined or not len(self.positive):
+            return {name: np.full(len(weights), np.nan) for name in names}
+        sorted_weights = np.take(weights, self.columns, axis=1)
+        total = np.cumsum(sorted_weights, axis=1)
+        weight = np.take(sorted_weights, self.positive, axis=1)
+        hits = np.cumsum(weight, axis=1)
+        number, result = hits[:, -1], {}
+        hits_above = np.take(hits, self.positive_end, axis=1) if self.has_ties else hits
+        all_above = np.take(total, self.end, axis=1)
+        if "auc" in names:
+            negatives = total[:, -1] - number
+            false = all_above - hits_above  # [R, M] negatives with an equal or higher score
+            higher = _before(total, self.start) - _before(hits, self.positive_start)
+            wins = (weight * (negatives[:, None] - (false + higher) / 2)).sum(1)
+            result["auc"] = ratio(wins, number * negatives)
+        if "ap" in names:
+            precision = hits_above / np.maximum(all_above, np.finfo(float).tiny)  # 0 / 0 is that of weight 0
+            result["ap"] = ratio(np.einsum("rm,rm->r", weight, precision), number)
+        return result
+
+
+def _before(cumulated: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Returns columns [R, M] of a cumulative sum [R, N]; 0 where the place is -1."""
+    return np.take(cumulated, np.maximum(place, 0), axis=1) * (place >= 0)
 
 
 def brier(label, probability, weights=None) -> np.ndarray:
@@ -120,11 +183,15 @@ def brier(label, probability, weights=None) -> np.ndarray:
 
 
 def log_loss(label, probability, weights=None) -> np.ndarray:
-    """Returns the mean negative log likelihood [R], natural logarithm; probabilities are clipped by 2.2e-16."""
-    weights, tiny = _weights(label, weights), np.finfo(float).eps
-    probability = np.clip(np.asarray(probability, float), tiny, 1 - tiny)
-    loss = -np.log(np.where(np.asarray(label) == 1, probability, 1 - probability))
-    return ratio(weights @ loss, weights.sum(1))
+    """Returns the mean negative log likelihood [R], natural logarithm; probabilities are clipped by TINY."""
+    weights = _weights(label, weights)
+    return ratio(weights @ log_losses(label, probability), weights.sum(1))
+
+
+def log_losses(label, probability) -> np.ndarray:
+    """Returns the negative log likelihood of each sample [N]; see `log_loss`."""
+    probability = np.clip(np.asarray(probability, float), TINY, 1 - TINY)
+    return -np.log(np.where(np.asarray(label) == 1, probability, 1 - probability))
 
 
 def _accuracy(tp, fp, fn, tn):
@@ -145,6 +212,16 @@ def _specificity(tp, fp, fn, tn):
 
 def _f1(tp, fp, fn, tn):
     return ratio(2 * tp, 2 * tp + fp + fn)
+
+
+def _npv(tp, fp, fn, tn):
+    """Negative predictive value: the precision of the negative class."""
+    return ratio(tn, tn + fn)
+
+
+def _f1_negative(tp, fp, fn, tn):
+    """F1 of the negative class."""
+    return ratio(2 * tn, 2 * tn + fp + fn)
 
 
 def _balanced_accuracy(tp, fp, fn, tn):
@@ -168,10 +245,11 @@ FROM_CONFUSION: Mapping[str, Callable] = {
     "f1": _f1,
     "balanced_accuracy": _balanced_accuracy,
     "kappa": _kappa,
+    "npv": _npv,
+    "f1_negative": _f1_negative,
 }
 
-# name -> score of the weights of positives and of negatives at each distinct score, ascending; two arrays [R, distinct]
-FROM_RANKS: Mapping[str, Callable] = {"auc": _auc, "ap": _average_precision}
+FROM_RANKS = ("auc", "ap")
 
 # name -> score of (label [N], probability [N], weights [R, N]); lower is better
 FROM_PROBABILITY: Mapping[str, Callable] = {"brier": brier, "log_loss": log_loss}
@@ -182,33 +260,49 @@ SCORES = (*FROM_RANKS, *FROM_CONFUSION, *FROM_PROBABILITY)
 
 def scores(label, probability, *, threshold: float = 0.5, weights=None) -> dict[str, np.ndarray]:
     """Returns all of SCORES by name, each [R] (R = 1 without weights); see `confusion` for the arguments."""
-    cells = confusion(label, probability, threshold, weights)
-    ranked = _by_score(label, probability, weights)
-    values = {name: score(*ranked) for name, score in FROM_RANKS.items()}
-    values |= {name: score(label, probability, weights) for name, score in FROM_PROBABILITY.items()}
-    values |= {name: score(*cells) for name, score in FROM_CONFUSION.items()}
-    return {name: values[name] for name in SCORES}
+    return Scorer(label, probability, threshold=threshold)(_weights(label, weights))
+
+
+class Scorer:
+    """The scores of predictions for any number of weightings; sorts and thresholds the predictions once."""
+
+    def __init__(self, label, probability, *, threshold: float = 0.5, place=None, names=SCORES):
+        """Prepares the scores.
+
+        Args:
+            label: [N] 0 or 1.
+            probability: [N] in 0..1.
+            threshold: a prediction is positive if p >= threshold.
+            place: [N] columns of the weights that belong to the samples, such as those of their patients; None is one
+                column per sample.
+            names: the scores to compute, some of SCORES.
+        """
+        label, probability = np.asarray(label), np.asarray(probability, float)
+        self.names, self.undefined = tuple(names), bool(np.isnan(probability).any())
+        self.ranked = tuple(name for name in FROM_RANKS if name in names)
+        self.ranks = _Ranks(label, probability, place) if self.ranked else None
+        true, predicted = label == 1, probability >= threshold
+        columns = [true & predicted, ~true & predicted, true & ~predicted, ~true & ~predicted]
+        columns += [(probability - label) ** 2, log_losses(label, probability)]
+        if place is not None:  # sums over the samples of each column of the weights
+            number = int(np.max(place, initial=-1)) + 1
+            columns = [np.bincount(place, column, number) for column in columns]
+        self.columns = np.stack(columns, axis=1).astype(float)  # [columns, 6]
+
+    def __call__(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the scores, name -> [R], of weights [R, columns]."""
+        *cells, squares, losses = (weights[:, : len(self.columns)] @ self.columns).T
+        if self.undefined:
+            cells = np.full((4, len(weights)), np.nan)
+        values = self.ranks(weights, self.ranked) if self.ranks else {}
+        number = sum(cells)
+        values |= {"brier": ratio(squares, number), "log_loss": ratio(losses, number)}
+        values |= {name: score(*cells) for name, score in FROM_CONFUSION.items() if name in self.names}
+        return {name: values[name] for name in self.names}
 
 
 def _weights(label, weights):
     return np.ones((1, len(label))) if weights is None else np.atleast_2d(np.asarray(weights, float))
-
-
-def _by_score(label, score, weights):
-    """Returns the weights of positives and of negatives at each distinct score, ascending: two arrays [R, distinct]."""
-    label, score = np.asarray(label), np.asarray(score)
-    weights = _weights(label, weights)
-    if np.isnan(score).any():  # a sorted NaN would count as the largest score
-        return np.full((len(weights), 1), np.nan), np.full((len(weights), 1), np.nan)
-    if not len(score):
-        return np.zeros((len(weights), 0)), np.zeros((len(weights), 0))
-    order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(score[order]) != 0])
-    positive = weights[:, order] * (label[order] == 1)
-    negative = weights[:, order] * (label[order] == 0)
-    if len(starts) == len(score):  # no ties, nothing to sum
-        return positive, negative
-    return np.add.reduceat(positive, starts, axis=1), np.add.reduceat(negative, starts, axis=1)
 
 
 def ratio(part, whole, empty=np.nan) -> np.ndarray:

@@ -4,8 +4,12 @@ import dataclasses
 from typing import Literal
 
 import numpy as np
+from scipy import special
 
 from kmura.metrics.binary import ratio
+
+CALIBRATION_ERRORS = ("ece", "ece_mass", "ece_debiased", "rmsce_debiased", "mce")
+_CELLS = 1 << 20  # numbers drawn at a time: 8 MB, whatever the number of predictions and simulations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +91,13 @@ def calibration_errors(
       of equal width; f_k is the mean probability of bin k, o_k its fraction of positives.
     - `ece_mass`: the same over bins with equal numbers of predictions.
     - `mce`: the maximum of |o_k - f_k| over the bins of equal width.
-    - `ece_debiased`: square root of sum_k n_k / N ((o_k - f_k)^2 - o_k (1 - o_k) / (n_k - 1)), the reliability of Ferro
-      & Fricker (2012), whose second term corrects for sampling noise; over bins of equal mass, without the second term
-      in bins of one prediction. If the sum s is negative (less than expected by chance), the value is -sqrt(-s).
+    - `ece_debiased`: `ece_mass` minus its bias, as Kumar et al. (2019) estimate it: the mean excess of the error if the
+      fraction of each bin varied normally by its standard error, (o_k (1 - o_k) / n_k)^1/2. Negative values mean less
+      than chance gives.
+    - `rmsce_debiased`: root mean square calibration error, the square root of sum_k n_k / N ((o_k - f_k)^2 -
+      o_k (1 - o_k) / (n_k - 1)), the reliability of Ferro & Fricker (2012) and the debiased squared error of Kumar et
+      al. (2019), whose second term corrects for sampling noise; over bins of equal mass, without the second term in
+      bins of one prediction. If the sum s is negative (less than expected by chance), the value is -sqrt(-s).
 
     The simulations treat predictions as independent. Several images of a study share a label, so `expected` is too
     small at image level; use it at study level.
@@ -102,36 +110,64 @@ def calibration_errors(
         seed: seed of the simulations.
     """
     label, probability = np.asarray(label, float), np.asarray(probability, float)
-    names = ("ece", "ece_mass", "mce", "ece_debiased")
     if not len(label) or np.isnan(probability).any():
-        return {name: CalibrationError(np.nan, np.nan, np.nan) for name in names}
-    drawn = np.random.default_rng(seed).random((simulations, len(label))) < probability
-    labels = np.concatenate([label[None], drawn.astype(float)])
-    width = _binned_gaps(labels, probability, bin_edges(probability, bins, "width"))
-    mass = _binned_gaps(labels, probability, bin_edges(probability, bins, "mass"))
-    values = {
-        "ece": (np.abs(width[0]) * width[2]).sum(1),
-        "ece_mass": (np.abs(mass[0]) * mass[2]).sum(1),
-        "mce": np.abs(width[0]).max(1),
-        "ece_debiased": _signed_root(((mass[0] ** 2 - mass[1]) * mass[2]).sum(1)),
-    }
+        return {name: CalibrationError(np.nan, np.nan, np.nan) for name in CALIBRATION_ERRORS}
+    rng, rows, order = np.random.default_rng(seed), max(1, _CELLS // len(label)), np.argsort(probability, kind="stable")
+    bins_of = {how: _SortedBins(probability[order], bin_edges(probability, bins, how)) for how in ("width", "mass")}
+    parts = [_errors(label[None, order], bins_of)]
+    for start in range(0, simulations, rows):
+        drawn = rng.random((min(rows, simulations - start), len(label))) < probability
+        parts.append(_errors(np.take(drawn, order, axis=1), bins_of))
+    values = {name: np.concatenate([part[name] for part in parts]) for name in CALIBRATION_ERRORS}
     return {
         name: CalibrationError(float(value[0]), float(value[1:].mean()), float(np.quantile(value[1:], 0.95)))
         for name, value in values.items()
     }
 
 
-def _binned_gaps(labels, probability, edges):
-    """Returns o_k - f_k [S, K], the variance of o_k [S, K] and the weight n_k / N [K] of the non-empty bins.
+class _SortedBins:
+    """The non-empty bins of probabilities in ascending order.
 
-    `labels` is [S, N], `probability` [N].
+    Attributes:
+        ends: [K] number of probabilities up to the end of each bin.
+        count: [K] number of probabilities in each bin.
+        share: [K] the same divided by their number.
+        probability: [K] mean probability of each bin.
     """
-    member = np.searchsorted(edges[1:-1], probability)
-    inside = (member[:, None] == np.unique(member)).astype(float)  # [N, K]
-    count = inside.sum(0)
-    fraction = labels @ inside / count
-    variance = ratio(fraction * (1 - fraction), np.broadcast_to(count - 1, fraction.shape), empty=0.0)
-    return fraction - probability @ inside / count, variance, count / len(probability)
+
+    def __init__(self, probability: np.ndarray, edges: np.ndarray):
+        member = np.searchsorted(edges[1:-1], probability)
+        self.ends = np.flatnonzero(np.r_[np.diff(member) != 0, True]) + 1
+        self.count = np.diff(self.ends, prepend=0)
+        self.share = self.count / len(probability)
+        self.probability = np.bincount(member, probability)[np.unique(member)] / self.count
+
+    def fractions(self, positives: np.ndarray) -> np.ndarray:
+        """Returns the fraction of positives of each bin [S, K] from cumulated labels [S, N]."""
+        return np.diff(np.take(positives, self.ends - 1, axis=1), prepend=0, axis=1) / self.count
+
+
+def _errors(labels: np.ndarray, bins: dict[str, _SortedBins]) -> dict[str, np.ndarray]:
+    """Returns the errors [S] by name for labels [S, N] in the order of the sorted probabilities; bins by kind."""
+    positives = np.cumsum(labels, axis=1, dtype=np.int32)
+    wide, even = bins["width"], bins["mass"]
+    width, fraction = wide.fractions(positives) - wide.probability, even.fractions(positives)
+    gap, noise = fraction - even.probability, fraction * (1 - fraction)
+    chance = ratio(noise, np.broadcast_to(even.count - 1, noise.shape), empty=0.0)
+    return {
+        "ece": (np.abs(width) * wide.share).sum(1),
+        "ece_mass": (np.abs(gap) * even.share).sum(1),
+        "ece_debiased": ((2 * np.abs(gap) - _mean_absolute(gap, np.sqrt(noise / even.count))) * even.share).sum(1),
+        "rmsce_debiased": _signed_root(((gap**2 - chance) * even.share).sum(1)),
+        "mce": np.abs(width).max(1),
+    }
+
+
+def _mean_absolute(mean, deviation) -> np.ndarray:
+    """Returns the mean of the absolute value of normal variables."""
+    z = ratio(mean, deviation, empty=np.inf)
+    folded = deviation * np.sqrt(2 / np.pi) * np.exp(-(np.where(np.isinf(z), 0, z) ** 2) / 2)
+    return np.where(deviation > 0, folded + mean * (2 * special.ndtr(z) - 1), np.abs(mean))
 
 
 def _signed_root(value):

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from scipy import special
+from scipy import sparse, special
 
 from kmura.metrics import binary
 from kmura.metrics.binary import Studies, ratio
@@ -113,14 +113,16 @@ def one_vs_rest(label, probability, weights=None) -> dict[str, np.ndarray]:
 
 
 def log_loss(label, probability, weights=None) -> np.ndarray:
-    """Returns the mean negative log likelihood [R] of class ids [N] under probabilities [N, L], clipped at 2.2e-16."""
+    """Returns the mean negative log likelihood [R] of class ids [N] under probabilities [N, L], clipped at TINY."""
     taken = np.asarray(probability, float)[np.arange(len(label)), label]
-    losses = -np.log(np.maximum(taken, np.finfo(float).eps))
+    losses = -np.log(np.maximum(taken, binary.TINY))
     weights = np.ones((1, len(losses))) if weights is None else np.atleast_2d(weights)
     return ratio(weights @ losses, weights.sum(1))
 
 
 MULTICLASS_SCORES = ("auc", "ap", *FROM_MATRIX, "log_loss")
+BY_CLASS = ("precision", "recall", "f1", "auc", "ap")
+MEAN, CLASS = "mean", "class"  # of the keys of `ClassScorer`
 
 
 def multiclass_scores(label, probability, weights=None) -> dict[str, np.ndarray]:
@@ -133,13 +135,7 @@ def multiclass_scores(label, probability, weights=None) -> dict[str, np.ndarray]
         probability: [N, L]; each row sums to 1. The predicted class is the most probable one.
         weights: [R, N] or None.
     """
-    label, probability = np.asarray(label), np.asarray(probability)
-    number = probability.shape[1]
-    matrix = confusion_matrix(label, probability.argmax(1), number, weights)
-    ranked = one_vs_rest(np.arange(number) == label[:, None], probability, weights)
-    scores = {name: _mean(values) for name, values in ranked.items()}
-    scores |= {name: score(matrix) for name, score in FROM_MATRIX.items()}
-    return scores | {"log_loss": log_loss(label, probability, weights)}
+    return _means(ClassScorer(label, probability, several=False), label, weights)
 
 
 def multilabel_scores(label, probability, weights=None) -> dict[str, np.ndarray]:
@@ -150,12 +146,71 @@ def multilabel_scores(label, probability, weights=None) -> dict[str, np.ndarray]
         probability: [N, L] in 0..1.
         weights: [R, N] or None.
     """
-    per_class = []
-    for truth, value in zip(np.asarray(label).T, np.asarray(probability).T, strict=True):
-        known = truth >= 0
-        part = None if weights is None else np.atleast_2d(weights)[:, known]
-        per_class.append(binary.scores(truth[known], value[known], weights=part))
-    return {name: _mean(np.stack([scores[name] for scores in per_class], axis=1)) for name in binary.SCORES}
+    return _means(ClassScorer(label, probability, several=True), label, weights)
+
+
+def _means(scorer: "ClassScorer", label, weights) -> dict[str, np.ndarray]:
+    weights = np.ones((1, len(label))) if weights is None else np.atleast_2d(np.asarray(weights, float))
+    return {name: values for (kind, name), values in scorer(weights).items() if kind == MEAN}
+
+
+class ClassScorer:
+    """The scores over all classes and of each class for any number of weightings; prepares the predictions once."""
+
+    def __init__(self, label, probability, *, several: bool, place=None, auc: bool = True):
+        """Prepares the scores.
+
+        Args:
+            label: class ids [N], or for several labels 0, 1 and -1 (unknown) [N, L].
+            probability: [N, L] in 0..1.
+            several: whether the labels are independent.
+            place: [N] columns of the weights that belong to the samples; None is one column per sample.
+            auc: whether to compute the AUCs.
+        """
+        label, probability = np.asarray(label), np.asarray(probability, float)
+        place = np.arange(len(label)) if place is None else np.asarray(place)
+        self.several, self.number = several, probability.shape[1]
+        ranked = ("auc", "ap") if auc else ("ap",)
+        if several:
+            names = tuple(name for name in binary.SCORES if auc or name != "auc")
+            self.of_class = [
+                binary.Scorer(truth[truth >= 0], value[truth >= 0], place=place[truth >= 0], names=names)
+                for truth, value in zip(label.T, probability.T, strict=True)
+            ]
+            return
+        self.of_class = [
+            binary.Scorer(label == number, probability[:, number], place=place, names=ranked)
+            for number in range(self.number)
+        ]
+        cells = label * self.number + probability.argmax(1) if len(label) else np.zeros(0, int)
+        columns = int(place.max(initial=-1)) + 1
+        self.cells = sparse.csr_array(
+            (np.ones(len(label)), (cells, place)), shape=(self.number**2, columns)
+        )  # sums over samples
+        taken = np.maximum(probability[np.arange(len(label)), label], binary.TINY)
+        self.losses = np.stack(
+            [np.bincount(place, values, columns) for values in (-np.log(taken), np.ones(len(label)))]
+        )
+
+    def __call__(self, weights: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
+        """Returns (MEAN, name) -> [R] and (CLASS, one of BY_CLASS) -> [R, L] of weights [R, columns]."""
+        by_name: dict[str, list] = {}
+        for scorer in self.of_class:
+            for name, values in scorer(weights).items():
+                by_name.setdefault(name, []).append(values)
+        classes = {name: np.stack(values, axis=1) for name, values in by_name.items()}
+        means = {name: _mean(values) for name, values in classes.items()}
+        if not self.several:
+            used = weights[:, : self.cells.shape[1]]
+            matrix = (self.cells @ used.T).T.reshape(len(weights), self.number, self.number)
+            classes |= by_class(matrix)
+            means |= {name: score(matrix) for name, score in FROM_MATRIX.items()}
+            losses, counts = self.losses @ used.T
+            means["log_loss"] = ratio(losses, counts)
+        order = binary.SCORES if self.several else MULTICLASS_SCORES
+        return {(MEAN, name): means[name] for name in order if name in means} | {
+            (CLASS, name): classes[name] for name in BY_CLASS if name in classes
+        }
 
 
 def pool_classes(study, probability, how="mean", *, k: int = 2, normalize: bool = True) -> Studies:

@@ -1,72 +1,106 @@
-"""Uncertainty of scores: patient bootstrap, intervals, means over areas, paired differences, DeLong's test."""
+"""Uncertainty of scores by resampling: the patient bootstrap, means over areas, paired differences."""
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 
 import numpy as np
-from scipy import stats
+
+from kmura.metrics.intervals import Interval, intervals
+
+_CELLS = 1 << 20  # numbers drawn at a time: 8 MB, whatever the number of patients and resamples
+_MANY = 20_000  # above this number of patients, the sampler that is ten times as fast
 
 
-@dataclasses.dataclass(frozen=True)
-class Interval:
-    """A score with its percentile interval; NaN if undefined. Its string is `0.941 (0.887 to 0.982)`."""
+class PatientBootstrap:
+    """Bootstrap resamples of whole patients, drawn in parts so that they need little memory.
 
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        if np.isnan(self.value):
-            return "undefined"
-        return f"{self.value:.3f}" + ("" if np.isnan(self.low) else f" ({self.low:.3f} to {self.high:.3f})")
-
-
-def wilson(share, count) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the 95 % interval of proportions (Wilson 1927): lower bounds [K] and upper bounds [K].
-
-    The width is positive even for the proportions 0 and 1.
-
-    Args:
-        share: [K] proportions in 0..1.
-        count: [K] number of cases of each proportion, 1 or more.
+    Attributes:
+        ids: [I] the patients, sorted.
+        resamples: number of resamples, R; 0 if there are fewer than two patients.
+        redrawn: number of resamples that were drawn again, after all were drawn.
     """
-    share, count, z2 = np.asarray(share, float), np.asarray(count, float), 1.959964**2
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = np.sqrt(z2 * (share * (1 - share) + z2 / (4 * count)) / count) / (1 + z2 / count)
-    low, high = np.where(share == 0, 0, centre - half), np.where(share == 1, 1, centre + half)  # exact at the ends
-    return np.maximum(0, low), np.minimum(1, high)
+
+    def __init__(self, patient, label=None, *, group=None, resamples: int = 2000, seed: int = 0):
+        """Prepares the resamples.
+
+        Args:
+            patient: [N] patient ids; the samples of a patient are drawn together.
+            label: [N] 0 or 1; a resample without both classes has no AUC and is drawn again. None, or labels of one
+                class, accept every resample.
+            group: [N] or None; every resample contains both classes of each group (area) that has both, so that
+                averages over the groups are defined. If fewer than about 5 % of the resamples would, every resample is
+                accepted, and averages are those over the resamples for which they are defined.
+            resamples: number of resamples.
+            seed: seed of the draws; the same patients and seed give the same draws, also at another level.
+        """
+        self.ids, place = np.unique(np.asarray(patient), return_inverse=True)
+        self.resamples = resamples if len(self.ids) > 1 else 0
+        self.redrawn, self._seed = 0, seed
+        self._needed = np.empty((len(self.ids), 0))
+        if label is not None and self.resamples:
+            label = np.asarray(label)
+            cells = _cells_needed(label, np.zeros(len(label)) if group is None else np.asarray(group))
+            needed = [np.bincount(place[cell], minlength=len(self.ids)) for cell in cells]
+            needed = np.array(needed, float).T.reshape(len(self.ids), -1)
+            lacking = (1 - (needed > 0).mean(0)) ** len(self.ids)  # probability that a resample lacks a cell
+            if np.prod(1 - lacking) >= 0.05:
+                self._needed = needed
+
+    def place(self, patient) -> np.ndarray:
+        """Returns the columns of the counts that belong to patients [N] of `ids`."""
+        return np.searchsorted(self.ids, np.asarray(patient))
+
+    def counts(self) -> Iterator[np.ndarray]:
+        """Yields how often each patient is in each resample, [r, I] in parts with R rows in total."""
+        number, missing = len(self.ids), self.resamples
+        rng, self.redrawn = np.random.default_rng(self._seed), 0
+        while missing:
+            drawn = _counts(number, min(missing, max(1, _CELLS // number)), rng)
+            kept = drawn[(drawn @ self._needed > 0).all(1)] if self._needed.shape[1] else drawn
+            self.redrawn += len(drawn) - len(kept)
+            missing -= len(kept)
+            if len(kept):
+                yield kept
+
+    def scores(self, scorers: Mapping[Hashable, Callable]) -> dict[Hashable, dict[str, np.ndarray]]:
+        """Returns the scores of all resamples.
+
+        Args:
+            scorers: key -> function of counts [r, I] that returns name -> [r] or [r, ...].
+
+        Returns:
+            key -> name -> [R] or [R, ...], for the same resamples in the same order; without resamples, the arrays
+            have no rows.
+        """
+        parts = {key: [] for key in scorers}
+        for counts in self.counts() if self.resamples else (np.empty((0, len(self.ids))),):
+            for key, score in scorers.items():
+                parts[key].append(score(counts))
+        return {
+            key: {name: np.concatenate([part[name] for part in several]) for name in several[0]}
+            for key, several in parts.items()
+        }
+
+
+def _counts(number: int, rows: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns how often each of `number` patients is drawn in `number` draws with replacement, [rows, number]."""
+    if number <= _MANY:
+        return rng.multinomial(number, np.full(number, 1 / number), size=rows).astype(float)
+    drawn = (rng.integers(0, number, number) for _ in range(rows))
+    return np.stack([np.bincount(patients, minlength=number) for patients in drawn]).astype(float)
 
 
 def bootstrap_weights(patient, label, *, group=None, resamples: int = 2000, seed: int = 0) -> tuple[np.ndarray, int]:
-    """Returns how often each sample is in each bootstrap resample; whole patients are drawn with replacement.
+    """Returns how often each sample is in each resample of a `PatientBootstrap`, and the number of redrawn resamples.
+
+    Holds all weights at once, [R, N]; `PatientBootstrap.scores` does not. There are no rows if there is one patient.
 
     Args:
-        patient: [N] patient ids; the samples of a patient are drawn together.
-        label: [N] 0 or 1; a resample without both classes has no AUC and is drawn again.
-        group: [N] or None; every resample contains both classes of each group (area) that has both, so that averages
-            over the groups are defined.
-        resamples: number of resamples, R.
-        seed: seed of the draws; the same patients and seed give the same draws.
-
-    Returns:
-        Weights [R, N] and the number of resamples that were drawn again. There are no rows if `label` has a single
-        class.
+        patient, label, group, resamples, seed: see `PatientBootstrap`.
     """
-    label = np.asarray(label)
-    if len(np.unique(label)) < 2 or len(np.unique(patient)) < 2:
-        return np.empty((0, len(label))), 0
-    needed = _cells_needed(label, np.zeros(len(label)) if group is None else np.asarray(group))
-    rng = np.random.default_rng(seed)
-    kept, missing, redrawn = [], resamples, 0
-    while missing:
-        draws = cluster_weights(patient, resamples=missing, rng=rng)
-        both = (draws @ needed > 0).all(1)
-        kept.append(draws[both])
-        missing -= int(both.sum())
-        redrawn += int((~both).sum())
-        if redrawn > 100 * resamples:  # few patients have one of the classes, so almost every draw lacks it
-            return np.empty((0, len(label))), redrawn
-    return np.concatenate(kept), redrawn
+    draws = PatientBootstrap(patient, label, group=group, resamples=resamples, seed=seed)
+    place = draws.place(patient)
+    weights = [counts[:, place] for counts in draws.counts()]
+    return np.concatenate(weights) if weights else np.empty((0, len(place))), draws.redrawn
 
 
 def cluster_weights(patient, *, resamples: int = 2000, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -77,41 +111,21 @@ def cluster_weights(patient, *, resamples: int = 2000, rng: np.random.Generator 
         resamples: number of resamples.
         rng: the random generator; None is a generator with seed 0.
     """
-    _, inverse = np.unique(np.asarray(patient), return_inverse=True)
-    number = int(inverse.max()) + 1
-    rng = rng or np.random.default_rng(0)
-    return rng.multinomial(number, np.full(number, 1 / number), size=resamples)[:, inverse].astype(float)
+    ids, inverse = np.unique(np.asarray(patient), return_inverse=True)
+    return _counts(len(ids), resamples, rng or np.random.default_rng(0))[:, inverse]
 
 
-def _cells_needed(label, group) -> np.ndarray:
-    """Returns the membership of samples in the cells (group, class) that a resample must contain, [N, cells].
+def _cells_needed(label, group) -> list[np.ndarray]:
+    """Returns the cells (group, class) that a resample must contain, bool [N] each.
 
     Groups with a single class have no cells.
     """
-    cells = [
+    return [
         (group == name) & (label == value)
         for name in np.unique(group)
         for value in (0, 1)
         if len(np.unique(label[group == name])) == 2
     ]
-    return np.array(cells, float).T.reshape(len(label), -1)
-
-
-def intervals(values: Mapping[str, np.ndarray], resampled: Mapping[str, np.ndarray], level: float = 0.95):
-    """Returns each score with its percentile interval over the resamples, ignoring NaN resamples.
-
-    Args:
-        values: name -> [1].
-        resampled: name -> [R].
-        level: coverage, 0..1.
-    """
-    tail = 100 * (1 - level) / 2
-    result = {}
-    for name, value in values.items():
-        drawn = resampled[name][~np.isnan(resampled[name])]
-        low, high = np.percentile(drawn, [tail, 100 - tail]) if len(drawn) else (np.nan, np.nan)
-        result[name] = Interval(float(value[0]), float(low), float(high))
-    return result
 
 
 def averages(by_area: Mapping[str, Mapping[str, np.ndarray]], sizes: Mapping[str, int]) -> dict[str, dict]:
@@ -137,6 +151,8 @@ def differences(
 ) -> dict[str, Interval]:
     """Returns `other` minus `one` for each score, with the percentile interval of the paired differences.
 
+    A difference that is the same in all resamples has no interval, see `intervals`.
+
     Args:
         one, other: name -> [1].
         one_drawn, other_drawn: name -> [R], for the SAME resamples in the same order.
@@ -145,47 +161,3 @@ def differences(
     minus = {name: np.asarray(other[name]) - np.asarray(one[name]) for name in one}
     drawn = {name: np.asarray(other_drawn[name]) - np.asarray(one_drawn[name]) for name in one}
     return intervals(minus, drawn, level)
-
-
-@dataclasses.dataclass(frozen=True)
-class DeLong:
-    """A difference of two AUCs by DeLong, DeLong & Clarke-Pearson (1988); NaN where undefined.
-
-    Attributes:
-        difference: AUC of the second model minus that of the first.
-        low, high: 95 % interval of the difference by normal approximation.
-        p: two-sided p-value for the null hypothesis of equal AUCs.
-    """
-
-    difference: float
-    low: float
-    high: float
-    p: float
-
-
-def delong(label, one, other) -> DeLong:
-    """Returns the difference of two correlated AUCs with its interval and p-value.
-
-    The test assumes independent samples. Images of the same patient are not independent; the patient bootstrap takes
-    this into account. At least two samples of each class are needed. Placements are computed from midranks (Sun & Xu
-    2014, algorithm 2).
-
-    Args:
-        label: [N] 0 or 1.
-        one, other: [N] scores of two models for the same samples.
-    """
-    label, both = np.asarray(label), np.stack([np.asarray(one, float), np.asarray(other, float)])
-    positive, negative = both[:, label == 1], both[:, label == 0]
-    m, n = positive.shape[1], negative.shape[1]
-    if min(m, n) < 2 or np.isnan(both).any():
-        return DeLong(np.nan, np.nan, np.nan, np.nan)
-    together = stats.rankdata(np.concatenate([positive, negative], axis=1), axis=1)
-    above = (together[:, :m] - stats.rankdata(positive, axis=1)) / n  # share of the negatives below each positive
-    below = 1 - (together[:, m:] - stats.rankdata(negative, axis=1)) / m
-    difference = float(above[1].mean() - above[0].mean())
-    variance = np.var(above[1] - above[0], ddof=1) / m + np.var(below[1] - below[0], ddof=1) / n
-    if variance == 0:
-        return DeLong(difference, difference, difference, 1.0 if difference == 0 else 0.0)
-    error = np.sqrt(variance)
-    low, high = difference + stats.norm.ppf([0.025, 0.975]) * error
-    return DeLong(difference, float(low), float(high), float(2 * stats.norm.sf(abs(difference) / error)))

@@ -13,7 +13,7 @@ from typing import Literal
 import keras
 import numpy as np
 
-from kmura.errors import InputError
+from kmura.errors import InputError, unreadable
 from kmura.models.torch_padding import has_same_padding
 from kmura.models.torch_pickle import read_tensors
 
@@ -76,6 +76,8 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
         try:
             arrays = load_file(path)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise unreadable(path, error) from error
             raise InputError(
                 f"weights {path} are damaged or not a safetensors file of numpy types ({error}); save float32 arrays"
             ) from error

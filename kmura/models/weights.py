@@ -8,10 +8,10 @@ from a weight file is executed.
 
 import contextlib
 import dataclasses
+import errno
 import importlib.util
 import json
 import logging
-import os
 import shutil
 import tempfile
 import textwrap
@@ -22,7 +22,8 @@ from pathlib import Path
 import h5py
 import keras
 
-from kmura.errors import InputError, reason
+from kmura.errors import InputError, reason, remedy, unreadable
+from kmura.files import aside_name
 from kmura.models.backbones import BACKBONES
 from kmura.models.lookup import entry, nearest_first
 from kmura.models.porting import SUFFIXES, Ported, port, read_state
@@ -255,7 +256,12 @@ def _config_and_arrays(source: Path) -> Iterator[tuple[dict | None, Path]]:
                 with zipfile.ZipFile(source) as archive:
                     config = archive.read(CONFIG)
                     archive.extract(ARRAYS, folder)
-            except (zipfile.BadZipFile, KeyError, EOFError, OSError) as error:
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    text = f"weights {source} cannot be unpacked in {folder}: {reason(error)}"
+                    raise InputError(f"{text}; {remedy(error, 'set TMPDIR to another folder')}") from error
+                raise unreadable(source, error) from error
+            except (zipfile.BadZipFile, KeyError, EOFError) as error:
                 raise InputError(f"weights {source}: damaged or not a Keras file ({error}); save it again") from error
             yield _parsed(source, config), Path(folder) / ARRAYS
     else:
@@ -346,6 +352,8 @@ def _load_arrays(path: Path, part: Part, source: Path) -> bool:
             "saved from"
         ) from error
     except (OSError, RuntimeError, KeyError) as error:  # h5py
+        if isinstance(error, OSError) and error.errno:  # without a number, the content is wrong
+            raise unreadable(source, error) from error
         raise InputError(f"weights {source}: damaged or not an HDF5 file ({error}); save it again") from error
     if whole:
         of_rest = "the rest of the model was loaded too"
@@ -404,14 +412,15 @@ def port_preset(source: str | Path, backbone: str, out: str | Path, *, image_siz
     else:
         body = BACKBONES[backbone].build()
     done = port(read_state(state), body, source, backbone)
-    aside = out.with_name(f".{out.name}.{os.getpid()}.part")
+    aside = aside_name(out)
     try:
         aside.parent.mkdir(parents=True, exist_ok=True)
         body.save_to_preset(aside)
         (aside / PORTED).write_text(json.dumps({"torch_padding": done.other_padding}))
         aside.rename(out)
     except OSError as error:
-        raise InputError(f"{out} cannot be written: {reason(error)}; choose another --out") from error
+        fix = remedy(error, "choose another --out")
+        raise InputError(f"{out} cannot be written: {reason(error)}; {fix}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return done

@@ -6,24 +6,23 @@ plate with screws, or a lytic hole with a sclerotic rim; sometimes only one of i
 is a function of (seed, area, split, study, view) alone.
 """
 
-import contextlib
 import csv
 import dataclasses
 import functools
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 
-from kmura.errors import InputError, check_choice, reason
+from kmura.errors import InputError, check_choice, reason, remedy
+from kmura.files import aside_name
 from kmura.phantoms.film import Box, View, draw_view
 from kmura.phantoms.plan import AREAS, KINDS, SECOND_STUDY, SPLITS, StudyKey, plan_lesion, plan_shots, view_count
 from kmura.records.images import encode_png
+from kmura.workers import in_processes, processors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,14 +186,14 @@ def write_phantoms(
     studies = {"train": train_studies, "valid": test_studies}
     tasks = _tasks(areas, studies, seed, positive_fraction, shortcut=shortcut, side=side, rgb_fraction=rgb_fraction)
     if workers is None:
-        workers = max(1, min(os.cpu_count() or 1, len(tasks) // 24))
+        workers = max(1, min(processors(), len(tasks) // 24))
     try:
         if out.is_dir() and any(out.iterdir()):
             raise InputError(f"{out} exists and is not empty; choose a new folder or empty it first")
         if out.exists() and not out.is_dir():
             raise InputError(f"{out} is a file; choose a new folder")
         out.parent.mkdir(parents=True, exist_ok=True)
-        aside = out.with_name(f".{out.name}.{os.getpid()}.part")
+        aside = aside_name(out)
         try:
             shutil.rmtree(aside, ignore_errors=True)  # of a dead process with the same id
             aside.mkdir()
@@ -212,7 +211,7 @@ def write_phantoms(
         ) from error
     except OSError as error:
         place = error.filename if error.filename in map(str, out.parents) else out
-        raise InputError(f"cannot write {place}: {reason(error)}; free space or choose another folder") from error
+        raise InputError(f"cannot write {place}: {reason(error)}; {remedy(error)}") from error
     patients = sum(task.key.patient == task.key.study for task in tasks)
     return PhantomSummary(sum(result[0] for result in results), len(tasks), patients)
 
@@ -221,18 +220,10 @@ def _write_studies(root: Path, tasks: Sequence[_Task], workers: int, progress) -
     """The results of `_write_study`, in the order of the tasks."""
     work = functools.partial(_write_study, str(root))
     results = []
-    with contextlib.ExitStack() as stack:
-        if workers > 1:
-            # spawn, because TensorFlow may have started threads in this process
-            pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-            stack.callback(pool.shutdown, cancel_futures=True)
-            done = pool.map(work, tasks, chunksize=8)
-        else:
-            done = map(work, tasks)
-        for result in done:
-            results.append(result)
-            if progress:
-                progress(len(results), len(tasks))
+    for result in in_processes(work, tasks, workers, in_order=True):
+        results.append(result)
+        if progress:
+            progress(len(results), len(tasks))
     return results
 
 

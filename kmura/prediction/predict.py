@@ -16,11 +16,13 @@ from kmura.files import replacing
 from kmura.metrics import pool_studies
 from kmura.prediction.predictor import load_predictor
 from kmura.prediction.sources import Image, list_images, map_files, shown
-from kmura.records import dicom
+from kmura.records.image_files import PassedOver, Tally
 from kmura.records.images import UnreadableImage
 from kmura.records.manifest import Skipped
+from kmura.records.remarks import Remark
 from kmura.serving.contract import Contract
-from kmura.serving.prepare import prepared
+from kmura.serving.prepare import prepared_with_remarks
+from kmura.workers import processors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +39,16 @@ class Predictions:
         studies: one row per study in `images`: study, images, skipped (number of its images that could not be read),
             probability (0 to 1), decision. Empty if no studies are known.
         skipped: files that could not be read, with the reasons.
+        passed_over: other files in the given folders, counted by kind.
+        remarks: pictures that show next to nothing or have odd declarations.
     """
 
     contract: Contract
     images: pd.DataFrame
     studies: pd.DataFrame
     skipped: tuple[Skipped, ...]
+    passed_over: tuple[PassedOver, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
     def table(self) -> pd.DataFrame:
         """Returns one row per image, with the prediction for its study, for output files."""
@@ -78,7 +84,7 @@ def predict(
         batch_size: images per step, at least 1.
         cam: folder for the overlays: each image with its Grad-CAM++ map of the decision (multilabel: of the most
             probable label).
-        workers: number of threads that read and decode images; None uses one per CPU core.
+        workers: number of threads that read and decode images; None uses one per processor that this process may use.
         progress: called with (number of images done, total number of images).
 
     Raises:
@@ -86,17 +92,21 @@ def predict(
     """
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, but must be at least 1; give a larger value")
-    sources = list_images([images] if isinstance(images, str | os.PathLike) else images, group)
+    tally = Tally()
+    sources = list_images([images] if isinstance(images, str | os.PathLike) else images, group, tally)
     if not sources:
         raise InputError("no images are given; give files, a folder or a CSV")
     files = map_files(sources, Path(cam)) if cam else []
     predictor = load_predictor(model, records=records, threshold=threshold)
     report = progress or (lambda done, total: None)
-    rows, skipped, done = [], [], 0
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    rows, skipped, remarks, done = [], [], [], 0
+    with ThreadPoolExecutor(workers or processors()) as pool:
         drawn: list[Future] = []
         for batch in _batches(_ready(sources, predictor.contract, pool, 2 * batch_size), batch_size, skipped):
-            places, pixels = zip(*batch, strict=True)
+            places, pixels, texts = zip(*batch, strict=True)
+            remarks += [
+                Remark(sources[place].name, text) for place, some in zip(places, texts, strict=True) for text in some
+            ]
             answers = predictor.answers(np.stack(pixels), explained=bool(cam))
             for number, place in enumerate(places):
                 rows.append((place, *(answers[name][number] for name in ("logit", "probability", "decision"))))
@@ -108,13 +118,14 @@ def predict(
             future.result()
     if done + len(skipped) == len(sources) and skipped:
         report(len(sources), len(sources))
-    return _predictions(predictor.contract, sources, rows, skipped, files)
+    predictions = _predictions(predictor.contract, sources, rows, skipped, files)
+    return dataclasses.replace(predictions, passed_over=tally.passed_over(), remarks=tuple(remarks))
 
 
 def _ready(
     sources: Sequence[Image], contract: Contract, pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[tuple[int, np.ndarray | Skipped]]:
-    """Yields index and pixels (or Skipped with the reason) of each image in order; prefetches at most `ahead`."""
+) -> Iterator[tuple[int, tuple[np.ndarray, tuple[str, ...]] | Skipped]]:
+    """Yields index and pixels with remarks (or Skipped) of each image in order; prefetches at most `ahead`."""
     waiting: collections.deque[Future] = collections.deque()
     number = 0
     for place in range(len(sources) + ahead):
@@ -127,24 +138,23 @@ def _ready(
             number += 1
 
 
-def _pixels(image: Image, contract: Contract) -> np.ndarray | Skipped:
+def _pixels(image: Image, contract: Contract) -> tuple[np.ndarray, tuple[str, ...]] | Skipped:
     try:
-        data = image.path.read_bytes()
-        return prepared(data, contract, dicom=image.path.suffix.lower() in dicom.SUFFIXES)
+        return prepared_with_remarks(image.path.read_bytes(), contract, name=image.path.name)
     except OSError as error:
         return Skipped(image.name, reason(error))
     except UnreadableImage as error:
         return Skipped(image.name, str(error))
 
 
-def _batches(ready, size: int, skipped: list) -> Iterator[list[tuple[int, np.ndarray]]]:
-    """Yields full batches of decoded images; appends the others to `skipped` with their index."""
+def _batches(ready, size: int, skipped: list) -> Iterator[list[tuple[int, np.ndarray, tuple[str, ...]]]]:
+    """Yields full batches of index, pixels and remarks of decoded images; appends the others to `skipped`."""
     batch = []
     for number, result in ready:
         if isinstance(result, Skipped):
             skipped.append((number, result))
             continue
-        batch.append((number, result))
+        batch.append((number, *result))
         if len(batch) == size:
             yield batch
             batch = []

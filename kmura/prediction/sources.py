@@ -1,17 +1,18 @@
 """The input images of a prediction and their studies."""
 
 import collections
-import csv
 import dataclasses
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from kmura.errors import InputError, check_choice, reason
+from kmura.errors import InputError, check_choice
+from kmura.files import csv_rows, name_within_limit
 from kmura.records import dicom
+from kmura.records.image_files import TWICE, Tally, find_images, normalised, passed_over_note
 from kmura.records.images import SUFFIXES
-from kmura.records.layouts.base import visible_files
 
 GROUPS = ("auto", "folder", "none")
 _MURA_STUDY = re.compile(r"(?:(XR_\w+)/)?(patient[^/]+/study[^/]+)/[^/]+$")
@@ -34,10 +35,10 @@ class Image:
     study: str = ""
 
 
-def list_images(sources: Iterable[str | os.PathLike], group: str = "auto") -> list[Image]:
+def list_images(sources: Iterable[str | os.PathLike], group: str = "auto", tally: Tally | None = None) -> list[Image]:
     """Returns the images in files, folders and CSVs, without duplicates.
 
-    Folders are searched recursively; hidden files are ignored. A CSV has the column `image` and optionally `study`, or
+    Folders are searched recursively, see `find_images`. A CSV has the column `image` and optionally `study`, or
     is a plain list of paths like those of MURA. Its paths are relative to its folder or to the parent of its folder
     (the paths of MURA begin with `MURA-v1.1/`).
 
@@ -45,26 +46,37 @@ def list_images(sources: Iterable[str | os.PathLike], group: str = "auto") -> li
         sources: image files, folders and CSV files.
         group: `auto` uses the studies of a CSV, and the studies of MURA if a path has its form (patient/study);
             `folder` makes each folder a study; `none` defines no studies.
+        tally: counts what is passed over in folders, and what is given twice.
 
     Raises:
         InputError: A folder contains no images, a CSV cannot be read or lists no images, or `group` is unknown.
     """
     check_choice("group", group, GROUPS)
+    tally = Tally() if tally is None else tally
     by_path: dict[Path, Image] = {}
+    taken: set[str] = set()
     for source in map(Path, sources):
         if source.is_dir():
-            images = list(_in_folder(source))
+            inside = Tally()
+            images = [Image(path, shown(path), path.relative_to(source)) for path in find_images(source, inside)]
+            for item in inside.passed_over():
+                tally.add(item.kind, shown(source / item.examples[0]), item.number)
             if not images:
-                suffixes = ", ".join(sorted(SUFFIXES | dicom.SUFFIXES))
-                raise InputError(f"{source} contains no image files ({suffixes}); give another folder")
+                note = passed_over_note(inside.passed_over()) or "it is empty"
+                raise InputError(f"{source} contains no image files ({note}); give another folder")
         elif source.suffix.lower() == ".csv":
-            images = list(_in_csv(source))
+            images = list(_in_csv(source, tally))
             if not images:
                 raise InputError(f"{source} lists no images; add their paths in a column image")
         else:
             images = [Image(source, shown(source), Path(source.name))]
         for image in images:
-            by_path.setdefault(Path(os.path.abspath(image.path)), image)
+            real = os.path.realpath(image.path)
+            if real in taken:
+                tally.add(TWICE, image.name)
+                continue
+            taken.add(real)
+            by_path[Path(os.path.abspath(image.path))] = image
     return _grouped(by_path, group)
 
 
@@ -73,47 +85,33 @@ def shown(path: str | os.PathLike) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _in_folder(root: Path) -> Iterator[Image]:
-    for path in visible_files(root):
-        suffix = path.suffix.lower()
-        if suffix in SUFFIXES | dicom.SUFFIXES or not suffix and _is_dicom(path):
-            yield Image(path, shown(path), path.relative_to(root))
-
-
-def _is_dicom(path: Path) -> bool:
-    """Returns whether a file without a suffix, as in many archives, is DICOM."""
-    try:
-        with open(path, "rb") as file:
-            return dicom.is_dicom(file.read(dicom.PREAMBLE))
-    except OSError:
-        return False
-
-
-def _in_csv(source: Path) -> Iterator[Image]:
-    try:
-        with open(source, newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        text = reason(error) if isinstance(error, OSError) else error
-        raise InputError(f"{source} cannot be read: {text}; give a CSV in UTF-8 with a column image") from error
+def _in_csv(source: Path, tally: Tally) -> Iterator[Image]:
+    rows = csv_rows(source, "give a CSV in UTF-8 with a column image")
     if not rows:
         return
     head = [cell.strip().lower() for cell in rows[0]]
     if "image" in head:
         rows = rows[1:]
-    elif Path(head[0]).suffix in SUFFIXES | dicom.SUFFIXES:
+    elif Path(head[0]).suffix in SUFFIXES | dicom.SUFFIXES or _located(source, Path(rows[0][0].strip())).is_file():
         head = ["image"]  # a list without a header
     else:
         raise InputError(f"{source} has no column image, but {', '.join(head)}; name the column with the paths image")
     at, study_at = head.index("image"), head.index("study") if "study" in head else None
-    for row in rows:
-        if len(row) > at and row[at].strip():
+    for number, row in enumerate(rows, 1):
+        if len(row) <= at or not row[at].strip():
+            tally.add("rows of a CSV without an image", f"{shown(source)}, row {number}")
+        else:
             path = Path(row[at].strip().replace("\\", "/"))
-            study = row[study_at].strip() if study_at is not None and len(row) > study_at else ""
-            beside, above = source.parent / path, source.parent.absolute().parent / path
-            location = above if not beside.exists() and above.exists() else beside
+            study = normalised(row[study_at].strip()) if study_at is not None and len(row) > study_at else ""
             place = Path(*(part for part in path.parts if part not in ("..", path.anchor)))
-            yield Image(location, shown(path), place, study)
+            yield Image(_located(source, path), shown(path), place, study)
+
+
+def _located(source: Path, path: Path) -> Path:
+    """Returns the file that a CSV names: beside it or one level above, in the Unicode form of the file system."""
+    forms = [Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD")]
+    places = [folder / form for form in (path, *forms) for folder in (source.parent, source.parent.absolute().parent)]
+    return next((place for place in places if place.exists()), places[0])
 
 
 def _grouped(by_path: dict[Path, Image], group: str) -> list[Image]:
@@ -136,7 +134,7 @@ def _grouped(by_path: dict[Path, Image], group: str) -> list[Image]:
 
 
 def map_files(images: Sequence[Image], folder: Path) -> list[Path]:
-    """Returns a unique PNG path in `folder` for the map of each image.
+    """Returns a unique PNG path in `folder` for the map of each image; names too long for a file are shortened.
 
     Raises:
         InputError: One of the paths is an input image.
@@ -145,13 +143,13 @@ def map_files(images: Sequence[Image], folder: Path) -> list[Path]:
     sources = {image.path.resolve() for image in images}
     files = []
     for image in images:
-        place = (
-            image.place if image.place.suffix.lower() == ".png" else image.place.with_name(f"{image.place.name}.png")
-        )
-        number, file = 1, folder / place
+        place = image.place
+        is_png = place.suffix.lower() == ".png"
+        stem, end = (place.stem, place.suffix) if is_png else (place.name, ".png")
+        number, file = 1, folder / place.with_name(name_within_limit(stem, end))
         while file in taken:
             number += 1
-            file = folder / place.with_name(f"{place.stem}-{number}.png")
+            file = folder / place.with_name(name_within_limit(Path(stem).stem, f"-{number}.png"))
         if file.resolve() in sources:
             raise InputError(
                 f"the map of {image.name} would replace the image {file}; choose another folder for the maps"

@@ -7,7 +7,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from kmura.errors import InputError
+from kmura.errors import InputError, unreadable
+from kmura.records.image_files import PassedOver
+from kmura.records.leakage import Leak
+from kmura.records.remarks import Remark
 from kmura.records.schema import SCHEMA_VERSION, SPLITS, VERSION_1_SPLITS
 from kmura.tasks import TASKS
 
@@ -64,7 +67,11 @@ class Manifest:
         source: fingerprint of the source files and options, by which a build knows whether it is finished.
         areas: area -> split -> counts.
         has_patients: whether the source knows patients; without them each image is its own study and patient.
+        skipped: files that should be images but cannot be read.
+        passed_over: other files of the source, counted by kind; empty in records of kmura 0.2 and older.
+        remarks: pictures that show next to nothing or have odd declarations; likewise.
         schema_version: of the shards; those of version 1 are read with today's names of splits.
+        leaks: patients and identical images in two splits; None in records of a kmura that did not look for them.
     """
 
     layout: str
@@ -76,8 +83,11 @@ class Manifest:
     areas: dict[str, dict[str, SplitCounts]]
     has_patients: bool
     skipped: tuple[Skipped, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+    remarks: tuple[Remark, ...] = ()
     source: str = ""
     schema_version: int = SCHEMA_VERSION
+    leaks: tuple[Leak, ...] | None = None
 
     def shards(self) -> list[Shard]:
         """Every shard of every area and split."""
@@ -128,19 +138,22 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
     except FileNotFoundError as error:
         if not Path(folder).is_dir():
             raise InputError(
-                f"no records folder {folder}; build it with: kmura build-tfrecords ROOT --out {folder}"
+                f"no records folder {folder}; give the folder of existing records, or build it with: "
+                f"kmura build-tfrecords ROOT --out {folder}"
             ) from error
         raise InputError(
             f"{folder} holds no {MANIFEST}: no finished build; run kmura build-tfrecords ROOT --out {folder} "
             "(it resumes an interrupted build)"
         ) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:
         raise InputError(f"{path} cannot be read ({error}); build the records again with --overwrite") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version not in (1, SCHEMA_VERSION):
         raise InputError(
             f"{path} has schema version {version}, this kmura reads versions 1 and {SCHEMA_VERSION}; "
-            "build the records again with --overwrite or use the kmura that made them"
+            "use the version of kmura that made the records, or build them again into another folder"
         )
     try:
         if version == 1:
@@ -162,6 +175,9 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
             has_patients=raw["has_patients"],
             schema_version=version,
             skipped=tuple(Skipped(**item) for item in raw["skipped"]),
+            passed_over=tuple(_passed_over(item) for item in raw.get("passed_over", ())),
+            remarks=tuple(Remark(**item) for item in raw.get("remarks", ())),
+            leaks=None if raw.get("leaks") is None else tuple(_leak(item) for item in raw["leaks"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -211,6 +227,14 @@ def _from_version_1(raw: dict) -> dict:
             for area, splits in raw["areas"].items()
         },
     }
+
+
+def _passed_over(raw: dict) -> PassedOver:
+    return PassedOver(raw["kind"], raw["number"], tuple(raw["examples"]))
+
+
+def _leak(raw: dict) -> Leak:
+    return Leak(**raw | {"splits": tuple(raw["splits"])})
 
 
 def _split_counts(raw: dict) -> SplitCounts:

@@ -4,11 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -19,7 +15,9 @@ from kmura.records import schema, tfrecord
 from kmura.records.images import UnreadableImage, encode_image
 from kmura.records.layouts.base import Layout, Source
 from kmura.records.manifest import Shard, Skipped
+from kmura.records.remarks import Remark, remarks_on
 from kmura.records.sidecar import ShardIndex, index_file
+from kmura.workers import in_processes, processors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +38,8 @@ class ShardResult:
     shard: Shard
     written: tuple[int, ...]  # positions in the plan's sources
     skipped: tuple[Skipped, ...]
+    hashes: tuple[tuple[str, str], ...]  # of the written images: SHA-256 of the source file and of the stored image
+    remarks: tuple[Remark, ...] = ()
 
 
 def write_shards(
@@ -84,8 +84,11 @@ def _finished(plan: ShardPlan, stage: Path, out: Path) -> ShardResult | None:
     except (OSError, ValueError):
         return None
     shard = Shard(**raw["shard"])
-    if is_whole(shard, stage, out):  # a build killed while it moved its shards has some in `out` already
-        return ShardResult(shard, tuple(raw["written"]), tuple(Skipped(**item) for item in raw["skipped"]))
+    # a build killed while it moved its shards has some in `out` already
+    if "hashes" in raw and is_whole(shard, stage, out):
+        skipped = tuple(Skipped(**item) for item in raw["skipped"])
+        remarks = tuple(Remark(**item) for item in raw.get("remarks", ()))
+        return ShardResult(shard, tuple(raw["written"]), skipped, tuple(map(tuple, raw["hashes"])), remarks)
     return None
 
 
@@ -101,53 +104,22 @@ def is_whole(shard: Shard, *folders: Path) -> bool:
 def _run(work: Callable, plans: list[ShardPlan], workers: int | None) -> Iterable[ShardResult]:
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}; 1 or more is needed")
-    workers = min(workers or _processors(), len(plans))
-    if workers <= 1:
-        yield from map(work, plans)
-        return
-    # spawn: a parent that uses TensorFlow has threads, and a forked child of such a process can lock up
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
-        futures: list[Future] = [pool.submit(work, plan) for plan in plans]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a writer process was killed (out of memory?); run the same command again to resume"
-            ) from error
-        finally:
-            for future in futures:
-                future.cancel()
-
-
-def _processors() -> int:
-    """The number of processors that this process may use."""
     try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1
-
-
-def _die_with_parent() -> None:
-    """Ends this worker process as soon as its parent is gone, so that a killed build leaves no process behind."""
-    parent = multiprocessing.parent_process()
-
-    def watch():
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+        yield from in_processes(work, plans, workers or processors())
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a writer process was killed (out of memory?); run the same command again to resume"
+        ) from error
 
 
 def _write_shard(plan: ShardPlan, stage: str, strict: bool) -> ShardResult:
-    written, skipped, index = [], [], ShardIndex()
+    written, skipped, hashes, remarks, index = [], [], [], [], ShardIndex()
     digest, size = hashlib.sha256(), 0
     path = Path(stage) / plan.file
     with replacing(path, "wb") as file:
         for position, source in enumerate(plan.sources):
             try:
-                record = _record(plan, source)
+                record, texts = _record(plan, source)
             except UnreadableImage as error:
                 skipped.append(Skipped(source.path, str(error)))
                 if strict:
@@ -159,21 +131,24 @@ def _write_shard(plan: ShardPlan, stage: str, strict: bool) -> ShardResult:
             digest.update(data)
             size += len(data)
             written.append(position)
+            remarks += [Remark(source.path, text) for text in texts]
+            hashes.append((record.sha256, hashlib.sha256(record.image).hexdigest()))
     index_bytes = index.encoded()
     with replacing(Path(stage) / index_file(plan.file), "wb") as file:
         file.write(index_bytes)
     index_sha256 = hashlib.sha256(index_bytes).hexdigest()
     shard = Shard(plan.file, len(written), size, digest.hexdigest(), index_file(plan.file), index_sha256)
-    result = ShardResult(shard, tuple(written), tuple(skipped))
+    result = ShardResult(shard, tuple(written), tuple(skipped), tuple(hashes), tuple(remarks))
     write_json(f"{path}.json", dataclasses.asdict(result))
     return result
 
 
-def _record(plan: ShardPlan, source: Source) -> schema.Record:
+def _record(plan: ShardPlan, source: Source) -> tuple[schema.Record, tuple[str, ...]]:
+    """The record of one image, and the remarks on its picture."""
     options = plan.options
     image, sha256 = plan.layout.read(Path(plan.root), source, options.channels)
     encoded, height, width = encode_image(image, options.encoding, options.quality, options.max_side)
-    return schema.Record(
+    record = schema.Record(
         image=encoded,
         format=options.encoding,
         height=height,
@@ -186,6 +161,7 @@ def _record(plan: ShardPlan, source: Source) -> schema.Record:
         label=source.label,
         split=source.split,
     )
+    return record, remarks_on(image)
 
 
 def strict_error(skipped: Skipped) -> InputError:

@@ -11,7 +11,10 @@ from typing import Literal
 from kmura.errors import InputError, reason
 from kmura.files import sha256_of
 from kmura.records import schema, tfrecord
+from kmura.records.image_files import passed_over_note
+from kmura.records.leakage import identical_images, in_order
 from kmura.records.manifest import MANIFEST, Manifest, Shard, per_class, read_manifest
+from kmura.records.remarks import remarks_note
 from kmura.records.sidecar import INDEX_SUFFIX, SHARD_SUFFIX, ShardIndex, read_shard_index
 from kmura.tasks import Binary
 
@@ -96,6 +99,9 @@ def inspect_records(folder: str | os.PathLike, progress: Callable[[int, int], No
         findings.append(
             Finding("note", f"{len(manifest.skipped)} source files were skipped at build ({MANIFEST} lists them)")
         )
+    for note in (passed_over_note(manifest.passed_over), remarks_note(manifest.remarks, len(rows))):
+        if note:
+            findings.append(Finding("note", f"at build: {note}"))
     order = ("error", "warning", "note")
     return Inspection(manifest, tuple(sorted(findings, key=lambda finding: order.index(finding.severity))))
 
@@ -163,7 +169,7 @@ def _count_findings(manifest: Manifest, rows: list[_Row]) -> list[Finding]:
             group = groups[area, split]
             actual = (
                 len(group),
-                len({row.study for row in group}),
+                len({(row.patient, row.study) for row in group}),
                 len({row.patient for row in group}),
                 per_class(manifest.task, len(manifest.classes), [row.label for row in group]),
             )
@@ -182,12 +188,12 @@ def _count_findings(manifest: Manifest, rows: list[_Row]) -> list[Finding]:
 
 
 def _study_findings(rows: list[_Row]) -> list[Finding]:
-    labels: dict[tuple[str, str], set] = collections.defaultdict(set)
+    labels: dict[tuple[str, str, str], set] = collections.defaultdict(set)
     for row in rows:
-        labels[row.area, row.study].add(row.label)
+        labels[row.area, row.patient, row.study].add(row.label)
     return [
         Finding("error", f"study {study} of {area} has images with different labels; correct the source and {FIX}")
-        for (area, study), values in sorted(labels.items())
+        for (area, _, study), values in sorted(labels.items())
         if len(values) > 1
     ]
 
@@ -201,23 +207,16 @@ def _patient_findings(manifest: Manifest, rows: list[_Row]) -> list[Finding]:
         splits[row.patient].add(row.split)
     findings = []
     for patient in sorted(patient for patient, names in splits.items() if len(names) > 1):
-        names = ", ".join(sorted(splits[patient], key=schema.SPLITS.index))
+        names = ", ".join(in_order(splits[patient]))
         findings.append(Finding("error", f"patient {patient} is in the splits {names}; correct the source"))
     return findings
 
 
 def _double_findings(rows: list[_Row]) -> list[Finding]:
     """Identical images: those with the same source file or the same stored pixels."""
-    groups: dict[str, list[_Row]] = collections.defaultdict(list)
-    first_with: dict[str, str] = {}
-    for row in rows:
-        key = first_with.get(row.sha256) or first_with.get(row.image_sha256) or row.image_sha256
-        first_with[row.sha256] = first_with[row.image_sha256] = key
-        groups[key].append(row)
     kinds: dict[tuple[str, ...], list[list[_Row]]] = collections.defaultdict(list)
-    for group in groups.values():
-        if len(group) > 1:
-            kinds[tuple(sorted({row.split for row in group}, key=schema.SPLITS.index))].append(group)
+    for group in identical_images(rows):
+        kinds[in_order({row.split for row in group})].append(group)
     ordered = sorted(kinds.items(), key=lambda item: (-len(item[0]), [schema.SPLITS.index(name) for name in item[0]]))
     findings = []
     for splits, duplicates in ordered:

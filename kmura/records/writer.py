@@ -13,15 +13,17 @@ from typing import Any
 
 from kmura.config import RecordsConfig
 from kmura.errors import InputError, reason
-from kmura.files import locked, replacing, sha256_of, write_json
+from kmura.files import check_replaceable, locked, replacing, sha256_of, write_json
 from kmura.records import schema, splits
 from kmura.records.layouts import layout_named, listing_of
 from kmura.records.layouts.base import AREAS, Layout, Listing, Source
+from kmura.records.leakage import find_leaks
 from kmura.records.manifest import MANIFEST, Manifest, Shard, SplitCounts, manifest_json, per_class, read_manifest
 from kmura.records.shards import ShardPlan, ShardResult, is_whole, strict_error, write_shards
 from kmura.tasks import Binary
 
 STAGE = ".building"  # inside the output folder until the build is finished
+LOCK = ".building.lock"  # beside it: Windows cannot remove a folder with an open file
 
 
 def build_records(
@@ -84,6 +86,7 @@ def build_records(
                 f"{out} holds records of another input or other options ({differences}); "
                 "choose another --out, or replace them with --overwrite"
             )
+    check_replaceable(out / MANIFEST)
     plans = list(_plans(root, source_layout, sources, options))
     with _stage(out, source) as stage:
         results = write_shards(plans, stage, out, workers, strict, progress)
@@ -143,7 +146,8 @@ def _stage(out: Path, inputs: str) -> Iterator[Path]:
     """The folder of an unfinished build, locked; emptied if it belongs to other inputs, removed after success."""
     stage = out / STAGE
     busy = f"another build is writing to {out}; wait for it or choose another --out"
-    with locked(stage / "lock", busy):
+    with locked(out / LOCK, busy, drop=True):
+        stage.mkdir(exist_ok=True)
         plan = stage / "plan"
         if not plan.is_file() or plan.read_text() != inputs:
             for entry in stage.iterdir():
@@ -159,10 +163,13 @@ def _stage(out: Path, inputs: str) -> Iterator[Path]:
 
 def _drop_leftovers(out: Path) -> None:
     """Removes the files of a build that was killed after it wrote the manifest, unless another build is running."""
-    with contextlib.suppress(InputError), locked(out / STAGE / "lock", "another build is writing"):
-        for leftover in out.glob(".manifest.json.*.part"):
-            leftover.unlink()
-        shutil.rmtree(out / STAGE)
+    leftovers = list(out.glob(".manifest.json.*.part"))
+    if not leftovers and not (out / STAGE).exists():
+        return
+    with contextlib.suppress(InputError, OSError), locked(out / LOCK, "another build is writing", drop=True):
+        for leftover in leftovers:
+            leftover.unlink(missing_ok=True)
+        shutil.rmtree(out / STAGE, ignore_errors=True)
 
 
 def _manifest(layout: Layout, listing: Listing, options: RecordsConfig, source: str, plans, results) -> Manifest:
@@ -170,7 +177,7 @@ def _manifest(layout: Layout, listing: Listing, options: RecordsConfig, source: 
     for plan, result in zip(plans, results, strict=True):
         groups[plan.sources[0].area, plan.sources[0].split].append((plan, result))
     areas: dict[str, dict[str, SplitCounts]] = collections.defaultdict(dict)
-    skipped = list(listing.skipped)
+    skipped, remarks = list(listing.skipped), []
     for (area, split), parts in groups.items():
         sources = [plan.sources[position] for plan, result in parts for position in result.written]
         skipped += [item for _, result in parts for item in result.skipped]
@@ -182,12 +189,14 @@ def _manifest(layout: Layout, listing: Listing, options: RecordsConfig, source: 
             )
         areas[area][split] = SplitCounts(
             images=len(sources),
-            studies=len({source.study for source in sources}),
+            studies=len({(source.patient, source.study) for source in sources}),
             patients=len({source.patient for source in sources}),
             per_class=per_class(listing.task, len(listing.classes), [source.label for source in sources]),
             shards=tuple(result.shard for _, result in parts),
         )
+        remarks += [item for _, result in parts for item in result.remarks]
     skipped.sort(key=lambda item: item.file)
+    remarks.sort(key=lambda item: item.file)
     content = [listing.classes, listing.task, [(result.shard.file, result.shard.sha256) for result in results]]
     return Manifest(
         layout=layout.name,
@@ -200,7 +209,30 @@ def _manifest(layout: Layout, listing: Listing, options: RecordsConfig, source: 
         areas=dict(areas),
         has_patients=listing.has_patients,
         skipped=tuple(skipped),
+        passed_over=listing.passed_over,
+        remarks=tuple(remarks),
+        leaks=find_leaks(_written(plans, results), listing.has_patients),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """A record of the build, for the check for leakage."""
+
+    area: str
+    split: str
+    patient: str
+    path: str
+    sha256: str
+    image_sha256: str
+
+
+def _written(plans: list[ShardPlan], results: list[ShardResult]) -> list[_Written]:
+    return [
+        _Written(source.area, source.split, source.patient, source.path, *hashes)
+        for plan, result in zip(plans, results, strict=True)
+        for source, hashes in zip([plan.sources[position] for position in result.written], result.hashes, strict=True)
+    ]
 
 
 def _publish(manifest: Manifest, stage: Path, out: Path) -> None:

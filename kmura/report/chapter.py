@@ -1,11 +1,19 @@
 """A chapter of the report: everything that the page shows about one run of any kind."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from kmura.evaluation.exploration import AreaData
 from kmura.explain.explanation import Case, Explanation
 from kmura.report.figures import Picture
+
+
+def number_text(value: float) -> str:
+    """Three decimals, or `undefined` for NaN."""
+    return "undefined" if np.isnan(value) else f"{value:.3f}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +31,35 @@ class Table:
     caption: str
     heads: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of a chapter that answers one question of the reader.
+
+    Attributes:
+        heading: the question.
+        text: how to read the answer, a sentence; "" for none.
+        template: template of the package `kmura.report` for content that is specific to a kind of run, shown before the
+            tables; "" for none. It finds the chapter as `chapter`.
+        tables: shown.
+        folded: tables that are shown on request.
+        pictures: heading -> name -> picture; the heading "" is not shown.
+        opened: False shows the whole section on request only.
+    """
+
+    heading: str
+    text: str = ""
+    template: str = ""
+    tables: tuple[Table, ...] = ()
+    folded: tuple[Table, ...] = ()
+    pictures: dict[str, dict[str, Picture]] = dataclasses.field(default_factory=dict)
+    opened: bool = True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return not (self.template or self.tables or self.folded or any(self.pictures.values()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +103,7 @@ class Gallery:
 class Chapter:
     """Everything that the page shows about one run.
 
-    Everything except `template`, `details` and `reading` is shown in the same way for all kinds of runs.
+    Everything except the templates and `details` is shown in the same way for all kinds of runs.
 
     Attributes:
         id: of the chapter within the page; file names of its figures begin with it.
@@ -75,15 +112,14 @@ class Chapter:
         path: folder of the run.
         headline: the sentence of the summary.
         tables: shown at the beginning of the chapter.
-        explored: what `kmura eda` found in the images of the area; None if it was not run on these records.
+        explored: what `kmura eda` found in the images of the area, for the template of a section; None if it was not
+            run on these records.
         notes: remarks that are needed to interpret the scores; folded if there are many.
         warnings: further notes, which are never folded.
-        figures: heading -> name -> picture; the heading "" is not shown.
+        sections: the parts of the chapter, in order; empty ones are left out.
         gallery: None if the run was not explained.
         facts: how the run was made, name -> text.
-        template: template of the package `kmura.report` for the content that is specific to this kind of run; "" for
-            none. It finds the chapter as `chapter`.
-        details: the values that this template needs.
+        details: the values that the templates of the sections need.
         reading: template of the package that explains chapters of this kind; shown once, at the end of the page. It
             finds all chapters as `chapters`. "" for none.
         pooling: pooling and top_k of the evaluation, if the run can be compared by `kmura.evaluation.compare`; else
@@ -99,10 +135,16 @@ class Chapter:
     explored: AreaData | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    figures: dict[str, dict[str, Picture]] = dataclasses.field(default_factory=dict)
+    sections: tuple[Section, ...] = ()
     gallery: Gallery | None = None
     facts: dict[str, str] = dataclasses.field(default_factory=dict)
-    template: str = ""
     details: Any = None
     reading: str = ""
     pooling: tuple[str, int] | None = None
+
+    @property
+    def pictures(self) -> Iterator[Picture]:
+        """All figures of the chapter."""
+        for section in self.sections:
+            for group in section.pictures.values():
+                yield from group.values()

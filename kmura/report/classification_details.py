@@ -7,7 +7,7 @@ import pandas as pd
 from kmura.evaluation.class_scores import MultiScores, abnormality_of, questions_of
 from kmura.evaluation.scoring import Scores
 from kmura.metrics import Interval
-from kmura.report.published import EARLIER_CLASS_KAPPA, MURA_AREAS, PUBLISHED, SOURCE, Published
+from kmura.report.published import EARLIER_KAPPA, MURA_AREAS, PUBLISHED, SOURCE, Published
 from kmura.tasks import ALL, Task
 
 
@@ -59,7 +59,8 @@ class Details:
         kappas: of one model over all areas, the last row of all areas; else empty.
         others: whose kappas are published, in the order of `KappaRow.published`; empty if no row has such a value.
         source: test set of the published kappas.
-        earlier_kappa: of an earlier system over the same classes; None if the classes are others.
+        earlier_kappa: kappa of abnormal or normal of an earlier system over the areas of MURA; None if the areas are
+            others.
     """
 
     units: str
@@ -131,5 +132,5 @@ def details_of(scores: Scores | MultiScores, split: str, question: Question | No
         kappas=kappas,
         others=PUBLISHED if is_published else (),
         source=SOURCE,
-        earlier_kappa=EARLIER_CLASS_KAPPA if kappas and kappas[-1].published[0] is not None else None,
+        earlier_kappa=EARLIER_KAPPA if kappas and kappas[-1].published[0] is not None else None,
     )

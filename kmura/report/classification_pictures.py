@@ -6,18 +6,17 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from kmura.evaluation.class_scores import MultiScores, class_units_of, questions_of
-from kmura.evaluation.scoring import LEVELS, ScoreOptions, Scores, units_of
+from kmura.evaluation.class_scores import class_units_of, questions_of
+from kmura.evaluation.scoring import ScoreOptions, shown_levels, units_of
 from kmura.explain.explanation import Explanation
 from kmura.metrics import Interval
 from kmura.report import class_figures, figures
 from kmura.report.class_figures import Curve
 from kmura.report.classification_details import Details, Question
+from kmura.report.classification_tables import plural_of
 from kmura.report.figures import Picture
 from kmura.report.published import PUBLISHED
 from kmura.tasks import Task
-
-PLURAL = {"image": "images", "study": "studies"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,66 +33,70 @@ class Names:
     of_split: str
 
 
-def figures_of(
-    names: Names,
-    table: pd.DataFrame,
-    question: Question | None,
-    details: Details,
-    area: str,
-    task: Task,
-    others: dict[str, Picture],
-) -> dict[str, dict[str, Picture]]:
-    """Heading -> name -> picture; `others` are those that do not depend on the scores."""
-    groups: dict[str, dict[str, Picture]] = {}
-    rows = table[table["split"] == details.split]
-    if isinstance(details.scores, MultiScores):
-        groups[details.units.capitalize()] = _class_pictures(names, rows, details, task)
-        if details.kappas:
-            groups["Abnormal or normal by area"] = _area_pictures(names, rows, details, area, task)
-    if question:
-        groups[question.heading] = _question_pictures(names, question, details.split)
-    heading = question.heading if isinstance(details.scores, Scores) else "Training"
-    groups[heading] = groups.get(heading, {}) | others
-    return {heading: pictures for heading, pictures in groups.items() if pictures}
-
-
-def _question_pictures(names: Names, question: Question, split: str) -> dict[str, Picture]:
-    """The figures of a yes/no question on a split."""
-    name, what, scores, sides = names.id, names.of_split, question.scores, question.sides
-    rows = question.table[question.table["split"] == split]
-    pooling, calibrator = _pooling(scores.options), scores.calibrator
-    study, image = (units_of(rows, level, **pooling) for level in ("study", "image"))
-    calibrated = None
-    if calibrator:
-        fitted = {"calibrator": calibrator, "calibrated_at": scores.options.calibrate_at}
-        calibrated = units_of(rows, "study", **pooling, **fitted)
-    points = [(point.rule, point.threshold) for point in scores.operating_points[split]]
-    pictures = {
-        "roc_study": figures.roc_pr(f"{name}-roc-study", f"{what}, studies", study),
-        "roc_image": figures.roc_pr(f"{name}-roc-image", f"{what}, images", image),
-        "histogram": figures.histogram(f"{name}-histogram", f"{what}, studies", study, sides),
-        "reliability": figures.reliability(f"{name}-reliability", f"{what}, studies", study, calibrated, sides),
-        "thresholds": figures.thresholds(f"{name}-thresholds", f"{what}, studies", calibrated or study, points),
-    }
-    for level in LEVELS:
-        cells = scores.splits[split][level].confusion
+def decision_pictures(names: Names, question: Question, split: str) -> dict[str, Picture]:
+    """Whether the decisions of a yes/no question are right: ROC, precision-recall and confusion, at both levels."""
+    rows, levels, pictures = _rows(question, split), question.scores.splits[split], {}
+    for level in reversed(shown_levels(levels)):
+        units = units_of(rows, level, **pooling_of(question.scores.options))
+        place = f"{names.of_split}, {plural_of(levels[level])}"
+        pictures[f"roc_{level}"] = figures.roc_pr(f"{names.id}-roc-{level}", place, units)
+    for level in reversed(shown_levels(levels)):
+        place = names.of_split if levels[level].is_single_view else f"{names.of_split}, {level} level"
         pictures[f"confusion_{level}"] = figures.confusion(
-            f"{name}-confusion-{level}", f"{what}, {level} level", cells, sides
+            f"{names.id}-confusion-{level}", place, levels[level].confusion, question.sides
         )
     return pictures
 
 
-def _class_pictures(names: Names, rows: pd.DataFrame, details: Details, task: Task) -> dict[str, Picture]:
+def probability_pictures(names: Names, question: Question, split: str) -> dict[str, Picture]:
+    """What the probabilities of a yes/no question are worth: histogram, reliability, thresholds, at both levels."""
+    rows, scores, sides = _rows(question, split), question.scores, question.sides
+    pooling, calibrator = pooling_of(scores.options), scores.calibrator
+    points = [(point.rule, point.threshold) for point in scores.operating_points[split]]
+    histograms, reliabilities, thresholds = {}, {}, {}
+    for level in reversed(shown_levels(scores.splits[split])):
+        units, calibrated = units_of(rows, level, **pooling), None
+        if calibrator and (level == "study" or scores.options.calibrate_at == "image"):
+            fitted = {"calibrator": calibrator, "calibrated_at": scores.options.calibrate_at}
+            calibrated = units_of(rows, level, **pooling, **fitted)
+        end, what = "" if level == "study" else "-image", f"{names.of_split}, {plural_of(scores.splits[split][level])}"
+        chosen = points if level == "study" else []  # thresholds are chosen for studies
+        name = f"{names.id}-histogram{end}"
+        histograms[name] = figures.histogram(name, what, units, sides)
+        name = f"{names.id}-reliability{end}"
+        reliabilities[name] = figures.reliability(name, what, units, calibrated, sides)
+        name = f"{names.id}-thresholds{end}"
+        thresholds[name] = figures.thresholds(name, what, calibrated or units, chosen)
+    return histograms | reliabilities | thresholds
+
+
+def training_pictures(names: Names, history: pd.DataFrame | None) -> dict[str, Picture]:
+    """Loss, accuracy, AUC and F1 by epoch, as far as the history has them; earlier versions wrote no image F1."""
+    if history is None:
+        return {}
+    pictures = {
+        name: figures.training(f"{names.id}-{name}", names.of_run, history, scores)
+        for name, scores in figures.TRAINING.items()
+    }
+    return {name: picture for name, picture in pictures.items() if picture}
+
+
+def _rows(question: Question, split: str) -> pd.DataFrame:
+    return question.table[question.table["split"] == split]
+
+
+def class_pictures(names: Names, rows: pd.DataFrame, details: Details, task: Task) -> dict[str, Picture]:
     """Curves of all classes and confusion matrices at both levels; rows: predictions of the split."""
     classes, areas, scores = task.classes, task.area_names, details.scores
     of_classes, of_areas = {}, {}
-    for level in reversed(LEVELS):
-        level_scores, place = scores.splits[details.split][level], f"{names.of_split}, {PLURAL[level]}"
+    for level in reversed(shown_levels(scores.splits[details.split])):
+        level_scores = scores.splits[details.split][level]
+        place = f"{names.of_split}, {plural_of(level_scores)}"
         if level_scores.confusion:
             of_classes[f"classes_{level}"] = class_figures.confusion_of(
                 f"{names.id}-classes-{level}", place, classes, level_scores.confusion, 2 if areas else 1
             )
-        units = class_units_of(rows, level, task, **_pooling(scores.options))
+        units = class_units_of(rows, level, task, **pooling_of(scores.options))
         columns = zip(classes, units.target.T, units.probability.T, level_scores.classes, strict=True)
         curves = [_curve(*column, of_class.scores) for *column, of_class in columns]
         what = f"each against the rest, {place}"
@@ -106,18 +109,19 @@ def _class_pictures(names: Names, rows: pd.DataFrame, details: Details, task: Ta
     return of_classes | of_areas
 
 
-def _area_pictures(names: Names, rows: pd.DataFrame, details: Details, area: str, task: Task) -> dict[str, Picture]:
+def area_pictures(names: Names, rows: pd.DataFrame, details: Details, area: str, task: Task) -> dict[str, Picture]:
     """Abnormal or normal by area: curves at both levels, kappas; rows: predictions of the split."""
     scores = details.scores
     tables = questions_of(rows, area, task)
     pictures = {}
-    for level in reversed(LEVELS):
+    for level in reversed(shown_levels(scores.splits[details.split])):
         curves = []
         for area, table in tables.items():
-            units = units_of(table, level, **_pooling(scores.options))
+            units = units_of(table, level, **pooling_of(scores.options))
             level_scores = scores.questions[area].splits[details.split][level]
             curves.append(_curve(area, units.label, units.probability, level_scores.scores))
-        what = f"abnormal or normal by area, {names.of_split}, {PLURAL[level]}"
+        units = plural_of(scores.splits[details.split][level])
+        what = f"abnormal or normal by area, {names.of_split}, {units}"
         pictures |= _curve_pictures(names.id, "areas", level, what, curves)
     columns = [
         (published.name, [row.published[place] for row in details.kappas]) for place, published in enumerate(PUBLISHED)
@@ -158,5 +162,6 @@ def perturbations(names: Names, explanation: Explanation) -> dict[str, Picture]:
     return pictures
 
 
-def _pooling(options: ScoreOptions) -> dict[str, str | int]:
+def pooling_of(options: ScoreOptions) -> dict[str, str | int]:
+    """Returns the arguments of `units_of` for the pooling of an evaluation."""
     return {"pooling": options.pooling, "top_k": options.top_k}

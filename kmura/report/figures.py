@@ -15,7 +15,6 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from kmura import metrics
-from kmura.evaluation.exploration import PrincipalParts
 from kmura.evaluation.scoring import Units
 from kmura.explain.explanation import MeanCurves
 
@@ -26,10 +25,23 @@ NEGATIVE, POSITIVE = BLUE, ORANGE
 # column of a history -> colour and label in the training curves
 TRAINING_COLUMNS = {
     "loss": (GRAY, "training"),
-    "val_loss_img": (BLUE, "validation, images"),
+    "val_loss_img": (BLUE, "images"),
+    "acc": (GRAY, "training (augmented)"),
+    "val_acc_img": (BLUE, "images"),
+    "val_acc_study": (ORANGE, "studies"),
     "val_auc_img": (BLUE, "images"),
     "val_auc_study": (ORANGE, "studies"),
+    "val_f1_img": (BLUE, "images"),
+    "val_f1_study": (ORANGE, "studies"),
 }
+# score -> its columns
+_TRAINING_PANELS = {
+    "loss": ("loss", "val_loss_img"),
+    "accuracy": ("acc", "val_acc_img", "val_acc_study"),
+    "AUC": ("val_auc_img", "val_auc_study"),
+    "F1": ("val_f1_img", "val_f1_study"),
+}
+TRAINING = {"training": ("loss", "accuracy"), "training-scores": ("AUC", "F1")}  # name of a figure -> its panels
 _INK = "#123456"  # stands for the page's text colour and is replaced by it
 STYLE = {
     "svg.fonttype": "none",
@@ -114,20 +126,6 @@ def _attribute(text: str) -> str:
     for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
         text = text.replace(character, entity)
     return text
-
-
-def explained_variance(name: str, what: str, principal: PrincipalParts) -> Picture:
-    """The share of the variance that the first principal components of thumbnails explain."""
-
-    def draw(axes):
-        cumulative = principal.cumulative
-        axes.plot(np.arange(1, len(cumulative) + 1), cumulative, color=BLUE)
-        for share in (0.9, 0.95):
-            axes.axhline(share, color=GRAY, linestyle=":", linewidth=1)
-        axes.set(xlabel="principal components", ylabel="share of the variance", ylim=(0, 1.02))
-        axes.set_title(f"Explained variance, n = {principal.images} images")
-
-    return drawn(name, f"Explained variance of {what}", draw)
 
 
 def roc_points(label, probability) -> tuple[np.ndarray, np.ndarray]:
@@ -263,7 +261,13 @@ def reliability(
 
 
 def thresholds(name: str, what: str, units: Units, chosen: Sequence[tuple[str, float]]) -> Picture:
-    """Sensitivity, specificity, precision and F1 against the threshold; chosen (rule, threshold) as vertical lines."""
+    """Sensitivity, specificity, precision, F1 and accuracy against the threshold.
+
+    Args:
+        name, what: as in `confusion`.
+        units: of one level.
+        chosen: rules and their thresholds, drawn as vertical lines.
+    """
     grid = np.linspace(0, 1, 201)
     cells = [metrics.confusion(units.label, units.probability, threshold) for threshold in grid]
 
@@ -273,43 +277,74 @@ def thresholds(name: str, what: str, units: Units, chosen: Sequence[tuple[str, f
             ("specificity", BLUE, "specificity"),
             ("precision", PINK, "precision"),
             ("f1", GREEN, "F1"),
+            ("accuracy", ink(), "accuracy"),
         ):
-            axes.plot(grid, [metrics.FROM_CONFUSION[score](*four)[0] for four in cells], color=colour, label=title)
+            line = "--" if score == "accuracy" else "-"
+            values = [metrics.FROM_CONFUSION[score](*four)[0] for four in cells]
+            axes.plot(grid, values, color=colour, label=title, linestyle=line)
         rules: dict[float, list[str]] = {}
         for rule, threshold in sorted(chosen, key=lambda point: point[1]):
             rules.setdefault(round(threshold, 3), []).append(rule)
         for number, (threshold, names) in enumerate(rules.items()):
             axes.axvline(threshold, color=GRAY, linewidth=0.8, linestyle=":")
             axes.text(threshold, 1.02 + 0.05 * (number % 4), ", ".join(names), fontsize=7, ha="center")
-        axes.legend(loc="lower center", ncols=2)
+        axes.legend(loc="lower center", ncols=2, fontsize=8)
         axes.set(xlim=(0, 1), ylim=(-0.02, 1.22), yticks=np.linspace(0, 1, 6))
         labelled(axes, "threshold on the probability", "score", f"Scores against threshold, n = {len(units.label)}")
 
     return drawn(name, f"Scores against threshold, {what}", draw, width=5.2)
 
 
-def training(name: str, what: str, history: pd.DataFrame) -> Picture:
-    """Loss and AUC by epoch, with the chosen epoch.
+def training(name: str, what: str, history: pd.DataFrame, scores: Sequence[str]) -> Picture | None:
+    """Scores by epoch on the training images and on the split that selects the best epoch, with the chosen epoch.
 
     Args:
         name, what: as in `confusion`.
         history: one row per epoch, with the columns `epoch` and `best`, and those of TRAINING_COLUMNS that there are.
+        scores: keys of _TRAINING_PANELS; those without a column in the history are left out.
+
+    Returns:
+        None if no score is left.
     """
+    panels = {score: [name for name in _TRAINING_PANELS[score] if name in history] for score in scores}
+    panels = {score: columns for score, columns in panels.items() if columns}
 
     def draw(axes):
-        loss, auc = axes
-        for panel, names in ((loss, ("loss", "val_loss_img")), (auc, ("val_auc_img", "val_auc_study"))):
-            for column in names:
+        for panel, (score, columns) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+            for column in columns:
                 colour, title = TRAINING_COLUMNS[column]
-                if column in history:
-                    panel.plot(history["epoch"], history[column], color=colour, label=title, marker=".")
+                panel.plot(history["epoch"], history[column], color=colour, label=title, marker=".")
             for epoch in history["epoch"][history["best"].astype(bool)].tail(1):
                 panel.axvline(epoch, color=GRAY, linewidth=1, linestyle="--", label=f"chosen epoch {epoch}")
-            panel.legend()
-        labelled(loss, "epoch", "loss", "Loss")
-        labelled(auc, "epoch", "AUC", "AUC of the selecting split")
+            panel.legend(fontsize=8)
+            panel.xaxis.get_major_locator().set_params(integer=True)
+            labelled(panel, "epoch", score, f"{score[0].upper()}{score[1:]} by epoch")
 
-    return drawn(name, f"Training curves, {what}", draw, panels=2)
+    title = f"{', '.join(panels)} by epoch, {what}"
+    return drawn(name, f"{title[0].upper()}{title[1:]}", draw, panels=len(panels)) if panels else None
+
+
+def views(name: str, what: str, groups: Sequence[tuple[str, int, int]]) -> Picture:
+    """The accuracy of studies by their number of images, with Wilson's 95 % interval.
+
+    Args:
+        name, what: as in `confusion`.
+        groups: (number of images, studies, correct studies).
+    """
+    studies, right = (np.array([group[place] for group in groups], float) for place in (1, 2))
+    share = right / studies
+    low, high = metrics.wilson(share, studies)
+
+    def draw(axes):
+        places = np.arange(len(groups))
+        spread = np.maximum(0, [share - low, high - share])
+        axes.bar(places, share, color=SKY, width=0.6)
+        axes.errorbar(places, share, yerr=spread, color=ink(), fmt="none", capsize=3, linewidth=1.2)
+        axes.set(xticks=places, ylim=(0, 1.05))
+        axes.set_xticklabels([f"{title}\n(n = {count})" for title, count, _ in groups])
+        labelled(axes, "images per study", "accuracy of the study", "Accuracy by number of images, 95 % (Wilson)")
+
+    return drawn(name, f"Accuracy of studies by number of images, {what}", draw)
 
 
 def perturbation(name: str, what: str, curves: MeanCurves, sample: int) -> Picture:

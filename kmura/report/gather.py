@@ -2,12 +2,14 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kmura.errors import InputError
 from kmura.evaluation.compare import Comparison, compare
-from kmura.report.chapter import Chapter
+from kmura.report.chapter import Chapter, Section
+from kmura.report.comparison_section import compared
+from kmura.report.figures import Picture
 from kmura.runs.run import Run
 
 
@@ -19,11 +21,22 @@ class Contents:
         chapters: one per run.
         comparison: of the runs that can be compared; None if there are fewer than two, or for the reason `why_not`.
         why_not: "" if there is a comparison or nothing to compare.
+        compared: tables and figures of the comparison, beside those of its main scores; None without a comparison.
     """
 
     chapters: tuple[Chapter, ...]
     comparison: Comparison | None
     why_not: str
+    compared: Section | None
+
+    @property
+    def pictures(self) -> Iterator[Picture]:
+        """All figures of the page."""
+        for chapter in self.chapters:
+            yield from chapter.pictures
+        if self.compared:
+            for group in self.compared.pictures.values():
+                yield from group.values()
 
 
 def gather(
@@ -57,7 +70,7 @@ def gather(
             comparison = compare(folders, pooling=pooling, top_k=top_k, resamples=resamples, seed=seed)
         except InputError as error:
             why_not = str(error)
-    return Contents(chapters, comparison, why_not)
+    return Contents(chapters, comparison, why_not, compared(comparison) if comparison else None)
 
 
 def chapter_of(run: str | os.PathLike | Run, number: int, eda: Path | None = None) -> Chapter:

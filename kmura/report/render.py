@@ -3,18 +3,13 @@
 import datetime
 
 import jinja2
-import numpy as np
 
 import kmura
+from kmura.report.chapter import number_text
 from kmura.report.gather import Contents
 
 PAGE = "page.html.jinja"
 SHOWN = ("auc", "f1", "kappa")  # scores of the comparison
-
-
-def number_text(value: float) -> str:
-    """Three decimals, or `undefined` for NaN."""
-    return "undefined" if np.isnan(value) else f"{value:.3f}"
 
 
 FILTERS = {"number": number_text, "percent": lambda share: f"{100 * share:.0f} %"}
@@ -40,6 +35,7 @@ def render(contents: Contents) -> str:
         readings=list(dict.fromkeys(chapter.reading for chapter in contents.chapters if chapter.reading)),
         outcomes={shown.case.outcome for chapter in galleries for shown in chapter.gallery.cases},
         comparison=contents.comparison,
+        compared=contents.compared,
         why_not=contents.why_not,
         shown=SHOWN,
         sentences=_sentences(contents),

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kmura.errors import InputError, reason
+from kmura.errors import InputError, reason, remedy
 from kmura.files import replacing
 from kmura.report.figures import Picture
 from kmura.report.gather import gather
@@ -42,10 +42,7 @@ def report(
         raise InputError(f"{folder}, the folder for the figures, is a file; move it or choose another --out")
     contents = gather(runs, eda=eda, resamples=resamples, seed=seed)
     page = render(contents)
-    pictures = [
-        picture for chapter in contents.chapters for group in chapter.figures.values() for picture in group.values()
-    ]
-    save(page, out, pictures, folder)
+    save(page, out, contents.pictures, folder)
     return out
 
 
@@ -61,7 +58,8 @@ def save(page: str, out: Path, pictures: Iterable[Picture], folder: Path) -> Non
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder} cannot be written: {reason(error)}; choose another --out") from error
+        fix = remedy(error, "choose another --out")
+        raise InputError(f"{folder} cannot be written: {reason(error)}; {fix}") from error
     for picture in pictures:
         with replacing(folder / f"{picture.name}.svg") as file:
             file.write(picture.svg.replace("currentColor", "#000000"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kmura.errors import InputError, reason
+from kmura.errors import InputError, reason, unreadable
 from kmura.evaluation.exploration import AreaData, Eda
 from kmura.explain.explanation import Case, Explanation
 from kmura.records.manifest import EDA
@@ -100,10 +100,12 @@ def read_history(folder: RunFolder) -> pd.DataFrame | None:
     """
     if not folder.history.is_file():
         return None
-    fix = "train the run again with: kmura fit ... --fresh"
+    fix = "repeat the kmura fit command of the run, which writes the file again from last/"
     try:
         history = pd.read_csv(folder.history)
-    except (OSError, ValueError) as error:  # the errors of pandas are ValueErrors
+    except OSError as error:
+        raise unreadable(folder.history, error) from error
+    except ValueError as error:  # as the errors of pandas are
         raise InputError(f"{folder.history} cannot be read ({' '.join(str(error).split())}); {fix}") from error
     for column in ("epoch", "best"):
         if column not in history:

@@ -5,10 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from kmura.errors import InputError
+from kmura.errors import InputError, in_brief, unreadable
 from kmura.files import replacing, write_json
 
 STATE = "state.json"
+# best.keras beside the checkpoint is not damaged with it
+_ANEW = (
+    "the run cannot continue, but its best model can still be used; to train again, choose another --runs folder, or "
+    "delete this run and start again with --fresh"
+)
 
 
 class LastCheckpoint:
@@ -56,18 +61,23 @@ class LastCheckpoint:
             state = json.loads((self.folder / STATE).read_text())
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise unreadable(self.folder / STATE, error) from error
         except ValueError as error:
-            raise InputError(f"{self.folder / STATE} is damaged ({error}); start again with --fresh") from error
+            raise InputError(f"{self.folder / STATE} is damaged ({error}); {_ANEW}") from error
         path = self.folder / state["arrays"]
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 saved = [arrays[f"{i:05d}"] for i in range(len(arrays.files))]
         except Exception as error:  # zipfile, zlib and numpy raise different errors
-            raise InputError(f"{path} cannot be read ({error}); start again with --fresh") from error
+            if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
+                raise unreadable(path, error) from error
+            raise InputError(f"{path} cannot be read ({in_brief(error)}); {_ANEW}") from error
         shapes = [tuple(variable.shape) for variable in self.variables]
         if [array.shape for array in saved] != shapes:
             raise InputError(
-                f"{path} belongs to another model; start again with --fresh or choose another --runs folder"
+                f"{path} belongs to another model, perhaps of other versions of kmura or Keras (run.json names them); "
+                "choose another --runs folder, or delete this run and start again with --fresh"
             )
         for variable, array in zip(self.variables, saved, strict=True):
             variable.assign(array)

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kmura.errors import InputError, reason
+from kmura.errors import InputError, unreadable
+from kmura.metrics import study_keys
 from kmura.records.schema import VERSION_1_SPLITS
 from kmura.tasks import Binary, Task
 
 COLUMNS = ("split", "area", "patient", "study", "image", "label", "logit", "probability")
 _TEXTS = COLUMNS[:5]
+_ROUNDED = 1e-3  # a probability may differ from that of its logit by rounding to three digits
 BINARY = Binary(("negative", "positive"))  # its columns do not depend on the names of the classes
 
 
@@ -33,25 +35,68 @@ def read_predictions(path: str | os.PathLike, task: Task = BINARY) -> pd.DataFra
     """
     labels, logits, probabilities = task.label_columns, task.logit_columns, task.probability_columns
     table = read_table(path, (*labels, *logits, *probabilities))
-    values, within = table[labels].to_numpy(), table[probabilities].apply(lambda column: column.between(0, 1))
+    check_predictions(table, task, path)
+    return table.astype(dict.fromkeys(labels, int))
+
+
+def check_predictions(table: pd.DataFrame, task: Task, path: str | os.PathLike | None = None) -> None:
+    """Checks a table of predictions for impossible rows.
+
+    Args:
+        table: with the columns that `read_predictions` returns; any index.
+        task: of the predictions.
+        path: of the file that the table was read from, for the message; None if it was made in memory.
+
+    Raises:
+        InputError: see `read_predictions`; says which row.
+    """
+    labels, logits, probabilities = task.label_columns, task.logit_columns, task.probability_columns
+    for name in (*_TEXTS, *labels, *logits, *probabilities):
+        if name not in table.columns:
+            raise InputError(f"{path or 'the table of predictions'} has no column {name}; {_fix(path)}")
+    values, probability, logit = (
+        table[names].apply(pd.to_numeric, errors="coerce").to_numpy(float) for names in (labels, probabilities, logits)
+    )
     allowed = "0, 1 and -1" if task.largest_label == 1 else f"-1 to {task.largest_label}"
     refuse_rows(
         path,
         table,
         {
-            "a probability that is not a number in 0 to 1": ~within.all(axis=1),
-            "a logit that is not a finite number": ~np.isfinite(table[logits]).all(axis=1),
+            "a probability that is not a number in 0 to 1": ~((probability >= 0) & (probability <= 1)).all(axis=1),
+            "a logit that is not a finite number": ~np.isfinite(logit).all(axis=1),
             f"a label other than {allowed}": ~np.isin(values, range(-1, task.largest_label + 1)).all(axis=1),
         },
     )
-    table = table.astype(dict.fromkeys(labels, int))
+    apart = np.abs(task.probabilities(logit) - probability).max(axis=1) > _ROUNDED
+    refuse_rows(path, table, {"a probability that contradicts its logit": apart})
     if isinstance(task, Binary):
         known = table[table["label"] >= 0]
-        mixed = known.groupby(["split", "area", "study"])["label"].nunique()
-        if (mixed > 1).any():
-            split, area, study = mixed.index[int(np.argmax(mixed > 1))]
-            raise InputError(f"{path}: study {study} of {area}, {split}, has images of both labels; {_fix(path)}")
-    return table
+        mixed = known["label"].groupby([known["split"], study_keys_of(known)]).transform("nunique") > 1
+        if mixed.any():
+            row = known[mixed].iloc[0]
+            raise InputError(
+                f"{path or 'the predictions'}: study {row['study']} of {row['area']}, {row['split']}, "
+                f"has images of both labels; {_fix(path)}"
+            )
+
+
+def patient_keys_of(table: pd.DataFrame) -> np.ndarray:
+    """Returns the patient of each image as text [N]; an image without one belongs to a patient of its study alone."""
+    patient = table["patient"].fillna("").astype(str)
+    unknown = (patient.str.strip() == "").to_numpy()
+    if not unknown.any():
+        return patient.to_numpy(object)
+    study = "\0" + table["area"].astype(str) + "\0" + table["study"].astype(str)  # no patient begins like this
+    return np.where(unknown, study, patient)
+
+
+def study_keys_of(table: pd.DataFrame) -> np.ndarray:
+    """Returns a number for the study of each image [N]; a study is known by area, patient and study id together.
+
+    Two patients may have a study of the same id, and so may two areas.
+    """
+    keys = [table[name].fillna("").astype(str) for name in ("area", "patient", "study") if name in table]
+    return study_keys(*keys)
 
 
 def read_table(path: str | os.PathLike, numbers: Sequence[str]) -> pd.DataFrame:
@@ -73,7 +118,7 @@ def read_table(path: str | os.PathLike, numbers: Sequence[str]) -> pd.DataFrame:
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; make it with: kmura evaluate {Path(path).parent}") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {reason(error)}; {_fix(path)}") from error
+        raise unreadable(path, error) from error
     except ValueError as error:  # not a table, or not text
         raise InputError(f"{path} is not a table ({' '.join(str(error).split())}); {_fix(path)}") from error
     for name in (*_TEXTS, *numbers):
@@ -94,11 +139,13 @@ def read_table(path: str | os.PathLike, numbers: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def refuse_rows(path: str | os.PathLike, table: pd.DataFrame, wrong: Mapping[str, np.ndarray | pd.Series]) -> None:
+def refuse_rows(
+    path: str | os.PathLike | None, table: pd.DataFrame, wrong: Mapping[str, np.ndarray | pd.Series]
+) -> None:
     """Checks a table for impossible rows.
 
     Args:
-        path: of the table, for the message.
+        path: of the table, for the message; None if it was made in memory.
         table: one row per image.
         wrong: problem -> which rows have it, bool [rows].
 
@@ -108,8 +155,9 @@ def refuse_rows(path: str | os.PathLike, table: pd.DataFrame, wrong: Mapping[str
     for problem, rows in wrong.items():
         if np.any(rows):
             row = int(np.argmax(rows))
-            raise InputError(f"{path}, line {row + 2} ({table['image'][row]}): {problem}; {_fix(path)}")
+            where = f"the predictions, row {row}" if path is None else f"{path}, line {row + 2}"
+            raise InputError(f"{where} ({table['image'].iloc[row]}): {problem}; {_fix(path)}")
 
 
-def _fix(path: str | os.PathLike) -> str:
-    return f"make it again with: kmura evaluate {Path(path).parent}"
+def _fix(path: str | os.PathLike | None) -> str:
+    return "correct the table" if path is None else f"make it again with: kmura evaluate {Path(path).parent}"

@@ -7,24 +7,31 @@
 
 import contextlib
 import dataclasses
+import json
+import logging
 import os
 import shutil
+import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from kmura import kinds
-from kmura.config import config_from_tables, from_run_version_1
+from kmura.config import config_from_tables, filled_as_before, from_run_version_1
 from kmura.data.dataset import Dataset
-from kmura.errors import InputError, in_brief
+from kmura.errors import InputError, in_brief, unreadable
 from kmura.files import locked, reading_json, replacing, sha256_of, write_json
+from kmura.records.manifest import MANIFEST
 from kmura.tasks import Task, joint_areas_of, task_of
 
 if TYPE_CHECKING:
     import keras
 
 RUN_VERSION = 2
+PREPARATION = ("max_side", "encoding", "quality")  # options of the records that determine the pixels
+log = logging.getLogger(__name__)
 LOSSES = ("val_loss", "val_loss_img")  # columns of the history for which lower is better
 TUNED_VALUES = "best.json"  # in the folder of a search
 
@@ -66,6 +73,10 @@ class RunDescription:
         finished: whether training has finished.
         precision: the dtype policy of training, which `train.precision` = `auto` leaves open; "" in runs made before
             there was `auto`, whose policy is `train.precision`.
+        preparation: the options of the records that determine the pixels (`max_side`, `encoding`, `quality`), as they
+            were at training; None in runs made before they were stored.
+        leaks: one sentence for each kind of leakage between the splits of the records; empty in runs made before kmura
+            looked for it.
     """
 
     kind: str
@@ -82,6 +93,8 @@ class RunDescription:
     areas: tuple[str, ...] = ()
     finished: bool = False
     precision: str = ""
+    preparation: dict[str, Any] | None = None
+    leaks: tuple[str, ...] = ()
     run_version: int = RUN_VERSION
 
     @property
@@ -93,6 +106,11 @@ class RunDescription:
     def labels(self) -> Task | None:
         """The task of the model; None for a kind without labels."""
         return task_of(self.task, self.classes, self.areas) if self.task else None
+
+    def warn_of_leaks(self) -> None:
+        """Logs a warning for each kind of leakage between the splits of the records."""
+        for leak in self.leaks:
+            log.warning("WARNING: %s: %s", self.area, leak)
 
 
 class Run:
@@ -152,7 +170,12 @@ class Run:
         Raises:
             InputError: the records are missing, or differ from those of the run.
         """
-        dataset = Dataset(records or self.description.records, self.area, self.config.data)
+        folder = records or self.description.records
+        if not records and not Path(folder, MANIFEST).is_file():
+            raise InputError(
+                f"the records of {self.path} are no longer in {folder}; give their folder with --records FOLDER"
+            )
+        dataset = Dataset(folder, self.area, self.config.data)
         dataset.check_inputs(self.description.inputs, self.path)
         return dataset
 
@@ -165,8 +188,11 @@ class Run:
         try:
             return pd.read_csv(self.folder.history)
         except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise unreadable(self.folder.history, error) from error
             raise InputError(
-                f"{self.folder.history} cannot be read ({error}); run kmura fit again to continue"
+                f"{self.folder.history} cannot be read ({error}); repeat the kmura fit command of the run, which "
+                "writes it again from last/"
             ) from error
 
     def model(self) -> "keras.Model":
@@ -194,13 +220,45 @@ def load_model(path: str | os.PathLike) -> "keras.Model":
     """
     import keras
 
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.exists():
         raise InputError(f"{path} does not exist: the run has no best epoch yet; run kmura fit again to continue")
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # a damaged archive can raise any error of its layers
-        what = f"{type(error).__name__}: {in_brief(error)}"
-        raise InputError(f"{path} cannot be loaded ({what}); train the run again with --fresh") from error
+        try:
+            saved_with = _saved_with(path)
+        except OSError as unread:
+            raise unreadable(path, unread) from error
+        if saved_with is None:
+            raise _damaged_model(path) from error
+        raise InputError(
+            f"{path} is whole but cannot be loaded ({type(error).__name__}: {in_brief(error)}); give a model of kmura, "
+            f"or use the versions with which it was saved (Keras {saved_with}, this is {keras.__version__})"
+        ) from error
+
+
+def _saved_with(path: Path) -> str | None:
+    """The version of Keras that wrote a `.keras` file; None if the file is damaged or of another kind.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            if archive.testzip() is not None:
+                return None
+            return str(json.loads(archive.read("metadata.json"))["keras_version"])
+    except (KeyError, TypeError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+def _damaged_model(path: Path) -> InputError:
+    """The error of a model file that is damaged; only then training again is advised, and only for a run."""
+    fix = "give another copy of it"
+    if RunFolder(path.parent).description.is_file():
+        fix += ", or delete the run and train it again with --fresh"
+    return InputError(f"{path} is damaged or not a .keras file of Keras 3; {fix}")
 
 
 def claimed(folder: Path) -> contextlib.AbstractContextManager[None]:
@@ -215,10 +273,13 @@ def claimed(folder: Path) -> contextlib.AbstractContextManager[None]:
 
 def drop_run(folder: Path) -> None:
     """Deletes a run folder. It is renamed first, so that a kill never leaves a part of it in place."""
+    linked, folder = folder.is_symlink(), folder.resolve()
     aside = folder.with_name(f".{folder.name}.dropped")
     shutil.rmtree(aside, ignore_errors=True)
     if folder.exists():
         os.replace(folder, aside)
+        if linked:
+            folder.mkdir()  # the link stays and needs a target
         shutil.rmtree(aside)
 
 
@@ -235,17 +296,18 @@ def read_run(path: str | os.PathLike) -> RunDescription:
     """
     file = RunFolder(Path(path)).description
     missing = f"{path} is not a run folder (no run.json); give a folder runs/AREA/PHASE that kmura fit has written"
-    with reading_json(file, fix="train the run again with --fresh", missing=missing) as raw:
+    fix = "copy it from a backup, or delete the run and train it again with --fresh"
+    with reading_json(file, fix=fix, missing=missing) as raw:
         version = raw.get("run_version")
         if version == 1:
             raw = _from_version_1(raw)
         elif version != RUN_VERSION:
             raise InputError(
                 f"{file} has run version {version}, this kmura reads versions 1 and {RUN_VERSION}; "
-                "use the version of kmura that wrote it, or train the run again with --fresh"
+                "use the version of kmura that wrote it"
             )
-        config = config_from_tables(raw["config"], str(file), kinds.part(raw["kind"], "config"))
-        names = {"classes": tuple(raw["classes"]), "areas": tuple(raw["areas"])}
+        config = config_from_tables(filled_as_before(raw["config"]), str(file), kinds.part(raw["kind"], "config"))
+        names = {"classes": tuple(raw["classes"]), "areas": tuple(raw["areas"]), "leaks": tuple(raw.get("leaks", ()))}
         return RunDescription(**raw | {"config": config} | names)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 
 from kmura import cam
-from kmura.evaluation.calibrators import TINY, Calibrator
+from kmura.evaluation.calibrators import Calibrator
+from kmura.metrics import TINY
 from kmura.serving.contract import Contract
 from kmura.tasks import NO_LABEL, Binary, Multiclass, Multilabel, Task
 
@@ -185,6 +186,8 @@ def calibrated(calibrator: Calibrator | None, logit):
     if calibrator is None:
         return tf.sigmoid(logit)
     if calibrator.method != "isotonic":
+        if calibrator.limits:
+            logit = tf.clip_by_value(logit, *calibrator.limits)
         return tf.sigmoid(logit / calibrator.temperature + calibrator.bias)
     at, value = (tf.constant(column, tf.float64) for column in zip(*calibrator.knots, strict=True))
     if len(calibrator.knots) == 1:
@@ -196,7 +199,7 @@ def calibrated(calibrator: Calibrator | None, logit):
 
 
 def _wide(logit):
-    return tf.clip_by_value(tf.cast(logit, tf.float64), -60, 60)
+    return tf.cast(logit, tf.float64)
 
 
 def _logits_of(probability):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from kmura import metrics
 from kmura.config import DataConfig, RecordsConfig
@@ -103,10 +104,10 @@ class Contract:
         if not self.is_binary:
             probability = self.labels.probabilities(logit)
             return metrics.pool_classes(study, probability, self.pooling, k=self.top_k, normalize=self.labels.softmax)
-        logit = np.clip(np.asarray(logit, float), -60, 60)
+        logit = np.asarray(logit, float)
         if self.calibrator is not None and self.calibrated_at == "image":
             return metrics.pool_studies(study, self.calibrator(logit), self.pooling, k=self.top_k)
-        pooled = metrics.pool_studies(study, 1 / (1 + np.exp(-logit)), self.pooling, k=self.top_k)
+        pooled = metrics.pool_studies(study, special.expit(logit), self.pooling, k=self.top_k)
         if self.calibrator is None:
             return pooled
         return dataclasses.replace(pooled, value=self.calibrator(logits_of(pooled.value)))
@@ -156,8 +157,8 @@ def contract_of_run(
 
     Args:
         run: folder of a run.
-        records: folder of its records, if they were moved; they define the size to which large images are reduced.
-            Without records, the default size of records is used.
+        records: folder of its records, if they were moved. They are only needed for runs of earlier versions, which do
+            not store the size to which large images are reduced; without records, the default size is used for them.
         threshold: of a binary run, one of the rules that it was evaluated at; None takes 0.5, or the first rule if 0.5
             is not among them.
 
@@ -230,6 +231,11 @@ def contract_of_model(model, name: str) -> Contract:
     Raises:
         InputError: The model is not a classifier of one logit for square images.
     """
+    if not hasattr(model, "feature_maps"):
+        raise InputError(
+            f"{name} is a Keras model, but not a classifier of kmura, which normalises the images and names its "
+            "feature maps; give a run, or a .keras file that kmura fit has written"
+        )
     shape = model.input_shape
     if len(shape) != 4 or shape[1] != shape[2] or model.output_shape[1:] != (1,):
         raise InputError(
@@ -262,7 +268,13 @@ def read_signature(folder: Path) -> Signature:
 
 
 def _record_options(run: Run, records) -> dict[str, Any]:
-    """Returns the options with which the records of the run were built; empty if the records no longer exist."""
+    """Returns the options with which the records of the run were built, as the run stores them.
+
+    For runs that do not store them, they are read from the records; empty if the records no longer exist.
+    """
+    stored = run.description.preparation
+    if stored is not None and not records:
+        return stored
     folder = records or run.description.records
     try:
         manifest = Dataset(folder, run.area, run.config.data).manifest
@@ -279,7 +291,7 @@ def _record_options(run: Run, records) -> dict[str, Any]:
         if records:
             raise InputError(f"{records} are not the records that the run was trained on; give those with --records")
         _log.warning("records %s are no longer those of the run; their max_side is used anyway", folder)
-    return dict(manifest.options)
+    return dict(manifest.options) if stored is None else stored
 
 
 def _operating_point(run, points: dict[str, list[OperatingScores]], wanted: str | None) -> tuple[str, float]:

@@ -1,8 +1,8 @@
 """Preprocessing of encoded images with TensorFlow operations only, equal to that of records and evaluation.
 
-Decoding, EXIF orientation, compositing on black, scaling of 16-bit images, reduction to the longest side of the
-records and resizing to the model's size: each step is bit-identical to `kmura.records.images`, which uses Pillow (see
-`reduced` for the one exception).
+Decoding, orientation by EXIF and XMP, compositing on black, scaling of 16-bit images, reduction to the longest side of
+the records and resizing to the model's size: each step is bit-identical to `kmura.records.images`, which uses Pillow
+(see `reduced` for the one exception).
 """
 
 import numpy as np
@@ -78,13 +78,18 @@ def _demanding(data: tf.Tensor, condition: tf.Tensor, reason: str, number: tf.Te
 
 def _from_png(data: tf.Tensor, channels: int) -> tf.Tensor:
     depth, colour = headers.png_depth_and_colour(data)
-    transparent, exif = headers.png_extras(data)
+    extras = headers.png_extras(data)
 
     def deep():
         pixels = tf.cast(tf.io.decode_png(data, 1, tf.uint16), tf.int32)
-        most = tf.reduce_max(pixels)
-        used = tf.reduce_sum(tf.cast(most >= 2 ** tf.range(8, 16), tf.int32))  # used bits in excess of 8
-        return _with_channels(tf.bitwise.right_shift(pixels, used), channels)
+        return _with_channels(tf.bitwise.right_shift(pixels, _excess_bits(pixels)), channels)
+
+    def deep_colours():
+        pixels = tf.cast(tf.io.decode_png(data, 4, tf.uint16), tf.int32)
+        colours, alpha = pixels[..., :3], pixels[..., 3:]
+        visible = tf.where(alpha > 0, colours, 0)
+        colours = tf.minimum(tf.bitwise.right_shift(colours, _excess_bits(visible)), 255)
+        return _with_channels(_on_black(tf.concat([colours, tf.bitwise.right_shift(alpha, 8)], -1)), channels)
 
     def gray():
         return _with_channels(tf.io.decode_png(data, 1), channels)
@@ -95,12 +100,24 @@ def _from_png(data: tf.Tensor, channels: int) -> tf.Tensor:
     def translucent():
         return _with_channels(_on_black(tf.io.decode_png(data, 4)), channels)
 
-    transparent &= (colour != 0) | (depth > 1)  # Pillow also ignores the transparent colour of 1-bit images
+    # Pillow also ignores the transparent colour of 1-bit images
+    transparent = extras.transparent & ((colour != 0) | (depth > 1))
     has_alpha = transparent | (colour == 4) | (colour == 6)
     image = tf.case(
-        [((colour == 0) & (depth == 16), deep), (has_alpha, translucent), (colour == 0, gray)], default=colours
+        [
+            ((colour == 0) & (depth == 16), deep),
+            (depth == 16, deep_colours),
+            (has_alpha, translucent),
+            (colour == 0, gray),
+        ],
+        default=colours,
     )
-    return headers.upright(image, headers.orientation(exif))
+    return headers.upright(image, headers.orientation_of_png(extras))
+
+
+def _excess_bits(pixels: tf.Tensor) -> tf.Tensor:
+    """Returns by how many bits the depth of 16-bit pixels exceeds 8, int32 []; see `kmura.records.eight_bits`."""
+    return tf.reduce_sum(tf.cast(tf.reduce_max(pixels) >= 2 ** tf.range(8, 16), tf.int32))
 
 
 def _from_jpeg(data: tf.Tensor, channels: int) -> tf.Tensor:
@@ -113,7 +130,7 @@ def _from_jpeg(data: tf.Tensor, channels: int) -> tf.Tensor:
         lambda: _with_channels(tf.io.decode_jpeg(data, 1, **accurate), channels),
         lambda: _with_channels(tf.io.decode_jpeg(data, 3, **accurate), channels),
     )
-    return headers.upright(image, headers.orientation(headers.jpeg_exif(data)))
+    return headers.upright(image, headers.orientation_of_jpeg(data))
 
 
 def _with_channels(pixels: tf.Tensor, channels: int) -> tf.Tensor:

@@ -6,28 +6,37 @@ import numpy as np
 import tensorflow as tf
 
 from kmura.data.resize import axis_weights, resized, taps_needed
-from kmura.records.dicom import decode_dicom, is_dicom
-from kmura.records.images import decode_image, reduced
+from kmura.records.decode import decoded
+from kmura.records.images import reduced
+from kmura.records.remarks import remarks_on
 from kmura.serving.contract import Contract
 
 
-def prepared(data: bytes, contract: Contract, *, dicom: bool = False) -> np.ndarray:
+def prepared(data: bytes, contract: Contract, *, name: str = "") -> np.ndarray:
     """Returns the model's input pixels for the bytes of an image file: uint8 [S, S, C], in 0..255.
+
+    See `prepared_with_remarks`.
+    """
+    return prepared_with_remarks(data, contract, name=name)[0]
+
+
+def prepared_with_remarks(data: bytes, contract: Contract, *, name: str = "") -> tuple[np.ndarray, tuple[str, ...]]:
+    """Returns the model's input pixels, uint8 [S, S, C] in 0..255, and the remarks on the picture.
 
     Args:
         data: bytes of a PNG, JPEG, TIFF, ... (see `decode_image`) or DICOM file.
         contract: size, resizing and channels.
-        dicom: whether to decode the file as DICOM even if it has no DICOM preamble.
+        name: name of the file, see `kmura.records.decode.decoded`.
 
     Raises:
         UnreadableImage: The file cannot be decoded; the message states the reason.
     """
-    decode = decode_dicom if dicom or is_dicom(data) else decode_image
-    image = reduced(decode(data, contract.channels), contract.max_side)
+    picture = decoded(data, contract.channels, name)
+    image = reduced(picture, contract.max_side)
     pixels = np.asarray(image).reshape(image.height, image.width, contract.channels)
     size, how = contract.image_size, contract.resize
     taps = taps_needed(np.array([pixels.shape[:2]]), size, how)
-    return _fitting(size, how, contract.channels, taps)(pixels).numpy()
+    return _fitting(size, how, contract.channels, taps)(pixels).numpy(), remarks_on(picture)
 
 
 @functools.lru_cache(maxsize=64)

@@ -56,11 +56,11 @@ class ServedModel:
         how = {"how": contract.resize, "max_side": contract.max_side, "channels": contract.channels}
         self._pixels = _graph(lambda image_bytes: model_pixels(image_bytes, size=size, **how), encoded)
         functions = {
-            "serving_default": lambda image_bytes: self._answered(self._pixels(image_bytes)),
-            "tensor": lambda image: self._answered(image),
-            "explain": lambda image_bytes: self._explained(self._pixels(image_bytes)),
-            "explain_tensor": lambda image: self._explained(image),
-            "study": lambda image_bytes: self._pooled(self._pixels(image_bytes)),
+            "serving_default": lambda image_bytes: self._answered(self._pixels(_listed(image_bytes))),
+            "tensor": lambda image: self._answered(self._sized(image)),
+            "explain": lambda image_bytes: self._explained(self._pixels(_listed(image_bytes))),
+            "explain_tensor": lambda image: self._explained(self._sized(image)),
+            "study": lambda image_bytes: self._pooled(self._pixels(_listed(image_bytes))),
         }
         specs = {"image_bytes": encoded, "image": pixels}
         self.signatures = {name: _graph(function, specs[SIGNATURES[name][0]]) for name, function in functions.items()}
@@ -72,6 +72,12 @@ class ServedModel:
         module.functions = list(self.signatures.values())
         signatures = {name: function.get_concrete_function() for name, function in self.signatures.items()}
         tf.saved_model.save(module, str(folder), signatures=signatures)
+
+    def _sized(self, image):
+        """Returns the pixels after asserting that their shape is that of the model's input."""
+        size, channels = self.contract.image_size, self.contract.channels
+        text = f"image: expected the shape [B, {size}, {size}, {channels}], received"
+        return _of_shape(image, [size, size, channels], text)
 
     def _answered(self, image):
         return self._answers.of_images(_finite(self._logits(_checked(image))))
@@ -88,6 +94,27 @@ class ServedModel:
 
 def _graph(function, spec: tf.TensorSpec) -> tf.types.experimental.PolymorphicFunction:
     return tf.function(function, input_signature=[spec], autograph=False)
+
+
+def _listed(image_bytes):
+    """Returns the encoded images after asserting that they are a list [B]."""
+    return _of_shape(image_bytes, [], "image_bytes: expected the shape [B], received")
+
+
+def _of_shape(value, expected: list[int], text: str):
+    """Returns the value [B, *expected] after asserting its shape when the graph runs.
+
+    Servers feed requests without comparing them with the declared shape, so the assertion must not use it.
+    """
+    actual = tf.raw_ops.PlaceholderWithDefault(input=value, shape=tf.TensorShape(None))  # hides the declared shape
+    shape = tf.shape(actual)
+    right = tf.cond(
+        tf.size(shape) == 1 + len(expected),
+        lambda: tf.reduce_all(shape[1:] == tf.constant(expected, tf.int32)),
+        lambda: tf.constant(False),
+    )
+    with tf.control_dependencies([tf.debugging.Assert(right, [text, shape], summarize=8)]):
+        return tf.ensure_shape(tf.identity(actual), [None, *expected])
 
 
 def _checked(image):

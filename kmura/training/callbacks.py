@@ -12,7 +12,11 @@ from kmura.errors import InputError
 
 
 class NonFiniteLoss(InputError):
-    """The loss is not a finite number."""
+    """The loss is not a finite number; `what` says where, without the advice of the message."""
+
+    def __init__(self, what: str, advice: str):
+        super().__init__(f"{what}; {advice}")
+        self.what = what
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
@@ -39,8 +43,10 @@ def non_finite_loss(what: str, last: Path, epochs: int) -> NonFiniteLoss:
     """Returns the error for a non-finite loss after a number of whole epochs, the last of which `last` holds."""
     kept = f"{last} holds the end of epoch {epochs}" if epochs else "no epoch was finished"
     return NonFiniteLoss(
-        f"{what}; {kept}; "
-        "reduce train.learning_rate, or train in float32 if precision is mixed_float16, and start again with --fresh"
+        what,
+        f"{kept}; "
+        "reduce train.learning_rate, or train in float32 if precision is mixed_float16, and choose another --runs "
+        "folder or start again with --fresh, which deletes this run",
     )
 
 

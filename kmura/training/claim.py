@@ -14,12 +14,13 @@ import kmura
 from kmura.config import differences
 from kmura.data.dataset import Dataset
 from kmura.errors import InputError
-from kmura.runs.run import RunDescription, RunFolder, read_run
+from kmura.runs.run import PREPARATION, RunDescription, RunFolder, read_run
 from kmura.training.precision import resolved
 
 
 def describe(dataset: Dataset, phase: str, config: Any, *, kind: str, command: str | None = None) -> RunDescription:
     """Returns the content of `run.json` for a run that starts now."""
+    options = dataset.manifest.options
     return RunDescription(
         kind=kind,
         area=dataset.area,
@@ -37,9 +38,11 @@ def describe(dataset: Dataset, phase: str, config: Any, *, kind: str, command: s
         },
         command=command or shlex.join(sys.argv),
         precision=resolved(config.train.precision),
+        preparation={name: options[name] for name in PREPARATION if name in options},
         task=dataset.labels.name,
         classes=dataset.labels.classes,
         areas=dataset.labels.areas,
+        leaks=dataset.leaks(),
     )
 
 
@@ -75,11 +78,12 @@ def check_claim(folder: RunFolder, wanted: RunDescription, fresh: bool, started:
     if changed and not longer:
         raise InputError(
             f"{folder.path} is a run of another configuration ({'; '.join(changed)}); "
-            "repeat the old settings to continue, use --fresh to start again, or choose another --runs folder"
+            "repeat the old settings to continue, choose another --runs folder, or delete this run and start again "
+            "with --fresh"
         )
     if before.inputs != wanted.inputs:
         raise InputError(
             f"{folder.path} was trained on other records ({before.records}); "
-            "use --fresh to start again, or choose another --runs folder"
+            "choose another --runs folder, or delete this run and start again with --fresh"
         )
     return dataclasses.replace(wanted, precision=before.policy)

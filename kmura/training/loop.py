@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from kmura import kinds
 from kmura.data.dataset import Dataset
-from kmura.errors import InputError, reason
+from kmura.errors import InputError, reason, remedy
 from kmura.files import replacing
 from kmura.runs.checkpoint import STATE, LastCheckpoint
 from kmura.runs.run import (
@@ -190,6 +190,7 @@ def train_run(
     """
     folder = RunFolder(Path(runs) / dataset.area / phase)
     description = describe(dataset, phase, config, kind=kind, command=command)
+    description.warn_of_leaks()
     with claimed(folder.path):
         started = not fresh and (folder.last / STATE).is_file()
         description = check_claim(folder, description, fresh, started, growing="train.epochs")
@@ -288,7 +289,8 @@ class _RunKeeper(keras.callbacks.Callback):
                 self.last.folder.mkdir(parents=True, exist_ok=True)
                 self.learner.saved.save(self.last.folder / best_file)
             except OSError as error:
-                raise InputError(f"cannot write to {self.last.folder}: {reason(error)}; free space") from error
+                fix = remedy(error, "choose another --runs folder")
+                raise InputError(f"cannot write to {self.last.folder}: {reason(error)}; {fix}") from error
         self.last.save(epoch + 1, {"history": self.history, "best_file": best_file}, keep=best_file)
         self._promote(best_file)
         self._write_history()

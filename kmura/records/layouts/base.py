@@ -3,15 +3,15 @@
 import abc
 import dataclasses
 import hashlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
 
 from kmura.errors import InputError, reason
-from kmura.records.images import UnreadableImage, decode_image
+from kmura.records.decode import decoded
+from kmura.records.image_files import PassedOver, normalised
+from kmura.records.images import UnreadableImage
 from kmura.records.manifest import Skipped
 
 
@@ -52,6 +52,7 @@ class Listing:
         splits_given: the splits that the source itself defines; `val` and `test` are carved where they are absent.
         has_patients: whether the source knows patients; otherwise every image is its own study and patient.
         skipped: files that are left out, with the reason.
+        passed_over: what else lies in the source and is no image of the layout, counted by kind.
     """
 
     classes: tuple[str, ...]
@@ -60,6 +61,7 @@ class Listing:
     splits_given: tuple[str, ...]
     has_patients: bool
     skipped: tuple[Skipped, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +153,7 @@ class Layout(abc.ABC):
     def read(self, root: Path, source: Source, channels: int) -> tuple[Image.Image, str]:
         """One image of 8 bits, mode L (1 channel) or RGB (3 channels), and the SHA-256 of its source, hexadecimal.
 
-        Here: `source.path` is an image file below `root`. Layouts of other images override this method.
+        Here: `source.path` is an image or DICOM file below `root`. Layouts of other images override this method.
 
         Raises:
             UnreadableImage: the image cannot become a record.
@@ -160,7 +162,7 @@ class Layout(abc.ABC):
             data = (root / source.path).read_bytes()
         except OSError as error:
             raise UnreadableImage(reason(error)) from error
-        return decode_image(data, channels), hashlib.sha256(data).hexdigest()
+        return decoded(data, channels, source.path), hashlib.sha256(data).hexdigest()
 
 
 def area_name(given: str | None, default: str) -> str:
@@ -169,7 +171,7 @@ def area_name(given: str | None, default: str) -> str:
     Raises:
         InputError: a name that cannot be an area.
     """
-    name = given or default
+    name = normalised(given or default)
     if name.lower() == "all":
         raise InputError("the area name 'all' stands for every area elsewhere; give another --name")
     if not name.replace("_", "").replace("-", "").isalnum():
@@ -184,20 +186,3 @@ def size_and_change(file: Path) -> tuple[int | None, int | None]:
     except OSError:
         return None, None
     return status.st_size, status.st_mtime_ns
-
-
-def visible_files(folder: Path) -> Iterator[Path]:
-    """All files below a folder in the order of their names; follows links, leaves out hidden files and folders.
-
-    Raises:
-        InputError: a folder that cannot be listed.
-    """
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
-
-
-def _refuse(error: OSError) -> None:
-    """Raises the error of a folder that `os.walk` would skip silently."""
-    text = f"{error.filename} cannot be listed: {reason(error)}; fix its permissions or exclude it"
-    raise InputError(text) from error

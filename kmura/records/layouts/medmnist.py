@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kmura.errors import InputError, reason
+from kmura.errors import InputError, unreadable
+from kmura.records.image_files import Tally
 from kmura.records.images import image_from_array
 from kmura.records.layouts.base import CLASSES, NAME, POSITIVE_CLASS, Layout, Listing, Source, area_name
 from kmura.records.schema import SPLITS
@@ -55,7 +56,12 @@ class MedMNIST(Layout):
             raise InputError(
                 f"--positive-class {positive_class} does not fit {root}: class 1 is {names[1]}; give --classes"
             )
-        return Listing(names, task, tuple(sources), SPLITS, has_patients=False)
+        tally = Tally()
+        for key in sorted(_keys(root)):
+            if key not in {f"{split}_{part}" for split in SPLITS for part in ("images", "labels")}:
+                tally.add("arrays of other names", key)
+        passed_over = tally.passed_over()
+        return Listing(names, task, tuple(sources), SPLITS, has_patients=False, passed_over=passed_over)
 
     def read(self, root: Path, source: Source, channels: int) -> tuple[Image.Image, str]:
         """One image, mode L or RGB, and the SHA-256 of its pixels; `source.path` is for example `train/000012`.
@@ -104,6 +110,11 @@ def _task(path: Path, labels: dict[str, np.ndarray]) -> tuple[str, int]:
     return Multilabel.name, values.shape[1]
 
 
+def _keys(path: Path) -> list[str]:
+    with np.load(path, allow_pickle=False) as file:
+        return list(file.files)
+
+
 @functools.lru_cache(maxsize=6)
 def _array(path: Path, key: str) -> np.ndarray:
     try:
@@ -116,5 +127,6 @@ def _array(path: Path, key: str) -> np.ndarray:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        text = f" ({reason(error)})" if isinstance(error, OSError) and error.errno else ""
-        raise InputError(f"{path} is not a readable .npz file{text}; download it again from MedMNIST") from error
+        if isinstance(error, OSError) and error.errno:
+            raise unreadable(path, error) from error
+        raise InputError(f"{path} is not a readable .npz file; download it again from MedMNIST") from error

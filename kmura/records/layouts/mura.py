@@ -1,13 +1,13 @@
 """The layout of MURA: `ROOT/{train,valid}/XR_AREA/patientNNNNN/studyK_{positive|negative}/imageJ.png`."""
 
-import csv
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from kmura.errors import InputError, reason
-from kmura.records.images import SUFFIXES
-from kmura.records.layouts.base import AREAS, Layout, Listing, Option, Source, size_and_change, visible_files
+from kmura.errors import InputError
+from kmura.files import csv_rows
+from kmura.records.image_files import HIDDEN, Tally, check_distinct, find_images
+from kmura.records.layouts.base import AREAS, Layout, Listing, Option, Source, size_and_change
 from kmura.records.manifest import Skipped
 from kmura.tasks import Binary
 
@@ -39,19 +39,22 @@ class Mura(Layout):
         Raises:
             InputError: no MURA layout, unknown area, an area or split without images, contradicting labels.
         """
-        sources, skipped = _sources(root, _listed(root) if from_csv else _walked(root))
+        tally = Tally()
+        sources, skipped = _sources(root, _listed(root, tally) if from_csv else _walked(root, tally))
         if not sources:
             nested = root / "MURA-v1.1"
             folder = nested if nested.is_dir() else "the folder that holds train/ and valid/, or another --layout"
             raise InputError(
                 f"{root} has no images of the MURA layout (train|valid/XR_AREA/patient/study_positive); give {folder}"
             )
+        check_distinct((source.area for source in sources), f"areas of {root}")
         _check_areas(root, sources, areas)
         _check_labels(root, sources)
         if areas:
             sources = [source for source in sources if source.area in areas]
         _check_splits(root, sources)
-        return Listing(CLASSES, Binary.name, tuple(sources), tuple(SPLIT_OF.values()), True, tuple(skipped))
+        splits = tuple(SPLIT_OF.values())
+        return Listing(CLASSES, Binary.name, tuple(sources), splits, True, tuple(skipped), tally.passed_over())
 
 
 def _sources(root: Path, paths: Iterable[str]) -> tuple[list[Source], list[Skipped]]:
@@ -84,33 +87,25 @@ def _sources(root: Path, paths: Iterable[str]) -> tuple[list[Source], list[Skipp
     return sources, skipped
 
 
-def _walked(root: Path) -> Iterator[str]:
-    """Posix paths of the image files below `train` and `valid`, sorted; hidden (`._*`) and other files left out."""
-    for folder in SPLIT_OF:
-        if (root / folder).is_dir():
-            for file in visible_files(root / folder):
-                if file.suffix.lower() in SUFFIXES:
-                    yield file.relative_to(root).as_posix()
+def _walked(root: Path, tally: Tally) -> Iterator[str]:
+    """Posix paths of the image files below `train` and `valid`, sorted; counts what else is there."""
+    folders = [folder for folder in SPLIT_OF if (root / folder).is_dir()]
+    for entry in sorted(root.iterdir()) if folders else []:
+        if entry.is_dir() and entry.name not in SPLIT_OF and not entry.name.startswith("."):
+            tally.add("folders beside train and valid", entry.name)
+    for file in find_images(root, tally, folders):
+        yield file.relative_to(root).as_posix()
 
 
-def _listed(root: Path) -> Iterator[str]:
+def _listed(root: Path, tally: Tally) -> Iterator[str]:
     for folder in SPLIT_OF:
         path = root / f"{folder}_image_paths.csv"
-        for row in _rows(path):
+        for row in csv_rows(path, "leave out --from-csv to walk the folders instead"):
             line = row[0].strip().replace("\\", "/")
-            if not line.rpartition("/")[2].startswith("."):
+            if line.rpartition("/")[2].startswith("."):
+                tally.add(HIDDEN, line)
+            else:
                 yield line
-
-
-def _rows(path: Path) -> list[list[str]]:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            return [row for row in csv.reader(file) if row and row[0].strip()]
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing; leave out --from-csv to walk the folders instead") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        text = reason(error) if isinstance(error, OSError) else error
-        raise InputError(f"{path} cannot be read: {text}; leave out --from-csv to walk the folders instead") from error
 
 
 def _check_areas(root: Path, sources: list[Source], areas: tuple[str, ...]) -> None:
@@ -136,13 +131,21 @@ def _check_labels(root: Path, sources: list[Source]) -> None:
         path = root / f"{folder}_labeled_studies.csv"
         if not path.is_file():
             continue
-        for row in _rows(path):
+        for row in csv_rows(path, "remove it: the names of the folders hold the same labels"):
             match = _STUDY.match(row[0].strip().replace("\\", "/"))
             if not match or len(row) < 2:
                 raise InputError(f"{path} has the line {','.join(row)!r}; expected: study path/,0 or 1")
             study = match["study"]
-            if study in folder_labels and row[1].strip() != str(folder_labels[study]):
+            if study in folder_labels and _number(row[1]) != folder_labels[study]:
                 raise InputError(
                     f"study {study} is {CLASSES[folder_labels[study]]} by its folder's name but has label "
                     f"{row[1].strip()} in {path.name}; correct one of them"
                 )
+
+
+def _number(text: str) -> float | None:
+    """The number in a cell, which some programs write as 1.0; None if there is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -154,7 +154,7 @@ def test_the_predictions_of_a_multilabel_export_match_its_run(several, tmp_path)
     signature = json.loads((found.folder / "signature.json").read_text())
     assert "of what speaks for the most probable label" in signature["signatures"]["explain"]["gives"]
     card = (found.folder / "model_card.md").read_text()
-    assert "### Classes on test, study level" in card and "`none` if there is none" in card and "### Yes or no" in card
+    assert "### Classes on test\n" in card and "`none` if there is none" in card and "### Yes or no" in card
 
 
 @pytest.mark.slow

@@ -124,7 +124,9 @@ def test_experiments_can_be_built_trained_saved_and_loaded(recipe, tmp_path):
     if config.model.head_l2:
         penalty = float(keras.ops.sum(model.losses))
         kernels = [
-            layer.kernel for layer in model.layers if layer.name.startswith("hidden") and hasattr(layer, "kernel")
+            layer.kernel
+            for layer in model.layers
+            if layer.name.startswith(("hidden", "shortcut")) and hasattr(layer, "kernel")
         ]
         expected = sum(
             config.model.head_l2 * np.square(kernel).sum() + config.model.head_l1 * np.abs(kernel).sum()

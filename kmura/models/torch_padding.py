@@ -34,7 +34,7 @@ class SymmetricDepthwiseConv2D(keras.layers.DepthwiseConv2D):
         outputs = keras.ops.depthwise_conv(
             keras.ops.pad(inputs, [(0, 0), *sides, (0, 0)]),
             self.kernel,
-            strides=list(self.strides),
+            strides=tuple(self.strides),
             padding="valid",
             data_format=self.data_format,
         )

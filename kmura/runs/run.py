@@ -49,6 +49,7 @@ class RunFolder:
     description = _inside("run.json")
     history = _inside("history.csv")
     best = _inside("best.keras")
+    encoder = _inside("encoder")  # preset folder of the pretrained backbone (kind pretraining)
     last = _inside("last")
     predictions = _inside("predictions.csv")
     metrics = _inside("metrics.json")

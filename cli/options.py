@@ -68,8 +68,20 @@ class Recipe(click.ParamType):
 
     name = "recipe"
 
+    def __init__(self, *bundles: type):
+        """
+        Args:
+            bundles: whose recipes are allowed; none means those of classification.
+        """
+        self.bundles = bundles or (ClassificationConfig,)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the shipped recipes."""
+        return [name for bundle in self.bundles for name in recipe_names(bundle)]
+
     def convert(self, value, param, ctx) -> str:
-        names = recipe_names()
+        names = self.names
         if value in names or Path(value).is_file():
             return value
         self.fail(
@@ -79,7 +91,7 @@ class Recipe(click.ParamType):
         )
 
     def shell_complete(self, ctx, param, incomplete):
-        names = [CompletionItem(name) for name in recipe_names() if name.startswith(incomplete)]
+        names = [CompletionItem(name) for name in self.names if name.startswith(incomplete)]
         return names or [CompletionItem(incomplete, type="file")]
 
 
@@ -108,17 +120,20 @@ def names_parameter(*, choices: Sequence[str] = (), help: str, **options) -> dic
     }
 
 
-def setting_option(flag: str, key: str, choices: Sequence[str] | None = None, **options) -> Callable:
+def setting_option(
+    flag: str, key: str, choices: Sequence[str] | None = None, bundle: type = ClassificationConfig, **options
+) -> Callable:
     """A short flag for a key of the configuration; None where it is not given.
 
     Args:
         flag: such as `--epochs`.
         key: such as `train.epochs`; a Literal type becomes choices.
         choices: the values that are allowed, where the key's type does not list them.
+        bundle: the configuration that has the key.
         **options: of `click.option`.
     """
     stage, _, name = key.partition(".")
-    config = typing.get_type_hints(ClassificationConfig)[stage]
+    config = typing.get_type_hints(bundle)[stage]
     choices = choices or literal_values(config, name)
     options.setdefault("type", Choice(choices) if choices else typing.get_type_hints(config)[name])
     return click.option(flag, default=None, show_default="recipe", **options)

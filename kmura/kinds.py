@@ -12,6 +12,7 @@ from typing import Any
 from kmura.errors import InputError, check_choice
 
 CLASSIFICATION = "classification"  # also the kind of runs of version 1, which do not state it
+PRETRAINING = "pretraining"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,13 @@ KINDS: dict[str, Kind] = {
         evaluation="kmura.evaluation.evaluation:read_evaluation",
         chapter="kmura.report.classification_chapter:chapter",
         contract="kmura.serving.contract:classification_contract",
+    ),
+    PRETRAINING: Kind(
+        config="kmura.config:PretrainingConfig",
+        learner="kmura.pretraining.learner:PretrainingLearner",
+        evaluate="kmura.pretraining.evaluate:evaluate_run",
+        evaluation="kmura.pretraining.evaluate:read_evaluation",
+        chapter="kmura.report.pretraining_chapter:chapter",
     ),
 }
 

@@ -15,6 +15,7 @@ from kmura.errors import InputError
 MODULES = (
     "kmura.models.classifier",
     "kmura.models.hybrid",
+    "kmura.models.projection",
 )  # importing them registers all classes of saved classifiers
 
 

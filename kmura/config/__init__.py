@@ -8,7 +8,7 @@ follow from the declaration.
 
 # ruff: noqa: F401 (the names that others use)
 
-from kmura.config.bundles import ClassificationConfig
+from kmura.config.bundles import ClassificationConfig, PretrainingConfig
 from kmura.config.data import AugmentConfig, DataConfig
 from kmura.config.loading import (
     RECIPES,
@@ -22,8 +22,10 @@ from kmura.config.loading import (
     parse_setting,
     recipe_names,
     recipe_summary,
+    recipe_text,
 )
 from kmura.config.model import ModelConfig
+from kmura.config.pretraining import EncoderConfig, MethodConfig, PretrainLoopConfig, ViewsConfig
 from kmura.config.records import RecordsConfig
 from kmura.config.search_space import TuneConfig
 from kmura.config.training import CamConfig, MixConfig, TrainConfig

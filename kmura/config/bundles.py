@@ -4,6 +4,7 @@ import dataclasses
 
 from kmura.config.data import AugmentConfig, DataConfig
 from kmura.config.model import ModelConfig
+from kmura.config.pretraining import EncoderConfig, MethodConfig, PretrainLoopConfig, ViewsConfig
 from kmura.config.search_space import TuneConfig
 from kmura.config.training import CamConfig, MixConfig, TrainConfig
 from kmura.errors import InputError
@@ -45,3 +46,14 @@ class ClassificationConfig:
                 )
         if hybrid and self.model.fusion == "concat" and self.model.fusion_width != ModelConfig.fusion_width:
             raise InputError("model.fusion_width requires fusion gated or attention; leave it out")
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingConfig:
+    """The configuration of a run of the kind `pretraining`: all that determines its result, except the records."""
+
+    data: DataConfig = DataConfig()
+    views: ViewsConfig = ViewsConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    method: MethodConfig = MethodConfig()
+    train: PretrainLoopConfig = PretrainLoopConfig()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kmura.config.bundles import ClassificationConfig
+from kmura.config.bundles import ClassificationConfig, PretrainingConfig
 from kmura.config.keys import hints, words_of
 from kmura.config.suggestions import FORMER_SPLITS, did_you_mean, near_keys, nearest
 from kmura.errors import InputError, reason
@@ -21,14 +21,23 @@ NO_VALUE = "none"  # stands for None in recipes and settings, since TOML has no 
 RECIPES = importlib.resources.files("kmura") / "recipes"
 
 
-def recipe_names() -> list[str]:
-    """The names of the recipes that ship with kmura."""
-    return sorted(entry.name.removesuffix(".toml") for entry in RECIPES.iterdir() if entry.name.endswith(".toml"))
+_FOLDERS = {PretrainingConfig: RECIPES / "pretraining"}  # of the recipes of a bundle; RECIPES for the others
 
 
-def recipe_summary(recipe: str) -> str:
+def recipe_names(bundle: type = ClassificationConfig) -> list[str]:
+    """The names of the recipes of a bundle that ship with kmura."""
+    folder = _FOLDERS.get(bundle, RECIPES)
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def recipe_text(recipe: str, bundle: type = ClassificationConfig) -> str:
+    """The content of a shipped recipe."""
+    return (_FOLDERS.get(bundle, RECIPES) / f"{recipe}.toml").read_text(encoding="utf-8")
+
+
+def recipe_summary(recipe: str, bundle: type = ClassificationConfig) -> str:
     """What a shipped recipe is for, in one sentence: the first line of its comment."""
-    return (RECIPES / f"{recipe}.toml").read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+    return recipe_text(recipe, bundle).partition("\n")[0].removeprefix("# ")
 
 
 def load_config(
@@ -47,7 +56,7 @@ def load_config(
     Raises:
         InputError: no such recipe, bad TOML, an unknown key (suggests the nearest) or a value of the wrong type.
     """
-    tables = _read_recipe(recipe) if recipe else {}
+    tables = _read_recipe(recipe, bundle) if recipe else {}
     config_from_tables(tables, f"recipe {recipe}", bundle)
     for key, value in load_settings(settings).items():
         stage, name = _split(key, bundle)
@@ -147,13 +156,14 @@ def differences(config: Bundle, other: Bundle) -> list[str]:
     ]
 
 
-def _read_recipe(recipe: str) -> dict:
-    shipped = RECIPES / f"{recipe}.toml"
+def _read_recipe(recipe: str, bundle: type) -> dict:
+    shipped = _FOLDERS.get(bundle, RECIPES) / f"{recipe}.toml"
     source = shipped if shipped.is_file() else Path(recipe)
+    names = recipe_names(bundle)
     if not source.is_file():
         raise InputError(
-            f"no recipe {recipe!r}: it is neither a file nor one of the shipped {', '.join(recipe_names())}"
-            + did_you_mean(nearest(recipe, recipe_names()))
+            f"no recipe {recipe!r}: it is neither a file nor one of the shipped {', '.join(names)}"
+            + did_you_mean(nearest(recipe, names))
         )
     try:
         return tomllib.loads(source.read_text(encoding="utf-8"))

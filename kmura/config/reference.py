@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from kmura.config.bundles import ClassificationConfig
+from kmura.config.bundles import ClassificationConfig, PretrainingConfig
 from kmura.config.keys import Key, bundle_keys, hints, stage_keys
 from kmura.config.loading import NO_VALUE, recipe_names, recipe_summary
 from kmura.config.records import RecordsConfig
@@ -63,6 +63,15 @@ text `none` stands for "no value" where the type allows it, since TOML has no nu
 _KEYS = """
 ## Keys of classification
 
+"""
+
+_PRETRAINING = """
+## Keys of pretraining
+
+These keys belong to `kmura pretrain`, as do these recipes (augmentation sets):
+
+| recipe | purpose |
+| --- | --- |
 """
 
 _RECORDS = """
@@ -138,12 +147,24 @@ def as_toml(config: Any, keys: Sequence[Key], title: str) -> str:
 
 
 def as_markdown() -> str:
-    """The page docs/configuration.md: layers, recipes, keys of classification, options of records."""
-    recipes = [f"| `{name}` | {recipe_summary(name)} |" for name in recipe_names()]
-    parts = [_PAGE, "\n".join(recipes), "\n", _KEYS]
-    for stage, cls in hints(ClassificationConfig).items():
-        parts += [f"### `{stage}`\n\n{cls.__doc__.strip()}\n\n" + _table(stage_keys(stage, cls)), "\n"]
-    return "".join([*parts[:-1], _RECORDS, _table(stage_keys("", RecordsConfig))])
+    """The page docs/configuration.md: layers, recipes, keys of each kind of run, options of records."""
+    parts = [_PAGE, *_recipes(ClassificationConfig), _KEYS, *_stages(ClassificationConfig)]
+    parts += [_PRETRAINING, *_recipes(PretrainingConfig), "\n", *_stages(PretrainingConfig)]
+    return "".join([*parts, _RECORDS, _table(stage_keys("", RecordsConfig))])
+
+
+def _recipes(bundle: type) -> list[str]:
+    """The rows of the table of a bundle's recipes."""
+    return [f"| `{name}` | {recipe_summary(name, bundle)} |\n" for name in recipe_names(bundle)]
+
+
+def _stages(bundle: type) -> list[str]:
+    """The tables of a bundle's stages, each under a heading."""
+    sections = [
+        f"### `{stage}`\n\n{cls.__doc__.strip()}\n\n" + _table(stage_keys(stage, cls))
+        for stage, cls in hints(bundle).items()
+    ]
+    return ["\n".join(sections)]
 
 
 def _table(keys: Sequence[Key]) -> str:

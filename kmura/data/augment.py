@@ -132,14 +132,14 @@ def affine_parameters(numbers: tf.Tensor, limits: tf.Tensor, resized: bool = Fal
     if resized:
         area, aspect = resized_crop(numbers[:, 8:], low, high, narrow, broad)
     return {
-        "angle": most_angle * _to_either_side(angle),
+        "angle": most_angle * to_either_side(angle),
         "area": area,
         "aspect": aspect,
-        "at_x": _to_either_side(at_x),
-        "at_y": _to_either_side(at_y),
-        "shift_x": most_shift * _to_either_side(shift_x),
-        "shift_y": most_shift * _to_either_side(shift_y),
-        "shear": most_shear * _to_either_side(shear),
+        "at_x": to_either_side(at_x),
+        "at_y": to_either_side(at_y),
+        "shift_x": most_shift * to_either_side(shift_x),
+        "shift_y": most_shift * to_either_side(shift_y),
+        "shear": most_shear * to_either_side(shear),
         "mirror": tf.where(flip < flip_share, -1.0, 1.0),
     }
 
@@ -175,11 +175,11 @@ def _random_affine(images: tf.Tensor, numbers: tf.Tensor, limits: tf.Tensor, res
 
 @tf.function(jit_compile=True, reduce_retracing=True)
 def _random_intensity(images: tf.Tensor, numbers: tf.Tensor, limits: tf.Tensor) -> tf.Tensor:
-    return change_intensity(images, *tf.unstack(1 + limits * _to_either_side(numbers), axis=-1))
+    return change_intensity(images, *tf.unstack(1 + limits * to_either_side(numbers), axis=-1))
 
 
-class _RandomLayer(keras.layers.Layer):
-    """The common base of both layers: the `training` flag and the source of random numbers."""
+class RandomLayer(keras.layers.Layer):
+    """The common base of random layers: the `training` flag and the source of random numbers."""
 
     def __init__(self, *, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
@@ -210,7 +210,7 @@ class _RandomLayer(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="kmura")
-class RandomAffine(_RandomLayer):
+class RandomAffine(RandomLayer):
     """Randomly flips, shears, rotates, zooms and shifts images, with a single resampling.
 
     The crop is drawn in one of two ways, and its position is uniform in the available margin. With `crop="zoom"` its
@@ -266,7 +266,7 @@ class RandomAffine(_RandomLayer):
     def changed(self, images, seed):
         """Returns the images [B, H, W, C] float32, each under the transform determined by the seed."""
         resized = self.crop == "resized"
-        numbers = _uniform(images, 8 + 2 * CROPS if resized else 8, seed)
+        numbers = uniform(images, 8 + 2 * CROPS if resized else 8, seed)
         return _random_affine(images, numbers, tf.constant(self.limits, tf.float32), resized)
 
     def get_config(self):
@@ -275,7 +275,7 @@ class RandomAffine(_RandomLayer):
 
 
 @keras.saving.register_keras_serializable(package="kmura")
-class RandomIntensity(_RandomLayer):
+class RandomIntensity(RandomLayer):
     """Randomly changes the brightness and contrast of images and clips them to 0..255; see `change_intensity`.
 
     Args:
@@ -297,13 +297,13 @@ class RandomIntensity(_RandomLayer):
     def changed(self, images, seed):
         """Returns the images [B, H, W, C] float32, each changed by the factors determined by the seed."""
         limits = tf.constant([self.brightness, self.contrast], tf.float32)
-        return _random_intensity(images, _uniform(images, 2, seed), limits)
+        return _random_intensity(images, uniform(images, 2, seed), limits)
 
     def get_config(self):
         return {**super().get_config(), "brightness": self.brightness, "contrast": self.contrast}
 
 
-def _uniform(images: tf.Tensor, count: int, seed) -> tf.Tensor:
+def uniform(images: tf.Tensor, count: int, seed) -> tf.Tensor:
     """Returns `count` numbers per image, float32 [B, count] in [0, 1); row i does not depend on the batch size.
 
     The generator is counter-based and fills the array row by row. The algorithm is set to Philox explicitly, because
@@ -312,6 +312,6 @@ def _uniform(images: tf.Tensor, count: int, seed) -> tf.Tensor:
     return tf.random.stateless_uniform([tf.shape(images)[0], count], seed, alg="philox")
 
 
-def _to_either_side(number):
+def to_either_side(number):
     """Maps a number that is uniform in [0, 1) to one that is uniform in [-1, 1)."""
     return 2 * number - 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from kmura.config import AugmentConfig, DataConfig, MixConfig
+from kmura.config import AugmentConfig, DataConfig, MixConfig, ViewsConfig
 from kmura.data.index import Index, read_index
 from kmura.errors import InputError
 from kmura.records.leakage import patient_leaks
@@ -145,6 +145,53 @@ class Dataset:
             epochs=epochs,
             first_epoch=first_epoch,
             balanced=balanced,
+        )
+
+    def views(
+        self,
+        *,
+        views: ViewsConfig | None = None,
+        positives: str = "image",
+        batch_size: int = 16,
+        seed: int = 0,
+        epochs: int = 1,
+        first_epoch: int = 0,
+        split: str = "train",
+    ) -> "tf.data.Dataset":
+        """Returns batches of pairs of views of the epochs `first_epoch` to `epochs` - 1, for pretraining.
+
+        A batch is a dictionary: `image` float32 [2 B, S, S, C] in 0..255, the first views of the pairs and then the
+        second views; `label` float32 [B, L] of the first views' images as in `train`, -1 where unknown; `group` int32
+        [B], equal for images that are positives of each other.
+
+        Every epoch draws all images in a new order, with or without a label; the images left over by the last whole
+        batch are not used in that epoch. Order, partners and views depend only on (seed, epoch, position).
+
+        Args:
+            views: the random changes; None is the default ViewsConfig.
+            positives: `image`, `study` or `patient`: where the second view of a pair is taken from. With `study` it is
+                another image of the study, drawn anew in every epoch; an image without a partner is its own.
+            batch_size: pairs per batch, B.
+            seed, epochs, first_epoch, split: as in `train`.
+
+        Raises:
+            InputError: as in `train`; also if the split has fewer images than a batch, or no study (or patient) has two
+                images.
+        """
+        from kmura.data.views import view_batches
+
+        _check_at_least("batch_size", batch_size, 1)
+        _check_at_least("seed", seed, 0)
+        return view_batches(
+            self.index(split),
+            self.labels,
+            data=self.config,
+            views=views or ViewsConfig(),
+            positives=positives,
+            batch_size=batch_size,
+            seed=seed,
+            epochs=epochs,
+            first_epoch=first_epoch,
         )
 
     def eval(self, split: str, *, batch_size: int = 32) -> "tf.data.Dataset":

@@ -62,7 +62,7 @@ def train_batches(
             mixed = tf.cond(epoch < mix.until_epoch, lambda: mixing(mixed, seed=seeds[2]), lambda: mixed)
         return {"image": image, "label": label, "mixed_image": mixed["images"], "mixed_label": mixed["labels"]}
 
-    return _mapped(tf.data.Dataset.range(first_epoch * steps, max(first_epoch, epochs) * steps), batch)
+    return in_parallel(tf.data.Dataset.range(first_epoch * steps, max(first_epoch, epochs) * steps), batch)
 
 
 def eval_batches(index: Index, task: Task, *, data: DataConfig, batch_size: int) -> tf.data.Dataset:
@@ -81,7 +81,7 @@ def eval_batches(index: Index, task: Task, *, data: DataConfig, batch_size: int)
             **{name: tf.gather(column, rows) for name, column in columns.items()},
         }
 
-    return _mapped(tf.data.Dataset.range(batches_of(len(index), batch_size)), batch)
+    return in_parallel(tf.data.Dataset.range(batches_of(len(index), batch_size)), batch)
 
 
 def _by_class(ids: np.ndarray, rows: np.ndarray, task: Task) -> list[np.ndarray]:
@@ -112,7 +112,7 @@ def batches_of(images: int, batch_size: int) -> int:
     return -(-images // batch_size)
 
 
-def _mapped(steps: tf.data.Dataset, batch) -> tf.data.Dataset:
+def in_parallel(steps: tf.data.Dataset, batch) -> tf.data.Dataset:
     """Returns the batches of the steps, in order, computed in parallel and prefetched."""
     at_a_time = processors() + 2  # AUTOTUNE uses one per core, and a core is idle while its batch waits
     return steps.map(batch, num_parallel_calls=at_a_time, deterministic=True).prefetch(tf.data.AUTOTUNE)

@@ -44,7 +44,7 @@ def build_model(
     kind, arguments = _kind(wanted)
     common = ("dropout", "batch_norm_momentum", "fused_batch_norm", "torch_padding")
     arguments |= {name: getattr(wanted, name) for name in common}
-    with _seeded(seed):
+    with seeded(seed):
         model = kind(image_size=image_size, channels=channels, num_classes=num_classes, **arguments)
     load_weights(model, wanted.weights, wanted.swin_weights)
     if initial_bias is not None:
@@ -86,7 +86,7 @@ def _kind(model: ModelConfig) -> tuple[type[ImageClassifier], dict]:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int | None):
+def seeded(seed: int | None):
     """Seeds Python's random numbers inside the block; Keras draws the seeds of its initializers from them."""
     if seed is None:
         yield

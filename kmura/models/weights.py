@@ -31,7 +31,7 @@ from kmura.models.swin import SWINS, build_swin
 
 CONFIG = "config.json"
 ARRAYS = "model.weights.h5"
-PORTED = "kmura.json"  # in a preset of `port_preset`: whether its weights need torch's padding
+PORTED = "kmura.json"  # in a preset of `save_preset`: its backbone, and whether its weights need torch's padding
 # groups of the backbones' arrays in the weight file of a classifier
 BACKBONE_GROUP = "layers/functional"
 SWIN_GROUP = "layers/swin_maps/backbone"
@@ -39,7 +39,7 @@ SWIN_GROUP = "layers/swin_maps/backbone"
 NOT_ARCHITECTURE = {"name", "trainable", "dtype", "image_shape", "data_format"}
 CONNECT_SECONDS = 10
 HUGGING_FACE = ("model.safetensors", "pytorch_model.bin")  # files in which transformers stores a state dict
-CLASSIFIERS = ("kmura>RadiographClassifier", "kmura>HybridClassifier")
+CLASSIFIERS = ("kmura>RadiographClassifier", "kmura>HybridClassifier", "kmura>ProjectionNetwork")
 
 # name of ImageNet weights -> the package that holds them (its import name, its name on the package index) and the file
 INSTALLED = {
@@ -412,15 +412,39 @@ def port_preset(source: str | Path, backbone: str, out: str | Path, *, image_siz
     else:
         body = BACKBONES[backbone].build()
     done = port(read_state(state), body, source, backbone)
-    aside = aside_name(out)
+    save_preset(body, out, backbone=backbone, torch_padding=done.other_padding)
+    return done
+
+
+def save_preset(
+    body: keras.Model, out: str | Path, *, backbone: str, torch_padding: bool, replace: bool = False
+) -> None:
+    """Writes a backbone as a preset folder of keras-hub, whole or not at all; `load_weights` accepts it.
+
+    Args:
+        body: the backbone.
+        out: the folder.
+        backbone: its name in BACKBONES or SWINS, stored in the folder.
+        torch_padding: whether its weights need torch's padding, stored in the folder.
+        replace: replace a folder that exists.
+
+    Raises:
+        InputError: the folder exists (unless `replace`) or cannot be written.
+    """
+    out = Path(out)
+    if out.exists() and not replace:
+        raise InputError(f"{out} exists; choose another --out")
+    aside, former = aside_name(out), aside_name(out).with_suffix(".former")
     try:
         aside.parent.mkdir(parents=True, exist_ok=True)
         body.save_to_preset(aside)
-        (aside / PORTED).write_text(json.dumps({"torch_padding": done.other_padding}))
+        (aside / PORTED).write_text(json.dumps({"torch_padding": torch_padding, "backbone": backbone}))
+        if out.exists():
+            out.rename(former)
         aside.rename(out)
     except OSError as error:
         fix = remedy(error, "choose another --out")
         raise InputError(f"{out} cannot be written: {reason(error)}; {fix}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return done
+        shutil.rmtree(former, ignore_errors=True)

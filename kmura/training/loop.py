@@ -44,7 +44,7 @@ class Learner(abc.ABC):
         saved: the keras.Model that is saved as `best.keras`, with all weights of `model`.
         steps: batches per epoch.
         monitor: the score that selects the best epoch, a key of the result of `validate`; larger is better, except for
-            `kmura.runs.run.LOSSES`.
+            `kmura.runs.run.LOSSES`. `epoch` selects the last epoch.
         loss: the validation loss, a key of the result of `validate`. Training stops if it is not a number. Between
             epochs with an equal `monitor`, the one with the lower loss is better.
     """
@@ -274,13 +274,13 @@ class _RunKeeper(keras.callbacks.Callback):
         self.started = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
-        values = {name: float(value) for name, value in logs.items()}
+        values = {"epoch": epoch + 1} | {name: float(value) for name, value in logs.items()}
         if np.isnan(values[self.learner.loss]):  # after the last step, whose own loss was still a number
             raise non_finite_loss(f"the validation loss is nan after epoch {epoch + 1}", self.folder.last, epoch)
         rate = float(self.model.optimizer.learning_rate)
         best, score = self._is_best(values), self._score(values)
         seconds = round(time.monotonic() - self.started, 2)
-        row = {"epoch": epoch + 1, **values, "learning_rate": rate, "seconds": seconds, "best": best}
+        row = {**values, "learning_rate": rate, "seconds": seconds, "best": best}
         logs.update({"best": best, "learning_rate": rate, "seconds": seconds})
         self.history.append(row)
         best_file = f"best-{epoch + 1:05d}.keras" if best and score >= self.worth_keeping else None

@@ -1,4 +1,4 @@
-"""Adam with an L2 penalty as in torch, and learning rate schedules."""
+"""Adam with an L2 penalty as in torch, LARS, and learning rate schedules."""
 
 from collections.abc import Iterable
 
@@ -79,6 +79,62 @@ class AdamL2(keras.optimizers.Adam):
 
     def get_config(self):
         return super().get_config() | {"l2": float(self._initial_l2)}
+
+
+@keras.saving.register_keras_serializable("kmura")
+class LARS(keras.optimizers.Optimizer):
+    """Layer-wise adaptive rate scaling (You et al. 2017, Algorithm 1): momentum SGD with a rate for each variable.
+
+    For each variable w with gradient g, learning rate r and velocity v:
+
+        local = trust * |w| / (|g| + l2 * |w|)
+        v <- momentum * v + r * local * (g + l2 * w)
+        w <- w - v
+
+    `local` is 1 where |w| or |g| is zero. Variables of at most one dimension (biases; scale and offset of a
+    normalisation) and excluded variables have neither adaptation nor penalty: v <- momentum * v + r * g.
+
+    Args:
+        learning_rate: a number or a schedule.
+        momentum: 0 to below 1.
+        l2: L2 penalty.
+        trust: trust coefficient, above 0.
+    """
+
+    def __init__(self, learning_rate=0.1, momentum=0.9, l2: float = 0.0, trust: float = 0.001, name="lars", **kwargs):
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.momentum = momentum
+        self.l2 = l2
+        self.trust = trust
+        self._excluded = frozenset()  # identities of variables
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._velocities = self.add_optimizer_variables(variables, "velocity")
+
+    def exclude(self, variables: Iterable[keras.Variable]) -> None:
+        """Sets variables, besides those of at most one dimension, that have neither adaptation nor penalty."""
+        self._excluded = frozenset(map(id, variables))
+
+    def update_step(self, gradient, variable, learning_rate):
+        ops = keras.ops
+        index, rate = self._get_variable_index(variable), ops.cast(learning_rate, variable.dtype)
+        gradient, velocity = ops.cast(gradient, variable.dtype), self._velocities[index]
+        if len(variable.shape) > 1 and not self._is_excluded(index):
+            length, slope = (ops.sqrt(ops.sum(ops.square(value))) for value in (variable, gradient))
+            both = (length > 0) & (slope > 0)
+            local = self.trust * length / ops.where(both, slope + self.l2 * length, 1.0)
+            gradient = ops.where(both, local, 1.0) * (gradient + self.l2 * variable)
+        self.assign(velocity, self.momentum * velocity + rate * gradient)
+        self.assign_sub(variable, velocity)
+
+    def _is_excluded(self, index: int) -> bool:
+        return id(self._trainable_variables[index]) in self._excluded
+
+    def get_config(self):
+        return super().get_config() | {"momentum": self.momentum, "l2": self.l2, "trust": self.trust}
 
 
 def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:

@@ -5,7 +5,10 @@ import sys
 import click
 
 from kmura.cli.options import Recipe, examples
+from kmura.config import ClassificationConfig, PretrainingConfig, recipe_names
 from kmura.config.names import PHASE_NAMES
+
+KINDS = {"classification": ClassificationConfig, "pretraining": PretrainingConfig}
 
 
 @click.command(
@@ -15,7 +18,13 @@ from kmura.config.names import PHASE_NAMES
         "kmura config baseline --set train.epochs=20 --format toml > mine.toml",
     ),
 )
-@click.argument("recipe", required=False, shell_complete=Recipe().shell_complete)
+@click.argument("recipe", required=False, shell_complete=Recipe(*KINDS.values()).shell_complete)
+@click.option(
+    "--kind",
+    type=click.Choice(KINDS),
+    show_default="that of RECIPE, else classification",
+    help="Whose keys: those of kmura fit or of kmura pretrain.",
+)
 @click.option("--phase", type=click.Choice(PHASE_NAMES), help="Use the recipe of this phase, unless RECIPE is given.")
 @click.option(
     "--area", metavar="AREA", help="With --phase: also apply the tuned values of this area, as kmura fit does."
@@ -33,7 +42,7 @@ from kmura.config.names import PHASE_NAMES
     type=click.Choice(["table", "toml", "markdown"]),
     help="toml: a commented recipe for --recipe. markdown: the page docs/configuration.md.",
 )
-def config(recipe, phase, area, runs, settings, only, form):
+def config(recipe, kind, phase, area, runs, settings, only, form):
     """Print every configuration key with its type, value, default, allowed values and meaning.
 
     RECIPE is the name of a shipped recipe or a TOML file; without it and without --phase the values are the defaults.
@@ -42,20 +51,23 @@ def config(recipe, phase, area, runs, settings, only, form):
     if area and not phase:
         raise click.UsageError("--area requires --phase, which says whose tuned values to apply")
     if form == "markdown":
-        if recipe or phase or settings or only:
+        if recipe or kind or phase or settings or only:
             raise click.UsageError(
-                "--format markdown is the page of all keys; give no RECIPE, --phase, --set or --only"
+                "--format markdown is the page of all keys; give no RECIPE, --kind, --phase, --set or --only"
             )
         from kmura.config.reference import as_markdown
 
         click.echo(as_markdown(), nl=False)
         return
 
-    from kmura.config import ClassificationConfig
+    bundle = KINDS[kind or _kind_of(recipe)]
+    if phase and bundle is not ClassificationConfig:
+        raise click.UsageError("--phase is for the kind classification; leave it out")
+
     from kmura.config.reference import as_text, as_toml, chosen_keys
 
-    keys = chosen_keys(ClassificationConfig, only)
-    values, source = _configuration(recipe, phase, area, runs, settings)
+    keys = chosen_keys(bundle, only)
+    values, source = _configuration(recipe, bundle, phase, area, runs, settings)
     if source:
         click.echo(source, err=True)
     if form == "toml":
@@ -66,12 +78,17 @@ def config(recipe, phase, area, runs, settings, only, form):
         click.echo(as_text(values, keys), nl=False)
 
 
-def _configuration(recipe, phase, area, runs, settings):
+def _kind_of(recipe: str | None) -> str:
+    """The kind that has a shipped recipe of this name; classification if none has."""
+    return next((kind for kind, bundle in KINDS.items() if recipe in recipe_names(bundle)), "classification")
+
+
+def _configuration(recipe, bundle, phase, area, runs, settings):
     """The configuration that the options describe, and where its tuned values come from, or ""."""
     from kmura.config import load_config
 
     if phase is None:
-        return load_config(recipe, settings), ""
+        return load_config(recipe, settings, bundle), ""
 
     from kmura.classification.phases import SEARCHES, phase_config
 

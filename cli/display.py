@@ -37,8 +37,13 @@ def notes(passed_over, remarks, pictures: int) -> list[str]:
 
 
 def show_evaluation(evaluation) -> None:
-    """Prints the tables of an `Evaluation`, and notes on how to read them."""
-    out, scores = console(), evaluation.scores
+    """Prints the tables of an `Evaluation`, and notes on how to read them; or the `facts` of an evaluation of facts."""
+    out = console()
+    if facts := getattr(evaluation, "facts", None):
+        for name, text in {"run": f"{evaluation.area}, {evaluation.phase}", **facts}.items():
+            out.print(f"{name}: {text}")
+        return
+    scores = evaluation.scores
     chosen = f"best epoch chosen on {evaluation.select_on} by {evaluation.selected_epoch_by}"
     title = f"{evaluation.area}, {evaluation.phase}: {chosen}"
     if evaluation.is_binary:

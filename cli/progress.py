@@ -138,6 +138,7 @@ def training_progress():
             self.stop()
             self.clock.end_epoch()
             names = ("loss", "val_loss_img", "val_auc_img", "val_auc_study", "val_acc_study", "val_f1_study")
+            names += ("val_loss", "val_rank", "val_probe_auc")  # of pretraining
             scores = "  ".join(f"{name} {logs[name]:.4f}" for name in names if name in logs)
             star = "  *" if logs.get("best") else ""
             times = f"{logs.get('seconds', 0):.0f} s, {duration(self.clock.elapsed)} in all"

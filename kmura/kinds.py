@@ -49,8 +49,8 @@ KINDS: dict[str, Kind] = {
     PRETRAINING: Kind(
         config="kmura.config:PretrainingConfig",
         learner="kmura.pretraining.learner:PretrainingLearner",
-        evaluate="kmura.pretraining.evaluate:evaluate_run",
-        evaluation="kmura.pretraining.evaluate:read_evaluation",
+        evaluate="kmura.evaluation.pretraining:evaluate_run",
+        evaluation="kmura.evaluation.pretraining:read_evaluation",
         chapter="kmura.report.pretraining_chapter:chapter",
     ),
 }

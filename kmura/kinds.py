@@ -48,9 +48,9 @@ KINDS: dict[str, Kind] = {
     ),
     PRETRAINING: Kind(
         config="kmura.config:PretrainingConfig",
-        learner="kmura.pretraining.learner:PretrainingLearner",
-        evaluate="kmura.evaluation.pretraining:evaluate_run",
-        evaluation="kmura.evaluation.pretraining:read_evaluation",
+        learner="kmura.pretraining.pair_learner:PretrainingLearner",
+        evaluate="kmura.evaluation.encoder:evaluate_run",
+        evaluation="kmura.evaluation.encoder:read_evaluation",
         chapter="kmura.report.pretraining_chapter:chapter",
     ),
 }

@@ -72,7 +72,9 @@ def test_worker_processes_use_a_layout_registered_only_by_the_caller(flat, tmp_p
 def test_the_command_takes_choices_and_options_from_the_registry(flat, tmp_path, monkeypatch, capsys):
     code, out, _ = kmura_main(monkeypatch, capsys, "build-tfrecords", "--help")
     text = " ".join(out.split())
-    assert code == 0 and "[mura|folders|medmnist|flat]" in text and "flat ROOT/PATIENT_STUDY_LABEL.png" in text
+    assert (
+        code == 0 and "[mura|folders|medmnist|unlabelled|flat]" in text and "flat ROOT/PATIENT_STUDY_LABEL.png" in text
+    )
     assert "--without NAMES flat: leave out these patients." in text
     assert "--name TEXT folders, medmnist, flat: name of the area" in text
     build = ("build-tfrecords", flat, "--out", tmp_path / "records", "--layout", "flat", "--workers", 1)

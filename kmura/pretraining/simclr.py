@@ -1,7 +1,7 @@
 """SimCLR: a simple framework for contrastive learning (Chen et al. 2020, arXiv 2002.05709)."""
 
 from kmura.config import MethodConfig
-from kmura.pretraining.losses import nt_xent
+from kmura.pretraining.embedding_losses import nt_xent
 from kmura.pretraining.method import PretrainingModel
 
 

@@ -1,7 +1,7 @@
 """VICReg: variance, invariance, covariance regularisation (Bardes et al. 2022, arXiv 2105.04906)."""
 
 from kmura.config import MethodConfig
-from kmura.pretraining.losses import covariance, invariance, variance
+from kmura.pretraining.embedding_losses import covariance, invariance, variance
 from kmura.pretraining.method import PretrainingModel
 
 

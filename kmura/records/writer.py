@@ -96,11 +96,14 @@ def build_records(
 
 
 def _check_classes(root: Path, layout: Layout, listing: Listing, sources: list[Source], after: str) -> None:
-    """Raises InputError for a binary area whose training split lacks a class: no classifier can learn from it."""
+    """Raises InputError for a binary area whose training split lacks a class: no classifier can learn from it.
+
+    Areas without any label are for pretraining.
+    """
     if listing.task != Binary.name:
         return
     present = {(source.area, source.label[0]) for source in sources if source.split == "train"}
-    for area in sorted({source.area for source in sources}):
+    for area in sorted({source.area for source in sources if source.label[0] >= 0}):
         for label, class_name in enumerate(listing.classes):
             if (area, label) not in present:
                 leave = ", or leave the area out with --areas" if AREAS in layout.options else ""

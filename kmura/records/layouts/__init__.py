@@ -11,12 +11,14 @@ from kmura.records.layouts.base import Layout, Listing, Option
 from kmura.records.layouts.folders import Folders
 from kmura.records.layouts.medmnist import MedMNIST
 from kmura.records.layouts.mura import Mura
+from kmura.records.layouts.unlabelled import Unlabelled
 from kmura.records.manifest import Skipped
 
 _LAYOUTS = (
     Mura(),
     Folders(),
     MedMNIST(),
+    Unlabelled(),
 )
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _LAYOUTS}
 

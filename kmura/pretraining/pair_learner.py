@@ -107,26 +107,39 @@ class PretrainingLearner(Learner):
         return scores
 
     def callbacks(self, history: Sequence[Mapping[str, Any]]) -> list[keras.callbacks.Callback]:
-        warned = any(Spread(row["val_std"], row["val_rank"]).has_collapsed for row in history)
-        return [CollapseWarning(self, warned)]
+        return [CollapseWarning(self, [Spread(row["val_std"], row["val_rank"]).has_collapsed for row in history])]
 
 
 class CollapseWarning(keras.callbacks.Callback):
-    """Logs one warning after the first epoch whose embeddings have collapsed."""
+    """Logs one warning as soon as the embeddings have collapsed in two epochs in a row.
 
-    def __init__(self, learner: PretrainingLearner, warned: bool):
+    One epoch alone is no sign: after the first steps the moving statistics of the normalisations are still far off.
+    """
+
+    def __init__(self, learner: PretrainingLearner, collapsed: Sequence[bool]):
+        """
+        Args:
+            learner: whose `spread` is watched.
+            collapsed: whether the embeddings had collapsed, for each of the finished epochs of a resumed run.
+        """
         super().__init__()
-        self.learner, self.warned = learner, warned
+        self.learner, self.collapsed = learner, list(collapsed)
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.learner.spread.has_collapsed and not self.warned:
-            self.warned = True
+        before = self._is_certain
+        self.collapsed.append(self.learner.spread.has_collapsed)
+        if self._is_certain and not before:
             log.warning(
                 "WARNING: epoch %d: %s; the encoder learns nothing, change the weights of the loss, train.base_rate or "
                 "train.optimizer",
                 epoch + 1,
                 self.learner.spread.text,
             )
+
+    @property
+    def _is_certain(self) -> bool:
+        pairs = zip(self.collapsed, self.collapsed[1:], strict=False)
+        return any(first and second for first, second in pairs)
 
 
 def network(dataset: Dataset, config: PretrainingConfig, *, load_weights: bool) -> ProjectionNetwork:

@@ -181,6 +181,23 @@ def test_the_evaluation_describes_the_features(vicreg, records):
         kmura.export(vicreg.folder, vicreg.folder.parent / "served")
 
 
+def test_the_report_shows_encoders_side_by_side(vicreg, records, tmp_path):
+    from kmura.report.report import report
+
+    kmura.evaluate(vicreg.folder)
+    other = pretrained(records, tmp_path / "runs", method__method="simclr", train__epochs=1).folder
+    with pytest.raises(InputError, match="make it with: kmura evaluate"):
+        report([other], tmp_path / "page.html")
+    kmura.evaluate(other)
+    page = report([vicreg.folder, other], tmp_path / "page.html").read_text()
+    assert page.count("<caption>Pretrained encoders</caption>") == 1
+    rows = page.partition("<caption>Pretrained encoders</caption>")[2].partition("</table>")[0]
+    assert "XR_WRIST, vicreg" in rows and "XR_WRIST, simclr" in rows
+    figures = {path.stem for path in (tmp_path / "page-figures").glob("*.png")}
+    names = ("terms", "progress", "spread", "maps", "neighbours")
+    assert figures == {f"run{number}-{name}" for number in (0, 1) for name in names}
+
+
 def test_other_settings_and_impossible_ones_are_refused(vicreg, records, tmp_path, monkeypatch, capsys):
     runs = vicreg.folder.parents[1]
     with pytest.raises(InputError, match="method.invariance: 25.0 -> 1.0"):

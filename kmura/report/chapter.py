@@ -111,6 +111,8 @@ class Chapter:
         area: of the run; the galleries are filtered by it.
         path: folder of the run.
         headline: the sentence of the summary.
+        overview: a table of one row, shown in the summary, joined with those of the other chapters that have its
+            caption and heads; None for none.
         tables: shown at the beginning of the chapter.
         explored: what `kmura eda` found in the images of the area, for the template of a section; None if it was not
             run on these records.
@@ -131,6 +133,7 @@ class Chapter:
     area: str
     path: str
     headline: tuple[Text, ...]
+    overview: Table | None = None
     tables: tuple[Table, ...] = ()
     explored: AreaData | None = None
     notes: tuple[str, ...] = ()

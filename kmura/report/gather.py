@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kmura.errors import InputError
 from kmura.evaluation.compare import Comparison, compare
-from kmura.report.chapter import Chapter, Section
+from kmura.report.chapter import Chapter, Section, Table
 from kmura.report.comparison_section import compared
 from kmura.report.figures import Picture
 from kmura.runs.run import Run
@@ -28,6 +28,14 @@ class Contents:
     comparison: Comparison | None
     why_not: str
     compared: Section | None
+
+    @property
+    def overviews(self) -> list[Table]:
+        """The overviews of all chapters, those with the same caption and heads as one table."""
+        rows: dict[tuple, list[tuple]] = {}
+        for overview in filter(None, (chapter.overview for chapter in self.chapters)):
+            rows.setdefault((overview.caption, overview.heads), []).extend(overview.rows)
+        return [Table(*key, tuple(of_key)) for key, of_key in rows.items()]
 
     @property
     def pictures(self) -> Iterator[Picture]:

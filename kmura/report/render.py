@@ -31,6 +31,7 @@ def render(contents: Contents) -> str:
         made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         version=kmura.__version__,
         chapters=contents.chapters,
+        overviews=contents.overviews,
         galleries=galleries,
         readings=list(dict.fromkeys(chapter.reading for chapter in contents.chapters if chapter.reading)),
         outcomes={shown.case.outcome for chapter in galleries for shown in chapter.gallery.cases},

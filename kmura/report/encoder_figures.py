@@ -73,6 +73,7 @@ def deviations(name: str, what: str, features: np.ndarray) -> Picture:
         labelled(axes[0], "standard deviation", "features", "Standard deviation of each feature")
         axes[1].plot(np.arange(1, len(share) + 1), share, color=BLUE)
         axes[1].set(xscale="log", ylim=(0, 1.02))
+        axes[1].xaxis.set_major_formatter("{x:g}")  # the default needs mathematical text
         labelled(axes[1], "principal directions", "share of the variance", "Variance in the first directions")
 
     return drawn(name, f"Spread of the features of {what}", draw, panels=2)

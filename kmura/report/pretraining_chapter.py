@@ -62,9 +62,9 @@ def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
         sections=(
             Section(
                 "How was it trained?",
-                "The probe is a linear classifier that is trained beside the encoder without an effect on it. Embeddings "
-                "that are nearly equal for all images (a standard deviation near 0), or that vary in few directions (a "
-                "low effective rank), are a collapse.",
+                "The probe is a linear classifier that is trained beside the encoder without an effect on it. "
+                "Embeddings that are nearly equal for all images (a standard deviation near 0), or that vary in few "
+                "directions (a low effective rank), are a collapse.",
                 pictures={"": pictures},
             ),
             Section(
@@ -74,8 +74,8 @@ def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
             ),
             Section(
                 "Which images does it find similar?",
-                f"Images of {evaluation.split} drawn at random, and the images with the most similar features; the numbers "
-                "are cosine similarities.",
+                f"Images of {evaluation.split} drawn at random, and the images with the most similar features; the "
+                "numbers are cosine similarities.",
                 pictures={"": similar},
             ),
         ),

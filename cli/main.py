@@ -15,6 +15,7 @@ from kmura.cli import (
     evaluation_commands,
     export_commands,
     fit_command,
+    probe_command,
     record_commands,
     weight_commands,
 )
@@ -24,7 +25,7 @@ from kmura.errors import InputError, reason, remedy
 # heading of `kmura --help` -> its commands, in the order of work
 HEADINGS = {
     "Data": ("demo-data", "build-tfrecords", "inspect", "eda"),
-    "Training": ("fit", "config"),
+    "Training": ("fit", "probe", "config"),
     "Evaluation": ("evaluate", "compare", "explain", "report"),
     "Use": ("export", "predict"),
     "Weights": ("weights port",),
@@ -77,7 +78,15 @@ def cli() -> None:
     """Build, train, evaluate, explain and serve models of medical images."""
 
 
-MODULES = (record_commands, fit_command, config_command, evaluation_commands, export_commands, weight_commands)
+MODULES = (
+    record_commands,
+    fit_command,
+    probe_command,
+    config_command,
+    evaluation_commands,
+    export_commands,
+    weight_commands,
+)
 
 for command in (command for module in MODULES for command in module.COMMANDS):
     cli.add_command(command)

@@ -20,6 +20,7 @@ _HOMES = {
     "build_model": "kmura.models.build",
     "fit": "kmura.classification.fit",
     "tune": "kmura.classification.search",
+    "probe": "kmura.pretraining.probe",
     "evaluate": "kmura.evaluation.evaluate",
     "compare": "kmura.evaluation.compare",
     "explain": "kmura.explain.gallery",
@@ -37,6 +38,7 @@ __all__ = [
     "export",
     "fit",
     "predict",
+    "probe",
     "tune",
 ]
 

@@ -12,6 +12,7 @@ from typing import Any
 from kmura.errors import InputError, check_choice
 
 CLASSIFICATION = "classification"  # also the kind of runs of version 1, which do not state it
+PROBE = "probe"  # of an encoder, without a Keras model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Kind:
 
     Attributes:
         config: the configuration bundle, a frozen dataclass of stages that include `data` and `train`.
-        learner: (Dataset, config, load_weights=...) -> `kmura.training.loop.Learner`.
+        learner: (Dataset, config, load_weights=...) -> `kmura.training.loop.Learner`; None for kinds that have no
+            training loop.
         evaluate: (Run, **options) -> the scores of the run, which are also written to its folder.
         evaluation: (Run) -> (the scores that `evaluate` wrote, the table of predictions), read and checked.
         chapter: (Run, number, eda) -> `kmura.report.chapter.Chapter`, the chapter of the run in a report.
@@ -29,7 +31,7 @@ class Kind:
     """
 
     config: str | type
-    learner: str | Callable
+    learner: str | Callable | None
     evaluate: str | Callable
     evaluation: str | Callable
     chapter: str | Callable
@@ -44,6 +46,13 @@ KINDS: dict[str, Kind] = {
         evaluation="kmura.evaluation.evaluation:read_evaluation",
         chapter="kmura.report.classification_chapter:chapter",
         contract="kmura.serving.contract:classification_contract",
+    ),
+    PROBE: Kind(
+        config="kmura.config.probe:ProbeConfig",
+        learner=None,
+        evaluate="kmura.evaluation.rescoring:rescore_run",
+        evaluation="kmura.evaluation.evaluation:read_evaluation",
+        chapter="kmura.report.probe_chapter:chapter",
     ),
 }
 

@@ -18,11 +18,11 @@ from sklearn.preprocessing import StandardScaler
 from kmura.errors import InputError
 from kmura.tasks import Task
 
-CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # inverse strengths of the L2 penalty
+CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse strengths of the L2 penalty
 KS = (5, 10, 20, 50, 100, 200)  # numbers of neighbours
 TEMPERATURE = 0.07  # of the weights of neighbours (Wu et al. 2018, section 3.4)
 SMALLEST = 1e-4  # probabilities of neighbours are clipped to SMALLEST..1 - SMALLEST
-ITERATIONS = 2000
+ITERATIONS = 500  # at most, of a regression; with a large C it may stop before it has converged
 EPOCHS, BATCH, RATE = 30, 128, 1e-3  # of the linear layer, which Adam trains
 
 

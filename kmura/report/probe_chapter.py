@@ -13,4 +13,4 @@ _OF_MODELS = ("How did the training go?", "Do the maps show what the model uses?
 def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
     """Returns the chapter of a probe; arguments and errors as of `kmura.report.classification_chapter.chapter`."""
     whole = classification_chapter.chapter(run, number, eda)
-    return dataclasses.replace(whole, sections=tuple(part for part in whole.sections if part.title not in _OF_MODELS))
+    return dataclasses.replace(whole, sections=tuple(part for part in whole.sections if part.heading not in _OF_MODELS))

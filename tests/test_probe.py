@@ -69,7 +69,7 @@ def test_a_linear_probe_and_its_floor_are_evaluated_compared_reported_and_predic
     page = report([result.run, result.floor], tmp_path / "report.html", resamples=50).read_text()
     assert "logistic regression on raw pixels" in page and "baseline-linear" in page
     picture = next((records.parent / "images").rglob("*.png"))
-    assert len(kmura.predict(result.run, [picture])) == 1
+    assert len(kmura.predict(result.run, [picture]).images) == 1
 
 
 def test_the_floor_has_no_model_and_says_so(probed):

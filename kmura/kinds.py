@@ -48,7 +48,7 @@ KINDS: dict[str, Kind] = {
         contract="kmura.serving.contract:classification_contract",
     ),
     PROBE: Kind(
-        config="kmura.config.probe:ProbeConfig",
+        config="kmura.config.probing:ProbeConfig",
         learner=None,
         evaluate="kmura.evaluation.rescoring:rescore_run",
         evaluation="kmura.evaluation.evaluation:read_evaluation",

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kmura.config import ClassificationConfig, DataConfig, ModelConfig, TrainConfig
-from kmura.config.probe import ProbeConfig, ProbeStage
+from kmura.config.probing import ProbeConfig, ProbeStage
 from kmura.data.dataset import Dataset
 from kmura.errors import InputError, check_choice
 from kmura.files import reading_json, replacing, write_json

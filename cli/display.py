@@ -70,6 +70,25 @@ def show_evaluation(evaluation) -> None:
         out.print("these records have no patients, so leakage between splits could not be checked")
 
 
+def show_probe(probe) -> None:
+    """Prints the AUC of a `Probe` beside its floor, and whether the encoder beats it."""
+    from kmura.evaluation.scoring import shown_levels
+
+    out, pair = console(), (probe.evaluation, probe.floor_evaluation)
+    table = Table(title=f"{probe.evaluation.area}: AUC of the frozen encoder and of raw pixels", title_justify="left")
+    for heading in ("split", "level", "n", *(evaluation.phase for evaluation in pair)):
+        table.add_column(heading, justify="left" if heading in ("split", "level") else "right")
+    for split, levels in probe.evaluation.scores.splits.items():
+        for level in shown_levels(levels):
+            units = "image" if levels["study"].is_single_view else level
+            cells = (str(evaluation.scores.splits[split][level].scores["auc"]) for evaluation in pair)
+            table.add_row(split, units, str(levels[level].units), *cells)
+    out.print(table)
+    out.print("settings were chosen on val, so its scores are optimistic; 95 % intervals in brackets")
+    out.print(probe.verdict)
+    out.print(f"runs: {probe.run}, {probe.floor}")
+
+
 def evaluation_table(scores, split: str, title: str) -> Table:
     """Scores of a split at both levels (one, if every image is a study), raw and calibrated, one column each."""
     from kmura.evaluation.scoring import shown_levels

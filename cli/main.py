@@ -16,6 +16,7 @@ from kmura.cli import (
     export_commands,
     fit_command,
     pretrain_command,
+    probe_command,
     record_commands,
     weight_commands,
 )
@@ -25,7 +26,7 @@ from kmura.errors import InputError, reason, remedy
 # heading of `kmura --help` -> its commands, in the order of work
 HEADINGS = {
     "Data": ("demo-data", "build-tfrecords", "inspect", "eda"),
-    "Training": ("fit", "pretrain", "config"),
+    "Training": ("fit", "pretrain", "probe", "config"),
     "Evaluation": ("evaluate", "compare", "explain", "report"),
     "Use": ("export", "predict"),
     "Weights": ("weights port",),
@@ -82,6 +83,7 @@ MODULES = (
     record_commands,
     fit_command,
     pretrain_command,
+    probe_command,
     config_command,
     evaluation_commands,
     export_commands,

@@ -21,6 +21,7 @@ _HOMES = {
     "fit": "kmura.classification.fit",
     "tune": "kmura.classification.search",
     "pretrain": "kmura.pretraining.pretrain",
+    "probe": "kmura.pretraining.probe",
     "evaluate": "kmura.evaluation.evaluate",
     "compare": "kmura.evaluation.compare",
     "explain": "kmura.explain.gallery",
@@ -39,6 +40,7 @@ __all__ = [
     "fit",
     "predict",
     "pretrain",
+    "probe",
     "tune",
 ]
 

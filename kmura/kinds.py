@@ -13,6 +13,7 @@ from kmura.errors import InputError, check_choice
 
 CLASSIFICATION = "classification"  # also the kind of runs of version 1, which do not state it
 PRETRAINING = "pretraining"
+PROBE = "probe"  # of an encoder, without a Keras model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Kind:
 
     Attributes:
         config: the configuration bundle, a frozen dataclass of stages that include `data` and `train`.
-        learner: (Dataset, config, load_weights=...) -> `kmura.training.loop.Learner`.
+        learner: (Dataset, config, load_weights=...) -> `kmura.training.loop.Learner`; None for kinds that have no
+            training loop.
         evaluate: (Run, **options) -> the scores of the run, which are also written to its folder.
         evaluation: (Run) -> (the scores that `evaluate` wrote, the table of predictions), read and checked.
         chapter: (Run, number, eda) -> `kmura.report.chapter.Chapter`, the chapter of the run in a report.
@@ -30,7 +32,7 @@ class Kind:
     """
 
     config: str | type
-    learner: str | Callable
+    learner: str | Callable | None
     evaluate: str | Callable
     evaluation: str | Callable
     chapter: str | Callable
@@ -52,6 +54,13 @@ KINDS: dict[str, Kind] = {
         evaluate="kmura.evaluation.encoder:evaluate_run",
         evaluation="kmura.evaluation.encoder:read_evaluation",
         chapter="kmura.report.pretraining_chapter:chapter",
+    ),
+    PROBE: Kind(
+        config="kmura.config.probing:ProbeConfig",
+        learner=None,
+        evaluate="kmura.evaluation.rescoring:rescore_run",
+        evaluation="kmura.evaluation.evaluation:read_evaluation",
+        chapter="kmura.report.probe_chapter:chapter",
     ),
 }
 

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from kmura.cli.main import cli
-from kmura.config import ClassificationConfig
+from kmura.config import ClassificationConfig, PretrainingConfig
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -121,10 +121,11 @@ def test_every_flag_mentioned_alone_belongs_to_a_command(page):
 
 @every_page
 def test_every_configuration_key_exists(page):
-    stages = {field.name: dataclasses.fields(field.type) for field in dataclasses.fields(ClassificationConfig)}
-    keys = {f"{stage}.{field.name}" for stage, fields in stages.items() for field in fields}
+    bundles = (ClassificationConfig, PretrainingConfig)
+    stages = [(field.name, dataclasses.fields(field.type)) for cls in bundles for field in dataclasses.fields(cls)]
+    keys = {f"{stage}.{field.name}" for stage, fields in stages for field in fields}
     text = "\n".join([*spans(page), *blocks(page, "console")])
-    named = set(re.findall(rf"(?<![\w./-])((?:{'|'.join(stages)})\.[a-z_0-9]+)(?![\w.(])", text))
+    named = set(re.findall(rf"(?<![\w./-])((?:{'|'.join(dict(stages))})\.[a-z_0-9]+)(?![\w.(])", text))
     named -= {"cam.py", "model.safetensors", "data.dataset"}  # a file, a file, a module
     named -= {"train.lr", "train.focal"}  # an example of an invalid key, and a prefix of several keys
     assert named <= keys

@@ -59,7 +59,7 @@ def evaluate_run(
         has_patients=dataset.manifest.has_patients,
         model_sha256=model_sha256,
         predictions_sha256=sha256_of(folder.predictions),
-        scores=_scored(run, options),
+        scores=scored(run, options),
         task=description.task,
         classes=description.classes,
         localization_faithfulness=localized,
@@ -68,7 +68,8 @@ def evaluate_run(
     return evaluation
 
 
-def _scored(run: Run, options: ScoreOptions) -> Scores | MultiScores:
+def scored(run: Run, options: ScoreOptions) -> Scores | MultiScores:
+    """Returns the scores of the `predictions.csv` of a run."""
     table = read_predictions(run.folder.predictions, run.labels)
     if isinstance(run.labels, Binary):
         return score_table(table, options)

@@ -6,6 +6,7 @@ import pandas as pd
 
 from kmura.data.dataset import Dataset
 from kmura.errors import InputError
+from kmura.runs.predictions import predictions_of
 
 
 def predict_split(model: keras.Model, dataset: Dataset, split: str) -> pd.DataFrame:
@@ -29,11 +30,4 @@ def predict_split(model: keras.Model, dataset: Dataset, split: str) -> pd.DataFr
     if not finite.all():
         image = rows["image"][int(np.argmin(finite))]
         raise InputError(f"the model's output for {image} is not a number; fit again with a lower train.learning_rate")
-    return pd.concat(
-        [
-            rows.assign(split=split)[["split", "area", "patient", "study", "image", *task.label_columns]],
-            pd.DataFrame(logit, columns=task.logit_columns),
-            pd.DataFrame(task.probabilities(logit), columns=task.probability_columns),
-        ],
-        axis=1,
-    )
+    return predictions_of(rows, split, logit, task)

@@ -1,0 +1,1 @@
+"""Encoders that are trained without labels, and their probes."""

@@ -119,11 +119,20 @@ def read_history(folder: RunFolder) -> pd.DataFrame | None:
 def facts_of(description: RunDescription, folder: RunFolder) -> dict[str, str]:
     """How a run was made: name -> text."""
     config = description.config
+    made = {
+        "records": description.records,
+        "command": description.command,
+        "versions": ", ".join(f"{name} {version}" for name, version in description.versions.items()),
+    }
+    if not hasattr(config, "model"):  # a probe
+        images = f"{config.data.image_size} pixels, {config.data.resize}"
+        return {"method": f"{config.probe.words}, {images}, {100 * config.probe.labels:g} % of the labels"} | made
+    if folder.probe.is_file():
+        how = f"probe of the frozen encoder, settings in {folder.probe}"
+        return {"network": f"{config.model.words}, {config.data.image_size} pixels", "training": how} | made
     return {
         "network": f"{config.model.words}, {config.data.image_size} pixels, {config.data.resize}",
         "training": f"{epochs_trained(folder, config)}, batches of {config.train.batch_size}, Adam at "
         f"{config.train.learning_rate:g}, {description.policy}, seed {config.train.seed}",
-        "records": description.records,
-        "command": description.command,
-        "versions": ", ".join(f"{name} {version}" for name, version in description.versions.items()),
+        **made,
     }

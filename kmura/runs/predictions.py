@@ -80,6 +80,25 @@ def check_predictions(table: pd.DataFrame, task: Task, path: str | os.PathLike |
             )
 
 
+def predictions_of(rows: pd.DataFrame, split: str, logit: np.ndarray, task: Task) -> pd.DataFrame:
+    """Returns the table of predictions of a split, with the columns that `read_predictions` returns.
+
+    Args:
+        rows: table of `Dataset.rows`, one row per image.
+        split: its name.
+        logit: [N, L], float64.
+        task: of the predictions.
+    """
+    return pd.concat(
+        [
+            rows.assign(split=split)[["split", "area", "patient", "study", "image", *task.label_columns]],
+            pd.DataFrame(logit, columns=task.logit_columns),
+            pd.DataFrame(task.probabilities(logit), columns=task.probability_columns),
+        ],
+        axis=1,
+    )
+
+
 def patient_keys_of(table: pd.DataFrame) -> np.ndarray:
     """Returns the patient of each image as text [N]; an image without one belongs to a patient of its study alone."""
     patient = table["patient"].fillna("").astype(str)

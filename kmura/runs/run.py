@@ -51,6 +51,7 @@ class RunFolder:
     best = _inside("best.keras")
     encoder = _inside("encoder")  # preset folder of the pretrained backbone (kind pretraining)
     last = _inside("last")
+    probe = _inside("probe.json")  # settings of a probe
     predictions = _inside("predictions.csv")
     metrics = _inside("metrics.json")
     explained = _inside("explain")  # folder of the pictures of `kmura explain`

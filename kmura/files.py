@@ -195,8 +195,9 @@ def reading_json(path: Path, *, fix: str, missing: str = "") -> Iterator[Any]:
 def csv_rows(path: str | os.PathLike, fix: str) -> list[list[str]]:
     """The rows of a CSV file, without those whose cells are all empty.
 
-    The text is UTF-8, or UTF-16 with a byte order mark. Cells are separated by commas, or by tabs where the first line
-    has tabs and no comma, as spreadsheets write their "Unicode text".
+    The text is UTF-8, or UTF-16 with a byte order mark. Cells are separated by commas; by tabs where the first line has
+    tabs and no comma, as spreadsheets write their "Unicode text"; by semicolons where the first line has semicolons and
+    neither commas nor anything that occurs in paths, as spreadsheets write CSV where numbers have a decimal comma.
 
     Args:
         path: the file.
@@ -218,6 +219,8 @@ def csv_rows(path: str | os.PathLike, fix: str) -> list[list[str]]:
             raise ValueError("it contains zero bytes, as UTF-16 without a byte order mark does")
         first = text.partition("\n")[0]
         separator = "\t" if "\t" in first and "," not in first else ","
+        if ";" in first and not any(character in first for character in ",\t./\\"):
+            separator = ";"
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
         return [row for row in rows if any(cell.strip() for cell in row)]
     except UnicodeDecodeError as error:

@@ -284,3 +284,20 @@ def test_a_shift_of_prevalence_must_be_relevant():
     assert "30 % of the cases" in prevalence_shift(labels(0.300), labels(0.36))
     assert "3 % of the cases here" in prevalence_shift(labels(0.01), labels(0.03))
     assert "0 % of the cases here" in prevalence_shift(labels(0.3, 100), labels(0.0, 100))
+
+
+@pytest.mark.parametrize("scale", [10, 1000])
+@pytest.mark.parametrize("method", ["platt", "temperature"])
+def test_calibration_never_makes_scores_of_a_large_scale_worse_on_their_own_split(method, scale):
+    """Most studies then have a probability of exactly 0 or 1, and the others disagree in their views."""
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        label = rng.integers(0, 2, 60)
+        views = scale * rng.normal(1.5 * (2 * label[:, None] - 1), 1.5, (60, 2))
+        logit = logits_of(expit(views).mean(axis=1))
+        calibrator = fit_calibrator(method, label, logit)
+        before, after = (metrics.log_loss(label, value)[0] for value in (expit(logit), calibrator(logit)))
+        if method == "platt":  # its targets are not 0 and 1, so its loss can be larger even if all scores are used
+            slope, bias = _sigmoid_calibration(logit, label, max_abs_prediction_threshold=1e9)
+            before = max(before, metrics.log_loss(label, expit(-slope * logit - bias))[0])
+        assert after <= before + 1e-3, seed

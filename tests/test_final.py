@@ -212,3 +212,15 @@ def test_boxes_enclose_values_above_half_of_the_maximum():
     image = np.full((8, 10, 1), 100.0)
     picture = np.asarray(overlay(image, heat)).astype(int)
     assert (picture[0, 0] == 100).all() and (picture[3, 3] == (90, 220, 255)).all()
+
+
+def test_published_values_are_used_with_both_recipes_of_the_phase(tmp_path):
+    from kmura.classification.phases import phase_config, published_values
+
+    published = published_values("XR_SHOULDER")
+    for recipe in (None, "final", "final-plus"):
+        config, source = phase_config("final", "XR_SHOULDER", tmp_path, recipe)
+        assert source == "tuned values published for XR_SHOULDER of MURA"
+        assert config.cam.alpha_cam == published["cam.alpha_cam"]
+    _, source = phase_config("final", "XR_SHOULDER", tmp_path, "pneumoniamnist_final")
+    assert source.startswith("no tuned values"), "the values of another recipe are its own"

@@ -384,3 +384,18 @@ def test_a_file_that_is_linked_into_its_own_class_is_listed_once(classes):
     (classes / "test" / "normal" / "x.png").symlink_to(classes / "train" / "normal" / "0.png")
     listing = listed("folders", classes, positive_class="disease")
     assert len(listing.sources) == 12 and listing.passed_over[0].examples == ("test/normal/x.png",)
+
+
+def test_strict_also_fails_for_files_that_are_skipped_before_they_are_read(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "source" / name).mkdir(parents=True)
+        for number in range(12):
+            textured(number).save(tmp_path / "source" / name / f"{number}.png")
+    raw = os.path.join(os.fsencode(tmp_path / "source" / "a"), b"latin\xe9.png")
+    textured(99).save(os.fsdecode(raw))
+    options = {"layout": "folders", "positive_class": "b", "workers": 1}
+    manifest = build_records(tmp_path / "source", tmp_path / "records", **options)
+    assert [item.reason for item in manifest.skipped] == ["name is not UTF-8"]
+    with pytest.raises(InputError, match="name is not UTF-8; fix or remove it, or build without --strict"):
+        build_records(tmp_path / "source", tmp_path / "other", strict=True, **options)
+    assert not (tmp_path / "other").exists()

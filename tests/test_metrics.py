@@ -408,3 +408,12 @@ def test_a_study_is_known_by_area_patient_and_id():
     assert keys[0] == keys[1] and len(set(keys)) == 3
     joined = metrics.study_keys(["a/b", "a"], ["c", "b/c"], ["1", "1"])
     assert joined[0] != joined[1]
+
+
+def test_an_interval_is_shown_with_as_many_decimals_as_its_ends_need():
+    from kmura.metrics.intervals import Interval
+
+    assert str(Interval(0.94123, 0.88651, 0.98199)) == "0.941 (0.887 to 0.982)"
+    assert str(Interval(0.2181, 0.21808, 0.21813)) == "0.21810 (0.21808 to 0.21813)"
+    assert str(Interval(-0.0001, -0.2, 0.2)) == "0.000 (-0.200 to 0.200)"
+    assert str(Interval(0.5, float("nan"), float("nan"))) == "0.500 (no interval)"

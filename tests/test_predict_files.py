@@ -366,3 +366,16 @@ def test_boxes_in_another_encoding_are_refused_in_one_line(tmp_path):
     (tmp_path / "boxes.csv").write_bytes("image,x0,y0,x1,y1\né.png,1,1,2,2\n".encode("latin-1"))
     with pytest.raises(InputError, match="byte 18 is not UTF-8; save it as CSV in UTF-8, or give a CSV of boxes"):
         read_boxes(tmp_path / "boxes.csv")
+
+
+def test_studies_of_two_patients_with_one_name_stay_apart(tree):
+    image = sorted(tree.rglob("*.png"))[:3]
+    rows = [f"{path.relative_to(tree)},study1,{patient}" for path, patient in zip(image, ("p1", "p2", ""), strict=True)]
+    (tree / "list.csv").write_text("\n".join(["image,study,patient", *rows]))
+    assert [item.study for item in list_images([tree / "list.csv"])] == ["p1/study1", "p2/study1", "study1"]
+
+
+def test_a_csv_with_semicolons_is_read(tree):
+    path = sorted(tree.rglob("*.png"))[0].relative_to(tree)
+    (tree / "list.csv").write_text(f"image;study\n{path};one, two\n")
+    assert [item.study for item in list_images([tree / "list.csv"])] == ["one, two"]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from test_report import Page, evaluated, explained, words
 from test_scoring import FEW, simulated
 
 from kmura import metrics
+from kmura.errors import InputError
 from kmura.evaluation.compare import compare
 from kmura.evaluation.exploration import AreaData, Intensity, PrincipalParts
 from kmura.evaluation.scoring import level_scores, units_of
@@ -328,3 +330,14 @@ def test_the_classification_report_shows_undefined_scores_as_such():
     table = report_table(level_scores(rows, "study", resamples=20), TASK.sides, "test")
     rows = {row[0]: row for row in table.rows}
     assert rows["abnormal"][1] == "undefined" and rows["normal"][2] == "1.000"
+
+
+@pytest.mark.parametrize("target", ["/dev/null", "folder"])
+def test_a_target_that_cannot_be_written_leaves_no_figures(evaluated_run, tmp_path, target):
+    from kmura.report.report import report
+
+    (tmp_path / "folder").mkdir()
+    out = Path(target) if target.startswith("/") else tmp_path / target
+    with pytest.raises(InputError, match="is a device or a pipe|cannot write"):
+        report([evaluated_run[1]], out)
+    assert not out.with_name(f"{out.stem}-figures").exists()

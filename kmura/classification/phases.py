@@ -29,6 +29,7 @@ HYBRID_KEYS = ("train.learning_rate", "train.weight_decay", "train.slow_factor")
 OPTIONAL_KEYS = ("model.dropout", "train.schedule", "train.balance")
 # phase -> the keys that a search tunes for it, and the name of the search's folder in RUNS/AREA
 SEARCHES = {"final": (TUNED_KEYS, "tune"), "hybrid": (HYBRID_KEYS, "tune-hybrid")}
+PUBLISHED_FOR = (None, "final", "final-plus")  # recipes that take the published values; None is that of the phase
 PUBLISHED = "mura_tuned.csv"  # in the folder of the recipes
 
 
@@ -46,7 +47,8 @@ def phase_config(
 
     1. The recipe; by default that of the phase, or `tune_hybrid` for `tune` of a hybrid.
     2. Tuned values, for `final` and `hybrid` only: those of the run that continues (unless `fresh`); else those of the
-       search (`best.json`); else, for `final` without `recipe`, the published values of the area.
+       search (`best.json`); else, for the recipes `final` and `final-plus`, the published values of the
+       area.
     3. The settings.
 
     Raises:
@@ -67,7 +69,7 @@ def phase_config(
         source = f"tuned values of the run in {begun.path}"
     elif best.exists():
         tuned, source = read_best(best, keys), f"tuned values from {best}"
-    elif phase == "final" and recipe is None and (tuned := published_values(area)):
+    elif phase == "final" and recipe in PUBLISHED_FOR and (tuned := published_values(area)):
         source = f"tuned values published for {area} of MURA"
     else:
         tuned, source = {}, f"no tuned values for {area}; using those of the recipe"

@@ -46,8 +46,8 @@ Later items of this list override earlier ones:
 2. The recipe: the file or shipped name of `--recipe`. Without it, the recipe of the phase: `baseline`, `tune`, `final`
    or `hybrid`; `tune_hybrid` for `--phase tune --model hybrid`.
 3. Tuned values, for the phases `final` and `hybrid` only: those of an existing run, unless `--fresh` is given; else
-   those of the search (`RUNS/AREA/tune/best.json`, for a hybrid `RUNS/AREA/tune-hybrid/best.json`); else, for `final`
-   without `--recipe`, the published values for the areas of MURA.
+   those of the search (`RUNS/AREA/tune/best.json`, for a hybrid `RUNS/AREA/tune-hybrid/best.json`); else, for the
+   recipes `final` and `final-plus`, the published values for the areas of MURA.
 4. Short flags of `kmura fit`, such as `--epochs 3` for `train.epochs`.
 5. `--set stage.key=value`. If a key is set twice, the last value wins.
 

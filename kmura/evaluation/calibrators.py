@@ -71,6 +71,10 @@ def fit_calibrator(method: Literal["temperature", "platt", "isotonic"], label, l
     highest logit, if it is beyond 13 and more than 1 from the next, and that of several cases or of a clipped
     probability.
 
+    Where the logits have a very large scale, the scores without a logit can be most of the scores. If temperature or
+    Platt fitted to the others would have a larger log loss on all scores than the logits themselves, the calibrator is
+    fitted to all scores, or leaves the logits as they are, whichever has the lower log loss.
+
     Args:
         method: see `Calibrator`.
         label: labels [N], 0 or 1.
@@ -100,7 +104,20 @@ def fit_calibrator(method: Literal["temperature", "platt", "isotonic"], label, l
     limits = tuple(
         _place_of(label[end], slope, bias, logit[inner], sign) for end, sign in zip(ends, (-1, 1), strict=True)
     )
-    return Calibrator(method, float(1 / slope), float(bias), limits=limits if ends.any() else None)
+    fitted = Calibrator(method, float(1 / slope), float(bias), limits=limits if ends.any() else None)
+    unchanged = Calibrator(method)
+    if _loss_of(fitted, label, logit) <= _loss_of(unchanged, label, logit):
+        return fitted
+    if not ends.any():  # only Platt's targets, which are those of a small sample, make a difference
+        return fitted
+    slope, bias = _fitted(method, label, logit)
+    of_all = Calibrator(method, float(1 / slope), float(bias))
+    return min(of_all, unchanged, key=lambda calibrator: _loss_of(calibrator, label, logit))
+
+
+def _loss_of(calibrator: Calibrator, label: np.ndarray, logit: np.ndarray) -> float:
+    """Returns the log loss of the calibrated probabilities, clipped as everywhere else."""
+    return float(metrics.log_loss(label, calibrator(logit))[0])
 
 
 def _fitted(method: str, label: np.ndarray, logit: np.ndarray) -> tuple[float, float]:

@@ -16,6 +16,8 @@ _ROUNDING = 1e-9  # a narrower interval has no width but rounding
 class Interval:
     """A score with its 95 % interval; NaN where undefined. Its string is `0.941 (0.887 to 0.982)`.
 
+    The string has three decimals, or as many as are needed to tell the ends of the interval apart.
+
     Attributes:
         value: the score.
         low, high: the interval, of positive width; NaN if it is undefined.
@@ -33,9 +35,12 @@ class Interval:
     def __str__(self) -> str:
         if np.isnan(self.value):
             return "undefined"
-        return f"{self.value:.3f} " + (
-            "(no interval)" if np.isnan(self.low) else f"({self.low:.3f} to {self.high:.3f})"
-        )
+        if np.isnan(self.low):
+            return f"{self.value:z.3f} (no interval)"
+        digits = 3
+        while digits < 12 and f"{self.low:.{digits}f}" == f"{self.high:.{digits}f}":
+            digits += 1
+        return f"{self.value:z.{digits}f} ({self.low:z.{digits}f} to {self.high:z.{digits}f})"
 
 
 def with_width(value, low, high, method: str) -> Interval:

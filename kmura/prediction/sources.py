@@ -38,9 +38,9 @@ class Image:
 def list_images(sources: Iterable[str | os.PathLike], group: str = "auto", tally: Tally | None = None) -> list[Image]:
     """Returns the images in files, folders and CSVs, without duplicates.
 
-    Folders are searched recursively, see `find_images`. A CSV has the column `image` and optionally `study`, or
-    is a plain list of paths like those of MURA. Its paths are relative to its folder or to the parent of its folder
-    (the paths of MURA begin with `MURA-v1.1/`).
+    Folders are searched recursively, see `find_images`. A CSV has the column `image` and optionally `study` and
+    `patient` (a study is then known by both, as `patient/study`), or is a plain list of paths like those of MURA. Its
+    paths are relative to its folder or to the parent of its folder (the paths of MURA begin with `MURA-v1.1/`).
 
     Args:
         sources: image files, folders and CSV files.
@@ -96,13 +96,20 @@ def _in_csv(source: Path, tally: Tally) -> Iterator[Image]:
         head = ["image"]  # a list without a header
     else:
         raise InputError(f"{source} has no column image, but {', '.join(head)}; name the column with the paths image")
-    at, study_at = head.index("image"), head.index("study") if "study" in head else None
+    at = head.index("image")
+
+    def cell(row: list[str], column: str) -> str:
+        place = head.index(column) if column in head else len(row)
+        return normalised(row[place].strip()) if len(row) > place else ""
+
     for number, row in enumerate(rows, 1):
         if len(row) <= at or not row[at].strip():
             tally.add("rows of a CSV without an image", f"{shown(source)}, row {number}")
         else:
             path = Path(row[at].strip().replace("\\", "/"))
-            study = normalised(row[study_at].strip()) if study_at is not None and len(row) > study_at else ""
+            study, patient = cell(row, "study"), cell(row, "patient")
+            if study and patient:  # two patients may have a study of the same name
+                study = f"{patient}/{study}"
             place = Path(*(part for part in path.parts if part not in ("..", path.anchor)))
             yield Image(_located(source, path), shown(path), place, study)
 

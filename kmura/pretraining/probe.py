@@ -243,11 +243,11 @@ def _check_settings(folder: RunFolder, settings: dict) -> None:
         before = json.loads(folder.probe.read_text())["settings"]
         changed = [name for name, value in settings.items() if before.get(name) != value]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{folder.path} is not a probe; choose another --name, or replace it with --fresh") from None
+        raise InputError(f"{folder.path} is not a probe; choose another --name, or delete it with --fresh") from None
     if changed:
         raise InputError(
             f"{folder.path} is a probe of other settings ({', '.join(changed)}); repeat the old settings, choose "
-            "another --name, or replace it with --fresh"
+            "another --name, or delete it and start again with --fresh"
         )
 
 

@@ -64,6 +64,8 @@ def build_records(
     source_layout = layout_named(layout)
     source_layout.check_out(root, out)
     listing = listing_of(source_layout, root, layout_options)
+    if strict and listing.skipped:
+        raise strict_error(listing.skipped[0])
     sources = list(listing.sources)
     _check_classes(root, source_layout, listing, sources, "")
     for split, fraction in (("test", options.test_fraction), ("val", options.val_fraction)):

@@ -13,7 +13,7 @@ from kmura.report.figures import Picture
 
 def number_text(value: float) -> str:
     """Three decimals, or `undefined` for NaN."""
-    return "undefined" if np.isnan(value) else f"{value:.3f}"
+    return "undefined" if np.isnan(value) else f"{value:z.3f}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kmura.errors import InputError, reason, remedy
-from kmura.files import replacing
+from kmura.files import check_replaceable, replacing
 from kmura.report.figures import Picture
 from kmura.report.gather import gather
 from kmura.report.render import render
@@ -40,6 +40,10 @@ def report(
     folder = out.with_name(f"{out.stem}-figures")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}, the folder for the figures, is a file; move it or choose another --out")
+    if out.exists() and not (out.is_file() or out.is_dir()):
+        raise InputError(f"{out} is a device or a pipe, beside which no figures can be written; give a file as --out")
+    if out.parent.is_dir():
+        check_replaceable(out)
     contents = gather(runs, eda=eda, resamples=resamples, seed=seed)
     page = render(contents)
     save(page, out, contents.pictures, folder)

@@ -399,3 +399,10 @@ def test_strict_also_fails_for_files_that_are_skipped_before_they_are_read(tmp_p
     with pytest.raises(InputError, match="name is not UTF-8; fix or remove it, or build without --strict"):
         build_records(tmp_path / "source", tmp_path / "other", strict=True, **options)
     assert not (tmp_path / "other").exists()
+
+
+def test_an_area_that_is_spelled_differently_in_one_split_is_named(tmp_path):
+    root = make_mura_tree(tmp_path / "tree", areas=("XR_WRIST",), train_patients=4, test_patients=4)
+    (root / "train" / "XR_WRIST").rename(root / "train" / "wrist")
+    with pytest.raises(InputError, match="files were skipped, such as train/wrist/.*add or rename them"):
+        build_records(root, tmp_path / "records", workers=1)

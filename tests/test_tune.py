@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kmura.config import ClassificationConfig, TuneConfig, config_json, load_config
+from kmura.config import RECIPES, ClassificationConfig, TuneConfig, config_json, load_config
 from kmura.errors import InputError
 
 SETTINGS = {
@@ -345,7 +345,7 @@ def test_final_takes_tuned_values_then_published_ones_then_settings(tmp_path):
     published, source = phase_config("final", "XR_HAND", tmp_path)
     assert "published" in source and published.train.learning_rate == 5.9050e-05 and published.cam.erase_every == 11
     assert (published.train.slow_from_epoch, published.mix.until_epoch, published.cam.from_epoch) == (16, 15, 3)
-    own, source = phase_config("final", "XR_HAND", tmp_path, recipe="final")
+    own, source = phase_config("final", "XR_HAND", tmp_path, recipe=str(RECIPES / "final.toml"))
     assert own.train.learning_rate == 1e-4 and "of the recipe" in source
     best = tmp_path / "XR_HAND" / "tune" / "best.json"
     best.parent.mkdir(parents=True)

@@ -52,7 +52,7 @@ class Mura(Layout):
         _check_labels(root, sources)
         if areas:
             sources = [source for source in sources if source.area in areas]
-        _check_splits(root, sources)
+        _check_splits(root, sources, skipped)
         splits = tuple(SPLIT_OF.values())
         return Listing(CLASSES, Binary.name, tuple(sources), splits, True, tuple(skipped), tally.passed_over())
 
@@ -115,13 +115,17 @@ def _check_areas(root: Path, sources: list[Source], areas: tuple[str, ...]) -> N
             raise InputError(f"area {area} is not in {root}; there are: {', '.join(known)}")
 
 
-def _check_splits(root: Path, sources: list[Source]) -> None:
+def _check_splits(root: Path, sources: list[Source], skipped: list[Skipped]) -> None:
+    seen = ""
+    if skipped:  # such as the images of a folder with another spelling
+        seen = f" ({len(skipped)} files were skipped, such as {skipped[0].file}: {skipped[0].reason})"
     present = {(source.area, source.split) for source in sources}
     for folder, split in SPLIT_OF.items():
         for area in sorted({source.area for source in sources}):
             if (area, split) not in present:
                 raise InputError(
-                    f"area {area} has no images in {root / folder}; add them, or leave it out with --areas"
+                    f"area {area} has no images in {root / folder}{seen}; add or rename them, or leave the area out with "
+                    "--areas"
                 )
 
 

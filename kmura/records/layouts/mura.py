@@ -124,8 +124,8 @@ def _check_splits(root: Path, sources: list[Source], skipped: list[Skipped]) -> 
         for area in sorted({source.area for source in sources}):
             if (area, split) not in present:
                 raise InputError(
-                    f"area {area} has no images in {root / folder}{seen}; add or rename them, or leave the area out with "
-                    "--areas"
+                    f"area {area} has no images in {root / folder}{seen}; "
+                    "add or rename them, or leave the area out with --areas"
                 )
 
 

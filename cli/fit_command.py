@@ -1,12 +1,12 @@
 """The command that trains: fit."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import click
 
-from kmura.cli.options import Choice, Recipe, examples, setting_option
-from kmura.config import recipe_names
+from kmura.cli.options import Choice, Recipe, examples, given_settings, short_flags
+from kmura.config import ClassificationConfig, recipe_names
 from kmura.config.names import BACKBONE_NAMES, FUSION_NAMES, HEAD_NAMES, PHASE_NAMES, SWIN_NAMES
 
 # flag -> the configuration key that it sets, the help, and the choices where the key's type does not list them
@@ -33,16 +33,6 @@ SHORT_FLAGS = {
 }  # fmt: skip
 
 
-def _short_flags(command: Callable) -> Callable:
-    """Adds the options of SHORT_FLAGS to a command, in their order."""
-    for flag, (key, text, choices) in reversed(SHORT_FLAGS.items()):
-        options = {"--deterministic": {"is_flag": True, "type": None}, "--backbone": {"metavar": "BACKBONE"}}.get(
-            flag, {}
-        )
-        command = setting_option(flag, key, choices, help=text, **options)(command)
-    return command
-
-
 @click.command(
     short_help="Train classifiers, or search for good settings.",
     epilog=examples(
@@ -62,7 +52,12 @@ def _short_flags(command: Callable) -> Callable:
     show_default="the phase's own",
     help=f"A TOML file, or a shipped recipe: {', '.join(recipe_names())}.",
 )
-@_short_flags
+@short_flags(
+    SHORT_FLAGS,
+    ClassificationConfig,
+    deterministic={"is_flag": True, "type": None},
+    backbone={"metavar": "BACKBONE"},
+)
 @click.option(
     "--set",
     "settings",
@@ -120,8 +115,7 @@ def fit(
 
     from kmura.config import parse_setting
 
-    keys = {flag[2:].replace("-", "_"): key for flag, (key, *_) in SHORT_FLAGS.items()}
-    given = {keys[flag]: value for flag, value in flags.items() if value is not None}
+    given = given_settings(SHORT_FLAGS, flags)
     options = {"runs": runs, "recipe": recipe, "settings": given | dict(map(parse_setting, settings))}
 
     from kmura.classification.phases import phase_config

@@ -6,8 +6,9 @@ Nothing here imports TensorFlow or numpy, so that help, completion and usage err
 import csv
 import difflib
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -137,6 +138,35 @@ def setting_option(
     choices = choices or literal_values(config, name)
     options.setdefault("type", Choice(choices) if choices else typing.get_type_hints(config)[name])
     return click.option(flag, default=None, show_default="recipe", **options)
+
+
+def short_flags(flags: Mapping[str, tuple], bundle: type, **options: dict) -> Callable:
+    """A decorator that adds short flags of configuration keys to a command, in their order.
+
+    Args:
+        flags: flag -> (key, help, choices where the key's type does not list them).
+        bundle: the configuration that has the keys.
+        **options: name of a flag, such as `backbone` -> further options of `click.option`.
+    """
+
+    def decorated(command: Callable) -> Callable:
+        for flag, (key, text, choices) in reversed(flags.items()):
+            own = options.get(flag.removeprefix("--"), {})
+            command = setting_option(flag, key, choices, bundle, help=text, **own)(command)
+        return command
+
+    return decorated
+
+
+def given_settings(flags: Mapping[str, tuple], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that short flags give, key -> value.
+
+    Args:
+        flags: as for `short_flags`.
+        values: parameter name of a flag -> its value; None if it is not given.
+    """
+    keys = {flag[2:].replace("-", "_"): key for flag, (key, *_) in flags.items()}
+    return {keys[name]: value for name, value in values.items() if value is not None}
 
 
 def literal_values(config: type, name: str) -> tuple[str, ...]:

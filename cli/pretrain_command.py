@@ -2,7 +2,7 @@
 
 import click
 
-from kmura.cli.options import Recipe, examples, setting_option
+from kmura.cli.options import Recipe, examples, given_settings, short_flags
 from kmura.config import PretrainingConfig, recipe_names
 from kmura.config.names import BACKBONE_NAMES
 
@@ -20,14 +20,6 @@ SHORT_FLAGS = {
     "--precision": ("train.precision", "Keras dtype policy; auto chooses the fastest safe one.", None),
     "--deterministic": ("train.deterministic", "Use only operations that give bit-identical results.", None),
 }  # fmt: skip
-
-
-def _short_flags(command):
-    """Adds the options of SHORT_FLAGS to a command, in their order."""
-    special = {"--deterministic": {"is_flag": True, "type": None}, "--encoder": {"metavar": "BACKBONE"}}
-    for flag, (key, text, choices) in reversed(SHORT_FLAGS.items()):
-        command = setting_option(flag, key, choices, PretrainingConfig, help=text, **special.get(flag, {}))(command)
-    return command
 
 
 @click.command(
@@ -48,7 +40,12 @@ def _short_flags(command):
     metavar="RECIPE",
     help=f"A TOML file, or a shipped recipe: {', '.join(recipe_names(PretrainingConfig))}.",
 )
-@_short_flags
+@short_flags(
+    SHORT_FLAGS,
+    PretrainingConfig,
+    deterministic={"is_flag": True, "type": None},
+    encoder={"metavar": "BACKBONE"},
+)
 @click.option(
     "--set",
     "settings",
@@ -70,8 +67,7 @@ def pretrain(area, records, runs, name, recipe, settings, resume, then_evaluate,
     """
     from kmura.config import load_config, parse_setting
 
-    keys = {flag[2:].replace("-", "_"): key for flag, (key, *_) in SHORT_FLAGS.items()}
-    given = {keys[flag]: value for flag, value in flags.items() if value is not None}
+    given = given_settings(SHORT_FLAGS, flags)
     # errors in the settings should appear before the slow imports
     config = load_config(recipe, given | dict(map(parse_setting, settings)), PretrainingConfig)
 

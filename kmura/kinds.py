@@ -60,7 +60,7 @@ KINDS: dict[str, Kind] = {
         learner=None,
         evaluate="kmura.evaluation.rescoring:rescore_run",
         evaluation="kmura.evaluation.evaluation:read_evaluation",
-        chapter="kmura.report.probe_chapter:chapter",
+        chapter="kmura.report.classification_chapter:chapter",
     ),
 }
 

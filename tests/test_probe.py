@@ -12,13 +12,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import kmura
+from kmura import metrics
 from kmura.config import DataConfig
 from kmura.data.dataset import Dataset
 from kmura.errors import InputError
 from kmura.evaluation.evaluation import read_evaluation
 from kmura.models.weights import PORTED
 from kmura.pretraining import features
-from kmura.pretraining.linear_probes import linear_layer, logistic_regression, macro_auc, neighbour_logits
+from kmura.pretraining.linear_probes import linear_layer, logistic_regression, neighbour_logits
 from kmura.pretraining.probe import encoder_of, labelled_rows
 from kmura.report.report import report
 from kmura.runs.predictions import read_predictions
@@ -157,7 +158,7 @@ def test_every_method_separates_classes_and_ignores_unknown_labels(task):
     neighbours, k = neighbour_logits(task, train, val, {"test": test[0]})
     for logits in (regression.logits(test[0]), layer.logits(test[0]), neighbours["test"]):
         assert logits.shape == (600, task.outputs) and np.isfinite(logits).all()
-        assert macro_auc(task, test[1], logits) > 0.8
+        assert metrics.macro_auc(test[1], task.probabilities(logits)) > 0.8
     garbled = train[0].copy(), train[1]
     garbled[0][(train[1] < 0).all(axis=1)] = 1e6
     np.testing.assert_allclose(logistic_regression(task, garbled, val).kernel, regression.kernel, rtol=1e-6)
@@ -199,5 +200,5 @@ def test_raw_pixels_of_pneumoniamnist_reach_their_known_auc(tmp_path):
         for split in ("train", "val", "test")
     }
     fitted = logistic_regression(dataset.labels, parts["train"], parts["val"], cs=(0.01,))
-    auc = macro_auc(dataset.labels, parts["test"][1], fitted.logits(parts["test"][0]))
+    auc = metrics.macro_auc(parts["test"][1], dataset.labels.probabilities(fitted.logits(parts["test"][0])))
     assert auc == pytest.approx(0.927, abs=0.002)

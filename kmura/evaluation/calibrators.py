@@ -106,9 +106,8 @@ def fit_calibrator(method: Literal["temperature", "platt", "isotonic"], label, l
     )
     fitted = Calibrator(method, float(1 / slope), float(bias), limits=limits if ends.any() else None)
     unchanged = Calibrator(method)
-    if _loss_of(fitted, label, logit) <= _loss_of(unchanged, label, logit):
-        return fitted
-    if not ends.any():  # only Platt's targets, which are those of a small sample, make a difference
+    # without such scores, only Platt's targets, which are those of a small sample, can increase the loss
+    if not ends.any() or _loss_of(fitted, label, logit) <= _loss_of(unchanged, label, logit):
         return fitted
     slope, bias = _fitted(method, label, logit)
     of_all = Calibrator(method, float(1 / slope), float(bias))

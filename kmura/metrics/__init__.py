@@ -61,6 +61,7 @@ from kmura.metrics.multiclass import (
     ClassScorer,
     by_class,
     confusion_matrix,
+    macro_auc,
     multiclass_scores,
     multilabel_scores,
     one_vs_rest,

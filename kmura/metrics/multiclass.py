@@ -112,6 +112,16 @@ def one_vs_rest(label, probability, weights=None) -> dict[str, np.ndarray]:
     return {name: np.stack(values, axis=1) for name, values in ranked.items()}
 
 
+def macro_auc(label, probability) -> float:
+    """Returns the mean AUC over the classes or labels for which it is defined; NaN if there is none.
+
+    Args:
+        label, probability: see `one_vs_rest`.
+    """
+    areas = one_vs_rest(label, probability)["auc"]
+    return float(np.nanmean(areas)) if np.isfinite(areas).any() else float("nan")
+
+
 def log_loss(label, probability, weights=None) -> np.ndarray:
     """Returns the mean negative log likelihood [R] of class ids [N] under probabilities [N, L], clipped at TINY."""
     taken = np.asarray(probability, float)[np.arange(len(label)), label]

@@ -12,9 +12,9 @@ import keras
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
+from kmura import metrics
 from kmura.errors import InputError
 from kmura.tasks import Task
 
@@ -43,16 +43,6 @@ class Linear:
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Returns logits [N, L], float64, of features [N, D]."""
         return features.astype(np.float64) @ self.kernel + self.bias
-
-
-def macro_auc(task: Task, targets: np.ndarray, logits: np.ndarray) -> float:
-    """Returns the mean AUC over the labels that have both outcomes; NaN if there is none."""
-    probabilities, areas = task.probabilities(logits), []
-    for target, probability in zip(targets.T, probabilities.T, strict=True):
-        known = target >= 0
-        if len(np.unique(target[known])) == 2:
-            areas.append(roc_auc_score(target[known], probability[known]))
-    return float(np.mean(areas)) if areas else float("nan")
 
 
 def cross_entropy(task: Task, targets: np.ndarray, logits: np.ndarray) -> float:
@@ -87,7 +77,7 @@ def logistic_regression(
     for c in cs:
         kernel, bias = _fitted(task, features, train[1], c)
         logits = held_out @ kernel + bias
-        auc = macro_auc(task, val[1], logits)
+        auc = metrics.macro_auc(val[1], task.probabilities(logits))
         if best is None or auc > best[0]:
             best = (auc, c, kernel, bias, logits)
     auc, c, kernel, bias, logits = best
@@ -136,7 +126,7 @@ def linear_layer(
         fitted = model.fit(features[order], targets[order], batch_size=BATCH, shuffle=False, verbose=0)
         kernel, bias = (np.asarray(value, np.float64) for value in model.layers[-1].get_weights())
         logits = held_out @ kernel + bias
-        auc, before = macro_auc(task, val[1], logits), best
+        auc, before = metrics.macro_auc(val[1], task.probabilities(logits)), best
         if best is None or auc > best[0]:
             best = (auc, kernel, bias)
         history.append(
@@ -177,7 +167,7 @@ def neighbour_logits(
     known = (train[1] >= 0).any(axis=1)
     features, targets = _unit(train[0][known]), train[1][known]
     ks = sorted({min(k, len(features)) for k in ks})
-    aucs = {k: macro_auc(task, val[1], _votes(task, features, targets, val[0], k)) for k in ks}
+    aucs = {k: metrics.macro_auc(val[1], task.probabilities(_votes(task, features, targets, val[0], k))) for k in ks}
     k = max(ks, key=lambda number: (np.nan_to_num(aucs[number], nan=-1.0), -number))
     _check_auc(aucs[k])
     return {split: _votes(task, features, targets, rows, k) for split, rows in others.items()}, k

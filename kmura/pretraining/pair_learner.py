@@ -103,7 +103,8 @@ class PretrainingLearner(Learner):
         scores |= {f"val_{name}": value for name, value in means.items() if len(means) > 1}
         scores |= {"val_std": self.spread.std, "val_rank": self.spread.rank}
         if self._labelled:
-            scores["val_probe_auc"] = probe_auc(self._labels, outputs["probe"], self.dataset.labels)
+            probabilities = self.dataset.labels.probabilities(outputs["probe"].astype(np.float64))
+            scores["val_probe_auc"] = metrics.macro_auc(self._labels, probabilities)
         return scores
 
     def callbacks(self, history: Sequence[Mapping[str, Any]]) -> list[keras.callbacks.Callback]:
@@ -196,15 +197,3 @@ def optimizer(
         chosen = keras.optimizers.AdamW(rate, weight_decay=train.weight_decay, **common)
     chosen.exclude_from_weight_decay(var_list=excluded)
     return chosen
-
-
-def probe_auc(targets: np.ndarray, logits: np.ndarray, task) -> float:
-    """Returns the ROC AUC of logits, the mean over the classes or labels for which it is defined.
-
-    Args:
-        targets: [N, L], -1 where unknown.
-        logits: [N, L].
-        task: of the labels.
-    """
-    values = metrics.one_vs_rest(targets.astype(int), task.probabilities(logits.astype(np.float64)))["auc"]
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")

@@ -69,6 +69,9 @@ def test_a_linear_probe_and_its_floor_are_evaluated_compared_reported_and_predic
     assert list(comparison.runs) == ["baseline-linear", "pixels"]
     page = report([result.run, result.floor], tmp_path / "report.html", resamples=50).read_text()
     assert "logistic regression on raw pixels" in page and "baseline-linear" in page
+    of_floor = report([result.floor], tmp_path / "floor.html", resamples=50).read_text()
+    assert "Does it work?" in of_floor and "How did the training go?" not in of_floor
+    assert "Do the maps show what the model uses?" not in of_floor
     picture = next((records.parent / "images").rglob("*.png"))
     assert len(kmura.predict(result.run, [picture]).images) == 1
 

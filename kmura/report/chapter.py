@@ -111,8 +111,6 @@ class Chapter:
         area: of the run; the galleries are filtered by it.
         path: folder of the run.
         headline: the sentence of the summary.
-        overview: a table of one row, shown in the summary, joined with those of the other chapters that have its
-            caption and heads; None for none.
         tables: shown at the beginning of the chapter.
         explored: what `kmura eda` found in the images of the area, for the template of a section; None if it was not
             run on these records.
@@ -126,6 +124,8 @@ class Chapter:
             finds all chapters as `chapters`. "" for none.
         pooling: pooling and top_k of the evaluation, if the run can be compared by `kmura.evaluation.compare`; else
             None.
+        overview: a table of one row, shown in the summary, joined with those of the other chapters that have its
+            caption and heads; None for none.
     """
 
     id: str
@@ -133,7 +133,6 @@ class Chapter:
     area: str
     path: str
     headline: tuple[Text, ...]
-    overview: Table | None = None
     tables: tuple[Table, ...] = ()
     explored: AreaData | None = None
     notes: tuple[str, ...] = ()
@@ -144,6 +143,7 @@ class Chapter:
     details: Any = None
     reading: str = ""
     pooling: tuple[str, int] | None = None
+    overview: Table | None = None
 
     @property
     def pictures(self) -> Iterator[Picture]:

@@ -21,10 +21,12 @@ test: .venv/installed lint
 slow: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'slow or real'
 
-# ported weights against torch and transformers, in a virtual environment of their own (1 GB)
+# ported weights and losses against torch, transformers and lightly, in a virtual environment of their own (1 GB);
+# lightly without its dependencies, since torchvision would bring CUDA
 .venv-parity/installed: setup.cfg pyproject.toml
 	test -x .venv-parity/bin/python || $(PYTHON) -m venv .venv-parity
 	.venv-parity/bin/python -m pip install --quiet --editable '.[dev,parity]'
+	.venv-parity/bin/python -m pip install --quiet --no-deps 'lightly==1.6.0'
 	touch $@
 
 parity: .venv-parity/installed

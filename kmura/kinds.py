@@ -28,7 +28,10 @@ class Kind:
         evaluation: (Run) -> (the scores that `evaluate` wrote, the table of predictions), read and checked.
         chapter: (Run, number, eda) -> `kmura.report.chapter.Chapter`, the chapter of the run in a report.
         contract: (Run, records=..., threshold=...) -> `kmura.serving.contract.Contract`, the meaning of the model's
-            outputs; None for kinds that cannot be exported and served.
+            outputs; None for kinds whose models cannot be explained, exported and served.
+        questions: (Run) -> the binary predictions of the run by area, which `kmura compare` compares; None for kinds
+            without class predictions.
+        instead: what a user can do with runs of this kind instead of using a part that they do not have.
     """
 
     config: str | type
@@ -37,6 +40,8 @@ class Kind:
     evaluation: str | Callable
     chapter: str | Callable
     contract: str | Callable | None = None
+    questions: str | Callable | None = None
+    instead: str = "choose a run of another kind"
 
 
 KINDS: dict[str, Kind] = {
@@ -47,6 +52,7 @@ KINDS: dict[str, Kind] = {
         evaluation="kmura.evaluation.evaluation:read_evaluation",
         chapter="kmura.report.classification_chapter:chapter",
         contract="kmura.serving.contract:classification_contract",
+        questions="kmura.evaluation.class_scores:binary_tables",
     ),
     PRETRAINING: Kind(
         config="kmura.config:PretrainingConfig",
@@ -54,6 +60,7 @@ KINDS: dict[str, Kind] = {
         evaluate="kmura.evaluation.encoder:evaluate_run",
         evaluation="kmura.evaluation.encoder:read_evaluation",
         chapter="kmura.report.pretraining_chapter:chapter",
+        instead="probe the encoder with kmura probe RUN, or train a classifier with kmura fit --weights RUN/encoder",
     ),
     PROBE: Kind(
         config="kmura.config.probing:ProbeConfig",
@@ -61,8 +68,12 @@ KINDS: dict[str, Kind] = {
         evaluate="kmura.evaluation.rescoring:rescore_run",
         evaluation="kmura.evaluation.evaluation:read_evaluation",
         chapter="kmura.report.classification_chapter:chapter",
+        questions="kmura.evaluation.class_scores:binary_tables",
+        instead="probe an encoder with --method linear or layer, which give a classifier",
     ),
 }
+
+WORDS = {"contract": "classifier", "questions": "class predictions"}  # what users call the parts that may be missing
 
 
 def part(kind: str, name: str) -> Any:
@@ -78,7 +89,7 @@ def part(kind: str, name: str) -> Any:
     check_choice("kind of run", kind, KINDS)
     value = getattr(KINDS[kind], name)
     if value is None:
-        raise InputError(f"runs of kind {kind} have no {name}; choose a run of another kind")
+        raise InputError(f"runs of kind {kind} have no {WORDS.get(name, name)}; {KINDS[kind].instead}")
     if not isinstance(value, str):
         return value
     module, _, attribute = value.partition(":")

@@ -80,7 +80,7 @@ def test_a_toy_kind_resumes_after_a_kill_within_an_epoch_and_appears_in_the_repo
 
 def test_a_missing_part_and_an_unknown_kind_are_rejected(records, tmp_path, toy, monkeypatch):
     run = toy_kind.train(records, tmp_path, epochs=1).folder
-    with pytest.raises(InputError, match="runs of kind toy have no contract"):
+    with pytest.raises(InputError, match="runs of kind toy have no classifier"):
         kmura.export(run, tmp_path / "served")
     monkeypatch.delitem(kinds.KINDS, "toy")
     with pytest.raises(InputError, match="kind of run 'toy' is unknown; choose one of classification"):

@@ -177,7 +177,7 @@ def test_the_evaluation_describes_the_features(vicreg, records):
         assert query not in neighbours and similarity == pytest.approx(cosines[neighbours], abs=1e-5)
         assert similarity[0] == pytest.approx(np.delete(cosines, query).max(), abs=1e-5)
     assert arrays.pca_share[0] >= arrays.pca_share[1] > 0
-    with pytest.raises(InputError, match="runs of kind pretraining have no contract"):
+    with pytest.raises(InputError, match="runs of kind pretraining have no classifier"):
         kmura.export(vicreg.folder, vicreg.folder.parent / "served")
 
 

@@ -80,7 +80,7 @@ def test_the_floor_has_no_model_and_says_so(probed):
     floor = probed[3].floor
     with pytest.raises(InputError, match="has no model, which faithfulness requires"):
         kmura.evaluate(floor, faithfulness=True)
-    with pytest.raises(InputError, match="runs of kind probe have no contract"):
+    with pytest.raises(InputError, match="runs of kind probe have no classifier"):
         kmura.export(floor, floor.parent / "served")
 
 

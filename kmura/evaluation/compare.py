@@ -10,7 +10,6 @@ import numpy as np
 
 from kmura import metrics
 from kmura.errors import InputError, check_choice
-from kmura.evaluation.class_scores import binary_tables
 from kmura.evaluation.scoring import LEVELS, Units, units_of
 from kmura.files import write_json
 from kmura.runs.predictions import patient_keys_of, study_keys_of
@@ -113,7 +112,7 @@ def compare(
     folders, notes = _by_model(runs), []
     tables = {}
     for model, areas in folders.items():
-        of_run = {path: binary_tables(Run(path)) for path in dict.fromkeys(areas.values())}
+        of_run = {path: _questions(Run(path)) for path in dict.fromkeys(areas.values())}
         for path in of_run:
             if Run(path).config.train.select_on == split:
                 notes.append(f"{path}: the best epoch was chosen on {split}, so the scores on {split} are optimistic")
@@ -173,6 +172,11 @@ def write_comparison(comparison: Comparison, path: str | os.PathLike) -> None:
     write_json(path, dataclasses.asdict(comparison))
 
 
+def _questions(run: Run) -> dict:
+    """The binary predictions of a run: area -> table."""
+    return run.part("questions")(run)
+
+
 def _by_model(runs) -> dict[str, dict[str, Path]]:
     """Returns model -> area -> folder; models are named by phase if unique in each area, else by folder and phase."""
     paths = [Path(run) for run in runs]
@@ -185,7 +189,7 @@ def _by_model(runs) -> dict[str, dict[str, Path]]:
         if run.labels is None:
             raise InputError(f"{path} is a run of kind {run.kind}, which answers no yes/no question; leave it out")
         areas = models.setdefault(name, {})
-        answered = [run.area] if isinstance(run.labels, Binary) else list(binary_tables(run))
+        answered = [run.area] if isinstance(run.labels, Binary) else list(_questions(run))
         if not answered:
             raise InputError(
                 f"{path} answers no yes/no question of its {len(run.labels.classes)} classes; leave it out"

@@ -65,10 +65,11 @@ def explain(
         seed: seed of the SmoothGrad noise and of the random maps.
 
     Raises:
-        InputError: The run is not finished or has no predictions, the records are not those of the run, or boxes,
-            classes, the method or the feature map are invalid.
+        InputError: The run is not finished, has no predictions or is of a kind without a classifier, the records are
+            not those of the run, or boxes, classes, the method or the feature map are invalid.
     """
     run = Run(run)
+    run.part("contract")  # kinds without one have no classifier to explain
     folder, task, dataset = run.folder, run.labels, run.dataset(records)
     evaluation, table = read_evaluation(run)
     table = table[table["split"] == split].reset_index(drop=True)

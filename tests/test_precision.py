@@ -5,8 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from kmura.config import load_config
+from kmura.config import ClassificationConfig, PretrainingConfig, load_config
+from kmura.data.dataset import Dataset
 from kmura.training import precision
+from kmura.training.claim import describe
 
 SETTINGS = {
     "model.backbone": "densenet_mini",
@@ -50,6 +52,27 @@ def test_auto_is_bfloat16_where_the_machine_has_its_instructions(machine, flags,
     assert precision.resolved("auto") == policy
     assert precision.slow_reason(policy) is None
     assert precision.resolved("mixed_float16") == "mixed_float16"
+
+
+def test_auto_is_float32_for_depthwise_convolutions_on_a_processor(machine):
+    machine(["avx512_bf16"])
+    assert precision.resolved("auto", "efficientnet_lite0") == "float32"
+    assert precision.resolved("auto", "densenet121") == "mixed_bfloat16"
+    assert precision.resolved("mixed_bfloat16", "efficientnet_lite0") == "mixed_bfloat16"
+    machine(gpus=[(8, 0)])
+    assert precision.resolved("auto", "efficientnet_lite0") == "mixed_bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("config", "part"), [(ClassificationConfig, "model"), (PretrainingConfig, "encoder")], ids=["fit", "pretrain"]
+)
+def test_a_run_asks_for_the_policy_of_its_backbone(machine, records, config, part):
+    machine(["avx512_bf16"])
+    for backbone, policy in (("efficientnet_lite0", "float32"), ("densenet_mini", "mixed_bfloat16")):
+        settings = {f"{part}.backbone": backbone, "train.precision": "auto", "data.image_size": 32}
+        wanted = load_config(None, settings, config)
+        description = describe(Dataset(records, "XR_WRIST", wanted.data), "run", wanted, kind="classification")
+        assert description.precision == policy
 
 
 def test_auto_is_float32_where_the_flags_cannot_be_read(machine, monkeypatch):

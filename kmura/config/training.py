@@ -165,7 +165,7 @@ class TrainConfig:
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = key(
         "float32",
         "Keras dtype policy; 'auto' is mixed_bfloat16 where the processor or GPU has bfloat16 instructions, else "
-        "float32.",
+        "float32 (on a processor also for efficientnet_lite0, whose convolutions bfloat16 slows down).",
     )
     seed: int = key(
         0, "Seed of the initial weights, the order of the images and the augmentation.", within=(0, 2**31 - 1)

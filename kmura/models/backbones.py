@@ -35,6 +35,8 @@ class BackboneEntry:
             connected to the output, so it is non-negative and receives the full gradient.
         last_block: prefixes of the names of the layers in the last block and after it.
         min_size: smallest image side, pixels, for which P5 is not empty.
+        depthwise: whether most convolutions are depthwise, which TensorFlow computes more slowly in bfloat16 than in
+            float32 on CPUs.
     """
 
     build: Callable[[], keras.Model]
@@ -44,6 +46,7 @@ class BackboneEntry:
     taps: dict[str, str]
     last_block: tuple[str, ...]
     min_size: int
+    depthwise: bool = False
 
 
 def _densenet(repeats: list[int], growth_rate: int) -> keras.Model:
@@ -119,6 +122,7 @@ BACKBONES: dict[str, BackboneEntry] = {
         taps={"P3": "block4a_expand_activation", "P4": "block6a_expand_activation", "P5": "top_activation"},
         last_block=("block7", "top_"),
         min_size=32,
+        depthwise=True,
     ),
     # For images of 28 pixels: the stride of P5 is 8, not 32.
     "resnet18_small": BackboneEntry(

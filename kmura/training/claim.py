@@ -21,6 +21,7 @@ from kmura.training.precision import resolved
 def describe(dataset: Dataset, phase: str, config: Any, *, kind: str, command: str | None = None) -> RunDescription:
     """Returns the content of `run.json` for a run that starts now."""
     options = dataset.manifest.options
+    network = getattr(config, "model", None) or getattr(config, "encoder", None)
     return RunDescription(
         kind=kind,
         area=dataset.area,
@@ -37,7 +38,7 @@ def describe(dataset: Dataset, phase: str, config: Any, *, kind: str, command: s
             "keras-hub": importlib.metadata.version("keras-hub"),
         },
         command=command or shlex.join(sys.argv),
-        precision=resolved(config.train.precision),
+        precision=resolved(config.train.precision, getattr(network, "backbone", None)),
         preparation={name: options[name] for name in PREPARATION if name in options},
         task=dataset.labels.name,
         classes=dataset.labels.classes,

@@ -6,6 +6,8 @@ import logging
 import cpuinfo
 import tensorflow as tf
 
+from kmura.models.backbones import BACKBONES
+
 AUTO = "auto"
 # flags of processors with bfloat16 instructions: x86 (AVX-512 BF16, AMX) and Arm
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "avx512bf16", "amx_bf16", "bf16"})
@@ -13,16 +15,22 @@ BFLOAT16_FLAGS = frozenset({"avx512_bf16", "avx512bf16", "amx_bf16", "bf16"})
 log = logging.getLogger("kmura")
 
 
-def resolved(precision: str) -> str:
+def resolved(precision: str, backbone: str | None = None) -> str:
     """Returns the dtype policy for a value of `train.precision` on this machine.
 
     `auto` is the fastest policy that is safe here: `mixed_bfloat16` on GPUs of compute capability 8.0 or higher and on
-    processors with bfloat16 instructions, otherwise `float32`. It never is `mixed_float16`, which needs loss scaling.
+    processors with bfloat16 instructions, otherwise `float32`; on processors also `float32` for backbones of depthwise
+    convolutions. It never is `mixed_float16`, which needs loss scaling.
+
+    Args:
+        precision: a value of `train.precision`.
+        backbone: a name of `kmura.models.backbones.BACKBONES`; None for a model without one.
     """
     if precision != AUTO:
         return precision
     capabilities = gpu_capabilities()
-    supported = min(capabilities) >= (8, 0) if capabilities else has_bfloat16()
+    depthwise = backbone is not None and BACKBONES[backbone].depthwise
+    supported = min(capabilities) >= (8, 0) if capabilities else has_bfloat16() and not depthwise
     return "mixed_bfloat16" if supported else "float32"
 
 

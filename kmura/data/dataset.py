@@ -8,7 +8,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -36,6 +36,8 @@ class Dataset:
         splits: the splits of the area; for `all`, the splits that at least one area has.
     """
 
+    config_class: ClassVar[type] = DataConfig
+
     def __init__(
         self,
         records: str | os.PathLike,
@@ -54,18 +56,19 @@ class Dataset:
         Raises:
             InputError: the records or the area do not exist, or the records do not support the task.
         """
-        if not isinstance(area, str) or not isinstance(config, DataConfig | None):
+        if not isinstance(area, str) or not isinstance(config, self.config_class | None):
             raise InputError(
-                f"Dataset takes the name of an area and a DataConfig (the stage `data` of a configuration), not "
-                f"{area!r} and {type(config).__name__}"
+                f"{type(self).__name__} takes the name of an area and a {self.config_class.__name__} (the stage `data` "
+                f"of a configuration), not {area!r} and {type(config).__name__}"
             )
-        self.records, self.area, self.config = Path(records), area, config or DataConfig()
+        self.records, self.area, self.config = Path(records), area, config or self.config_class()
         self.manifest: Manifest = manifest or read_manifest(records)
         if not self.manifest.areas:
             raise InputError(f"{records} contains no areas; build the records again")
         areas = self.manifest.areas.values() if area == ALL else [self.manifest.area(area, records)]
         self.splits = tuple(dict.fromkeys(split for of_area in areas for split in of_area))
-        self.labels: Task = model_task(self.records_task, list(self.manifest.areas), area, self.config.task)
+        wanted = getattr(self.config, "task", "auto")
+        self.labels: Task = model_task(self.records_task, list(self.manifest.areas), area, wanted)
         self._indexes: dict[str, Index] = {}
 
     @property

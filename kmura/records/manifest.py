@@ -59,6 +59,36 @@ class Skipped:
 
 
 @dataclasses.dataclass(frozen=True)
+class VolumeFacts:
+    """The geometry of a volume whose axial slices are records; vectors and sizes are in the order x, y, z.
+
+    Attributes:
+        area, split: where its slices are.
+        size: voxels along x (to the patient's left), y (to the back) and z (to the head).
+        spacing: size of a voxel, mm.
+        origin: position of the first voxel in the patient's coordinates (LPS), mm.
+        direction: columns are the directions of the axes, row by row [9].
+        window: gray values (HU) that became 0 and 255.
+        normal: unit normal of the mid-sagittal plane in the axes of the volume; it points to the patient's left.
+        offset: distance of that plane from the centre of the volume along the normal, mm.
+        sources: image, transform and labels, paths relative to the root; "" for none.
+        sha256: of the gray values and class numbers, hexadecimal.
+    """
+
+    area: str
+    split: str
+    size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: tuple[float, ...]
+    window: tuple[float, float]
+    normal: tuple[float, float, float]
+    offset: float
+    sources: tuple[str, str, str]
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Manifest:
     """The contents of a folder of records.
 
@@ -72,6 +102,7 @@ class Manifest:
         remarks: pictures that show next to nothing or have odd declarations; likewise.
         schema_version: of the shards; those of version 1 are read with today's names of splits.
         leaks: patients and identical images in two splits; None in records of a kmura that did not look for them.
+        volumes: name -> geometry of each volume, where the records are slices of volumes; otherwise empty.
     """
 
     layout: str
@@ -88,6 +119,7 @@ class Manifest:
     source: str = ""
     schema_version: int = SCHEMA_VERSION
     leaks: tuple[Leak, ...] | None = None
+    volumes: dict[str, VolumeFacts] = dataclasses.field(default_factory=dict)
 
     def shards(self) -> list[Shard]:
         """Every shard of every area and split."""
@@ -178,6 +210,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
             passed_over=tuple(_passed_over(item) for item in raw.get("passed_over", ())),
             remarks=tuple(Remark(**item) for item in raw.get("remarks", ())),
             leaks=None if raw.get("leaks") is None else tuple(_leak(item) for item in raw["leaks"]),
+            volumes={name: _volume(item) for name, item in raw.get("volumes", {}).items()},
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -188,6 +221,8 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
 def manifest_json(manifest: Manifest) -> dict:
     """The manifest as it is written to the file, splits in the order train, val, test."""
     value = {"schema_version": manifest.schema_version, **dataclasses.asdict(manifest)}
+    if not manifest.volumes:
+        del value["volumes"]  # records of images look as they did before there were volumes
     value["areas"] = {
         area: {split: value["areas"][area][split] for split in SPLITS if split in value["areas"][area]}
         for area in sorted(value["areas"])
@@ -235,6 +270,10 @@ def _passed_over(raw: dict) -> PassedOver:
 
 def _leak(raw: dict) -> Leak:
     return Leak(**raw | {"splits": tuple(raw["splits"])})
+
+
+def _volume(raw: dict) -> VolumeFacts:
+    return VolumeFacts(**{name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()})
 
 
 def _split_counts(raw: dict) -> SplitCounts:

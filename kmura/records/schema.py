@@ -28,6 +28,11 @@ FEATURES: Mapping[str, tuple[str, str]] = {
     "split": ("bytes", "`train`, `val` or `test`"),
 }
 
+# features that only records of some layouts have; older readers ignore them
+OPTIONAL: Mapping[str, tuple[str, str]] = {
+    "mask": ("bytes", "class number of every pixel of `image`, a PNG of 8 bits; 0 is background"),
+}
+
 # column -> what it holds of each record, in the index file beside a shard; tfrecords/README.md shows this table, too
 INDEX_COLUMNS: Mapping[str, str] = {
     "start": "byte offset in the shard at which the record (with its header) begins",
@@ -45,7 +50,10 @@ VERSION_1_SPLITS = {"train": "train", "tune": "val", "valid": "test"}  # name in
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One image with everything that is known about it; the fields are those of `FEATURES`."""
+    """One image with everything that is known about it; the fields are those of `FEATURES` and `OPTIONAL`.
+
+    An optional feature that a record lacks is empty.
+    """
 
     image: bytes
     format: str
@@ -58,6 +66,7 @@ class Record:
     study: str
     label: tuple[int, ...]
     split: str
+    mask: bytes = b""
 
 
 def _example_class():
@@ -114,6 +123,9 @@ def encode(record: Record) -> bytes:
             feature.int64_list.value.append(value)
         else:
             feature.int64_list.value.extend(value)
+    for name in OPTIONAL:
+        if value := getattr(record, name):
+            example.features.feature[name].bytes_list.value.append(value)
     return example.SerializeToString(deterministic=True)
 
 
@@ -140,6 +152,9 @@ def decode(serialised: bytes) -> Record:
         if len(value) != 1:
             raise ValueError(f"feature {name!r} holds {len(value)} values of kind {kind}, not one")
         values[name] = value[0] if name == "image" or kind == "int64" else value[0].decode()
+    for name in OPTIONAL:
+        if name in example.features.feature:
+            values[name] = b"".join(example.features.feature[name].bytes_list.value)
     values["split"] = VERSION_1_SPLITS.get(values["split"], values["split"])
     return Record(**values)
 

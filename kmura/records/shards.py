@@ -132,7 +132,8 @@ def _write_shard(plan: ShardPlan, stage: str, strict: bool) -> ShardResult:
             size += len(data)
             written.append(position)
             remarks += [Remark(source.path, text) for text in texts]
-            hashes.append((record.sha256, hashlib.sha256(record.image).hexdigest()))
+            stored = record.sha256 if plan.layout.has_slices else hashlib.sha256(record.image).hexdigest()
+            hashes.append((record.sha256, stored))
     index_bytes = index.encoded()
     with replacing(Path(stage) / index_file(plan.file), "wb") as file:
         file.write(index_bytes)
@@ -147,6 +148,7 @@ def _record(plan: ShardPlan, source: Source) -> tuple[schema.Record, tuple[str, 
     """The record of one image, and the remarks on its picture."""
     options = plan.options
     image, sha256 = plan.layout.read(Path(plan.root), source, options.channels)
+    mask = plan.layout.mask(Path(plan.root), source)
     encoded, height, width = encode_image(image, options.encoding, options.quality, options.max_side)
     record = schema.Record(
         image=encoded,
@@ -160,8 +162,9 @@ def _record(plan: ShardPlan, source: Source) -> tuple[schema.Record, tuple[str, 
         study=source.study,
         label=source.label,
         split=source.split,
+        mask=encode_image(mask, "png", options.quality, max(mask.size))[0] if mask else b"",
     )
-    return record, remarks_on(image)
+    return record, () if plan.layout.has_slices else remarks_on(image)
 
 
 def strict_error(skipped: Skipped) -> InputError:

@@ -18,7 +18,16 @@ from kmura.records import schema, splits
 from kmura.records.layouts import layout_named, listing_of
 from kmura.records.layouts.base import AREAS, Layout, Listing, Source
 from kmura.records.leakage import find_leaks
-from kmura.records.manifest import MANIFEST, Manifest, Shard, SplitCounts, manifest_json, per_class, read_manifest
+from kmura.records.manifest import (
+    MANIFEST,
+    Manifest,
+    Shard,
+    SplitCounts,
+    VolumeFacts,
+    manifest_json,
+    per_class,
+    read_manifest,
+)
 from kmura.records.shards import ShardPlan, ShardResult, is_whole, strict_error, write_shards
 from kmura.tasks import Binary
 
@@ -30,7 +39,7 @@ def build_records(
     root: str | os.PathLike,
     out: str | os.PathLike = "tfrecords",
     *,
-    layout: str = "mura",
+    layout: str | Layout = "mura",
     options: RecordsConfig | None = None,
     strict: bool = False,
     overwrite: bool = False,
@@ -46,7 +55,7 @@ def build_records(
     Args:
         root: the folder or file that holds the images, as the layout needs it.
         out: the folder for `AREA/SPLIT-00000-of-00008.tfrecord`, an index beside each, and `manifest.json`.
-        layout: how the images are stored, a name in `kmura.records.layouts.LAYOUTS`.
+        layout: how the images are stored, a name in `kmura.records.layouts.LAYOUTS` or a layout itself.
         options: encoding, size, splits; see RecordsConfig.
         strict: raise for an unreadable image instead of listing it in `manifest.skipped`.
         overwrite: replace a finished build of another input or other options.
@@ -61,7 +70,7 @@ def build_records(
     """
     options = options or RecordsConfig()
     root, out = Path(root), Path(out)
-    source_layout = layout_named(layout)
+    source_layout = layout_named(layout) if isinstance(layout, str) else layout
     source_layout.check_out(root, out)
     listing = listing_of(source_layout, root, layout_options)
     if strict and listing.skipped:
@@ -138,7 +147,7 @@ def _plans(root: Path, layout: Layout, sources: list[Source], options: RecordsCo
     for source in sources:
         groups[source.area, source.split].append(source)
     for area, split in sorted(groups, key=lambda key: (key[0], schema.SPLITS.index(key[1]))):
-        group = splits.shuffled(groups[area, split], options.seed)
+        group = groups[area, split] if layout.has_slices else splits.shuffled(groups[area, split], options.seed)
         number = -(-len(group) // options.records_per_shard)
         for index in range(number):
             part = group[index * len(group) // number : (index + 1) * len(group) // number]
@@ -217,7 +226,14 @@ def _manifest(layout: Layout, listing: Listing, options: RecordsConfig, source: 
         passed_over=listing.passed_over,
         remarks=tuple(remarks),
         leaks=find_leaks(_written(plans, results), listing.has_patients),
+        volumes=_volumes(listing, plans),
     )
+
+
+def _volumes(listing: Listing, plans: list[ShardPlan]) -> dict[str, VolumeFacts]:
+    """The volumes with the splits of their slices."""
+    split_of = {source.study: source.split for plan in plans for source in plan.sources}
+    return {name: dataclasses.replace(facts, split=split_of[name]) for name, facts in listing.volumes.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from kmura.errors import InputError, reason
 from kmura.records.decode import decoded
 from kmura.records.image_files import PassedOver, normalised
 from kmura.records.images import UnreadableImage
-from kmura.records.manifest import Skipped
+from kmura.records.manifest import Skipped, VolumeFacts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Listing:
         has_patients: whether the source knows patients; otherwise every image is its own study and patient.
         skipped: files that are left out, with the reason.
         passed_over: what else lies in the source and is no image of the layout, counted by kind.
+        volumes: name -> geometry of each volume, where the images are slices of volumes; `split` is set by the build.
     """
 
     classes: tuple[str, ...]
@@ -62,6 +64,7 @@ class Listing:
     has_patients: bool
     skipped: tuple[Skipped, ...] = ()
     passed_over: tuple[PassedOver, ...] = ()
+    volumes: Mapping[str, VolumeFacts] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,12 +127,15 @@ class Layout(abc.ABC):
         help: what the layout looks like, one line.
         options: the options that the layout takes.
         suffix: suffix of the file that the root is (`.npz`); None if the root is a folder.
+        has_slices: whether the images are slices of volumes. They stay in order, so that a writer process reads each
+            volume once, and a slice that shows nothing, or equals another one, is no finding.
     """
 
     name: ClassVar[str]
     help: ClassVar[str]
     options: ClassVar[tuple[Option, ...]] = ()
     suffix: ClassVar[str | None] = None
+    has_slices: ClassVar[bool] = False
 
     @abc.abstractmethod
     def listing(self, root: Path, **options) -> Listing:
@@ -163,6 +169,10 @@ class Layout(abc.ABC):
         except OSError as error:
             raise UnreadableImage(reason(error)) from error
         return decoded(data, channels, source.path), hashlib.sha256(data).hexdigest()
+
+    def mask(self, root: Path, source: Source) -> Image.Image | None:
+        """The class number of every pixel of `read`, mode L; None for layouts without masks."""
+        return None
 
 
 def area_name(given: str | None, default: str) -> str:

@@ -8,7 +8,7 @@ follow from the declaration.
 
 # ruff: noqa: F401 (the names that others use)
 
-from kmura.config.bundles import ClassificationConfig, PretrainingConfig
+from kmura.config.bundles import ClassificationConfig, PretrainingConfig, SegmentationConfig
 from kmura.config.data import AugmentConfig, DataConfig
 from kmura.config.loading import (
     RECIPES,

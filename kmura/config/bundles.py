@@ -6,6 +6,13 @@ from kmura.config.data import AugmentConfig, DataConfig
 from kmura.config.model import ModelConfig
 from kmura.config.pretraining import EncoderConfig, MethodConfig, PretrainLoopConfig, ViewsConfig
 from kmura.config.search_space import TuneConfig
+from kmura.config.segmentation import (
+    SegmentationLoopConfig,
+    SegmentationLossConfig,
+    SlicesConfig,
+    UNetConfig,
+    VolumeAugmentConfig,
+)
 from kmura.config.training import CamConfig, MixConfig, TrainConfig
 from kmura.errors import InputError
 
@@ -57,3 +64,14 @@ class PretrainingConfig:
     encoder: EncoderConfig = EncoderConfig()
     method: MethodConfig = MethodConfig()
     train: PretrainLoopConfig = PretrainLoopConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentationConfig:
+    """The configuration of a run of the kind `segmentation`: all that determines its result, except the records."""
+
+    data: SlicesConfig = SlicesConfig()
+    augment: VolumeAugmentConfig = VolumeAugmentConfig()
+    model: UNetConfig = UNetConfig()
+    loss: SegmentationLossConfig = SegmentationLossConfig()
+    train: SegmentationLoopConfig = SegmentationLoopConfig()

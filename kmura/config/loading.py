@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kmura.config.bundles import ClassificationConfig, PretrainingConfig
+from kmura.config.bundles import ClassificationConfig, PretrainingConfig, SegmentationConfig
 from kmura.config.keys import hints, words_of
 from kmura.config.suggestions import FORMER_SPLITS, did_you_mean, near_keys, nearest
 from kmura.errors import InputError, reason
@@ -21,7 +21,8 @@ NO_VALUE = "none"  # stands for None in recipes and settings, since TOML has no 
 RECIPES = importlib.resources.files("kmura") / "recipes"
 
 
-_FOLDERS = {PretrainingConfig: RECIPES / "pretraining"}  # of the recipes of a bundle; RECIPES for the others
+# of the recipes of a bundle; RECIPES for the others
+_FOLDERS = {PretrainingConfig: RECIPES / "pretraining", SegmentationConfig: RECIPES / "segmentation"}
 
 
 def recipe_names(bundle: type = ClassificationConfig) -> list[str]:

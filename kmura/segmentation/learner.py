@@ -1,0 +1,163 @@
+"""The learner of the kind `segmentation`: a U-Net for the slices of one plane, validated on whole volumes."""
+
+import numpy as np
+import tensorflow as tf
+
+from kmura.config import SegmentationConfig
+from kmura.data.slices import SliceSampler, slice_batches
+from kmura.data.volumes import PLANE_AXES, VolumeDataset, slice_size
+from kmura.errors import InputError
+from kmura.metrics import segmentation as overlap
+from kmura.models import weights
+from kmura.models.unet import build_unet
+from kmura.segmentation.inference import class_numbers, slice_probabilities
+from kmura.segmentation.losses import SegmentationLoss
+from kmura.segmentation.targets import targets_of
+from kmura.training.loop import Learner
+from kmura.training.optimizers import AdamL2, learning_rate
+
+
+class SegmentationLearner(Learner):
+    """A U-Net for a data set of volumes. Use it inside `kmura.training.loop.session`.
+
+    Attributes:
+        dataset: the volumes.
+        config: configuration of the run.
+        targets: the classes of the network.
+        model, saved: the U-Net.
+    """
+
+    monitor = "val_dice"
+
+    def __init__(self, dataset: VolumeDataset, config: SegmentationConfig, *, load_weights: bool = True):
+        """
+        Args:
+            dataset: data set with the splits `train` and `val`.
+            config: configuration of the run.
+            load_weights: False skips pretrained weights, for a run that continues from a checkpoint.
+
+        Raises:
+            InputError: a split has no volumes, the records cannot be read, or weights cannot be loaded.
+        """
+        self.dataset, self.config = dataset, config
+        train, data = config.train, config.data
+        self.targets = targets_of(dataset.classes, merged=data.sides == "merged")
+        volumes = dataset.of_split("train")
+        dataset.names("val")  # raises if there are none
+        self.size = slice_size(list(dataset.volumes.values()), data)
+        self._sampler = SliceSampler(volumes, data, self.targets, self.size)
+        across = PLANE_AXES[data.plane][0]
+        self._rows = np.array(
+            [(place, number) for place, volume in enumerate(volumes) for number in range(volume.gray.shape[across])],
+            np.int32,
+        )
+        seen = [np.moveaxis(volume.mask, across, 0).any(axis=(1, 2)) for volume in volumes]
+        self._empty = ~np.concatenate(seen)
+        filled = int((~self._empty).sum())
+        drawn = filled + round(data.empty * int(self._empty.sum()))
+        if drawn < train.batch_size:
+            raise InputError(
+                f"the training volumes of area {dataset.area} have {drawn} {data.plane} slices, fewer than a batch of "
+                f"{train.batch_size}; reduce train.batch_size"
+            )
+        self.steps = drawn // train.batch_size
+        self.saved = self.model = network(config, len(self.targets.names))
+        if load_weights and config.model.encoder != "none":
+            weights.load_weights(self.model, config.model.weights)
+        self.model.compile(
+            optimizer=AdamL2(learning_rate(train, self.steps), l2=train.weight_decay),
+            loss=SegmentationLoss(
+                tversky=config.loss.tversky,
+                alpha=config.loss.alpha,
+                beta=config.loss.beta,
+                focal_gamma=config.loss.focal_gamma,
+                cross_entropy=config.loss.cross_entropy,
+                background=config.model.background,
+            ),
+            jit_compile=False,
+        )
+        self.model.optimizer.build(self.model.trainable_variables)  # otherwise Keras traces the step twice
+        self._held_out = None
+
+    def batches(self, first: int, last: int) -> tf.data.Dataset:
+        batches, _ = slice_batches(
+            self._sampler,
+            self._rows,
+            self._empty,
+            augment=self.config.augment,
+            empty_share=self.config.data.empty,
+            batch_size=self.config.train.batch_size,
+            seed=self.config.train.seed,
+            epochs=last,
+            first_epoch=first,
+        )
+        return batches
+
+    def validate(self) -> dict[str, float]:
+        """Returns the scores of the network on the whole val volumes: columns of `history.csv`.
+
+        `val_loss`: mean over the volumes of the loss of all their voxels. `val_dice`, `val_iou`: means over the classes
+        without background. `val_dice_CLASS`: of each class. The classes are those of the network.
+        """
+        volumes, data = self.dataset.of_split("val"), self.config.data
+        if self._held_out is None:
+            self._held_out = SliceSampler(volumes, data, self.targets, self.size)
+        total, losses = 0, []
+        for place, volume in enumerate(volumes):
+            truth = self.targets.table[volume.mask]
+            slices = slice_probabilities(
+                self.model, self._held_out, place, truth.shape, data.plane, background=self.config.model.background
+            )
+            log_loss = _LogLoss(truth, data.plane)
+            predicted = class_numbers(log_loss.watched(slices), truth.shape, data.plane)
+            losses.append(log_loss.mean)
+            total = total + overlap.confusion(truth, predicted, len(self.targets.names) + 1)
+        dice, iou = overlap.dice(total)[1:], overlap.iou(total)[1:]
+        scores = {
+            "val_loss": float(np.mean(losses)),
+            "val_dice": float(np.nanmean(dice)),
+            "val_iou": float(np.nanmean(iou)),
+        }
+        return scores | {f"val_dice_{name}": float(value) for name, value in zip(self.targets.names, dice, strict=True)}
+
+
+class _LogLoss:
+    """The mean cross-entropy of a volume, summed up while its slices pass by."""
+
+    def __init__(self, truth: np.ndarray, plane: str):
+        self._truth, self._sum, self._count = np.moveaxis(truth, PLANE_AXES[plane][0], 0), 0.0, 0
+
+    def watched(self, slices):
+        for number, value in enumerate(slices):
+            chosen = np.take_along_axis(value, self._truth[number][..., None].astype(np.int64), axis=-1)
+            self._sum -= float(np.log(np.maximum(chosen, 1e-7)).sum(dtype=np.float64))
+            self._count += chosen.size
+            yield value
+
+    @property
+    def mean(self) -> float:
+        return self._sum / max(1, self._count)
+
+
+def network(config: SegmentationConfig, classes: int):
+    """Returns the U-Net of a configuration, with random weights.
+
+    Args:
+        config: of the run.
+        classes: number of classes without background.
+    """
+    model, data = config.model, config.data
+    return build_unet(
+        classes=classes,
+        slices=data.slices,
+        coordinate=data.sides == "coordinate",
+        widths=model.widths,
+        norm=model.norm,
+        groups=model.groups,
+        noise=model.noise,
+        dropout=model.dropout,
+        background=model.background,
+        encoder=None if model.encoder == "none" else model.encoder,
+        fused_batch_norm=model.fused_batch_norm,
+        seed=config.train.seed,
+    )

@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kmura.data.slices import SliceSampler, volume_batches
-from kmura.data.volumes import PLANE_AXES
+from kmura.config.segmentation import SlicesConfig
+from kmura.data.slices import SliceSampler, SliceTargets, volume_batches
+from kmura.data.volumes import PLANE_AXES, Volume
 
 BATCH = 8  # slices per prediction
 
@@ -30,47 +31,44 @@ def probabilities(logits, *, background: bool):
 
 def slice_probabilities(
     model: keras.Model,
-    sampler: SliceSampler,
-    place: int,
-    shape: Sequence[int],
-    plane: str,
+    volume: Volume,
+    config: SlicesConfig,
+    targets: SliceTargets,
     *,
     background: bool = True,
     flips: bool = False,
-    mirrored: np.ndarray | None = None,
     batch_size: int = BATCH,
 ) -> Iterator[np.ndarray]:
-    """Yields the class probabilities of the slices of a volume in order, float32 [rows, columns, K] of the volume.
+    """Yields the class probabilities of the slices of a volume in order, float32 [rows, columns, K].
 
-    Pixels that the size of the network's slices cuts off are background.
+    The slices have the size of the volume; a U-Net takes any size.
 
     Args:
         model: the U-Net.
-        sampler: slices of the volume.
-        place: of the volume in the sampler.
-        shape: of the volume, [Z, Y, X].
-        plane: anatomical plane of the slices.
+        volume: its mask is not used.
+        config: plane, neighbours and sides of the network.
+        targets: the classes of the network.
         background: see `probabilities`.
-        flips: average with the prediction for the mirrored slice (not in sagittal slices, which have no mirror image).
-        mirrored: class number -> class number on the other side, for `flips`.
+        flips: average with the prediction for the mirrored slice; sagittal slices have no mirror image.
         batch_size: slices per prediction.
     """
-    across, row, column = PLANE_AXES[plane]
-    window = [_overlap(shape[axis], count) for axis, count in zip((row, column), sampler.size, strict=True)]
-    (rows, inner_rows), (columns, inner_columns) = window
-    for images in volume_batches(sampler, place, shape[across], batch_size):
+    across, row, column = PLANE_AXES[config.plane]
+    shape = volume.gray.shape
+    sampler = SliceSampler([volume], config, targets, (shape[row], shape[column]))
+
+    @tf.function(reduce_retracing=True)
+    def predicted(images):
         values = probabilities(model(images, training=False), background=background)
-        if flips and plane != "sagittal":
-            turned = tf.reverse(images, axis=[2])
-            if sampler.coordinate:
-                turned = tf.concat([turned[..., :-1], -turned[..., -1:]], axis=-1)
-            other = probabilities(model(turned, training=False), background=background)
-            values = (values + tf.gather(tf.reverse(other, axis=[2]), mirrored, axis=-1)) / 2
-        for value in values.numpy():
-            whole = np.zeros((shape[row], shape[column], value.shape[-1]), np.float32)
-            whole[..., 0] = 1
-            whole[rows, columns] = value[inner_rows, inner_columns]
-            yield whole
+        if not flips or config.plane == "sagittal":
+            return values
+        turned = tf.reverse(images, axis=[2])
+        if sampler.coordinate:
+            turned = tf.concat([turned[..., :-1], -turned[..., -1:]], axis=-1)
+        other = probabilities(model(turned, training=False), background=background)
+        return (values + tf.gather(tf.reverse(other, axis=[2]), targets.mirrored.astype(np.int32), axis=-1)) / 2
+
+    for images in volume_batches(sampler, 0, shape[across], batch_size):
+        yield from predicted(images).numpy()
 
 
 def class_numbers(slices: Iterator[np.ndarray], shape: Sequence[int], plane: str) -> np.ndarray:
@@ -80,10 +78,3 @@ def class_numbers(slices: Iterator[np.ndarray], shape: Sequence[int], plane: str
     for number, value in enumerate(slices):
         moved[number] = value.argmax(axis=-1)
     return numbers
-
-
-def _overlap(side: int, count: int) -> tuple[slice, slice]:
-    """Where a side of the volume and of the network's slice overlap: (in the volume, in the slice)."""
-    first = (side - count) // 2
-    begin, end = max(0, first), min(side, first + count)
-    return slice(begin, end), slice(begin - first, end - first)

@@ -77,7 +77,6 @@ class SegmentationLearner(Learner):
             jit_compile=False,
         )
         self.model.optimizer.build(self.model.trainable_variables)  # otherwise Keras traces the step twice
-        self._held_out = None
 
     def batches(self, first: int, last: int) -> tf.data.Dataset:
         batches, _ = slice_batches(
@@ -96,17 +95,14 @@ class SegmentationLearner(Learner):
     def validate(self) -> dict[str, float]:
         """Returns the scores of the network on the whole val volumes: columns of `history.csv`.
 
-        `val_loss`: mean over the volumes of the loss of all their voxels. `val_dice`, `val_iou`: means over the classes
+        `val_loss`: cross-entropy per voxel, the mean over the volumes. `val_dice`, `val_iou`: means over the classes
         without background. `val_dice_CLASS`: of each class. The classes are those of the network.
         """
-        volumes, data = self.dataset.of_split("val"), self.config.data
-        if self._held_out is None:
-            self._held_out = SliceSampler(volumes, data, self.targets, self.size)
-        total, losses = 0, []
-        for place, volume in enumerate(volumes):
+        data, total, losses = self.config.data, 0, []
+        for volume in self.dataset.of_split("val"):
             truth = self.targets.table[volume.mask]
             slices = slice_probabilities(
-                self.model, self._held_out, place, truth.shape, data.plane, background=self.config.model.background
+                self.model, volume, data, self.targets, background=self.config.model.background
             )
             log_loss = _LogLoss(truth, data.plane)
             predicted = class_numbers(log_loss.watched(slices), truth.shape, data.plane)

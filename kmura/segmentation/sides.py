@@ -114,8 +114,8 @@ def _composed(rigid, mirror) -> tuple[np.ndarray, np.ndarray]:
 def _plane_of(matrix: np.ndarray, offset: np.ndarray, centre: np.ndarray) -> SagittalPlane:
     """The plane of the reflection that is nearest to x -> matrix x + offset, a rotation times a reflection.
 
-    The normal is the eigenvector of the symmetric part with the smallest eigenvalue: for a reflection it is -1. The plane
-    passes half-way between the centre and its image.
+    The normal is the eigenvector of the symmetric part with the smallest eigenvalue: for a reflection it is -1. The
+    plane passes half-way between the centre and its image.
     """
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     normal = vectors[:, np.argmin(values)]

@@ -78,8 +78,8 @@ def read_labels(path: str | os.PathLike, names: Sequence[str]):
     if numbers[0] < 0 or numbers[-1] > len(names):
         bad = numbers[0] if numbers[0] < 0 else numbers[-1]
         raise InputError(
-            f"{path} contains the label {int(bad)}; allowed are 0 (background) to {len(names)} ({names[-1]}); correct the "
-            "labels, or give the names of all classes"
+            f"{path} contains the label {int(bad)}; allowed are 0 (background) to {len(names)} ({names[-1]}); correct "
+            "the labels, or give the names of all classes"
         )
     if numbers[-1] == 0:
         raise InputError(f"{path} contains no labels, only background; remove this case or correct the label map")
@@ -125,8 +125,8 @@ def check_rigid(transform, name: str | os.PathLike = "the transform", tolerance:
     difference = np.abs(matrix @ matrix.T - np.eye(3)).max()
     if difference > tolerance:
         raise InputError(
-            f"{name} scales or shears (its matrix differs from a rotation by {difference:.3f}, {tolerance:g} is allowed); "
-            "give a rigid transform"
+            f"{name} scales or shears (its matrix differs from a rotation by {difference:.3f}, {tolerance:g} is "
+            "allowed); give a rigid transform"
         )
 
 
@@ -187,7 +187,7 @@ def same_grid(one, other, tolerance: float = GRID_TOLERANCE) -> bool:
 
 
 def to_gray(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Returns gray values uint8: the window from `low` to `high` becomes 0 to 255, values outside the nearest of them."""
+    """Returns gray values uint8: the window from `low` to `high` becomes 0 to 255; values outside are clipped."""
     scaled = (np.asarray(values, np.float32) - low) * (255.0 / (high - low))
     return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
 
@@ -242,8 +242,8 @@ def _file(path: Path, orientation: str | None):
         image = image[:, :, :, 0]
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise InputError(
-            f"{path} has {image.GetNumberOfComponentsPerPixel()} values per voxel (colours or vectors); give a volume of "
-            "gray values"
+            f"{path} has {image.GetNumberOfComponentsPerPixel()} values per voxel (colours or vectors); give a volume "
+            "of gray values"
         )
     if path.name.endswith((".nii", ".nii.gz")):
         _check_nifti(reader, path, orientation)
@@ -263,8 +263,8 @@ def _check_nifti(reader, path: Path, orientation: str | None) -> None:
         raise InputError(f"{path} does not state the size of its voxels (pixdim {sizes}); correct its header")
     if not orientation and header("qform_code") == 0 and header("sform_code") == 0:
         raise InputError(
-            f"{path} does not state its orientation (qform and sform are 0), so left and right are unknown; correct its "
-            "header, or give the orientation, for example --orientation RAS"
+            f"{path} does not state its orientation (qform and sform are 0), so left and right are unknown; correct "
+            "its header, or give the orientation, for example --orientation RAS"
         )
 
 
@@ -313,8 +313,8 @@ def _untilted(image, reader, files: Sequence[str], folder: Path):
     keys = ("0020|0032", "0020|0037")
     if not all(reader.HasMetaDataKey(number, key) for number in range(len(files)) for key in keys):
         raise InputError(
-            f"the slices in {folder} do not state their position (ImagePositionPatient, ImageOrientationPatient); give a "
-            "series of an axial CT"
+            f"the slices in {folder} do not state their position (ImagePositionPatient, ImageOrientationPatient); "
+            "give a series of an axial CT"
         )
     at = np.array([_numbers(reader.GetMetaData(number, keys[0])) for number in range(len(files))])
     row, column = _numbers(reader.GetMetaData(0, keys[1])).reshape(2, 3)

@@ -13,6 +13,7 @@ from kmura.errors import InputError, check_choice
 
 CLASSIFICATION = "classification"  # also the kind of runs of version 1, which do not state it
 PRETRAINING = "pretraining"
+SEGMENTATION = "segmentation"
 PROBE = "probe"  # of an encoder, without a Keras model
 
 
@@ -31,6 +32,8 @@ class Kind:
             outputs; None for kinds whose models cannot be explained, exported and served.
         questions: (Run) -> the binary predictions of the run by area, which `kmura compare` compares; None for kinds
             without class predictions.
+        dataset: (records, area, DataConfig of the kind) -> `kmura.data.dataset.Dataset`.
+        volumes: what segments a whole volume, see `kmura.segmentation.predict.segment`; None for other kinds.
         instead: what a user can do with runs of this kind instead of using a part that they do not have.
     """
 
@@ -41,6 +44,8 @@ class Kind:
     chapter: str | Callable
     contract: str | Callable | None = None
     questions: str | Callable | None = None
+    dataset: str | Callable = "kmura.data.dataset:Dataset"
+    volumes: str | Callable | None = None
     instead: str = "choose a run of another kind"
 
 
@@ -62,6 +67,16 @@ KINDS: dict[str, Kind] = {
         chapter="kmura.report.pretraining_chapter:chapter",
         instead="probe the encoder with kmura probe RUN, or train a classifier with kmura fit --weights RUN/encoder",
     ),
+    SEGMENTATION: Kind(
+        config="kmura.config:SegmentationConfig",
+        learner="kmura.segmentation.learner:SegmentationLearner",
+        evaluate="kmura.segmentation.evaluation:evaluate_run",
+        evaluation="kmura.segmentation.evaluation:read_evaluation",
+        chapter="kmura.report.segmentation_chapter:chapter",
+        dataset="kmura.data.volumes:VolumeDataset",
+        volumes="kmura.segmentation.predict:segment",
+        instead="segment a scan with kmura segment predict",
+    ),
     PROBE: Kind(
         config="kmura.config.probing:ProbeConfig",
         learner=None,
@@ -73,7 +88,11 @@ KINDS: dict[str, Kind] = {
     ),
 }
 
-WORDS = {"contract": "classifier", "questions": "class predictions"}  # what users call the parts that may be missing
+WORDS = {
+    "contract": "classifier",
+    "questions": "class predictions",
+    "volumes": "segmentation of volumes",
+}  # what users call the parts that may be missing
 
 
 def part(kind: str, name: str) -> Any:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
+PREPARATION = ("max_side", "encoding", "quality")  # options of the records that determine the pixels
+
+
 class Dataset:
     """The images and labels of one area of a records folder, or of all its areas.
 
@@ -320,6 +323,11 @@ class Dataset:
         """
         if self.manifest.inputs != inputs:
             raise InputError(f"{self.records} are not the records that {run} was trained on; give those with --records")
+
+    def preparation(self) -> dict:
+        """Returns what determines the pixels of an image of these records, besides its file."""
+        options = self.manifest.options
+        return {name: options[name] for name in PREPARATION if name in options}
 
     def leaks(self) -> tuple[str, ...]:
         """Returns one sentence for each kind of leakage between the splits of this area.

@@ -95,6 +95,12 @@ class VolumeDataset(Dataset):
         """Names of the classes 1, 2, ...; 0 is background."""
         return self.manifest.classes
 
+    def preparation(self) -> dict:
+        """Returns the window (HU) and the usual size of a voxel along x, y, z (mm), to which a scan is resampled."""
+        facts = [one for one in self.manifest.volumes.values() if one.area == self.area]
+        spacing = np.median([one.spacing for one in facts], axis=0)
+        return {"window": list(facts[0].window), "spacing": [float(round(size, 6)) for size in spacing]}
+
     def names(self, split: str) -> list[str]:
         """Returns the names of the volumes of a split.
 

@@ -15,7 +15,7 @@ from kmura.data.dataset import Dataset
 from kmura.errors import InputError
 from kmura.files import replacing
 from kmura.models.base import ImageClassifier
-from kmura.runs.run import PREPARATION
+from kmura.data.dataset import PREPARATION
 
 CACHE = ".features"  # folder in RUNS/AREA
 POOLED = "pool"  # name of the layer of the linear head that averages P5

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import keras
 
 RUN_VERSION = 2
-PREPARATION = ("max_side", "encoding", "quality")  # options of the records that determine the pixels
 log = logging.getLogger(__name__)
 LOSSES = ("val_loss", "val_loss_img")  # columns of the history for which lower is better
 TUNED_VALUES = "best.json"  # in the folder of a search
@@ -75,8 +74,8 @@ class RunDescription:
         finished: whether training has finished.
         precision: the dtype policy of training, which `train.precision` = `auto` leaves open; "" in runs made before
             there was `auto`, whose policy is `train.precision`.
-        preparation: the options of the records that determine the pixels (`max_side`, `encoding`, `quality`), as they
-            were at training; None in runs made before they were stored.
+        preparation: what determines the pixels (images: `max_side`, `encoding`, `quality` of the records; volumes:
+            `window` and `spacing`), as it was at training; None in runs made before it was stored.
         leaks: one sentence for each kind of leakage between the splits of the records; empty in runs made before kmura
             looked for it.
     """
@@ -177,7 +176,7 @@ class Run:
             raise InputError(
                 f"the records of {self.path} are no longer in {folder}; give their folder with --records FOLDER"
             )
-        dataset = Dataset(folder, self.area, self.config.data)
+        dataset = self.part("dataset")(folder, self.area, self.config.data)
         dataset.check_inputs(self.description.inputs, self.path)
         return dataset
 

@@ -25,7 +25,7 @@ from kmura.records.schema import SPLITS
 from kmura.records.writer import build_records
 from kmura.segmentation import volumes
 from kmura.segmentation.regions import ASPECTS
-from kmura.segmentation.sides import midsagittal_plane
+from kmura.segmentation.sides import facts_of
 from kmura.tasks import Multilabel
 
 AREA = "CT_HEAD"
@@ -214,21 +214,8 @@ def prepare(root: str, case: Case, names: tuple[str, ...], window: tuple[float, 
     labels = volumes.canonical(labels)
     scan = volumes.aligned(scan, transform, labels)
     gray, mask = volumes.to_gray(volumes.array_of(scan), *window), volumes.array_of(labels)
-    plane = midsagittal_plane(scan)
-    axes = np.array(scan.GetDirection()).reshape(3, 3)
-    middle = scan.TransformContinuousIndexToPhysicalPoint([(count - 1) / 2 for count in scan.GetSize()])
-    normal = axes.T @ np.array(plane.normal)
-    facts = VolumeFacts(
-        area="",
-        split="",
-        size=scan.GetSize(),
-        spacing=scan.GetSpacing(),
-        origin=scan.GetOrigin(),
-        direction=scan.GetDirection(),
-        window=window,
-        normal=tuple(map(float, normal)),
-        offset=float(np.array(plane.normal) @ (np.array(plane.point) - np.array(middle))),
-        sources=(case.image, case.transform, case.labels),
+    facts = dataclasses.replace(
+        facts_of(scan, window, (case.image, case.transform, case.labels)),
         sha256=hashlib.sha256(gray.tobytes() + mask.tobytes()).hexdigest(),
     )
     return Prepared(gray, mask, facts)

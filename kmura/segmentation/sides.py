@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from kmura.records.manifest import VolumeFacts
 from kmura.segmentation.volumes import simpleitk
 
 GRID = 4.0  # mm, of the volume that is registered
@@ -69,6 +70,32 @@ def signed_distance(plane: SagittalPlane, image) -> np.ndarray:
     columns, rows, count = image.GetSize()
     x, y, z = (step * np.arange(side) for step, side in zip(along, (columns, rows, count), strict=True))
     return (start + z[:, None, None] + y[None, :, None] + x[None, None, :]).astype(np.float32)
+
+
+def facts_of(hounsfield, window: tuple[float, float], sources: tuple[str, str, str] = ("", "", "")) -> VolumeFacts:
+    """Returns the geometry of an aligned scan and its mid-sagittal plane.
+
+    Args:
+        hounsfield: the scan, a SimpleITK image in HU.
+        window: gray values (HU) that become 0 and 255.
+        sources: image, transform and labels, paths relative to the root.
+    """
+    plane = midsagittal_plane(hounsfield)
+    axes = np.array(hounsfield.GetDirection()).reshape(3, 3)
+    middle = hounsfield.TransformContinuousIndexToPhysicalPoint([(count - 1) / 2 for count in hounsfield.GetSize()])
+    return VolumeFacts(
+        area="",
+        split="",
+        size=hounsfield.GetSize(),
+        spacing=hounsfield.GetSpacing(),
+        origin=hounsfield.GetOrigin(),
+        direction=hounsfield.GetDirection(),
+        window=window,
+        normal=tuple(map(float, axes.T @ np.array(plane.normal))),
+        offset=float(np.array(plane.normal) @ (np.array(plane.point) - np.array(middle))),
+        sources=sources,
+        sha256="",
+    )
 
 
 def _prepared(image):

@@ -14,13 +14,12 @@ import kmura
 from kmura.config import differences
 from kmura.data.dataset import Dataset
 from kmura.errors import InputError
-from kmura.runs.run import PREPARATION, RunDescription, RunFolder, read_run
+from kmura.runs.run import RunDescription, RunFolder, read_run
 from kmura.training.precision import resolved
 
 
 def describe(dataset: Dataset, phase: str, config: Any, *, kind: str, command: str | None = None) -> RunDescription:
     """Returns the content of `run.json` for a run that starts now."""
-    options = dataset.manifest.options
     network = getattr(config, "model", None) or getattr(config, "encoder", None)
     return RunDescription(
         kind=kind,
@@ -39,7 +38,7 @@ def describe(dataset: Dataset, phase: str, config: Any, *, kind: str, command: s
         },
         command=command or shlex.join(sys.argv),
         precision=resolved(config.train.precision, getattr(network, "backbone", None)),
-        preparation={name: options[name] for name in PREPARATION if name in options},
+        preparation=dataset.preparation(),
         task=dataset.labels.name,
         classes=dataset.labels.classes,
         areas=dataset.labels.areas,

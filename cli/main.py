@@ -18,6 +18,7 @@ from kmura.cli import (
     pretrain_command,
     probe_command,
     record_commands,
+    segment_commands,
     weight_commands,
 )
 from kmura.cli.options import debug_option, examples
@@ -29,6 +30,7 @@ HEADINGS = {
     "Training": ("fit", "pretrain", "probe", "config"),
     "Evaluation": ("evaluate", "compare", "explain", "report"),
     "Use": ("export", "predict"),
+    "Volumes": ("segment build", "segment fit", "segment predict"),
     "Weights": ("weights port",),
 }
 
@@ -87,6 +89,7 @@ MODULES = (
     config_command,
     evaluation_commands,
     export_commands,
+    segment_commands,
     weight_commands,
 )
 

@@ -11,11 +11,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from kmura.data.dataset import Dataset
+from kmura.data.dataset import PREPARATION, Dataset
 from kmura.errors import InputError
 from kmura.files import replacing
 from kmura.models.base import ImageClassifier
-from kmura.data.dataset import PREPARATION
 
 CACHE = ".features"  # folder in RUNS/AREA
 POOLED = "pool"  # name of the layer of the linear head that averages P5

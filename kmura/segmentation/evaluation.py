@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from kmura.data.volumes import Volume, VolumeDataset
+from kmura.data.volumes import PLANE_AXES, Volume, VolumeDataset
 from kmura.errors import InputError
 from kmura.files import reading_json, replacing, write_json
 from kmura.metrics import segmentation as overlap
@@ -18,7 +19,8 @@ from kmura.segmentation.surfaces import surface_distances
 from kmura.segmentation.targets import pairs, targets_of, with_sides
 
 VERSION = 1  # of metrics.json
-RESAMPLES = 2000
+OVERLAYS = "overlays.npz"  # in the run folder
+OVERLAY_SLICES = 4  # of each plane of a volume
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,9 +111,14 @@ def evaluate_run(run: Run, *, records: str | os.PathLike | None = None, options=
         numbers = class_numbers(slices, volume.gray.shape, config.data.plane)
         return with_sides(numbers, volume.left_of_middle(), names) if config.data.sides == "merged" else numbers
 
-    scores = tuple(scored(volume, split, predicted(volume), names) for volume, split in held_out(dataset))
-    evaluation = SegmentationEvaluation(str(run), run.area, run.phase, names, {"single": scores}, run.model_sha256())
-    write_evaluation(run, evaluation)
+    scores, overlays = [], {}
+    for volume, split in held_out(dataset):
+        numbers = predicted(volume)
+        scores.append(scored(volume, split, numbers, names))
+        overlays |= {f"{split}/{volume.name}/{key}": value for key, value in overlay_of(volume, numbers).items()}
+    ways = {"single": tuple(scores)}
+    evaluation = SegmentationEvaluation(str(run), run.area, run.phase, names, ways, run.model_sha256())
+    write_evaluation(run, evaluation, overlays)
     return evaluation
 
 
@@ -130,8 +137,25 @@ def scored(volume: Volume, split: str, numbers: np.ndarray, names: Sequence[str]
     return VolumeScores(volume.name, split, matrix, hausdorff, surface)
 
 
-def write_evaluation(run: Run, evaluation: SegmentationEvaluation) -> None:
-    """Writes `predictions.csv` (one row per volume and class) and `metrics.json`."""
+def overlay_of(volume: Volume, numbers: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns slices of a volume for pictures, spread evenly over its part with labels.
+
+    Keys are `PLANE/gray`, `PLANE/truth` and `PLANE/predicted`; values uint8 [n, rows, columns].
+    """
+    arrays = {}
+    for plane, (across, _, _) in PLANE_AXES.items():
+        seen = np.flatnonzero(np.moveaxis(volume.mask, across, 0).any(axis=(1, 2)))
+        span = (seen[0], seen[-1]) if len(seen) else (0, volume.mask.shape[across] - 1)
+        chosen = np.linspace(*span, OVERLAY_SLICES + 2)[1:-1].round().astype(int)
+        for name, array in (("gray", volume.gray), ("truth", volume.mask), ("predicted", numbers)):
+            arrays[f"{plane}/{name}"] = np.take(np.moveaxis(array, across, 0), chosen, axis=0)
+    return arrays
+
+
+def write_evaluation(run: Run, evaluation: SegmentationEvaluation, overlays: dict[str, np.ndarray]) -> None:
+    """Writes `predictions.csv` (one row per volume and class), `overlays.npz` and, last, `metrics.json`."""
+    with replacing(run.path / OVERLAYS, "wb") as file:
+        np.savez_compressed(file, **overlays)
     with replacing(run.folder.predictions) as file:
         class_table(evaluation).to_csv(file, index=False)
     value = {
@@ -185,6 +209,22 @@ def read_evaluation(run: Run) -> tuple[SegmentationEvaluation, pd.DataFrame]:
     if evaluation.model_sha256 and Path(run.folder.best).is_file() and evaluation.model_sha256 != run.model_sha256():
         raise InputError(f"{run.folder.metrics} is of another model; {fix}")
     return evaluation, class_table(evaluation)
+
+
+def read_overlays(run: Run, split: str) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    """Returns volume -> plane -> `gray`, `truth`, `predicted`, uint8 [n, rows, columns], of the volumes of a split."""
+    found: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    try:
+        with np.load(run.path / OVERLAYS) as arrays:
+            for key in arrays.files:
+                of_split, volume, plane, name = key.split("/")
+                if of_split == split:
+                    found.setdefault(volume, {}).setdefault(plane, {})[name] = arrays[key]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{run.path / OVERLAYS} cannot be read ({error}); make it with: kmura evaluate {run}"
+        ) from error
+    return found
 
 
 def class_table(evaluation: SegmentationEvaluation) -> pd.DataFrame:

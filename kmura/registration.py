@@ -16,7 +16,8 @@ MODULES = (
     "kmura.models.classifier",
     "kmura.models.hybrid",
     "kmura.models.projection",
-)  # importing them registers all classes of saved classifiers
+    "kmura.models.unet",
+)  # importing them registers all classes of saved models
 
 
 def use_tensorflow() -> None:

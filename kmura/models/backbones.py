@@ -33,6 +33,8 @@ class BackboneEntry:
         taps: name of a feature map -> name of the layer that outputs it. P5 is the input of the head; P4 and P3 have
             two and four times its resolution. Each is the output of a ReLU through which all earlier layers are
             connected to the output, so it is non-negative and receives the full gradient.
+        shallow_taps: names of the layers before P3 whose maps have 1/2, 1/4, ... of the resolution of the image; with
+            P3, P4 and P5 they are the levels of a U-Net.
         last_block: prefixes of the names of the layers in the last block and after it.
         min_size: smallest image side, pixels, for which P5 is not empty.
         depthwise: whether most convolutions are depthwise, which TensorFlow computes more slowly in bfloat16 than in
@@ -46,6 +48,7 @@ class BackboneEntry:
     taps: dict[str, str]
     last_block: tuple[str, ...]
     min_size: int
+    shallow_taps: tuple[str, ...]
     depthwise: bool = False
 
 
@@ -83,6 +86,7 @@ def _efficientnet_lite0() -> keras.Model:
 
 # The pyramid outputs of keras-hub's DenseNet are not used: they precede the batch normalisation and ReLU of each stack.
 DENSENET_LAST = ("stack4_", "bn")
+DENSENET_SHALLOW = ("conv1_relu", "transition1_relu")
 DENSENET_TAPS = {"P3": "transition2_relu", "P4": "transition3_relu", "P5": "relu"}
 
 BACKBONES: dict[str, BackboneEntry] = {
@@ -94,6 +98,7 @@ BACKBONES: dict[str, BackboneEntry] = {
         taps=DENSENET_TAPS,
         last_block=DENSENET_LAST,
         min_size=32,
+        shallow_taps=DENSENET_SHALLOW,
     ),
     "densenet169": BackboneEntry(
         build=lambda: _densenet([6, 12, 32, 32], growth_rate=32),
@@ -103,6 +108,7 @@ BACKBONES: dict[str, BackboneEntry] = {
         taps=DENSENET_TAPS,
         last_block=DENSENET_LAST,
         min_size=32,
+        shallow_taps=DENSENET_SHALLOW,
     ),
     "resnet50": BackboneEntry(
         build=_resnet50,
@@ -112,6 +118,7 @@ BACKBONES: dict[str, BackboneEntry] = {
         taps={"P3": "stack1_block3_out", "P4": "stack2_block5_out", "P5": "stack3_block2_out"},
         last_block=("stack3_",),
         min_size=32,
+        shallow_taps=("conv1_relu", "stack0_block2_out"),
     ),
     # P3 and P4 are the expanded maps of the blocks that halve the resolution, since those have no shortcut.
     "efficientnet_lite0": BackboneEntry(
@@ -122,6 +129,7 @@ BACKBONES: dict[str, BackboneEntry] = {
         taps={"P3": "block4a_expand_activation", "P4": "block6a_expand_activation", "P5": "top_activation"},
         last_block=("block7", "top_"),
         min_size=32,
+        shallow_taps=("block2a_expand_activation", "block3a_expand_activation"),
         depthwise=True,
     ),
     # For images of 28 pixels: the stride of P5 is 8, not 32.
@@ -133,6 +141,7 @@ BACKBONES: dict[str, BackboneEntry] = {
         taps={"P3": "stack1_block1_out", "P4": "stack2_block1_out", "P5": "stack3_block1_out"},
         last_block=("stack3_",),
         min_size=8,
+        shallow_taps=(),
     ),
     # For tests and the demo: 127,024 parameters, trains from scratch on small images.
     "densenet_mini": BackboneEntry(
@@ -143,5 +152,6 @@ BACKBONES: dict[str, BackboneEntry] = {
         taps=DENSENET_TAPS,
         last_block=DENSENET_LAST,
         min_size=32,
+        shallow_taps=DENSENET_SHALLOW,
     ),
 }

@@ -108,7 +108,7 @@ class ImageClassifier(keras.Model):
             "dtype": policy.name,
             **own,
         }
-        with _dtype_policy(policy):
+        with dtype_policy_scope(policy):
             images = keras.Input((*size, channels), dtype="float32", name="image")
             normalized = NormalizedChannels(parts.mean, parts.std, name="normalized")(images)
             body = parts.build()
@@ -150,7 +150,7 @@ class ImageClassifier(keras.Model):
 
 
 @contextlib.contextmanager
-def _dtype_policy(policy):
+def dtype_policy_scope(policy):
     """Sets the global dtype policy of Keras inside the block; keras-hub's DenseNet takes the policy in no other way."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)

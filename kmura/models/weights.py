@@ -39,7 +39,7 @@ SWIN_GROUP = "layers/swin_maps/backbone"
 NOT_ARCHITECTURE = {"name", "trainable", "dtype", "image_shape", "data_format"}
 CONNECT_SECONDS = 10
 HUGGING_FACE = ("model.safetensors", "pytorch_model.bin")  # files in which transformers stores a state dict
-CLASSIFIERS = ("kmura>RadiographClassifier", "kmura>HybridClassifier", "kmura>ProjectionNetwork")
+CLASSIFIERS = ("kmura>RadiographClassifier", "kmura>HybridClassifier", "kmura>ProjectionNetwork", "kmura>UNet")
 
 # name of ImageNet weights -> the package that holds them (its import name, its name on the package index) and the file
 INSTALLED = {
@@ -60,7 +60,7 @@ class Part:
     Attributes:
         model: the whole classifier.
         body: the backbone.
-        key: the key of the backbone's name in the config of a classifier, `backbone` or `swin`.
+        key: the key of the backbone's name in the config of the model, `backbone`, `encoder` (of a U-Net) or `swin`.
         name: name of the backbone in its registry.
         imagenet: keras-hub preset of its ImageNet weights, or None.
         group: group of its arrays in the weight file of a classifier.
@@ -77,7 +77,7 @@ class Part:
 
 
 def load_weights(model, weights: str, swin_weights: str = "none") -> None:
-    """Loads weights into the backbones of a RadiographClassifier or HybridClassifier.
+    """Loads weights into the backbones of a RadiographClassifier or HybridClassifier, or into the encoder of a UNet.
 
     `weights` are loaded into the convolutional backbone, and into the rest of the model if they come from a classifier
     with the same shapes; `swin_weights` are loaded into the transformer of a hybrid. The numbers of matched, missing
@@ -97,8 +97,13 @@ def load_weights(model, weights: str, swin_weights: str = "none") -> None:
         InputError: the weights do not exist, cannot be downloaded, are damaged, or belong to another architecture.
     """
     config = model.get_config()
-    name = config["backbone"]
-    part = Part(model, model.backbone, "backbone", name, BACKBONES[name].imagenet, BACKBONE_GROUP, True)
+    key = "encoder" if "encoder" in config else "backbone"
+    name = config[key]
+    if name is None:
+        if weights != "none":
+            raise InputError(f"weights are {weights}, but the U-Net has no encoder; set model.encoder, or weights none")
+        return
+    part = Part(model, model.backbone, key, name, BACKBONES[name].imagenet, BACKBONE_GROUP, True)
     whole = _load_part(part, weights)
     if "swin" in config and not (whole and swin_weights in ("none", "imagenet")):
         name = config["swin"]
@@ -111,9 +116,9 @@ def _load_part(part: Part, weights: str) -> bool:
         return False
     preset = part.imagenet if weights == "imagenet" else weights
     if preset is None:
-        table = BACKBONES if part.key == "backbone" else SWINS
+        table = SWINS if part.key == "swin" else BACKBONES
         pretrained = [name for name, known in table.items() if known.imagenet]
-        flag = "weights" if part.key == "backbone" else "swin_weights"
+        flag = "swin_weights" if part.key == "swin" else "weights"
         raise InputError(
             f"{part.key} {part.name} has no ImageNet weights; give {flag} none or a path, or choose one of "
             f"{', '.join(pretrained)}"
@@ -285,14 +290,17 @@ def _parsed(source: Path, config: bytes) -> dict:
 def _check_architecture(config: dict, part: Part, source: Path) -> None:
     """Raises InputError unless `config` describes the part's backbone or a classifier of kmura with that backbone."""
     name, theirs = config["class"], config["config"]
-    if name in CLASSIFIERS and part.key in theirs:
-        if theirs[part.key] != part.name:
+    # the backbone of a classifier is an encoder of a U-Net, and vice versa
+    keys = ("swin",) if part.key == "swin" else ("backbone", "encoder")
+    other = next((theirs[key] for key in keys if key in theirs), None)
+    if name in CLASSIFIERS and other:
+        if other != part.name:
             raise InputError(
-                f"weights {source}: they belong to {part.key} {theirs[part.key]}, but the model has {part.name}; "
-                f"set model.{part.key}={theirs[part.key]} or give other weights"
+                f"weights {source}: they belong to {part.key} {other}, but the model has {part.name}; "
+                f"set model.{part.key}={other} or give other weights"
             )
         padding = bool(theirs.get("torch_padding"))
-        if part.key == "backbone" and padding != part.model.get_config()["torch_padding"]:
+        if part.key != "swin" and padding != part.model.get_config()["torch_padding"]:
             raise InputError(
                 f"weights {source}: trained with model.torch_padding={str(padding).lower()}, but the model has "
                 f"{str(not padding).lower()}; set model.torch_padding={str(padding).lower()}"

@@ -130,13 +130,19 @@ def from_run_version_1(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dic
     return tables
 
 
-def filled_as_before(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def filled_as_before(
+    tables: Mapping[str, Mapping[str, Any]], bundle: type = ClassificationConfig
+) -> dict[str, dict[str, Any]]:
     """The configuration tables of a `run.json` with the values that keys of today had before they existed.
 
     Only keys are filled in whose default differs from the former behaviour.
+
+    Args:
+        tables: stage -> key -> value.
+        bundle: the dataclass of the stages.
     """
     tables = {stage: dict(table) for stage, table in tables.items()}
-    if "augment" in tables:
+    if bundle is ClassificationConfig and "augment" in tables:
         tables["augment"] = {"crop": "zoom"} | tables["augment"]
     return tables
 

@@ -307,7 +307,8 @@ def read_run(path: str | os.PathLike) -> RunDescription:
                 f"{file} has run version {version}, this kmura reads versions 1 and {RUN_VERSION}; "
                 "use the version of kmura that wrote it"
             )
-        config = config_from_tables(filled_as_before(raw["config"]), str(file), kinds.part(raw["kind"], "config"))
+        bundle = kinds.part(raw["kind"], "config")
+        config = config_from_tables(filled_as_before(raw["config"], bundle), str(file), bundle)
         names = {"classes": tuple(raw["classes"]), "areas": tuple(raw["areas"]), "leaks": tuple(raw.get("leaks", ()))}
         return RunDescription(**raw | {"config": config} | names)
 

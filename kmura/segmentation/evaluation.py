@@ -14,7 +14,7 @@ from kmura.errors import InputError
 from kmura.files import reading_json, replacing, write_json
 from kmura.metrics import segmentation as overlap
 from kmura.runs.run import Run
-from kmura.segmentation.inference import class_numbers, slice_probabilities
+from kmura.segmentation.inference import SlicePredictor, class_numbers
 from kmura.segmentation.surfaces import surface_distances
 from kmura.segmentation.targets import pairs, targets_of, with_sides
 
@@ -103,12 +103,12 @@ def evaluate_run(run: Run, *, records: str | os.PathLike | None = None, options=
         InputError: the records are missing or others, or there is no model.
     """
     dataset, config = run.dataset(records), run.config
-    model, names = run.model(), run.labels.classes
+    names = run.labels.classes
     targets = targets_of(names, merged=config.data.sides == "merged")
+    predictor = SlicePredictor(run.model(), config.data, targets, background=config.model.background)
 
     def predicted(volume: Volume) -> np.ndarray:
-        slices = slice_probabilities(model, volume, config.data, targets, background=config.model.background)
-        numbers = class_numbers(slices, volume.gray.shape, config.data.plane)
+        numbers = class_numbers(predictor.slices(volume), volume.gray.shape, config.data.plane)
         return with_sides(numbers, volume.left_of_middle(), names) if config.data.sides == "merged" else numbers
 
     scores, overlays = [], {}
@@ -132,9 +132,9 @@ def held_out(dataset: VolumeDataset) -> Iterator[tuple[Volume, str]]:
 
 def scored(volume: Volume, split: str, numbers: np.ndarray, names: Sequence[str]) -> VolumeScores:
     """Compares class numbers [Z, Y, X] with the labels of a volume."""
-    hausdorff, surface = surface_distances(volume.mask, numbers, len(names), volume.spacing)
+    distances = surface_distances(volume.mask, numbers, range(1, len(names) + 1), volume.spacing)
     matrix = overlap.confusion(volume.mask, numbers, len(names) + 1)
-    return VolumeScores(volume.name, split, matrix, hausdorff, surface)
+    return VolumeScores(volume.name, split, matrix, distances["hd95"], distances["mean_surface_distance"])
 
 
 def overlay_of(volume: Volume, numbers: np.ndarray) -> dict[str, np.ndarray]:

@@ -29,46 +29,54 @@ def probabilities(logits, *, background: bool):
     return both / tf.reduce_sum(both, axis=-1, keepdims=True)
 
 
-def slice_probabilities(
-    model: keras.Model,
-    volume: Volume,
-    config: SlicesConfig,
-    targets: SliceTargets,
-    *,
-    background: bool = True,
-    flips: bool = False,
-    batch_size: int = BATCH,
-) -> Iterator[np.ndarray]:
-    """Yields the class probabilities of the slices of a volume in order, float32 [rows, columns, K].
+class SlicePredictor:
+    """The class probabilities of slices by a network; it is traced once, for slices of any size.
 
-    The slices have the size of the volume; a U-Net takes any size.
-
-    Args:
-        model: the U-Net.
-        volume: its mask is not used.
+    Attributes:
         config: plane, neighbours and sides of the network.
         targets: the classes of the network.
-        background: see `probabilities`.
-        flips: average with the prediction for the mirrored slice; sagittal slices have no mirror image.
-        batch_size: slices per prediction.
     """
-    across, row, column = PLANE_AXES[config.plane]
-    shape = volume.gray.shape
-    sampler = SliceSampler([volume], config, targets, (shape[row], shape[column]))
 
-    @tf.function(reduce_retracing=True)
-    def predicted(images):
-        values = probabilities(model(images, training=False), background=background)
-        if not flips or config.plane == "sagittal":
-            return values
-        turned = tf.reverse(images, axis=[2])
-        if sampler.coordinate:
-            turned = tf.concat([turned[..., :-1], -turned[..., -1:]], axis=-1)
-        other = probabilities(model(turned, training=False), background=background)
-        return (values + tf.gather(tf.reverse(other, axis=[2]), targets.mirrored.astype(np.int32), axis=-1)) / 2
+    def __init__(
+        self, model: keras.Model, config: SlicesConfig, targets: SliceTargets, *, background: bool, flips: bool = False
+    ):
+        """
+        Args:
+            model: the U-Net.
+            config, targets: of its data.
+            background: see `probabilities`.
+            flips: average with the prediction for the mirrored slice; sagittal slices have no mirror image.
+        """
+        self.config, self.targets = config, targets
+        coordinate = config.sides == "coordinate"
+        shape = (None, None, None, config.slices + coordinate)
+        mirrored = targets.mirrored.astype(np.int32)
 
-    for images in volume_batches(sampler, 0, shape[across], batch_size):
-        yield from predicted(images).numpy()
+        @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)])
+        def predicted(images):
+            values = probabilities(model(images, training=False), background=background)
+            if not flips or config.plane == "sagittal":
+                return values
+            turned = tf.reverse(images, axis=[2])
+            if coordinate:
+                turned = tf.concat([turned[..., :-1], -turned[..., -1:]], axis=-1)
+            other = probabilities(model(turned, training=False), background=background)
+            return (values + tf.gather(tf.reverse(other, axis=[2]), mirrored, axis=-1)) / 2
+
+        self._predicted = predicted
+
+    def slices(self, volume: Volume, batch_size: int = BATCH) -> Iterator[np.ndarray]:
+        """Yields the class probabilities of the slices of a volume in order, float32 [rows, columns, K].
+
+        Args:
+            volume: its mask is not used.
+            batch_size: slices per prediction.
+        """
+        across, row, column = PLANE_AXES[self.config.plane]
+        shape = volume.gray.shape
+        sampler = SliceSampler([volume], self.config, self.targets, (shape[row], shape[column]))
+        for images in volume_batches(sampler, 0, shape[across], batch_size):
+            yield from self._predicted(images).numpy()
 
 
 def class_numbers(slices: Iterator[np.ndarray], shape: Sequence[int], plane: str) -> np.ndarray:

@@ -1,20 +1,23 @@
 """The learner of the kind `segmentation`: a U-Net for the slices of one plane, validated on whole volumes."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
 from kmura.config import SegmentationConfig
-from kmura.data.slices import SliceSampler, slice_batches
-from kmura.data.volumes import PLANE_AXES, VolumeDataset, slice_size
+from kmura.data.slices import SliceSampler, SliceTargets, slice_batches
+from kmura.data.volumes import PLANE_AXES, Volume, VolumeDataset, slice_size
 from kmura.errors import InputError
 from kmura.metrics import segmentation as overlap
-from kmura.models import weights
-from kmura.models.unet import build_unet
-from kmura.segmentation.inference import class_numbers, slice_probabilities
-from kmura.segmentation.losses import SegmentationLoss
+from kmura.models.unet import UNet, build_unet
+from kmura.segmentation.inference import SlicePredictor, class_numbers
+from kmura.segmentation.overlap_losses import SegmentationLoss
 from kmura.segmentation.targets import targets_of
 from kmura.training.loop import Learner
 from kmura.training.optimizers import AdamL2, learning_rate
+
+RAREST = 1e-4  # share of the voxels, of an initial bias
 
 
 class SegmentationLearner(Learner):
@@ -61,9 +64,7 @@ class SegmentationLearner(Learner):
                 f"{train.batch_size}; reduce train.batch_size"
             )
         self.steps = drawn // train.batch_size
-        self.saved = self.model = network(config, len(self.targets.names))
-        if load_weights and config.model.encoder != "none":
-            weights.load_weights(self.model, config.model.weights)
+        self.saved = self.model = network(config, self.targets, volumes, load_weights=load_weights)
         self.model.compile(
             optimizer=AdamL2(learning_rate(train, self.steps), l2=train.weight_decay),
             loss=SegmentationLoss(
@@ -77,6 +78,7 @@ class SegmentationLearner(Learner):
             jit_compile=False,
         )
         self.model.optimizer.build(self.model.trainable_variables)  # otherwise Keras traces the step twice
+        self._predictor = SlicePredictor(self.model, data, self.targets, background=config.model.background)
 
     def batches(self, first: int, last: int) -> tf.data.Dataset:
         batches, _ = slice_batches(
@@ -101,11 +103,8 @@ class SegmentationLearner(Learner):
         data, total, losses = self.config.data, 0, []
         for volume in self.dataset.of_split("val"):
             truth = self.targets.table[volume.mask]
-            slices = slice_probabilities(
-                self.model, volume, data, self.targets, background=self.config.model.background
-            )
             log_loss = _LogLoss(truth, data.plane)
-            predicted = class_numbers(log_loss.watched(slices), truth.shape, data.plane)
+            predicted = class_numbers(log_loss.watched(self._predictor.slices(volume)), truth.shape, data.plane)
             losses.append(log_loss.mean)
             total = total + overlap.confusion(truth, predicted, len(self.targets.names) + 1)
         dice, iou = overlap.dice(total)[1:], overlap.iou(total)[1:]
@@ -135,16 +134,27 @@ class _LogLoss:
         return self._sum / max(1, self._count)
 
 
-def network(config: SegmentationConfig, classes: int):
-    """Returns the U-Net of a configuration, with random weights.
+def network(
+    config: SegmentationConfig, targets: SliceTargets, volumes: Sequence[Volume], *, load_weights: bool
+) -> UNet:
+    """Returns the U-Net of a configuration; it begins with the shares of the classes in the training volumes.
 
     Args:
         config: of the run.
-        classes: number of classes without background.
+        targets: the classes of the network.
+        volumes: for training.
+        load_weights: whether the encoder gets its initial weights.
     """
+    counts = sum(
+        np.bincount(targets.table[volume.mask].ravel(), minlength=len(targets.names) + 1) for volume in volumes
+    )
+    share = np.maximum(counts / counts.sum(), RAREST)
+    bias = np.log(share) if config.model.background else np.log(share[1:] / (1 - share[1:]))
     model, data = config.model, config.data
     return build_unet(
-        classes=classes,
+        classes=len(targets.names),
+        weights=config.model.weights if load_weights else "none",
+        initial_bias=bias.tolist(),
         slices=data.slices,
         coordinate=data.sides == "coordinate",
         widths=model.widths,

@@ -21,8 +21,15 @@ from kmura.errors import InputError, check_choice, reason
 from kmura.files import reading_json, replacing
 from kmura.runs.run import Run, RunFolder
 from kmura.segmentation import volumes
-from kmura.segmentation.fusion import FUSIONS, fused
-from kmura.segmentation.inference import slice_probabilities
+from kmura.segmentation.inference import SlicePredictor
+from kmura.segmentation.plane_fusion import (
+    FUSIONS,
+    MAJORITY,
+    PlaneWeights,
+    fused_labels,
+    fused_probabilities,
+    quantized,
+)
 from kmura.segmentation.sides import facts_of
 from kmura.segmentation.targets import pairs, targets_of
 
@@ -110,7 +117,7 @@ def segment(
     runs = runs_of(model)
     first = next(iter(runs.values()))
     names, preparation = first.labels.classes, first.description.preparation
-    weights = fusion_weights(model, runs, len(names)) if fusion == "weighted" else None
+    weights = fusion_weights(model, runs) if fusion == "weighted" else None
     targets = [path for path in (out, aligned_out, table_out, probability_out) if path]
     for path in targets:
         if not Path(path).resolve().parent.is_dir():
@@ -188,14 +195,12 @@ def plane_file(run: Run, case: Volume, image, path: Path, flips: bool) -> Path:
     targets = targets_of(names, merged=merged)
     across = PLANE_AXES[config.data.plane][0]
     distance = np.moveaxis(case.left_of_middle(), across, 0) if merged else None
-    slices = slice_probabilities(
-        run.model(), case, config.data, targets, background=config.model.background, flips=flips
-    )
+    predictor = SlicePredictor(run.model(), config.data, targets, background=config.model.background, flips=flips)
     with open(path, "wb") as file:
-        for number, value in enumerate(slices):
+        for number, value in enumerate(predictor.slices(case)):
             if merged:
                 value = on_both_sides(value, distance[number], names)
-            file.write(np.round(value * SCALE).astype(np.uint8).tobytes())
+            file.write(quantized(value).tobytes())
     return path
 
 
@@ -216,7 +221,7 @@ def on_both_sides(value: np.ndarray, distance: np.ndarray, names: Sequence[str])
 
 
 def fuse_files(
-    planes: dict[str, Path], shape: Sequence[int], classes: int, fusion: str, weights: np.ndarray | None, target: Path
+    planes: dict[str, Path], shape: Sequence[int], classes: int, fusion: str, weights: PlaneWeights | None, target: Path
 ) -> None:
     """Fuses the files of the planes into one file of bytes [K, Z, Y, X], a few axial slices at a time.
 
@@ -224,7 +229,7 @@ def fuse_files(
         planes: plane -> file of `plane_file`.
         shape: of the volume, [Z, Y, X].
         classes: K, with background.
-        fusion, weights: see `kmura.segmentation.fusion.fused`.
+        fusion, weights: see `fused`.
         target: the file.
     """
     depth, rows, columns = shape
@@ -235,11 +240,23 @@ def fuse_files(
         for first in range(0, depth, SLAB):
             last = min(depth, first + SLAB)
             blocks = [_slab(file, plane, shape, classes, first, last) for plane, file in files.items()]
-            value = fused(np.stack(blocks).astype(np.float32) / SCALE, fusion, weights)
-            whole = np.round(value * SCALE).astype(np.uint8)
+            whole = quantized(fused(np.stack(blocks), fusion, weights))
             for number in range(classes):
                 result.seek((number * depth + first) * rows * columns)
                 result.write(np.ascontiguousarray(whole[..., number]).tobytes())
+
+
+def fused(block: np.ndarray, fusion: str, weights: PlaneWeights | None) -> np.ndarray:
+    """Returns the fused probabilities of a block, float32 [..., K]; a majority gives 1 to one class.
+
+    Args:
+        block: [P, ..., K], see `kmura.segmentation.plane_fusion.fused_labels`.
+        fusion: one of FUSIONS.
+        weights: for `weighted`.
+    """
+    if fusion == MAJORITY and len(block) > 1:
+        return np.eye(block.shape[-1], dtype=np.float32)[fused_labels(block, fusion)]
+    return fused_probabilities(block, weights)
 
 
 def strongest(file: Path, classes: int, image, target):
@@ -311,8 +328,8 @@ def region_table(
     )
 
 
-def fusion_weights(model: str | os.PathLike, runs: dict[str, Run], classes: int) -> np.ndarray:
-    """Returns the fitted weights of the planes, float64 [planes, K + 1].
+def fusion_weights(model: str | os.PathLike, runs: dict[str, Run]) -> PlaneWeights:
+    """Returns the fitted weights of the planes.
 
     Raises:
         InputError: there are none, or they are of other planes.
@@ -322,10 +339,7 @@ def fusion_weights(model: str | os.PathLike, runs: dict[str, Run], classes: int)
     with reading_json(path, fix=fix, missing=f"{model} has no {WEIGHTS}; {fix}, or choose --fusion mean") as content:
         if sorted(content["planes"]) != sorted(runs):
             raise InputError(f"{path} has weights of the planes {', '.join(content['planes'])}; {fix}")
-        weights = np.array([content["planes"][plane] for plane in runs], float)
-        if weights.shape[-1] != classes + 1:
-            raise InputError(f"{path} has weights of {weights.shape[-1]} classes, not {classes + 1}; {fix}")
-        return weights
+        return PlaneWeights(np.array([content["planes"][plane] for plane in runs]))
 
 
 def _slab(file, plane: str, shape: Sequence[int], classes: int, first: int, last: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from kmura.errors import InputError, check_choice
 CLASSIFICATION = "classification"  # also the kind of runs of version 1, which do not state it
 PRETRAINING = "pretraining"
 SEGMENTATION = "segmentation"
+FUSION = "fusion"  # of the planes of a segmentation, without a Keras model
 PROBE = "probe"  # of an encoder, without a Keras model
 
 
@@ -76,6 +77,15 @@ KINDS: dict[str, Kind] = {
         dataset="kmura.data.volumes:VolumeDataset",
         volumes="kmura.segmentation.predict:segment",
         instead="segment a scan with kmura segment predict",
+    ),
+    FUSION: Kind(
+        config="kmura.config:FusionConfig",
+        learner=None,
+        evaluate="kmura.segmentation.fuse:evaluate_run",
+        evaluation="kmura.segmentation.evaluation:read_evaluation",
+        chapter="kmura.report.segmentation_chapter:chapter",
+        dataset="kmura.data.volumes:VolumeDataset",
+        instead="segment a scan with kmura segment predict RUNS/AREA",
     ),
     PROBE: Kind(
         config="kmura.config.probing:ProbeConfig",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LEAVES = ("errors", "files", "workers", "typed", "config", "metrics", "cam", "tasks", "kinds")
+LEAVES = ("errors", "files", "workers", "typed", "config", "metrics", "cam", "tasks", "kinds", "itk")
 KINDS = {"classification", "pretraining", "segmentation"}  # packages that do not import each other
 # a layer imports only from itself and from the layers listed above it
 LAYERS = (

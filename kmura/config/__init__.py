@@ -8,7 +8,7 @@ follow from the declaration.
 
 # ruff: noqa: F401 (the names that others use)
 
-from kmura.config.bundles import ClassificationConfig, PretrainingConfig, SegmentationConfig
+from kmura.config.bundles import ClassificationConfig, FusionConfig, PretrainingConfig, SegmentationConfig
 from kmura.config.data import AugmentConfig, DataConfig
 from kmura.config.loading import (
     RECIPES,
@@ -28,4 +28,5 @@ from kmura.config.model import ModelConfig
 from kmura.config.pretraining import EncoderConfig, MethodConfig, PretrainLoopConfig, ViewsConfig
 from kmura.config.records import RecordsConfig
 from kmura.config.search_space import TuneConfig
+from kmura.config.segmentation import FusionStage, SegmentationLossConfig, SlicesConfig, UNetConfig, VolumeAugmentConfig
 from kmura.config.training import CamConfig, MixConfig, TrainConfig

@@ -7,6 +7,7 @@ from kmura.config.model import ModelConfig
 from kmura.config.pretraining import EncoderConfig, MethodConfig, PretrainLoopConfig, ViewsConfig
 from kmura.config.search_space import TuneConfig
 from kmura.config.segmentation import (
+    FusionStage,
     SegmentationLoopConfig,
     SegmentationLossConfig,
     SlicesConfig,
@@ -74,4 +75,13 @@ class SegmentationConfig:
     augment: VolumeAugmentConfig = VolumeAugmentConfig()
     model: UNetConfig = UNetConfig()
     loss: SegmentationLossConfig = SegmentationLossConfig()
+    train: SegmentationLoopConfig = SegmentationLoopConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class FusionConfig:
+    """The configuration of a run of the kind `fusion`, which is not trained."""
+
+    data: SlicesConfig = SlicesConfig()
+    fusion: FusionStage = FusionStage()
     train: SegmentationLoopConfig = SegmentationLoopConfig()

@@ -146,6 +146,16 @@ class SegmentationLossConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class FusionStage:
+    """The fusion of the planes."""
+
+    planes: tuple[str, ...] = key(PLANES, "The planes that are fused.", names=PLANES)
+
+    def __post_init__(self):
+        check_values(self, "fusion")
+
+
+@dataclasses.dataclass(frozen=True)
 class SegmentationLoopConfig:
     """The training loop: epochs, optimizer and schedule."""
 

@@ -155,17 +155,26 @@ def _published() -> Table:
 def _facts(run: Run) -> dict[str, str]:
     """How a run was made: name -> text."""
     description, config = run.description, run.config
-    train, model, data = config.train, config.model, config.data
+    data, network = config.data, {}
+    if hasattr(config, "model"):
+        network = _network_facts(run)
     return {
-        "network": f"U-Net, widths {', '.join(map(str, model.widths))}, {data.slices} slices, sides {data.sides}"
-        if model.encoder == "none"
-        else f"U-Net with encoder {model.encoder}, {data.slices} slices, sides {data.sides}",
-        "loss": f"Tversky {config.loss.tversky:g} (alpha {config.loss.alpha:g}, beta {config.loss.beta:g}), "
-        f"cross-entropy {config.loss.cross_entropy:g}",
-        "training": f"{epochs_trained(run.folder, config)}, batches of {train.batch_size}, Adam at "
-        f"{train.learning_rate:g}, {description.policy}, seed {train.seed}",
+        **network,
         "volumes": f"fold {data.fold} of {data.folds}" if data.folds else "splits of the records",
         "records": description.records,
         "command": description.command,
         "versions": ", ".join(f"{name} {version}" for name, version in description.versions.items()),
+    }
+
+
+def _network_facts(run: Run) -> dict[str, str]:
+    config = run.config
+    train, model, data = config.train, config.model, config.data
+    what = f"widths {', '.join(map(str, model.widths))}" if model.encoder == "none" else f"encoder {model.encoder}"
+    return {
+        "network": f"U-Net, {what}, {data.slices} slices, sides {data.sides}",
+        "loss": f"Tversky {config.loss.tversky:g} (alpha {config.loss.alpha:g}, beta {config.loss.beta:g}), "
+        f"cross-entropy {config.loss.cross_entropy:g}",
+        "training": f"{epochs_trained(run.folder, config)}, batches of {train.batch_size}, Adam at "
+        f"{train.learning_rate:g}, {run.description.policy}, seed {train.seed}",
     }

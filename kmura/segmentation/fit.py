@@ -14,6 +14,7 @@ from kmura.config.segmentation import PLANES
 from kmura.data.volumes import VolumeDataset
 from kmura.errors import InputError, check_choice
 from kmura.kinds import SEGMENTATION
+from kmura.segmentation.fuse import fuse_planes
 from kmura.segmentation.targets import targets_of
 from kmura.training.loop import RunResult, train_run
 
@@ -36,6 +37,7 @@ def fit_planes(
     """Trains one network after another; each continues after its last finished epoch if there is one.
 
     The run of a plane is `RUNS/AREA/PLANE`; with folds it is `RUNS/fold0/AREA/PLANE`, `RUNS/fold1/AREA/PLANE`, ...
+    After all planes of a fold, `RUNS/AREA/fused` is written, see `kmura.segmentation.fuse`.
 
     Args:
         records: folder of volume records.
@@ -62,7 +64,7 @@ def fit_planes(
     for dataset, config in zip(datasets, configs, strict=True):  # before the first run starts
         targets_of(dataset.classes, merged=config.data.sides == "merged")
         dataset.names("train"), dataset.names("val")
-    for dataset, config in zip(datasets, configs, strict=True):
+    for number, (dataset, config) in enumerate(zip(datasets, configs, strict=True)):
         parent = Path(runs) / f"fold{config.data.fold}" if config.data.folds else Path(runs)
         yield train_run(
             dataset,
@@ -73,6 +75,8 @@ def fit_planes(
             fresh=fresh,
             callbacks=callbacks_for(parent / area / config.data.plane, config),
         )
+        if plane == ALL_PLANES and (number + 1) % len(PLANES) == 0:
+            fuse_planes(parent / area, records=records)
 
 
 def plane_configs(

@@ -19,6 +19,7 @@ from kmura.config.segmentation import PLANES
 from kmura.data.volumes import PLANE_AXES, Volume
 from kmura.errors import InputError, check_choice, reason
 from kmura.files import reading_json, replacing
+from kmura.itk import simpleitk
 from kmura.runs.run import Run, RunFolder
 from kmura.segmentation import volumes
 from kmura.segmentation.inference import SlicePredictor
@@ -33,7 +34,8 @@ from kmura.segmentation.plane_fusion import (
 from kmura.segmentation.sides import facts_of
 from kmura.segmentation.targets import pairs, targets_of
 
-WEIGHTS = "fusion.json"  # beside the runs of the planes
+FUSED = "fused"  # name of the run of the fusion, beside those of the planes
+WEIGHTS = "fusion.json"  # in its folder
 SCALE = 255  # probabilities in files are bytes
 SLAB = 8  # axial slices that are fused at a time
 
@@ -130,7 +132,7 @@ def segment(
     hounsfield = volumes.aligned(scan, how, grid)
     case = volume_of(hounsfield, preparation["window"], Path(volume).name)
     with _scratch(targets) as folder:
-        planes = {plane: plane_file(run, case, hounsfield, folder / plane, flips) for plane, run in runs.items()}
+        planes = {plane: plane_file(run, case, folder / plane, flips) for plane, run in runs.items()}
         chosen = folder / "fused"
         fuse_files(planes, case.gray.shape, len(names) + 1, fusion, weights, chosen)
         numbers, _ = strongest(chosen, len(names) + 1, hounsfield, None)
@@ -158,7 +160,7 @@ def prediction_grid(scan, transform, spacing: Sequence[float]):
         transform: from the aligned space to that of the scan, or None.
         spacing: size of a voxel along x, y, z, mm.
     """
-    sitk = volumes.simpleitk()
+    sitk = simpleitk()
     axes = np.eye(3) if transform else np.array(volumes.canonical(scan).GetDirection()).reshape(3, 3)
     back = transform.GetInverse() if transform else sitk.Transform(3, sitk.sitkIdentity)
     # half a voxel beyond the first and the last centre: the whole extent
@@ -188,7 +190,7 @@ def volume_of(hounsfield, window: Sequence[float], name: str) -> Volume:
     return Volume(name, gray, np.zeros((1, 1, 1), np.uint8), facts)
 
 
-def plane_file(run: Run, case: Volume, image, path: Path, flips: bool) -> Path:
+def plane_file(run: Run, case: Volume, path: Path, flips: bool) -> Path:
     """Writes the probabilities of one plane as bytes [slice, row, column, K + 1], and returns the file."""
     config, names = run.config, run.labels.classes
     merged = config.data.sides == "merged"
@@ -239,7 +241,7 @@ def fuse_files(
         result.truncate(classes * depth * rows * columns)
         for first in range(0, depth, SLAB):
             last = min(depth, first + SLAB)
-            blocks = [_slab(file, plane, shape, classes, first, last) for plane, file in files.items()]
+            blocks = [plane_slab(file, plane, shape, classes, first, last) for plane, file in files.items()]
             whole = quantized(fused(np.stack(blocks), fusion, weights))
             for number in range(classes):
                 result.seek((number * depth + first) * rows * columns)
@@ -268,7 +270,7 @@ def strongest(file: Path, classes: int, image, target):
         image: gives the grid of the file.
         target: (transform, scan): interpolate the probabilities linearly on the grid of the scan; None keeps the grid.
     """
-    sitk = volumes.simpleitk()
+    sitk = simpleitk()
     columns, rows, depth = image.GetSize()
     like = image if target is None else target[1]
     best, number_of = None, None
@@ -334,15 +336,15 @@ def fusion_weights(model: str | os.PathLike, runs: dict[str, Run]) -> PlaneWeigh
     Raises:
         InputError: there are none, or they are of other planes.
     """
-    path = Path(model) / WEIGHTS
+    path = Path(model) / FUSED / WEIGHTS
     fix = "fit them by repeating kmura segment fit --plane all"
-    with reading_json(path, fix=fix, missing=f"{model} has no {WEIGHTS}; {fix}, or choose --fusion mean") as content:
+    with reading_json(path, fix=fix, missing=f"{path} does not exist; {fix}, or choose --fusion mean") as content:
         if sorted(content["planes"]) != sorted(runs):
             raise InputError(f"{path} has weights of the planes {', '.join(content['planes'])}; {fix}")
         return PlaneWeights(np.array([content["planes"][plane] for plane in runs]))
 
 
-def _slab(file, plane: str, shape: Sequence[int], classes: int, first: int, last: int) -> np.ndarray:
+def plane_slab(file, plane: str, shape: Sequence[int], classes: int, first: int, last: int) -> np.ndarray:
     """Bytes [Z', Y, X, K] of some axial slices, from the file of a plane."""
     depth, rows, columns = shape
     if plane == "axial":

@@ -1,13 +1,16 @@
-"""The mid-sagittal plane of a head, found by registering the volume with its mirror image."""
+"""The mid-sagittal plane of a head: the plane about which the volume is most nearly symmetric."""
 
 import dataclasses
 
 import numpy as np
+from scipy import optimize
 
+from kmura.itk import simpleitk
 from kmura.records.manifest import VolumeFacts
-from kmura.segmentation.volumes import simpleitk
 
-GRID = 4.0  # mm, of the volume that is registered
+GRIDS = (8.0, 4.0)  # size of a voxel in the coarse and in the fine search, mm
+MOST_TILT, TILT_STEP = 24, 6  # of the coarse search about each axis, degrees
+SHIFTS = (-8.0, 0.0, 8.0)  # of the plane from the centre of mass in the coarse search, mm
 HEAD_WINDOW = (-200.0, 200.0)  # HU: air, soft tissue and bone
 
 
@@ -27,38 +30,48 @@ class SagittalPlane:
 def midsagittal_plane(image) -> SagittalPlane:
     """Returns the plane about which a head is most nearly symmetric.
 
-    The volume is mirrored at the plane x = 0 through its centre of mass and registered rigidly with itself. Mirroring
-    and moving is a reflection at the plane that lies half-way. The result is deterministic.
+    The volume is resampled at its reflection about a plane; the plane with the smallest mean squared difference is
+    searched on a coarse grid of angles and offsets, and refined by the simplex method of Nelder and Mead. The result is
+    deterministic.
 
     Args:
-        image: CT of a head in Hounsfield units, with axes in any order.
+        image: CT of a head in Hounsfield units, with axes in any order, tilted by up to MOST_TILT.
     """
-    sitk = simpleitk()
-    head = _prepared(image)
-    centre = _centre_of_mass(head)
-    mirror = sitk.AffineTransform(3)
-    mirror.SetMatrix((-1.0, 0, 0, 0, 1, 0, 0, 0, 1))
-    mirror.SetCenter(centre)
-    mirrored = sitk.Resample(head, head, mirror, sitk.sitkLinear, 0.0)
-    rigid = sitk.Euler3DTransform()
-    rigid.SetCenter(centre)
-    method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)  # sums of several threads would differ from run to run
-    method.SetMetricAsMeanSquares()
-    method.SetMetricSamplingStrategy(method.NONE)
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetInitialTransform(rigid, inPlace=True)
-    method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=2.0, minStep=1e-3, numberOfIterations=200, gradientMagnitudeTolerance=1e-8
-    )
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.SetShrinkFactorsPerLevel([2, 1])
-    method.SetSmoothingSigmasPerLevel([1.0, 0.0])
-    method.Execute(mirrored, head)
-    # p of the mirrored volume -> rigid(p) in the volume; mirrored(p) = head(mirror(p)), so head(rigid(p)) looks like
-    # head(mirror(p)): q -> rigid(mirror(q)) maps the head onto itself, nearly a reflection
-    matrix, offset = _composed(rigid, mirror)
-    return _plane_of(matrix, offset, np.array(centre))
+    coarse, fine = (_prepared(image, size) for size in GRIDS)
+    centre = np.array(_centre_of_mass(fine))
+    slopes = np.tan(np.radians(np.arange(-MOST_TILT, MOST_TILT + 1, TILT_STEP)))
+    starts = [(back, up, shift) for back in slopes for up in slopes for shift in SHIFTS]
+    start = min(starts, key=lambda values: _asymmetry(coarse, centre, values))
+    simplex = np.array([start, *(np.array(start) + step for step in np.diag((0.05, 0.05, 2.0)))])
+    options = {"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-9, "maxfev": 200}
+    values = optimize.minimize(
+        lambda found: _asymmetry(fine, centre, found), start, method="Nelder-Mead", options=options
+    ).x
+    normal = _normal(values)
+    return SagittalPlane(tuple(map(float, centre + values[2] * normal)), tuple(map(float, normal)))
+
+
+def _normal(values) -> np.ndarray:
+    """The unit normal whose components to the back and to the head are given relative to that to the left."""
+    normal = np.array([1.0, values[0], values[1]])
+    return normal / np.linalg.norm(normal)
+
+
+def _asymmetry(head, centre: np.ndarray, values) -> float:
+    """The mean squared difference of a head from its reflection; large for planes far from the head.
+
+    Args:
+        head: gray values 0..1.
+        centre: of the head, mm.
+        values: slopes of the normal to the back and to the head, distance of the plane from the centre, mm.
+    """
+    sitk, normal = simpleitk(), _normal(values)
+    reflection = sitk.AffineTransform(3)
+    reflection.SetMatrix((np.eye(3) - 2 * np.outer(normal, normal)).ravel().tolist())
+    reflection.SetTranslation((2 * (normal @ centre + values[2]) * normal).tolist())
+    mirrored = sitk.Resample(head, head, reflection, sitk.sitkLinear, 0.0)
+    difference = sitk.GetArrayViewFromImage(mirrored) - sitk.GetArrayViewFromImage(head)
+    return float(np.mean(difference**2))
 
 
 def signed_distance(plane: SagittalPlane, image) -> np.ndarray:
@@ -98,15 +111,15 @@ def facts_of(hounsfield, window: tuple[float, float], sources: tuple[str, str, s
     )
 
 
-def _prepared(image):
-    """The head on a coarse grid, gray values 0..1."""
+def _prepared(image, grid: float):
+    """The head on a grid of about this size of a voxel (mm), gray values 0..1."""
     sitk = simpleitk()
     low, high = HEAD_WINDOW
     values = sitk.Clamp(sitk.Cast(image, sitk.sitkFloat32), lowerBound=low, upperBound=high)
     values = (values - low) / (high - low)
-    sigma = [max(0.0, GRID / 2 - size / 2) for size in image.GetSpacing()]
+    sigma = [max(0.0, grid / 2 - size / 2) for size in image.GetSpacing()]
     smooth = sitk.SmoothingRecursiveGaussian(values, [max(one, 0.1) for one in sigma])
-    size = [max(8, round(count * step / GRID)) for count, step in zip(image.GetSize(), image.GetSpacing(), strict=True)]
+    size = [max(8, round(count * step / grid)) for count, step in zip(image.GetSize(), image.GetSpacing(), strict=True)]
     spacing = [count * step / new for count, step, new in zip(image.GetSize(), image.GetSpacing(), size, strict=True)]
     origin = image.TransformContinuousIndexToPhysicalPoint(
         [(new / old - 1) / 2 for new, old in zip(spacing, image.GetSpacing(), strict=True)]
@@ -126,26 +139,3 @@ def _centre_of_mass(image) -> list[float]:
         for axis, side in zip((2, 1, 0), image.GetSize(), strict=True)
     ]
     return list(image.TransformContinuousIndexToPhysicalPoint(index))
-
-
-def _composed(rigid, mirror) -> tuple[np.ndarray, np.ndarray]:
-    """Matrix and offset of q -> rigid(mirror(q))."""
-
-    def mapped(point):
-        return np.array(rigid.TransformPoint(mirror.TransformPoint(point)))
-
-    offset = mapped((0.0, 0.0, 0.0))
-    return np.array([mapped(tuple(unit)) - offset for unit in np.eye(3)]).T, offset
-
-
-def _plane_of(matrix: np.ndarray, offset: np.ndarray, centre: np.ndarray) -> SagittalPlane:
-    """The plane of the reflection that is nearest to x -> matrix x + offset, a rotation times a reflection.
-
-    The normal is the eigenvector of the symmetric part with the smallest eigenvalue: for a reflection it is -1. The
-    plane passes half-way between the centre and its image.
-    """
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    normal = vectors[:, np.argmin(values)]
-    normal = normal if normal[0] > 0 else -normal
-    middle = (centre + matrix @ centre + offset) / 2
-    return SagittalPlane(tuple(map(float, middle)), tuple(map(float, normal)))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kmura.errors import InputError
+from kmura.itk import simpleitk
 
 PERCENTILE = 95
 
@@ -30,7 +30,7 @@ def surface_distances(
         InputError: SimpleITK is not installed.
         ValueError: the shapes differ, or the arrays do not have three axes.
     """
-    sitk = _simpleitk()
+    sitk = simpleitk()
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     if truth.shape != predicted.shape or truth.ndim != 3:
         raise ValueError(f"the truth has the shape {truth.shape}, the prediction {predicted.shape}; give [Z, Y, X]")
@@ -47,16 +47,6 @@ def surface_distances(
         found["hd95"].append(max(np.percentile(there, PERCENTILE), np.percentile(back, PERCENTILE)))
         found["mean_surface_distance"].append(np.concatenate([there, back]).mean())
     return {name: np.array(values, float) for name, values in found.items()}
-
-
-def _simpleitk():
-    try:
-        import SimpleITK
-    except ImportError as error:
-        raise InputError(
-            "surface distances need the package SimpleITK; run pip install '.[ct]' in a clone of kmura"
-        ) from error
-    return SimpleITK
 
 
 def _bounding_box(region: np.ndarray) -> tuple[slice, ...]:

@@ -3,33 +3,22 @@
 SimpleITK's coordinates are LPS: x to the patient's left, y to the back, z to the head, mm. Arrays are [Z, Y, X].
 """
 
+import gzip
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from kmura.errors import InputError, reason
+from kmura.itk import simpleitk
 
 AIR = -1024.0  # HU, of everything outside a scan
 RIGID_TOLERANCE = 0.01  # largest difference of a rotation matrix times its transpose from the identity
 GRID_TOLERANCE = 1e-3  # of origins (mm), spacings (mm) and directions
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 _TRANSFORM_SUFFIXES = (".txt", ".tfm", ".h5", ".hdf5", ".hdf")
-_INSTALL = "SimpleITK is not installed; install it with: pip install 'kmura[ct]'"
-
-
-def simpleitk():
-    """Returns the module SimpleITK.
-
-    Raises:
-        InputError: it is not installed; says how to install it.
-    """
-    try:
-        import SimpleITK
-    except ImportError as error:
-        raise InputError(_INSTALL) from error
-    return SimpleITK
 
 
 def read_volume(path: str | os.PathLike, *, series: str | None = None, orientation: str | None = None):
@@ -246,22 +235,28 @@ def _file(path: Path, orientation: str | None):
             "of gray values"
         )
     if path.name.endswith((".nii", ".nii.gz")):
-        _check_nifti(reader, path, orientation)
+        _check_nifti(path, orientation)
         if orientation:
             image = _oriented(image, orientation)
     return image
 
 
-def _check_nifti(reader, path: Path, orientation: str | None) -> None:
-    """ITK replaces what a NIfTI header lacks by defaults; the header tells."""
-
-    def header(name: str) -> float | None:
-        return float(reader.GetMetaData(name)) if reader.HasMetaDataKey(name) else None
-
-    sizes = [header(f"pixdim[{axis}]") for axis in (1, 2, 3)]
-    if any(size is not None and not size > 0 for size in sizes):
-        raise InputError(f"{path} does not state the size of its voxels (pixdim {sizes}); correct its header")
-    if not orientation and header("qform_code") == 0 and header("sform_code") == 0:
+def _check_nifti(path: Path, orientation: str | None) -> None:
+    """Checks what a NIfTI header states; ITK silently replaces what is missing by defaults."""
+    opened = gzip.open if path.name.endswith(".gz") else open
+    with opened(path, "rb") as file:
+        header = file.read(540)
+    order = next((order for order in "<>" if struct.unpack(f"{order}i", header[:4])[0] in (348, 540)), None)
+    if order is None:  # of the format ANALYZE, or damaged in a way that ITK tolerates
+        return
+    # byte at which the sizes and the two codes begin, in versions 1 and 2
+    second = struct.unpack(f"{order}i", header[:4])[0] == 540
+    sizes = struct.unpack_from(f"{order}3d", header, 112) if second else struct.unpack_from(f"{order}3f", header, 80)
+    codes = struct.unpack_from(f"{order}2i", header, 344) if second else struct.unpack_from(f"{order}2h", header, 252)
+    if not all(np.isfinite(size) and size > 0 for size in sizes):
+        listed = ", ".join(f"{size:g}" for size in sizes)
+        raise InputError(f"{path} does not state the size of its voxels (pixdim {listed}); correct its header")
+    if not orientation and codes == (0, 0):
         raise InputError(
             f"{path} does not state its orientation (qform and sform are 0), so left and right are unknown; correct "
             "its header, or give the orientation, for example --orientation RAS"

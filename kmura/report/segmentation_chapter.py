@@ -1,5 +1,6 @@
 """The chapter of a segmentation run, or of the fusion of its planes."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,8 @@ def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
     of_split = f"{what}, {split}"
     volumes = evaluation.of_split(split, shown)
     dice, iou = overlap.dice(matrix)[1:], overlap.iou(matrix)[1:]
-    with np.errstate(all="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # classes that no volume has
         hausdorff = np.nanmean([one.hausdorff for one in volumes], axis=0)
         surface = np.nanmean([one.surface for one in volumes], axis=0)
     pictures = {

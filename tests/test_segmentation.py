@@ -1,0 +1,346 @@
+"""From scans with label maps to a network of each plane, their fusion, and a segmented scan."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from command import kmura_main
+
+import kmura
+from kmura.config import RecordsConfig
+from kmura.config.segmentation import SlicesConfig
+from kmura.data.volumes import VolumeDataset
+from kmura.errors import InputError
+from kmura.metrics import segmentation as overlap
+from kmura.phantoms.heads import write_heads
+from kmura.report.report import report
+from kmura.runs.run import Run
+from kmura.segmentation import volumes
+from kmura.segmentation.build import build_volumes
+from kmura.segmentation.evaluation import read_evaluation
+from kmura.segmentation.fit import fit_planes
+from kmura.segmentation.predict import region_table, segment
+from kmura.segmentation.regions import ASPECTS
+from kmura.segmentation.sides import midsagittal_plane
+from kmura.segmentation.targets import pairs, targets_of, with_sides
+
+sitk = pytest.importorskip("SimpleITK")
+TINY = {
+    "model.widths": [8, 16],
+    "model.dropout": 0.0,
+    "train.epochs": 2,
+    "train.batch_size": 8,
+    "train.deterministic": True,
+    "data.slices": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory):
+    return write_heads(tmp_path_factory.mktemp("heads") / "heads", 5, spacing=8.0, seed=1)
+
+
+@pytest.fixture(scope="module")
+def ct(heads, tmp_path_factory):
+    """Records of five heads; tests must not modify them."""
+    out = tmp_path_factory.mktemp("ct") / "records"
+    build_volumes(heads, out, options=RecordsConfig(val_fraction=0.25, test_fraction=0.2), workers=1)
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(ct, tmp_path_factory):
+    """RUNS/AREA with the runs of three planes and their fusion, evaluated; tests must not modify it."""
+    runs = tmp_path_factory.mktemp("ct-runs")
+    planes = [result.folder for result in fit_planes(ct, plane="all", runs=runs, settings=TINY)]
+    for folder in (*planes, planes[0].parent / "fused"):
+        kmura.evaluate(folder)
+    return planes[0].parent
+
+
+# records
+
+
+def test_a_volume_comes_back_from_its_records_on_the_grid_of_its_labels(heads, ct):
+    dataset = VolumeDataset(ct, "CT_HEAD", SlicesConfig())
+    assert dataset.classes == ASPECTS and sorted(dataset.split_of) == ["1", "2", "3", "4", "5"]
+    assert sorted(dataset.split_of.values()) == ["test", "train", "train", "train", "val"]
+    for name, volume in dataset.volumes.items():
+        labels = volumes.read_labels(heads / f"{name}-seg.nii.gz", ASPECTS)
+        np.testing.assert_array_equal(volume.mask, volumes.array_of(labels))
+        scan = volumes.read_volume(heads / f"{name}.nii.gz")
+        transform = volumes.read_transform(heads / f"{name}.txt")
+        hounsfield = volumes.array_of(volumes.aligned(scan, transform, labels))
+        np.testing.assert_array_equal(volume.gray, volumes.to_gray(hounsfield, -124, 130))
+        assert volume.facts.sources == (f"{name}.nii.gz", f"{name}.txt", f"{name}-seg.nii.gz")
+    assert dataset.preparation() == {"window": [-124.0, 130.0], "spacing": [8.0, 8.0, 8.0]}
+
+
+def test_records_do_not_depend_on_the_workers_and_list_the_regions_of_a_slice(heads, ct, tmp_path):
+    build_volumes(heads, tmp_path / "two", options=RecordsConfig(val_fraction=0.25, test_fraction=0.2), workers=2)
+    for path in sorted(ct.rglob("*.*")):
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(ct)).read_bytes(), path.name
+    dataset = VolumeDataset(ct, "CT_HEAD", SlicesConfig())
+    index = dataset.index("test")
+    (volume,) = dataset.of_split("test")
+    for path, row in zip(index.keys["image"], index.labels, strict=True):
+        present = np.unique(volume.mask[int(path.rpartition("/")[2])])
+        assert np.flatnonzero(row).tolist() == [number - 1 for number in present if number]
+    assert not dataset.manifest.remarks and not dataset.manifest.leaks
+
+
+def test_a_flipped_header_and_other_axes_give_the_same_records(heads, ct, tmp_path):
+    """Sides are those of the patient, whatever the order of the voxels in the file."""
+    for code in ("RAS", "LAS", "SPR"):
+        folder = tmp_path / code
+        folder.mkdir()
+        for name in ("1.nii.gz", "1-seg.nii.gz"):
+            sitk.WriteImage(sitk.DICOMOrient(volumes.read_volume(heads / name), code), str(folder / name))
+        shutil.copy(heads / "1.txt", folder)
+        build_volumes(
+            folder, tmp_path / f"{code}-records", options=RecordsConfig(val_fraction=0.0, test_fraction=0.0), workers=1
+        )
+        found = VolumeDataset(tmp_path / f"{code}-records", "CT_HEAD").volumes["1"]
+        expected = VolumeDataset(ct, "CT_HEAD").volumes["1"]
+        np.testing.assert_array_equal(found.mask, expected.mask)
+        assert np.abs(found.gray.astype(int) - expected.gray).max() <= 1
+
+
+def test_cases_that_cannot_be_used_are_refused_in_one_line(heads, tmp_path, monkeypatch, capsys):
+    def refused(*parts, change=None, options=()):
+        folder = tmp_path / "cases"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for name in ("1.nii.gz", "1.txt", "1-seg.nii.gz"):
+            shutil.copy(heads / name, folder)
+        if change:
+            change(folder)
+        code, out, err = kmura_main(
+            monkeypatch, capsys, "segment", "build", folder, "--out", tmp_path / "out", "--workers", "1", *options
+        )
+        assert (code, out, err.count("\n")) == (2, "", 1) and all(part in err for part in parts), err
+        assert not (tmp_path / "out" / "manifest.json").exists()
+
+    def with_labels(change):
+        def write(folder):
+            labels = sitk.ReadImage(str(folder / "1-seg.nii.gz"))
+            sitk.WriteImage(change(labels), str(folder / "1-seg.nii.gz"))
+
+        return write
+
+    # the label map has another grid than the scan, whose transform is missing
+    finer = with_labels(lambda labels: sitk.Expand(labels, (2, 2, 2), sitk.sitkNearestNeighbor))
+
+    def without_transform(folder):
+        finer(folder)
+        (folder / "1.txt").unlink()
+
+    refused("1-seg.nii.gz has another grid than", "there is no transform", change=without_transform)
+    refused(
+        "the label 21; allowed are 0",
+        change=with_labels(lambda labels: labels + sitk.Cast(labels > 19, labels.GetPixelID())),
+    )
+    refused("no labels, only background", change=with_labels(lambda labels: labels * 0))
+    refused("the label 0.5", change=with_labels(lambda labels: sitk.Cast(labels, sitk.sitkFloat32) / 2))
+    refused("has no label map 1-seg.nii.gz", change=lambda folder: (folder / "1-seg.nii.gz").unlink())
+    refused("contains no scans that match", change=lambda folder: (folder / "1.nii.gz").unlink())
+    refused("--images is 'x.nii'; it must contain {id} once", options=("--images", "x.nii"))
+    refused("is not a transform that ITK can read", change=lambda folder: (folder / "1.txt").write_text("x"))
+    refused("there are 2 classes; give 1 to 255 different names", options=("--classes", "a,a"))
+    refused("the window is [50, 20]", options=("--low", "50", "--high", "20"))
+
+    def pairs_of(text):
+        return lambda folder: (tmp_path / "pairs.csv").write_text(text)
+
+    given = ("--pairs", tmp_path / "pairs.csv")
+    pairs_of("id,image\n1,1.nii.gz\n")(None)
+    refused("lacks the column labels", options=given)
+    pairs_of("id,image,labels\n1,1.nii.gz,none.nii.gz\n")(None)
+    refused("line 2", "none.nii.gz does not exist", options=given)
+    pairs_of("id,image,labels,split\n1,1.nii.gz,1-seg.nii.gz,dev\n")(None)
+    refused("split 'dev'; give train, val, test", options=given)
+
+
+def test_pairs_of_a_table_may_state_their_split(heads, tmp_path):
+    rows = [f"h{n},{n}.nii.gz,{n}-seg.nii.gz,{n}.txt,{split}" for n, split in ((1, "train"), (2, "val"), (3, "test"))]
+    (tmp_path / "pairs.csv").write_text("id,image,labels,transform,split\n" + "\n".join(rows) + "\n")
+    build_volumes(heads, tmp_path / "records", pairs=str(tmp_path / "pairs.csv"), name="HEADS", workers=1)
+    dataset = VolumeDataset(tmp_path / "records", "HEADS")
+    assert dataset.split_of == {"h1": "train", "h2": "val", "h3": "test"}
+
+
+def test_folds_hold_every_volume_out_once(ct):
+    for folds in (3, 5):
+        held_out, val = [], []
+        for fold in range(folds):
+            dataset = VolumeDataset(ct, "CT_HEAD", SlicesConfig(folds=folds, fold=fold))
+            held_out += dataset.names("test")
+            val += dataset.names("val")
+            assert len(dataset.names("train")) + len(dataset.names("val")) + len(dataset.names("test")) == 5
+        assert sorted(held_out) == sorted(val) == ["1", "2", "3", "4", "5"]
+    with pytest.raises(InputError, match="data.folds is 6, but area CT_HEAD .* has 5 volumes"):
+        VolumeDataset(ct, "CT_HEAD", SlicesConfig(folds=6))
+    with pytest.raises(InputError, match="data.fold is 3; allowed is 0 to 2"):
+        SlicesConfig(folds=3, fold=3)
+
+
+# sides
+
+
+def test_classes_without_sides_and_back():
+    names = ("a_left", "b_left", "middle", "a_right", "b_right")
+    assert pairs(names) == [(1, 4), (2, 5)]
+    assert targets_of(names, merged=False).mirrored.tolist() == [0, 4, 5, 3, 1, 2]
+    merged = targets_of(names, merged=True)
+    assert merged.names == ("a", "b", "middle") and merged.table.tolist() == [0, 1, 2, 3, 1, 2]
+    found = with_sides(np.array([0, 1, 2, 3, 0, 1, 2, 3]), np.array([5, 5, 0, 5, -5, -5, -5, -5]), names)
+    assert found.tolist() == [0, 1, 2, 3, 0, 4, 5, 3]
+    with pytest.raises(InputError, match="no two classes are the sides"):
+        targets_of(("a", "b"), merged=True)
+
+
+@pytest.mark.parametrize("angles", [(0.0, 0.0, 0.0), (0.0, 15.0, -20.0), (20.0, -10.0, 12.0)])
+def test_the_mid_sagittal_plane_of_a_tilted_head_is_found(heads, angles):
+    labels, scan = (volumes.read_volume(heads / name) for name in ("2-seg.nii.gz", "2.nii.gz"))
+    straight = volumes.aligned(scan, volumes.read_transform(heads / "2.txt"), labels)
+    tilt = sitk.Euler3DTransform((0.0, 0.0, 0.0), *np.radians(angles).tolist(), (6.0, 3.0, -4.0))
+    head = sitk.Resample(straight, straight, tilt.GetInverse(), sitk.sitkLinear, -1000.0)
+    plane = midsagittal_plane(head)
+    matrix, offset = volumes.matrix_of(tilt)
+    true_normal = matrix @ (1, 0, 0)
+    assert np.degrees(np.arccos(abs(true_normal @ plane.normal))) < 4
+    # deep regions lie within 30 mm of the centre
+    assert abs((offset - plane.point) @ np.array(plane.normal)) < 3
+    assert plane.normal[0] > 0, "towards the left"
+
+
+# runs
+
+
+def test_a_run_is_validated_on_whole_volumes(trained):
+    run = Run(trained / "axial")
+    history = run.history()
+    assert {"val_loss", "val_dice", "val_iou", "val_dice_caudate_left", "val_dice_M3_right"} <= {*history}
+    assert (run.kind, run.area, run.phase) == ("segmentation", "CT_HEAD", "axial")
+    model = run.model()
+    assert model(np.zeros((2, 25, 25, 3), np.float32)).shape == (2, 25, 25, 21)
+    evaluation, table = read_evaluation(run)
+    best = history[history["best"]].iloc[-1]
+    val = evaluation.confusion("val")
+    assert np.nanmean(overlap.dice(val)[1:]) == pytest.approx(best["val_dice"], abs=1e-6)
+    assert val.sum() == 25**3 and set(table["split"]) == {"val", "test"}
+    assert table.groupby("volume").size().eq(20).all()
+
+
+def test_the_fusion_of_the_planes_is_a_run(trained, tmp_path):
+    run = Run(trained / "fused")
+    assert run.kind == "fusion" and not run.folder.best.exists()
+    weights = json.loads((run.path / "fusion.json").read_text())["planes"]
+    assert sorted(weights) == ["axial", "coronal", "sagittal"] and sum(weights.values()) == pytest.approx(1)
+    evaluation, _ = read_evaluation(run)
+    assert list(evaluation.fusions) == ["mean", "majority", "weighted"]
+    for fusion in evaluation.fusions:
+        assert evaluation.confusion("test", fusion).sum() == 25**3
+    page = report([trained / "axial", trained / "fused"], tmp_path / "page.html").read_text()
+    assert page.count("<caption>Segmentation</caption>") == 1 and "majority" in page and "caudate_left" in page
+
+
+@pytest.mark.parametrize("sides", ["coordinate", "merged"])
+def test_sagittal_slices_learn_sides_from_the_plane(ct, tmp_path, sides):
+    (run,) = fit_planes(ct, plane="sagittal", runs=tmp_path, settings=TINY | {"data.sides": sides, "train.epochs": 1})
+    evaluation = kmura.evaluate(run.folder)
+    assert evaluation.confusion("test").shape == (21, 21)
+    names = Run(run.folder).history().columns
+    assert ("val_dice_caudate" in names) == (sides == "merged")
+    if sides == "merged":
+        (volume,) = VolumeDataset(ct, "CT_HEAD").of_split("test")
+        wrong = overlap.side_errors(overlap.confusion(volume.mask, with_sides(
+            targets_of(ASPECTS, merged=True).table[volume.mask], volume.left_of_middle(), ASPECTS
+        ), 21), pairs(ASPECTS))  # fmt: skip
+        assert wrong < 0.02, "the plane itself assigns the sides of the true regions"
+
+
+def test_a_scan_is_segmented_in_its_own_space_and_in_the_aligned_one(trained, heads, tmp_path, monkeypatch, capsys):
+    command = ["segment", "predict", trained, heads / "1.nii.gz", "--transform", heads / "1.txt"]
+    names = {"--out": "own.nii.gz", "--aligned": "aligned.nii.gz", "--table": "t.csv", "--probability": "p.nii.gz"}
+    files = [part for flag, name in names.items() for part in (flag, tmp_path / name)]
+    code, out, err = kmura_main(monkeypatch, capsys, *command, *files)
+    assert code == 0 and "mean of axial, coronal, sagittal" in out, err
+    scan, own = volumes.read_volume(heads / "1.nii.gz"), volumes.read_volume(tmp_path / "own.nii.gz")
+    assert volumes.same_grid(scan, own)
+    probability = volumes.array_of(volumes.read_volume(tmp_path / "p.nii.gz"))
+    assert probability.min() >= 0 and probability.max() <= 1
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert table["region"].tolist() == list(ASPECTS)
+    assert table["voxels"].sum() == (volumes.array_of(volumes.read_volume(tmp_path / "aligned.nii.gz")) > 0).sum()
+    before = {name: (tmp_path / name).read_bytes() for name in names.values()}
+    assert kmura_main(monkeypatch, capsys, *command, *files)[0] == 0
+    assert before == {name: (tmp_path / name).read_bytes() for name in names.values()}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    for fusion in ("majority", "weighted"):
+        assert segment(trained, heads / "1.nii.gz", transform=heads / "1.txt", fusion=fusion).fusion == fusion
+
+
+def test_what_cannot_be_segmented_is_said_in_one_line(trained, heads, tmp_path, monkeypatch, capsys):
+    scan = heads / "1.nii.gz"
+
+    def refused(*arguments):
+        code, out, err = kmura_main(monkeypatch, capsys, "segment", "predict", *arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        return err
+
+    assert "nothing would be written" in refused(trained, scan)
+    out = ("--out", tmp_path / "o.nii.gz")
+    assert "is neither a run of kmura segment fit nor" in refused(tmp_path, scan, *out)
+    assert "does not exist" in refused(trained, tmp_path / "none.nii.gz", *out)
+    assert "there is no folder" in refused(trained, scan, "--out", tmp_path / "none" / "o.nii.gz")
+    assert "fusion.json does not exist" in refused(trained / "axial", scan, "--fusion", "weighted", *out)
+    code, _, err = kmura_main(monkeypatch, capsys, "predict", trained / "axial", scan)
+    assert code == 2 and "have no classifier; segment a scan with kmura segment predict" in err
+    code, _, err = kmura_main(monkeypatch, capsys, "export", trained / "axial", "--out", tmp_path / "served")
+    assert code == 2 and "have no classifier" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_of_regions_is_volume_gray_value_and_asymmetry():
+    numbers = np.zeros((4, 4, 4), np.uint8)
+    numbers[0, 0], numbers[1, 1, :2] = 1, 11
+    hounsfield = np.zeros((4, 4, 4))
+    hounsfield[0, 0], hounsfield[1, 1, :2] = (10, 20, 30, 40), (5, 15)
+    table = region_table(numbers, hounsfield, (2.0, 2.0, 5.0), ASPECTS).set_index("region")
+    left, right = table.loc["caudate_left"], table.loc["caudate_right"]
+    assert (left.voxels, left.ml, left.mean_hu, left.asymmetry_hu) == (4, 0.08, 25, 15)
+    assert (right.voxels, right.mean_hu, right.sd_hu, right.asymmetry_hu) == (2, 10, 5, 15)
+    assert np.isnan(table.loc["M1_left"].mean_hu)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_within_an_epoch_gives_the_same_bits(ct, trained, tmp_path):
+    code = (
+        "import sys, os, signal, keras\n"
+        "from kmura.segmentation.fit import fit_planes\n"
+        "import test_segmentation\n"
+        "class Kill(keras.callbacks.Callback):\n"
+        "    def on_train_batch_end(self, batch, logs=None):\n"
+        "        if self.params['epochs'] and self.model.optimizer.iterations.numpy() > 1.5 * self.params['steps']:\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "list(fit_planes(sys.argv[1], plane='axial', runs=sys.argv[2], settings=test_segmentation.TINY,\n"
+        "                callbacks_for=lambda run, config: [Kill()]))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", code, ct, tmp_path], env=environment, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(Run(tmp_path / "CT_HEAD" / "axial").history()) == 1
+    (resumed,) = fit_planes(ct, plane="axial", runs=tmp_path, settings=TINY)
+    expected = Run(trained / "axial")
+    for ours, theirs in zip(Run(resumed.folder).model().weights, expected.model().weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    columns = ["loss", "val_loss", "val_dice"]
+    pd.testing.assert_frame_equal(resumed.history[columns], expected.history()[columns])

@@ -144,6 +144,15 @@ def test_fitted_weights_have_the_least_log_loss(per_class):
     assert fitted.objective < log_loss(np.full(shape, 1 / 3)) - 0.02
 
 
+def test_ties_count_as_in_the_labels():
+    block, truth = planes((12, 10, 10), sharpness=(0.3, 1.0, 2.5))
+    coarse = np.round(block * 2) / 2  # many voxels have two classes with the same probability
+    for per_class in (False, True):
+        fitted = fit_plane_weights([(coarse, truth)], per_class=per_class)
+        reached = mean_dice(fused_labels(coarse, "weighted", fitted), truth)
+        assert fitted.objective == pytest.approx(reached, abs=2e-3)
+
+
 def test_equal_planes_have_equal_weights():
     block, truth = planes((6, 6, 6))
     same = np.stack([block[0]] * 3)

@@ -135,6 +135,12 @@ def test_an_unknown_voxel_changes_nothing():
     with tf.GradientTape() as tape:
         tape.watch(logits)
         value = loss(LABELS, logits)
+    truth = np.eye(CLASSES + 1, dtype=np.float32)[LABELS]  # of -1: the last class
+    known = (LABELS >= 0).astype(np.float32)[..., None]
+    options = {"alpha": 0.5, "beta": 0.5, "smooth": 0.0}
+    probabilities = np.asarray(keras.ops.softmax(LOGITS))
+    of_truth = [tversky_loss(truth * times, probabilities, known, **options) for times in (1, known)]
+    np.testing.assert_array_equal(*of_truth)
     gradient = tape.gradient(value, logits).numpy()
     assert (gradient[LABELS == -1] == 0).all() and (gradient[LABELS >= 0] != 0).any()
 

@@ -170,10 +170,9 @@ class UNet(keras.Model):
             "fused_batch_norm": fused_batch_norm,
             "dtype": policy.name,
         }
-        body = None if encoder is None else BACKBONES[encoder].build
         with dtype_policy_scope(policy):
             images = keras.Input((None, None, slices + coordinate), dtype="float32", name="slices")
-            body = body and body()
+            body = None if encoder is None else BACKBONES[encoder].build()
             logits = _logits(images, body, config)
             # the layers are those of this model, too
             set_batch_norm(keras.Model(images, logits), momentum=batch_norm_momentum, fused=fused_batch_norm)

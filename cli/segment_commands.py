@@ -66,7 +66,7 @@ def build(root, out, val_fraction, test_fraction, seed, overwrite, workers, **la
     from kmura.cli.progress import counting
     from kmura.cli.volume_tables import show_volumes
     from kmura.config import RecordsConfig
-    from kmura.segmentation.build import build_volumes
+    from kmura.segmentation.volume_records import build_volumes
 
     options = RecordsConfig(val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
     with counting("slices") as progress:
@@ -122,7 +122,7 @@ def fit(records, area, plane, runs, folds, fold, recipe, settings, resume, **fla
         raise InputError(f"--fold {fold} of --folds {folds}: give a fold of 0 to {max(0, folds - 1)}")
 
     from kmura.cli.progress import training_progress
-    from kmura.segmentation.fit import fit_planes
+    from kmura.segmentation.fit_planes import fit_planes
 
     with training_progress() as progress:
         results = fit_planes(
@@ -172,7 +172,7 @@ def predict(model, volume, aligned, table, probability, **options):
             "nothing would be written; give --out FILE, --aligned FILE, --table FILE or --probability FILE"
         )
 
-    from kmura.segmentation.predict import segment
+    from kmura.segmentation.segment import segment
 
     found = segment(model, volume, aligned_out=aligned, table_out=table, probability_out=probability, **options)
     show_regions(found)

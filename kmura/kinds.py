@@ -34,7 +34,7 @@ class Kind:
         questions: (Run) -> the binary predictions of the run by area, which `kmura compare` compares; None for kinds
             without class predictions.
         dataset: (records, area, DataConfig of the kind) -> `kmura.data.dataset.Dataset`.
-        volumes: what segments a whole volume, see `kmura.segmentation.predict.segment`; None for other kinds.
+        volumes: what segments a whole volume, see `kmura.segmentation.segment.segment`; None for other kinds.
         instead: what a user can do with runs of this kind instead of using a part that they do not have.
     """
 
@@ -70,21 +70,21 @@ KINDS: dict[str, Kind] = {
     ),
     SEGMENTATION: Kind(
         config="kmura.config:SegmentationConfig",
-        learner="kmura.segmentation.learner:SegmentationLearner",
-        evaluate="kmura.segmentation.evaluation:evaluate_run",
-        evaluation="kmura.segmentation.evaluation:read_evaluation",
+        learner="kmura.segmentation.slice_learner:SegmentationLearner",
+        evaluate="kmura.segmentation.volume_scores:evaluate_run",
+        evaluation="kmura.segmentation.volume_scores:read_evaluation",
         chapter="kmura.report.segmentation_chapter:chapter",
-        dataset="kmura.data.volumes:VolumeDataset",
-        volumes="kmura.segmentation.predict:segment",
+        dataset="kmura.data.volume_dataset:VolumeDataset",
+        volumes="kmura.segmentation.segment:segment",
         instead="segment a scan with kmura segment predict",
     ),
     FUSION: Kind(
         config="kmura.config:FusionConfig",
         learner=None,
         evaluate="kmura.segmentation.fuse:evaluate_run",
-        evaluation="kmura.segmentation.evaluation:read_evaluation",
+        evaluation="kmura.segmentation.volume_scores:read_evaluation",
         chapter="kmura.report.segmentation_chapter:chapter",
-        dataset="kmura.data.volumes:VolumeDataset",
+        dataset="kmura.data.volume_dataset:VolumeDataset",
         instead="segment a scan with kmura segment predict RUNS/AREA",
     ),
     PROBE: Kind(

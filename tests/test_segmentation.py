@@ -16,20 +16,20 @@ from command import kmura_main
 import kmura
 from kmura.config import RecordsConfig
 from kmura.config.segmentation import SlicesConfig
-from kmura.data.volumes import VolumeDataset
+from kmura.data.volume_dataset import VolumeDataset
 from kmura.errors import InputError
-from kmura.metrics import segmentation as overlap
-from kmura.phantoms.heads import write_heads
+from kmura.metrics import overlap
+from kmura.phantoms.head_phantoms import write_heads
 from kmura.report.report import report
 from kmura.runs.run import Run
 from kmura.segmentation import volumes
-from kmura.segmentation.build import build_volumes
-from kmura.segmentation.evaluation import read_evaluation
-from kmura.segmentation.fit import fit_planes
-from kmura.segmentation.predict import region_table, segment
+from kmura.segmentation.fit_planes import fit_planes
 from kmura.segmentation.regions import ASPECTS
+from kmura.segmentation.segment import region_table, segment
 from kmura.segmentation.sides import midsagittal_plane
 from kmura.segmentation.targets import pairs, targets_of, with_sides
+from kmura.segmentation.volume_records import build_volumes
+from kmura.segmentation.volume_scores import read_evaluation
 
 sitk = pytest.importorskip("SimpleITK")
 TINY = {
@@ -325,7 +325,7 @@ def test_the_table_of_regions_is_volume_gray_value_and_asymmetry():
 def test_a_run_that_was_killed_within_an_epoch_gives_the_same_bits(ct, trained, tmp_path):
     code = (
         "import sys, os, signal, keras\n"
-        "from kmura.segmentation.fit import fit_planes\n"
+        "from kmura.segmentation.fit_planes import fit_planes\n"
         "import test_segmentation\n"
         "class Kill(keras.callbacks.Callback):\n"
         "    def on_train_batch_end(self, batch, logs=None):\n"

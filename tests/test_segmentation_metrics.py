@@ -8,8 +8,8 @@ from scipy import ndimage, spatial
 from sklearn import metrics as sklearn
 
 from kmura.errors import InputError
-from kmura.metrics import segmentation
-from kmura.segmentation.surfaces import surface_distances
+from kmura.metrics import overlap
+from kmura.metrics.overlap.surfaces import surface_distances
 
 RNG = np.random.default_rng(21)
 K = 6
@@ -25,7 +25,7 @@ def maps(shape=(5, 7, 6), classes=(0, 1, 2, 4, 5), seed=0):
 @pytest.mark.parametrize("chunk", [1 << 22, 1, 50])
 def test_the_confusion_matrix_is_that_of_scikit_learn(chunk):
     truth, predicted = maps()
-    found = segmentation.confusion(truth, predicted, K, chunk=chunk)
+    found = overlap.confusion(truth, predicted, K, chunk=chunk)
     assert found.dtype == np.int64
     np.testing.assert_array_equal(found, sklearn.confusion_matrix(truth.ravel(), predicted.ravel(), labels=range(K)))
 
@@ -34,21 +34,21 @@ def test_unknown_voxels_are_not_counted():
     truth, predicted = maps()
     truth[:2] = -1
     np.testing.assert_array_equal(
-        segmentation.confusion(truth, predicted, K), segmentation.confusion(truth[2:], predicted[2:], K)
+        overlap.confusion(truth, predicted, K), overlap.confusion(truth[2:], predicted[2:], K)
     )
-    assert segmentation.confusion(truth[:2], predicted[:2], K).sum() == 0
+    assert overlap.confusion(truth[:2], predicted[:2], K).sum() == 0
 
 
 def test_class_numbers_out_of_range_are_refused():
     truth, predicted = maps()
     for wrong in ((truth, predicted, 5), (truth - 2, predicted, K), (truth, truth - 1, K), (truth, predicted[1:], K)):
         with pytest.raises(ValueError, match="class numbers are 0 to|has the shape"):
-            segmentation.confusion(*wrong)
+            overlap.confusion(*wrong)
 
 
 def test_the_scores_of_each_class_are_those_of_scikit_learn():
     truth, predicted = maps()
-    scores = segmentation.region_scores(segmentation.confusion(truth, predicted, K))
+    scores = overlap.region_scores(overlap.confusion(truth, predicted, K))
     options = {"labels": range(K), "average": None, "zero_division": np.nan}
     truth, predicted = truth.ravel(), predicted.ravel()
     assert scores["dice"] == pytest.approx(sklearn.f1_score(truth, predicted, **options), nan_ok=True)
@@ -64,38 +64,38 @@ def test_the_scores_of_each_class_are_those_of_scikit_learn():
 def test_misclassification_and_fp_fn_ratio_count_voxels():
     truth = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
     predicted = np.array([0, 1, 1, 1, 1, 1, 2, 2, 2, 0])
-    matrix = segmentation.confusion(truth, predicted, 4)
-    scores = segmentation.region_scores(matrix)
+    matrix = overlap.confusion(truth, predicted, 4)
+    scores = overlap.region_scores(matrix)
     assert scores["misclassification"][:3] == pytest.approx([3 / 10, 3 / 10, 2 / 10])
     assert scores["fp_fn_ratio"][:3] == pytest.approx([1 / 2, 2 / 1, 1 / 1])
-    means = segmentation.mean_scores(matrix)
+    means = overlap.mean_scores(matrix)
     assert means["misclassification"] == pytest.approx(0.25)
     assert (means["fp_fn_ratio"], means["fp_fn_variance"]) == (pytest.approx(1.5), pytest.approx(0.25))
-    total = segmentation.total_scores(matrix)
+    total = overlap.total_scores(matrix)
     assert total["misclassification"] == pytest.approx(4 / 10) and total["fp_fn_ratio"] == pytest.approx(3 / 2)
     assert total["iou"] == pytest.approx(5 / (5 + 3 + 2))
 
 
 def test_an_fp_fn_ratio_without_false_negatives_is_infinite_and_not_part_of_the_mean():
-    matrix = segmentation.confusion([0, 0, 1, 1, 2, 2], [0, 1, 1, 1, 2, 0], 4)
-    ratios = segmentation.fp_fn_ratio(matrix)
+    matrix = overlap.confusion([0, 0, 1, 1, 2, 2], [0, 1, 1, 1, 2, 0], 4)
+    ratios = overlap.fp_fn_ratio(matrix)
     assert ratios[1] == np.inf and ratios[2] == 0 and np.isnan(ratios[3])
-    assert segmentation.mean_scores(matrix)["fp_fn_ratio"] == 0
-    assert segmentation.mean_scores(segmentation.confusion([1, 1], [1, 1], 2))["dice"] == 1
+    assert overlap.mean_scores(matrix)["fp_fn_ratio"] == 0
+    assert overlap.mean_scores(overlap.confusion([1, 1], [1, 1], 2))["dice"] == 1
 
 
 def test_means_leave_out_the_background_and_absent_classes_and_count_classes_that_only_the_prediction_has():
-    matrix = segmentation.confusion([0, 0, 0, 0, 1, 1], [0, 0, 0, 3, 1, 0], 5)
-    dice = segmentation.dice(matrix)
+    matrix = overlap.confusion([0, 0, 0, 0, 1, 1], [0, 0, 0, 3, 1, 0], 5)
+    dice = overlap.dice(matrix)
     assert dice[1] == pytest.approx(2 / 3) and dice[3] == 0 and np.isnan(dice[[2, 4]]).all()
-    assert segmentation.mean_scores(matrix)["dice"] == pytest.approx((2 / 3 + 0) / 2)
-    nothing = segmentation.mean_scores(segmentation.confusion([0, 0], [0, 0], 3))
+    assert overlap.mean_scores(matrix)["dice"] == pytest.approx((2 / 3 + 0) / 2)
+    nothing = overlap.mean_scores(overlap.confusion([0, 0], [0, 0], 3))
     assert all(np.isnan(value) for value in nothing.values())
 
 
 def test_total_scores_are_the_micro_averages_of_scikit_learn():
     truth, predicted = maps()
-    total = segmentation.total_scores(segmentation.confusion(truth, predicted, K))
+    total = overlap.total_scores(overlap.confusion(truth, predicted, K))
     options = {"labels": [1, 2, 4, 5], "average": "micro"}
     truth, predicted = truth.ravel(), predicted.ravel()
     assert total["dice"] == pytest.approx(sklearn.f1_score(truth, predicted, **options))
@@ -109,51 +109,51 @@ def test_side_errors_are_voxels_with_the_right_region_on_the_wrong_side():
     #        left 1, 2; right 3, 4: two of the seven labelled voxels have the other side of their region
     truth = np.array([1, 1, 2, 3, 4, 4, 4, 0, 0])
     predicted = np.array([3, 1, 4, 2, 4, 0, 3, 1, 0])
-    matrix = segmentation.confusion(truth, predicted, 5)
-    assert segmentation.side_errors(matrix, [(1, 3), (2, 4)]) == pytest.approx(2 / 7)
-    assert segmentation.side_errors(matrix, []) == 0
-    assert np.isnan(segmentation.side_errors(np.zeros((3, 3), int), [(1, 2)]))
+    matrix = overlap.confusion(truth, predicted, 5)
+    assert overlap.side_errors(matrix, [(1, 3), (2, 4)]) == pytest.approx(2 / 7)
+    assert overlap.side_errors(matrix, []) == 0
+    assert np.isnan(overlap.side_errors(np.zeros((3, 3), int), [(1, 2)]))
 
 
 def volumes(number):
-    return np.stack([segmentation.confusion(*maps(seed=seed), K) for seed in range(number)])
+    return np.stack([overlap.confusion(*maps(seed=seed), K) for seed in range(number)])
 
 
 def test_averages_over_volumes_are_of_all_voxels_or_of_the_scores_of_the_volumes():
     matrices = volumes(6)
     matrices[0] *= 50  # a large volume
-    pooled = segmentation.averaged(matrices, segmentation.total_scores)
-    assert pooled["iou"] == pytest.approx(segmentation.total_scores(matrices.sum(axis=0))["iou"])
-    apart = segmentation.averaged(matrices, segmentation.total_scores, "volumes")
-    assert apart["iou"] == pytest.approx(np.mean([segmentation.total_scores(matrix)["iou"] for matrix in matrices]))
+    pooled = overlap.averaged(matrices, overlap.total_scores)
+    assert pooled["iou"] == pytest.approx(overlap.total_scores(matrices.sum(axis=0))["iou"])
+    apart = overlap.averaged(matrices, overlap.total_scores, "volumes")
+    assert apart["iou"] == pytest.approx(np.mean([overlap.total_scores(matrix)["iou"] for matrix in matrices]))
     assert abs(pooled["iou"] - apart["iou"]) > 1e-3
     with pytest.raises(ValueError, match="choose pooled or volumes"):
-        segmentation.averaged(matrices, segmentation.total_scores, "all")
+        overlap.averaged(matrices, overlap.total_scores, "all")
 
 
 @pytest.mark.parametrize("how", ["pooled", "volumes"])
 def test_intervals_resample_whole_volumes(how):
     matrices = volumes(7)
-    found = segmentation.volume_intervals(matrices, segmentation.mean_scores, how, resamples=300, seed=3)
+    found = overlap.volume_intervals(matrices, overlap.mean_scores, how, resamples=300, seed=3)
     rng = np.random.default_rng(0)
     drawn = []
     for _ in range(3000):
         taken = matrices[rng.integers(0, 7, 7)]
         if how == "pooled":
-            drawn.append(np.nanmean(segmentation.dice(taken.sum(axis=0))[1:]))
+            drawn.append(np.nanmean(overlap.dice(taken.sum(axis=0))[1:]))
         else:
-            drawn.append(np.mean([np.nanmean(segmentation.dice(matrix)[1:]) for matrix in taken]))
+            drawn.append(np.mean([np.nanmean(overlap.dice(matrix)[1:]) for matrix in taken]))
     low, high = np.percentile(drawn, [2.5, 97.5])
     interval = found["dice"]
     assert interval.low < interval.value < interval.high
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.15 * (high - low))
-    again = segmentation.volume_intervals(matrices, segmentation.mean_scores, how, resamples=300, seed=3)
+    again = overlap.volume_intervals(matrices, overlap.mean_scores, how, resamples=300, seed=3)
     assert again == found, "the same seed gives the same interval"
 
 
 def test_fewer_than_five_volumes_have_no_interval():
-    assert segmentation.volume_intervals(volumes(4), segmentation.total_scores) is None
-    assert segmentation.volume_intervals(volumes(5), segmentation.total_scores, resamples=20) is not None
+    assert overlap.volume_intervals(volumes(4), overlap.total_scores) is None
+    assert overlap.volume_intervals(volumes(5), overlap.total_scores, resamples=20) is not None
 
 
 def brute_force(truth, predicted, spacing):

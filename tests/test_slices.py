@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from kmura.config.segmentation import PLANES, SlicesConfig, VolumeAugmentConfig
 from kmura.data.slices import SliceSampler, SliceTargets, rotations, slice_batches, trilinear, volume_batches
-from kmura.data.volumes import PLANE_AXES, Volume, slice_size
+from kmura.data.volume_dataset import PLANE_AXES, Volume, slice_size
 from kmura.records.manifest import VolumeFacts
 
 NOTHING = VolumeAugmentConfig(

@@ -15,7 +15,7 @@ import tensorflow as tf
 from kmura.config.segmentation import SlicesConfig, VolumeAugmentConfig
 from kmura.data.pipeline import batches_of, in_parallel
 from kmura.data.views import blurred
-from kmura.data.volumes import PLANE_AXES, Volume
+from kmura.data.volume_dataset import PLANE_AXES, Volume
 
 BLUR_RADII = 3  # of the kernel, standard deviations
 DRAWS = 14  # uniform numbers per slice, see `_Draw`

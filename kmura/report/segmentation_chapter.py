@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from kmura.metrics import segmentation as overlap
+from kmura.metrics import overlap
 from kmura.report import segmentation_figures as figures
 from kmura.report.chapter import Chapter, Section, Table, Text, number_text
 from kmura.report.published import CT_FIGURES
 from kmura.report.run_files import read_history
 from kmura.runs.run import Run, epochs_trained
-from kmura.segmentation.evaluation import SegmentationEvaluation, read_evaluation, read_overlays
 from kmura.segmentation.targets import pairs
+from kmura.segmentation.volume_scores import SegmentationEvaluation, read_evaluation, read_overlays
 
 OVERVIEW = ("run", "split", "volumes", "prediction", "Dice", "IoU", "wrong side, %", "misclassified")
 SHOWN_VOLUMES = 2  # with pictures

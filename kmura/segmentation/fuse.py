@@ -13,20 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from kmura.config import FusionConfig, FusionStage
-from kmura.data.volumes import Volume, VolumeDataset
+from kmura.data.volume_dataset import Volume, VolumeDataset
 from kmura.errors import InputError
 from kmura.files import write_json
 from kmura.kinds import FUSION
 from kmura.runs.run import Run, RunFolder, claimed, drop_run, write_run
-from kmura.segmentation.evaluation import (
-    SegmentationEvaluation,
-    held_out,
-    overlay_of,
-    scored,
-    write_evaluation,
-)
 from kmura.segmentation.plane_fusion import FUSIONS, fit_plane_weights, fused_labels
-from kmura.segmentation.predict import (
+from kmura.segmentation.segment import (
     FUSED,
     SLAB,
     WEIGHTS,
@@ -34,6 +27,13 @@ from kmura.segmentation.predict import (
     plane_file,
     plane_slab,
     runs_of,
+)
+from kmura.segmentation.volume_scores import (
+    SegmentationEvaluation,
+    held_out,
+    overlay_of,
+    scored,
+    write_evaluation,
 )
 from kmura.training.claim import describe
 

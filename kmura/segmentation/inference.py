@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from kmura.config.segmentation import SlicesConfig
 from kmura.data.slices import SliceSampler, SliceTargets, volume_batches
-from kmura.data.volumes import PLANE_AXES, Volume
+from kmura.data.volume_dataset import PLANE_AXES, Volume
 
 BATCH = 8  # slices per prediction
 

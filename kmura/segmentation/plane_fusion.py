@@ -12,7 +12,7 @@ import numpy as np
 from scipy import optimize, special
 
 from kmura.errors import InputError, check_choice
-from kmura.metrics.segmentation import UNKNOWN, dice
+from kmura.metrics.overlap import UNKNOWN, dice
 
 MEAN, MAJORITY, WEIGHTED = "mean", "majority", "weighted"
 FUSIONS = (MEAN, MAJORITY, WEIGHTED)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kmura.data.volumes import PLANE_AXES, Volume, VolumeDataset
+from kmura.data.volume_dataset import PLANE_AXES, Volume, VolumeDataset
 from kmura.errors import InputError
 from kmura.files import reading_json, replacing, write_json
-from kmura.metrics import segmentation as overlap
+from kmura.metrics import overlap
 from kmura.runs.run import Run
 from kmura.segmentation.inference import SlicePredictor, class_numbers
 from kmura.segmentation.surfaces import surface_distances

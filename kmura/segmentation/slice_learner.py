@@ -7,9 +7,9 @@ import tensorflow as tf
 
 from kmura.config import SegmentationConfig
 from kmura.data.slices import SliceSampler, SliceTargets, slice_batches
-from kmura.data.volumes import PLANE_AXES, Volume, VolumeDataset, slice_size
+from kmura.data.volume_dataset import PLANE_AXES, Volume, VolumeDataset, slice_size
 from kmura.errors import InputError
-from kmura.metrics import segmentation as overlap
+from kmura.metrics import overlap
 from kmura.models.unet import UNet, build_unet
 from kmura.segmentation.inference import SlicePredictor, class_numbers
 from kmura.segmentation.overlap_losses import SegmentationLoss

@@ -11,7 +11,7 @@ import keras
 from kmura.config import SegmentationConfig, load_config
 from kmura.config.loading import load_settings
 from kmura.config.segmentation import PLANES
-from kmura.data.volumes import VolumeDataset
+from kmura.data.volume_dataset import VolumeDataset, only_area
 from kmura.errors import InputError, check_choice
 from kmura.kinds import SEGMENTATION
 from kmura.segmentation.fuse import fuse_planes
@@ -101,17 +101,3 @@ def plane_configs(
         for number in chosen
         for name in (PLANES if plane == ALL_PLANES else (plane,))
     ]
-
-
-def only_area(records: str | os.PathLike) -> str:
-    """Returns the only area of a records folder.
-
-    Raises:
-        InputError: there are several.
-    """
-    from kmura.records.manifest import read_manifest
-
-    areas = list(read_manifest(records).areas)
-    if len(areas) != 1:
-        raise InputError(f"{records} has the areas {', '.join(areas)}; choose one with --area")
-    return areas[0]

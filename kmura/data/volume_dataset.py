@@ -17,7 +17,7 @@ from kmura.config.segmentation import SlicesConfig
 from kmura.data.dataset import Dataset
 from kmura.data.index import read_shard
 from kmura.errors import InputError
-from kmura.records.manifest import VolumeFacts, shard_paths
+from kmura.records.manifest import VolumeFacts, read_manifest, shard_paths
 from kmura.records.schema import SPLITS
 
 PLANE_AXES = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}  # axes of slice number, row and column
@@ -160,6 +160,18 @@ class VolumeDataset(Dataset):
             )
         split = {0: "test", 1: "val"}
         return {name: split.get((number - fold) % folds, "train") for number, name in enumerate(names)}
+
+
+def only_area(records: str | os.PathLike) -> str:
+    """Returns the only area of a records folder.
+
+    Raises:
+        InputError: there are several.
+    """
+    areas = list(read_manifest(records).areas)
+    if len(areas) != 1:
+        raise InputError(f"{records} has the areas {', '.join(areas)}; choose one with --area")
+    return areas[0]
 
 
 def slice_size(volumes: Sequence[Volume], config: SlicesConfig) -> tuple[int, int]:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from kmura.config.segmentation import PLANES
-from kmura.data.volumes import PLANE_AXES, Volume
+from kmura.data.volume_dataset import PLANE_AXES, Volume
 from kmura.errors import InputError, check_choice, reason
 from kmura.files import reading_json, replacing
 from kmura.itk import simpleitk

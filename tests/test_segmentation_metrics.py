@@ -9,7 +9,7 @@ from sklearn import metrics as sklearn
 
 from kmura.errors import InputError
 from kmura.metrics import overlap
-from kmura.metrics.overlap.surfaces import surface_distances
+from kmura.segmentation.surfaces import surface_distances
 
 RNG = np.random.default_rng(21)
 K = 6

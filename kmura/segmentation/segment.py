@@ -22,7 +22,6 @@ from kmura.files import reading_json, replacing
 from kmura.itk import simpleitk
 from kmura.runs.run import Run, RunFolder
 from kmura.segmentation import volumes
-from kmura.segmentation.inference import SlicePredictor
 from kmura.segmentation.plane_fusion import (
     FUSIONS,
     MAJORITY,
@@ -32,6 +31,7 @@ from kmura.segmentation.plane_fusion import (
     quantized,
 )
 from kmura.segmentation.sides import facts_of
+from kmura.segmentation.slice_prediction import SlicePredictor
 from kmura.segmentation.targets import pairs, targets_of
 
 FUSED = "fused"  # name of the run of the fusion, beside those of the planes

@@ -11,8 +11,8 @@ from kmura.data.volume_dataset import PLANE_AXES, Volume, VolumeDataset, slice_s
 from kmura.errors import InputError
 from kmura.metrics import overlap
 from kmura.models.unet import UNet, build_unet
-from kmura.segmentation.inference import SlicePredictor, class_numbers
 from kmura.segmentation.overlap_losses import SegmentationLoss
+from kmura.segmentation.slice_prediction import SlicePredictor, class_numbers
 from kmura.segmentation.targets import targets_of
 from kmura.training.loop import Learner
 from kmura.training.optimizers import AdamL2, learning_rate

@@ -14,7 +14,7 @@ from kmura.errors import InputError
 from kmura.files import reading_json, replacing, write_json
 from kmura.metrics import overlap
 from kmura.runs.run import Run
-from kmura.segmentation.inference import SlicePredictor, class_numbers
+from kmura.segmentation.slice_prediction import SlicePredictor, class_numbers
 from kmura.segmentation.surfaces import surface_distances
 from kmura.segmentation.targets import pairs, targets_of, with_sides
 

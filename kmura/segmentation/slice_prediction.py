@@ -9,24 +9,9 @@ import tensorflow as tf
 from kmura.config.segmentation import SlicesConfig
 from kmura.data.slices import SliceSampler, SliceTargets, volume_batches
 from kmura.data.volume_dataset import PLANE_AXES, Volume
+from kmura.models.unet import map_probabilities
 
 BATCH = 8  # slices per prediction
-
-
-def probabilities(logits, *, background: bool):
-    """Returns class probabilities [..., K] with the background first, from the logits of a U-Net.
-
-    Args:
-        logits: [..., K], or [..., K - 1] of independent maps without background.
-        background: whether there is a map of the background. Without, the background has what the most probable region
-            leaves.
-    """
-    if background:
-        return tf.nn.softmax(tf.cast(logits, tf.float32))
-    regions = tf.sigmoid(tf.cast(logits, tf.float32))
-    rest = 1 - tf.reduce_max(regions, axis=-1, keepdims=True)
-    both = tf.concat([rest, regions], axis=-1)
-    return both / tf.reduce_sum(both, axis=-1, keepdims=True)
 
 
 class SlicePredictor:
@@ -44,7 +29,7 @@ class SlicePredictor:
         Args:
             model: the U-Net.
             config, targets: of its data.
-            background: see `probabilities`.
+            background: whether the first map is that of the background.
             flips: average with the prediction for the mirrored slice; sagittal slices have no mirror image.
         """
         self.config, self.targets = config, targets
@@ -54,13 +39,13 @@ class SlicePredictor:
 
         @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)])
         def predicted(images):
-            values = probabilities(model(images, training=False), background=background)
+            values = map_probabilities(model(images, training=False), background=background)
             if not flips or config.plane == "sagittal":
                 return values
             turned = tf.reverse(images, axis=[2])
             if coordinate:
                 turned = tf.concat([turned[..., :-1], -turned[..., -1:]], axis=-1)
-            other = probabilities(model(turned, training=False), background=background)
+            other = map_probabilities(model(turned, training=False), background=background)
             return (values + tf.gather(tf.reverse(other, axis=[2]), mirrored, axis=-1)) / 2
 
         self._predicted = predicted

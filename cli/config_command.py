@@ -5,10 +5,14 @@ import sys
 import click
 
 from kmura.cli.options import Recipe, examples
-from kmura.config import ClassificationConfig, PretrainingConfig, recipe_names
+from kmura.config import ClassificationConfig, PretrainingConfig, SegmentationConfig, recipe_names
 from kmura.config.names import PHASE_NAMES
 
-KINDS = {"classification": ClassificationConfig, "pretraining": PretrainingConfig}
+KINDS = {
+    "classification": ClassificationConfig,
+    "pretraining": PretrainingConfig,
+    "segmentation": SegmentationConfig,
+}
 
 
 @click.command(
@@ -23,7 +27,7 @@ KINDS = {"classification": ClassificationConfig, "pretraining": PretrainingConfi
     "--kind",
     type=click.Choice(KINDS),
     show_default="that of RECIPE, else classification",
-    help="Whose keys: those of kmura fit or of kmura pretrain.",
+    help="Whose keys: those of kmura fit, kmura pretrain or kmura segment fit.",
 )
 @click.option("--phase", type=click.Choice(PHASE_NAMES), help="Use the recipe of this phase, unless RECIPE is given.")
 @click.option(

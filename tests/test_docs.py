@@ -9,7 +9,7 @@ import click
 import pytest
 
 from kmura.cli.main import cli
-from kmura.config import ClassificationConfig, PretrainingConfig
+from kmura.config import ClassificationConfig, PretrainingConfig, SegmentationConfig
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -109,7 +109,10 @@ def test_every_command_and_flag_in_the_text_exists(page):
 
 @every_page
 def test_every_flag_mentioned_alone_belongs_to_a_command(page):
-    leaves = [resolved(name.split())[0] for name in [*cli.commands, "weights port"]]
+    leaves = [
+        resolved(name.split())[0]
+        for name in [*cli.commands, "weights port", "segment build", "segment fit", "segment predict"]
+    ]
     contexts = [(leaf, click.Context(leaf)) for leaf in (*leaves, cli)]
     known = {flag for leaf, context in contexts for param in leaf.get_params(context) for flag in param.opts}
     known |= {flag for leaf, context in contexts for param in leaf.get_params(context) for flag in param.secondary_opts}
@@ -121,7 +124,7 @@ def test_every_flag_mentioned_alone_belongs_to_a_command(page):
 
 @every_page
 def test_every_configuration_key_exists(page):
-    bundles = (ClassificationConfig, PretrainingConfig)
+    bundles = (ClassificationConfig, PretrainingConfig, SegmentationConfig)
     stages = [(field.name, dataclasses.fields(field.type)) for cls in bundles for field in dataclasses.fields(cls)]
     keys = {f"{stage}.{field.name}" for stage, fields in stages for field in fields}
     text = "\n".join([*spans(page), *blocks(page, "console")])

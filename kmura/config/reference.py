@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from kmura.config.bundles import ClassificationConfig, PretrainingConfig
+from kmura.config.bundles import ClassificationConfig, PretrainingConfig, SegmentationConfig
 from kmura.config.keys import Key, bundle_keys, hints, stage_keys
 from kmura.config.loading import NO_VALUE, recipe_names, recipe_summary
 from kmura.config.records import RecordsConfig
@@ -69,6 +69,15 @@ _PRETRAINING = """
 ## Keys of pretraining
 
 These keys belong to `kmura pretrain`, as do these recipes (augmentation sets):
+
+| recipe | purpose |
+| --- | --- |
+"""
+
+_SEGMENTATION = """
+## Keys of segmentation
+
+These keys belong to `kmura segment fit`, as do these recipes:
 
 | recipe | purpose |
 | --- | --- |
@@ -150,6 +159,7 @@ def as_markdown() -> str:
     """The page docs/configuration.md: layers, recipes, keys of each kind of run, options of records."""
     parts = [_PAGE, *_recipes(ClassificationConfig), _KEYS, *_stages(ClassificationConfig)]
     parts += [_PRETRAINING, *_recipes(PretrainingConfig), "\n", *_stages(PretrainingConfig)]
+    parts += [_SEGMENTATION, *_recipes(SegmentationConfig), "\n", *_stages(SegmentationConfig)]
     return "".join([*parts, _RECORDS, _table(stage_keys("", RecordsConfig))])
 
 

@@ -3,10 +3,10 @@
     python benchmarks/segmentation.py --heads HEADS --out ct.jsonl [--work FOLDER] [--folds 3] [--recipe ct-mini]
         [--sides direct coordinate merged] [--epochs 40]
 
-`--heads` is a folder as `kmura segment build` expects it. Of N heads, the networks of a fold are trained on N - 2, choose
-their epoch on one and are scored on one. Axial and coronal networks are trained once per fold; the sagittal one for each
-of `--sides`, and each is fused with the other two. Scores are means over the classes of all voxels of the held-out
-volumes of the folds together. Each finished run is appended to `--out`; the same command continues.
+`--heads` is a folder as `kmura segment build` expects it. Of N heads, the networks of a fold are trained on N - 2,
+choose their epoch on one and are scored on one. Axial and coronal networks are trained once per fold; the sagittal one
+for each of `--sides`, and each is fused with the other two. Scores are means over the classes of all voxels of the
+held-out volumes of the folds together. Each finished run is appended to `--out`; the same command continues.
 """
 
 import argparse

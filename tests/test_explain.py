@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from command import kmura_main
 from PIL import Image
 from test_hybrid import SETTINGS
 
@@ -139,6 +140,22 @@ def test_boxes_support_exif_orientation_and_csv_files_with_a_byte_order_mark(tmp
     (tmp_path / "boxes.csv").write_text("image,x0,y0,x1,y1\na.jpg,1,2,5,20\n", encoding="utf-8-sig")
     found = truth.read_boxes(tmp_path / "boxes.csv")
     assert found["a.jpg"] == pytest.approx(np.array([[0.1, 0.1, 0.5, 1.0]]))
+
+
+@pytest.mark.slow
+def test_the_method_changes_the_maps_of_an_explanation(evaluated_run, tmp_path, monkeypatch, capsys):
+    folder, run = evaluated_run
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    maps = {}
+    for method in ("grad_cam_pp", "layer_cam"):
+        options = ["--cases", "1", "--sample", "3", "--tap", "P3", "--method", method]
+        code, _, err = kmura_main(monkeypatch, capsys, "explain", copy, *options)
+        assert code == 0, err
+        assert json.loads((copy / "explain" / "explain.json").read_text())["method"] == method
+        maps[method] = {path.name: path.read_bytes() for path in (copy / "explain").glob("*-cam-0-*.png")}
+    assert maps["grad_cam_pp"].keys() == maps["layer_cam"].keys() and maps["layer_cam"]
+    assert any(maps["grad_cam_pp"][name] != picture for name, picture in maps["layer_cam"].items())
 
 
 @pytest.fixture(scope="module")

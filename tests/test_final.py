@@ -224,3 +224,18 @@ def test_published_values_are_used_with_both_recipes_of_the_phase(tmp_path):
         assert config.cam.alpha_cam == published["cam.alpha_cam"]
     _, source = phase_config("final", "XR_SHOULDER", tmp_path, "pneumoniamnist_final")
     assert source.startswith("no tuned values"), "the values of another recipe are its own"
+
+
+def test_the_two_recipes_of_the_phase_differ_in_the_way_of_mixing_and_erasing_alone():
+    published, ours = load_config("final"), load_config("final-plus")
+    assert (published.mix.per, published.mix.if_zero) == ("batch", "unmixed")
+    assert (published.cam.erase_images, published.cam.erase_fill, published.cam.erase_of) == (1, "mean", "all")
+    assert published.cam.method == "grad_cam_pp_summed"
+    assert (ours.mix.per, ours.mix.if_zero) == ("image", "other")
+    assert (ours.cam.erase_images, ours.cam.erase_fill, ours.cam.erase_of) == ("all", "black", "positive")
+    assert ours.cam.method == "grad_cam_pp"
+    way = {"mix": ("per", "if_zero"), "cam": ("erase_images", "erase_fill", "erase_of", "method")}
+    for stage, keys in way.items():
+        values = {key: getattr(getattr(ours, stage), key) for key in keys}
+        published = dataclasses.replace(published, **{stage: dataclasses.replace(getattr(published, stage), **values)})
+    assert published == ours

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import kmura
@@ -87,6 +88,32 @@ def test_onednn_is_on_unless_the_user_says_otherwise(given, used):
     code = "import os, kmura.cli.main; print(os.environ['TF_ENABLE_ONEDNN_OPTS'])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
     assert done.stdout == f"{used}\n"
+
+
+@pytest.mark.slow
+def test_onednn_changes_the_results_by_rounding_alone(tmp_path):
+    """One training step and one prediction, with and without oneDNN, on the same data."""
+    code = (
+        "import sys, numpy as np, keras, kmura, tensorflow as tf\n"
+        "keras.utils.set_random_seed(0)\n"
+        "model = kmura.build_model(backbone='densenet_mini', weights='none', image_size=32, seed=0)\n"
+        "images = np.random.default_rng(0).uniform(0, 255, (16, 32, 32, 1)).astype('float32')\n"
+        "labels = (np.arange(16) % 2).astype('float32')[:, None]\n"
+        "loss = keras.losses.BinaryCrossentropy(from_logits=True)\n"
+        "with tf.GradientTape() as tape:\n"
+        "    value = loss(labels, model(images, training=True))\n"
+        "gradients = tape.gradient(value, model.trainable_variables)\n"
+        "flat = np.concatenate([tf.reshape(one, [-1]).numpy() for one in gradients])\n"
+        "np.savez(sys.argv[1], logits=model(images, training=False).numpy(), loss=value.numpy(), gradients=flat)\n"
+    )
+    found = {}
+    for switch in ("0", "1"):
+        environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": switch}
+        subprocess.run([sys.executable, "-c", code, tmp_path / f"{switch}.npz"], check=True, env=environment)
+        found[switch] = np.load(tmp_path / f"{switch}.npz")
+    for name in ("logits", "loss", "gradients"):
+        scale = np.abs(found["0"][name]).max()
+        np.testing.assert_allclose(found["1"][name], found["0"][name], atol=2e-5 * scale, rtol=0)
 
 
 @pytest.mark.slow

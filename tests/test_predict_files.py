@@ -5,8 +5,10 @@ import os
 
 import numpy as np
 import pytest
+from command import kmura_main
 from conftest import textured
 from dicom_files import RAMP, dicom, lut
+from PIL import Image
 
 from kmura.errors import InputError
 from kmura.prediction.sources import list_images, map_files
@@ -379,3 +381,15 @@ def test_a_csv_with_semicolons_is_read(tree):
     path = sorted(tree.rglob("*.png"))[0].relative_to(tree)
     (tree / "list.csv").write_text(f"image;study\n{path};one, two\n")
     assert [item.study for item in list_images([tree / "list.csv"])] == ["one, two"]
+
+
+def test_predict_says_which_pictures_show_next_to_nothing(evaluated_run, tmp_path, monkeypatch, capsys):
+    _, run = evaluated_run
+    textured(1).save(tmp_path / "good.png")
+    Image.new("L", (40, 40), 90).save(tmp_path / "flat.png")
+    Image.fromarray(np.tile(np.array([0, 255], np.uint8), (40, 20))).save(tmp_path / "two.png")
+    code, out, err = kmura_main(monkeypatch, capsys, "predict", run, tmp_path, "--format", "csv")
+    assert code == 0 and out.count("\n") == 4
+    (note,) = [line for line in err.splitlines() if "should be checked" in line]
+    assert note.startswith("note: 2 of 3 pictures should be checked: ")
+    assert "flat.png (flat: one gray level)" in note and "two.png (two gray levels" in note and "good.png" not in note

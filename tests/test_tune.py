@@ -161,6 +161,32 @@ def test_trials_worse_than_the_median_are_stopped(records, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("others", "settings", "status", "epochs"),
+    [
+        (1, {"startup_trials": 8, "prune_startup_trials": 1}, "pruned", 1),
+        # None: pruning waits for as many trials as sampling
+        (1, {"startup_trials": 8, "prune_startup_trials": None}, "completed", 2),
+        (3, {"startup_trials": 1, "prune_startup_trials": 4}, "completed", 2),
+        (3, {"startup_trials": 1, "prune_from_epoch": 1}, "pruned", 1),
+        (3, {"startup_trials": 1, "prune_from_epoch": 2}, "completed", 2),
+    ],
+)
+def test_pruning_has_its_own_number_of_trials_and_its_first_epoch(records, tmp_path, others, settings, status, epochs):
+    from kmura.classification.search import tune
+    from kmura.files import write_json
+
+    folder = tmp_path / AREA / "tune"
+    for number in range(others):
+        path = folder / f"trial_9{number}"
+        write_json(path / "result.json", {"trial": f"9{number}", "status": "completed", "score": -5.0, "values": {}})
+        (path / "history.csv").write_text("val_auc_study\n2.0\n2.0\n")
+    done = tune(records, area=AREA, runs=tmp_path, config=changed(trials=others + 1, **settings))
+    result = json.loads((done.folder / "trial_0" / "result.json").read_text())
+    assert (result["status"], result["epochs"]) == (status, epochs)
+
+
+@pytest.mark.slow
 def test_a_search_without_a_trainable_trial_is_an_error(records, tmp_path, capsys, caplog):
     from kmura.classification.search import tune
 

@@ -224,6 +224,7 @@ def test_the_mid_sagittal_plane_of_a_tilted_head_is_found(heads, angles):
 # runs
 
 
+@pytest.mark.slow
 def test_a_run_is_validated_on_whole_volumes(trained):
     run = Run(trained / "axial")
     history = run.history()
@@ -239,6 +240,7 @@ def test_a_run_is_validated_on_whole_volumes(trained):
     assert table.groupby("volume").size().eq(20).all()
 
 
+@pytest.mark.slow
 def test_the_fusion_of_the_planes_is_a_run(trained, tmp_path):
     run = Run(trained / "fused")
     assert run.kind == "fusion" and not run.folder.best.exists()
@@ -252,7 +254,7 @@ def test_the_fusion_of_the_planes_is_a_run(trained, tmp_path):
     assert page.count("<caption>Segmentation</caption>") == 1 and "majority" in page and "caudate_left" in page
 
 
-@pytest.mark.parametrize("sides", ["coordinate", "merged"])
+@pytest.mark.parametrize("sides", [pytest.param("coordinate", marks=pytest.mark.slow), "merged"])
 def test_sagittal_slices_learn_sides_from_the_plane(ct, tmp_path, sides):
     (run,) = fit_planes(ct, plane="sagittal", runs=tmp_path, settings=TINY | {"data.sides": sides, "train.epochs": 1})
     evaluation = kmura.evaluate(run.folder)
@@ -267,6 +269,7 @@ def test_sagittal_slices_learn_sides_from_the_plane(ct, tmp_path, sides):
         assert wrong < 0.02, "the plane itself assigns the sides of the true regions"
 
 
+@pytest.mark.slow
 def test_a_scan_is_segmented_in_its_own_space_and_in_the_aligned_one(trained, heads, tmp_path, monkeypatch, capsys):
     command = ["segment", "predict", trained, heads / "1.nii.gz", "--transform", heads / "1.txt"]
     names = {"--out": "own.nii.gz", "--aligned": "aligned.nii.gz", "--table": "t.csv", "--probability": "p.nii.gz"}
@@ -288,6 +291,7 @@ def test_a_scan_is_segmented_in_its_own_space_and_in_the_aligned_one(trained, he
         assert segment(trained, heads / "1.nii.gz", transform=heads / "1.txt", fusion=fusion).fusion == fusion
 
 
+@pytest.mark.slow
 def test_what_cannot_be_segmented_is_said_in_one_line(trained, heads, tmp_path, monkeypatch, capsys):
     scan = heads / "1.nii.gz"
 

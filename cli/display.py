@@ -194,8 +194,12 @@ def check_scores(scores) -> None:
 
 
 def show_comparison(comparison, levels, scores) -> None:
-    """Prints the tables and sentences of a `Comparison` for these levels and scores."""
+    """Prints the tables and sentences of a `Comparison` for these levels and scores; or the `facts` of another one."""
     out = console()
+    if facts := getattr(comparison, "facts", None):
+        for name, text in facts.items():
+            out.print(f"{name}: {text}")
+        return
     if comparison.is_single_view:
         levels = ("study",)  # both levels are the same
     for level in levels:

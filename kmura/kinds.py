@@ -33,6 +33,7 @@ class Kind:
             outputs; None for kinds whose models cannot be explained, exported and served.
         questions: (Run) -> the binary predictions of the run by area, which `kmura compare` compares; None for kinds
             without class predictions.
+        comparison: (runs, **options) -> what `kmura compare` shows; None for kinds that cannot be compared.
         dataset: (records, area, DataConfig of the kind) -> `kmura.data.dataset.Dataset`.
         volumes: what segments a whole volume, see `kmura.segmentation.segment.segment`; None for other kinds.
         instead: what a user can do with runs of this kind instead of using a part that they do not have.
@@ -45,6 +46,7 @@ class Kind:
     chapter: str | Callable
     contract: str | Callable | None = None
     questions: str | Callable | None = None
+    comparison: str | Callable | None = None
     dataset: str | Callable = "kmura.data.dataset:Dataset"
     volumes: str | Callable | None = None
     instead: str = "choose a run of another kind"
@@ -59,6 +61,7 @@ KINDS: dict[str, Kind] = {
         chapter="kmura.report.classification_chapter:chapter",
         contract="kmura.serving.contract:classification_contract",
         questions="kmura.evaluation.class_scores:binary_tables",
+        comparison="kmura.evaluation.compare:compare_classifiers",
     ),
     PRETRAINING: Kind(
         config="kmura.config:PretrainingConfig",
@@ -74,6 +77,7 @@ KINDS: dict[str, Kind] = {
         evaluate="kmura.segmentation.volume_scores:evaluate_run",
         evaluation="kmura.segmentation.volume_scores:read_evaluation",
         chapter="kmura.report.segmentation_chapter:chapter",
+        comparison="kmura.segmentation.volume_comparison:compare_volumes",
         dataset="kmura.data.volume_dataset:VolumeDataset",
         volumes="kmura.segmentation.segment:segment",
         instead="segment a scan with kmura segment predict",
@@ -84,6 +88,7 @@ KINDS: dict[str, Kind] = {
         evaluate="kmura.segmentation.fuse:evaluate_run",
         evaluation="kmura.segmentation.volume_scores:read_evaluation",
         chapter="kmura.report.segmentation_chapter:chapter",
+        comparison="kmura.segmentation.volume_comparison:compare_volumes",
         dataset="kmura.data.volume_dataset:VolumeDataset",
         instead="segment a scan with kmura segment predict RUNS/AREA",
     ),
@@ -94,6 +99,7 @@ KINDS: dict[str, Kind] = {
         evaluation="kmura.evaluation.evaluation:read_evaluation",
         chapter="kmura.report.classification_chapter:chapter",
         questions="kmura.evaluation.class_scores:binary_tables",
+        comparison="kmura.evaluation.compare:compare_classifiers",
         instead="probe an encoder with --method linear or layer, which give a classifier",
     ),
 }
@@ -101,6 +107,7 @@ KINDS: dict[str, Kind] = {
 WORDS = {
     "contract": "classifier",
     "questions": "class predictions",
+    "comparison": "class predictions",
     "volumes": "segmentation of volumes",
 }  # what users call the parts that may be missing
 

@@ -254,6 +254,27 @@ def test_the_fusion_of_the_planes_is_a_run(trained, tmp_path):
     assert page.count("<caption>Segmentation</caption>") == 1 and "majority" in page and "caudate_left" in page
 
 
+@pytest.mark.slow
+def test_planes_and_fusions_are_compared_over_the_same_volumes(trained, tmp_path, monkeypatch, capsys):
+    found = kmura.compare([trained / "axial", trained / "fused"])
+    assert list(found.scores) == ["axial", "fused (mean)", "fused (majority)", "fused (weighted)"]
+    evaluation, table = read_evaluation(Run(trained / "axial"))
+    dice = np.nanmean(overlap.dice(evaluation.confusion("test"))[1:])
+    assert found.scores["axial"]["dice"] == pytest.approx(dice)
+    by_volume = table[table["split"] == "test"].groupby("volume")["dice"].mean().mean()
+    mean, _ = read_evaluation(Run(trained / "fused"))
+    other = np.nanmean(overlap.dice(mean.confusion("test", "mean"))[1:])
+    first = found.differences[0]
+    assert (first.score, first.first, first.second) == ("dice", "axial", "fused (mean)")
+    assert first.value == pytest.approx(other - by_volume) and first.interval is None
+    code, out, _ = kmura_main(
+        monkeypatch, capsys, "compare", trained / "axial", trained / "fused", "--out", tmp_path / "c"
+    )
+    assert code == 0 and "too few volumes for an interval" in out and json.loads((tmp_path / "c").read_text())
+    with pytest.raises(InputError, match="was already given by another run of axial"):
+        kmura.compare([trained / "axial", shutil.copytree(trained / "axial", tmp_path / "again")])
+
+
 @pytest.mark.parametrize("sides", [pytest.param("coordinate", marks=pytest.mark.slow), "merged"])
 def test_sagittal_slices_learn_sides_from_the_plane(ct, tmp_path, sides):
     (run,) = fit_planes(ct, plane="sagittal", runs=tmp_path, settings=TINY | {"data.sides": sides, "train.epochs": 1})

@@ -5,6 +5,7 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +83,30 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def compare(
+def compare(runs: Sequence[str | os.PathLike], **options) -> Any:
+    """Compares evaluated runs of one kind.
+
+    Args:
+        runs: folders of two or more runs.
+        **options: of `compare_classifiers`, or of `kmura.segmentation.volume_comparison.compare_volumes`.
+
+    Raises:
+        InputError: see there; the runs are of kinds that cannot be compared with each other.
+    """
+    opened = [Run(path) for path in runs]
+    comparisons = {run.part("comparison"): run for run in opened}
+    if len(comparisons) > 1:
+        one, other, *_ = comparisons.values()
+        raise InputError(
+            f"{one} is of the kind {one.kind} and {other} of the kind {other.kind}; compare runs of one kind"
+        )
+    if not comparisons:
+        raise InputError("compare needs two runs or more; give their folders, such as runs/XR_WRIST/baseline")
+    (comparison,) = comparisons
+    return comparison(runs, **options)
+
+
+def compare_classifiers(
     runs: Sequence[str | os.PathLike],
     *,
     split: str = "test",
@@ -91,7 +115,7 @@ def compare(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Comparison:
-    """Compares evaluated runs.
+    """Compares evaluated classifiers.
 
     Runs of one phase count as one model over several areas, and so does one run of all areas. If an area has two runs
     of a phase, models are named by their runs folder. Probabilities are not calibrated, and thresholds are 0.5.
@@ -168,7 +192,7 @@ def compare(
 
 
 def write_comparison(comparison: Comparison, path: str | os.PathLike) -> None:
-    """Writes a comparison as JSON, whole or not at all."""
+    """Writes a comparison of any kind as JSON, whole or not at all."""
     write_json(path, dataclasses.asdict(comparison))
 
 

@@ -10,7 +10,12 @@ from kmura.cli.display import console, one_line
 
 def show_export(exported) -> None:
     """Prints what an `Export` contains and how close it is to the model."""
-    out, contract = console(), exported.contract
+    out = console()
+    if facts := getattr(exported, "facts", None):
+        for name, text in facts.items():
+            out.print(f"{name}: {text}")
+        return
+    contract = exported.contract
     out.print(f"{exported.folder}: version {exported.version}, written and read back")
     if contract.is_binary:
         out.print(f"calibration: {contract.calibration}; threshold {contract.threshold:.4g} (rule {contract.rule})")

@@ -31,6 +31,7 @@ class Kind:
         chapter: (Run, number, eda) -> `kmura.report.chapter.Chapter`, the chapter of the run in a report.
         contract: (Run, records=..., threshold=...) -> `kmura.serving.contract.Contract`, the meaning of the model's
             outputs; None for kinds whose models cannot be explained, exported and served.
+        export: (Run, out, **options) -> what `kmura export` shows; None for kinds that cannot be exported.
         questions: (Run) -> the binary predictions of the run by area, which `kmura compare` compares; None for kinds
             without class predictions.
         comparison: (runs, **options) -> what `kmura compare` shows; None for kinds that cannot be compared.
@@ -45,6 +46,7 @@ class Kind:
     evaluation: str | Callable
     chapter: str | Callable
     contract: str | Callable | None = None
+    export: str | Callable | None = None
     questions: str | Callable | None = None
     comparison: str | Callable | None = None
     dataset: str | Callable = "kmura.data.dataset:Dataset"
@@ -60,6 +62,7 @@ KINDS: dict[str, Kind] = {
         evaluation="kmura.evaluation.evaluation:read_evaluation",
         chapter="kmura.report.classification_chapter:chapter",
         contract="kmura.serving.contract:classification_contract",
+        export="kmura.export.bundle:export_classifier",
         questions="kmura.evaluation.class_scores:binary_tables",
         comparison="kmura.evaluation.compare:compare_classifiers",
     ),
@@ -78,6 +81,7 @@ KINDS: dict[str, Kind] = {
         evaluation="kmura.segmentation.volume_scores:read_evaluation",
         chapter="kmura.report.segmentation_chapter:chapter",
         comparison="kmura.segmentation.volume_comparison:compare_volumes",
+        export="kmura.export.slice_model:export_slices",
         dataset="kmura.data.volume_dataset:VolumeDataset",
         volumes="kmura.segmentation.segment:segment",
         instead="segment a scan with kmura segment predict",
@@ -106,6 +110,7 @@ KINDS: dict[str, Kind] = {
 
 WORDS = {
     "contract": "classifier",
+    "export": "classifier",
     "questions": "class predictions",
     "comparison": "class predictions",
     "volumes": "segmentation of volumes",

@@ -255,6 +255,26 @@ def test_the_fusion_of_the_planes_is_a_run(trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_an_export_takes_slices_in_hounsfield_units(trained, tmp_path):
+    import tensorflow as tf
+
+    exported = kmura.export(trained / "coronal", tmp_path / "served")
+    assert exported.folder == tmp_path / "served" / "1" and exported.difference < 1e-5
+    signature = json.loads((exported.folder / "signature.json").read_text())
+    assert signature["classes"] == ["background", *ASPECTS] and signature["window_hu"] == [-124, 130]
+    assert signature["plane"] == "coronal" and signature["spacing_mm"] == [8, 8, 8]
+    answer = tf.saved_model.load(exported.folder).signatures["serving_default"]
+    slices = np.random.default_rng(0).uniform(-300, 300, (2, 20, 31, 3)).astype(np.float32)
+    found = answer(slices=tf.constant(slices))
+    gray = np.clip(np.round((slices + 124) * (255 / 254)), 0, 255)
+    expected = tf.nn.softmax(Run(trained / "coronal").model()(gray, training=False))
+    np.testing.assert_allclose(found["probabilities"], expected, atol=1e-5)
+    np.testing.assert_array_equal(found["classes"], np.argmax(found["probabilities"], axis=-1))
+    with pytest.raises(InputError, match="format 'onnx' is unknown"):
+        kmura.export(trained / "coronal", tmp_path / "served", format="onnx")
+
+
+@pytest.mark.slow
 def test_planes_and_fusions_are_compared_over_the_same_volumes(trained, tmp_path, monkeypatch, capsys):
     found = kmura.compare([trained / "axial", trained / "fused"])
     assert list(found.scores) == ["axial", "fused (mean)", "fused (majority)", "fused (weighted)"]
@@ -329,7 +349,7 @@ def test_what_cannot_be_segmented_is_said_in_one_line(trained, heads, tmp_path, 
     assert "fusion.json does not exist" in refused(trained / "axial", scan, "--fusion", "weighted", *out)
     code, _, err = kmura_main(monkeypatch, capsys, "predict", trained / "axial", scan)
     assert code == 2 and "have no classifier; segment a scan with kmura segment predict" in err
-    code, _, err = kmura_main(monkeypatch, capsys, "export", trained / "axial", "--out", tmp_path / "served")
+    code, _, err = kmura_main(monkeypatch, capsys, "export", trained / "fused", "--out", tmp_path / "served")
     assert code == 2 and "have no classifier" in err
     assert list(tmp_path.iterdir()) == []
 

@@ -46,8 +46,23 @@ class Export:
     notes: tuple[str, ...] = ()
 
 
-def export(
-    run: str | os.PathLike,
+def export(run: str | os.PathLike, out: str | os.PathLike, **options) -> Any:
+    """Exports the best model of a run as the next version: `OUT/1`, `OUT/2`, ...
+
+    Args:
+        run: folder of a run.
+        out: folder of the versions.
+        **options: of `export_classifier`, or of `kmura.export.slice_model.export_slices`.
+
+    Raises:
+        InputError: see there; the kind of the run cannot be exported.
+    """
+    run = Run(run)
+    return run.part("export")(run, out, **options)
+
+
+def export_classifier(
+    run: Run,
     out: str | os.PathLike,
     *,
     records: str | os.PathLike | None = None,
@@ -55,14 +70,14 @@ def export(
     format: str = "savedmodel",
     warmup: bool = True,
 ) -> Export:
-    """Exports the best model of an evaluated run as the next version: `OUT/1`, `OUT/2`, ...
+    """Exports the best model of an evaluated classifier as the next version.
 
     The export is verified in a fresh process. It is written to a hidden folder of `out`, which is renamed once it is
     complete and verified: a server that watches `out` never loads a partial version, and an interruption or an error
     leaves no version.
 
     Args:
-        run: folder of an evaluated run.
+        run: an evaluated run.
         out: folder of the versions.
         records: folder of the records, if they were moved; see `contract_of_run`.
         threshold: for a binary run, one of the rules with which it was evaluated; None selects 0.5, or the first rule
@@ -78,7 +93,7 @@ def export(
             missing, `out` cannot be written, or the predictions of the export differ from those of the model.
     """
     check_choice("format", format, FORMATS)
-    run, out = Run(run), Path(out)
+    out = Path(out)
     folder, description = run.folder, run.description
     contract = contract_of_run(run, records=records, threshold=threshold)
     description.warn_of_leaks()
@@ -88,7 +103,7 @@ def export(
     elif warmup:
         check_warmup_possible()
     model = load_model(folder.best)
-    with _aside(out) as aside:
+    with aside_of(out) as aside:
         signature = _signature(description, evaluation, contract, format)
         made = (
             f"Exported on {signature['exported']} with kmura {kmura.__version__}, trained with {_versions(description)}"
@@ -113,7 +128,7 @@ def export(
         files = {path.relative_to(aside).as_posix(): path for path in sorted(aside.rglob("*")) if path.is_file()}
         signature["files"] = {name: sha256_of(path) for name, path in files.items() if name != SIGNATURE}
         write_json(aside / SIGNATURE, signature)
-        version = _published(aside, out)
+        version = published(aside, out)
     return Export(out / str(version), version, contract, parity, notes)
 
 
@@ -168,7 +183,7 @@ def _versions(description: RunDescription) -> str:
 
 
 @contextlib.contextmanager
-def _aside(out: Path) -> Iterator[Path]:
+def aside_of(out: Path) -> Iterator[Path]:
     """Yields an empty hidden folder in `out` that is removed after the block; also removes those of killed exports."""
     busy = f"another export is writing to {out}; wait for it or choose another --out"
     with locked(out / f"{_ASIDE}lock", busy):
@@ -185,7 +200,7 @@ def _aside(out: Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _published(aside: Path, out: Path) -> int:
+def published(aside: Path, out: Path) -> int:
     """Renames the folder to the next version and returns its number."""
     for path in (*aside.rglob("*"), aside):  # flush the content before the rename, in case of a power failure
         flush_to_disk(path)

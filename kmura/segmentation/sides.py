@@ -1,0 +1,155 @@
+"""The mid-sagittal plane of a head, found from the symmetry of its CT volume, and the sides of its regions."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage, optimize
+
+from kmura.errors import InputError
+from kmura.segmentation.simpleitk import simpleitk
+from kmura.segmentation.volumes import WINDOW, canonical
+
+_GRID = 4.0  # mm, voxels of the registration
+_SEARCH_GRID = 8.0  # mm, voxels of the search for a start
+_SEARCH_ANGLES = np.deg2rad(np.arange(-40, 41, 8))  # about the z axis and about the y axis
+_TISSUE = -60.0  # HU in the windowed volume; more is head, less is air
+
+
+@dataclasses.dataclass(frozen=True)
+class SagittalPlane:
+    """A plane in LPS coordinates.
+
+    Attributes:
+        point: a point of the plane within the head, mm.
+        normal: unit vector that points to the patient's left.
+    """
+
+    point: tuple[float, float, float]
+    normal: tuple[float, float, float]
+
+
+def midsagittal_plane(image) -> SagittalPlane:
+    """Returns the plane of symmetry of a head, which divides it into left and right.
+
+    The volume (windowed, smoothed, 4 mm) is registered with its own mirror image: of all planes, the one whose
+    mirroring changes the head least (mean absolute difference) is searched, first on a coarse grid of directions up to
+    40 degrees off the patient's left, then by the Nelder-Mead method over two angles and the distance. Unlike a rigid
+    registration of two images, whose six parameters can leave the mirrorings, this has no parameters but the plane's.
+    Same input, same result.
+
+    Args:
+        image: 3-D sitk.Image of a head, Hounsfield units; its directions must be right, its tilt may be unknown.
+
+    Raises:
+        InputError: the volume contains no head (little tissue, or hardly more than a slice of it).
+    """
+    head, middle = _head_alone(_reduced(image, _GRID))
+    coarse = _Symmetry(_reduced(head, _SEARCH_GRID), middle)
+    start = min(((yaw, roll, 0.0) for yaw in _SEARCH_ANGLES for roll in _SEARCH_ANGLES), key=coarse)
+    simplex = np.array(start) + np.array([(0, 0, 0), (0.08, 0, 0), (0, 0.08, 0), (0, 0, 4.0)])
+    fine = _Symmetry(head, middle)
+    result = optimize.minimize(
+        fine, start, method="Nelder-Mead", options={"initial_simplex": simplex, "xatol": 2e-3, "fatol": 1e-3}
+    )
+    yaw, roll, distance = result.x
+    normal = _normal(yaw, roll)
+    return SagittalPlane(tuple((middle + distance * normal).tolist()), tuple(normal.tolist()))
+
+
+def signed_distance(plane: SagittalPlane, image) -> np.ndarray:
+    """Returns the distance of each voxel to a plane, float32 [Z, Y, X] in mm: positive on the patient's left."""
+    normal = np.array(plane.normal)
+    directions = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
+    x, y, z = (
+        (np.arange(size) * (normal @ column)).astype(np.float32)
+        for size, column in zip(image.GetSize(), directions.T, strict=True)
+    )
+    start = np.float32(normal @ (np.array(image.GetOrigin()) - np.array(plane.point)))
+    return z[:, None, None] + y[:, None] + (x + start)
+
+
+def assign_sides(merged: np.ndarray, plane: SagittalPlane, image, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Returns the class numbers of both sides, from classes that do not distinguish them.
+
+    Args:
+        merged: integers [Z, Y, X]; 0 is background, k the region of `pairs[k - 1]`.
+        plane: the mid-sagittal plane.
+        image: sitk.Image with the geometry of `merged`.
+        pairs: (left class, right class) of each merged class.
+
+    Returns:
+        uint8 [Z, Y, X].
+
+    Raises:
+        InputError: `merged` has another size than `image` or a class without a pair.
+    """
+    merged = np.asarray(merged)
+    if merged.shape != tuple(reversed(image.GetSize())):
+        size = tuple(reversed(image.GetSize()))
+        raise InputError(
+            f"the merged classes have the shape {merged.shape}, the volume {size}; give arrays of one grid"
+        )
+    if merged.size and (merged.min() < 0 or merged.max() > len(pairs)):
+        raise InputError(f"merged class {merged.max()} has no sides; {len(pairs)} pairs are given, one per class")
+    left, right = (np.array([0, *classes], np.uint8) for classes in zip(*pairs, strict=True))
+    return np.where(signed_distance(plane, image) >= 0, left[merged], right[merged])
+
+
+def _reduced(image, voxel: float):
+    """The windowed and smoothed volume with cubic voxels of `voxel` mm, float32."""
+    sitk = simpleitk()
+    image = canonical(image)
+    factors = [
+        max(1, min(int(voxel / spacing), size))
+        for spacing, size in zip(image.GetSpacing(), image.GetSize(), strict=True)
+    ]
+    image = sitk.Clamp(sitk.BinShrink(image, factors), sitk.sitkFloat32, *WINDOW)
+    image = sitk.SmoothingRecursiveGaussian(image, voxel / 2)
+    size = [max(1, round(n * step / voxel)) for n, step in zip(image.GetSize(), image.GetSpacing(), strict=True)]
+    grid = sitk.Image(size, sitk.sitkUInt8)
+    grid.SetSpacing([voxel] * 3)
+    grid.SetDirection(image.GetDirection())
+    grid.SetOrigin(image.GetOrigin())
+    return sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, WINDOW[0], sitk.sitkFloat32)
+
+
+def _head_alone(image):
+    """The volume with air in place of what is apart from the head, and the middle [3] of the head (LPS, mm)."""
+    values = simpleitk().GetArrayFromImage(image)
+    parts, count = ndimage.label(ndimage.binary_opening(values > _TISSUE))
+    sizes = np.bincount(parts.ravel(), minlength=2)[1:]
+    if not count or sizes.max() * _GRID**3 < 2e5 or min(values.shape) < 5:  # mm^3; a head of a newborn has 5e5
+        raise InputError("the volume contains no head whose symmetry could be measured; give a CT of the whole head")
+    head = ndimage.binary_dilation(parts == 1 + sizes.argmax(), iterations=2)
+    place = np.argwhere(parts == 1 + sizes.argmax()).mean(axis=0)[::-1]
+    alone = simpleitk().GetImageFromArray(np.where(head, values, np.float32(WINDOW[0])))
+    alone.CopyInformation(image)
+    return alone, np.array(image.TransformContinuousIndexToPhysicalPoint(place.tolist()))
+
+
+class _Symmetry:
+    """How much a mirroring changes a head: a function of (yaw, roll, distance of the plane to the middle in mm)."""
+
+    def __init__(self, head, middle: np.ndarray) -> None:
+        self.values = simpleitk().GetArrayFromImage(head)
+        to_points = np.reshape(head.GetDirection(), (3, 3)) * np.array(head.GetSpacing())
+        near = ndimage.binary_dilation(self.values > _TISSUE, iterations=2)  # air elsewhere says nothing
+        self.own = self.values[near]
+        self.points = np.argwhere(near)[:, ::-1] @ to_points.T + np.array(head.GetOrigin()) - middle
+        self.to_places = np.linalg.inv(to_points)
+        self.origin = self.to_places @ (middle - np.array(head.GetOrigin()))
+
+    def __call__(self, parameters) -> float:
+        """The mean absolute difference, HU, of the head and its image mirrored at the plane."""
+        yaw, roll, distance = parameters
+        normal = _normal(yaw, roll)
+        mirrored = self.points - 2 * (self.points @ normal - distance)[:, None] * normal
+        places = (mirrored @ self.to_places.T + self.origin).T[::-1]
+        other = ndimage.map_coordinates(self.values, places, order=1, cval=WINDOW[0])
+        return float(np.abs(other - self.own).mean())
+
+
+def _normal(yaw: float, roll: float) -> np.ndarray:
+    """The unit vector [3] (LPS) that results from turning left about the z axis and then upwards, radians."""
+    return np.array([np.cos(yaw) * np.cos(roll), np.sin(yaw) * np.cos(roll), np.sin(roll)])

@@ -1,6 +1,7 @@
 """Checks the headers of NIfTI, NRRD and MetaImage files for what SimpleITK replaces by a guess without saying so.
 
-SimpleITK reads a voxel size of 0 as 1 mm, an unknown orientation as a known one, and a truncated NIfTI file as zeros.
+SimpleITK reads a voxel size of 0 as 1 mm, an unknown orientation as a known one, and the end of a truncated NIfTI file
+and NaN in NIfTI as zeros.
 """
 
 import gzip
@@ -17,6 +18,7 @@ from kmura.errors import InputError, unreadable
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 _NIFTI_HEADER = 348  # bytes
 _SCALARS = {2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280}  # NIfTI-1 codes of integers and floats, not complex nor RGB
+_FLOATS = {16: "f4", 64: "f8"}
 _COPY = "copy or export it again"
 _TEXT_HEADER = 65536  # bytes; headers of NRRD and MetaImage are shorter
 
@@ -42,7 +44,7 @@ def check_header(path: Path) -> bool:
 
     Raises:
         InputError: the file is missing, cannot be read, is truncated or of another format; it is 2-D, 4-D or has
-            several values per voxel; the voxel size is missing or not positive.
+            several values per voxel; the voxel size is missing or not positive; a NIfTI file contains NaN or infinity.
     """
     suffix = suffix_of(path)
     check = {".nrrd": _check_nrrd, ".mha": _check_metaimage}.get(suffix, _check_nifti)
@@ -90,17 +92,39 @@ def _check_nifti(path: Path, file: IO[bytes]) -> bool:
             raise InputError(
                 f"{path} states voxels of {stated} mm in pixdim and {other} mm in sform; correct its header"
             )
-    _check_length(path, file, int(start) - _NIFTI_HEADER + math.prod(sizes[:rank]) * bits // 8)
+    _check_data(
+        path, file, int(start) - _NIFTI_HEADER, math.prod(sizes[:rank]) * bits // 8, _FLOATS.get(datatype), order
+    )
     return qform > 0 or sform > 0
 
 
-def _check_length(path: Path, file: IO[bytes], needed: int) -> None:
-    """Reads a file to its end, which also verifies the checksum of gzip."""
-    length = 0
+def _check_data(path: Path, file: IO[bytes], skip: int, length: int, kind: str | None, order: str) -> None:
+    """Reads a NIfTI file to its end, which verifies its length, the checksum of gzip, and that floats are finite.
+
+    Args:
+        path: the file, for messages.
+        file: at the end of the header.
+        skip: bytes up to the data.
+        length: bytes of the data.
+        kind: NumPy's code of floats; None for integers.
+        order: byte order, "<" or ">".
+    """
+    absent = skip - len(file.read(skip)) + length
+    invalid = 0
     while block := file.read(1 << 20):
-        length += len(block)
-    if length < needed:
-        raise InputError(f"{path} is damaged: {needed - length} bytes are missing at its end; {_COPY}")
+        if kind and absent > 0:
+            whole = block[: min(absent, len(block)) // int(kind[1]) * int(kind[1])]
+            invalid += int((~np.isfinite(np.frombuffer(whole, order + kind))).sum())
+        absent -= len(block)
+    if absent > 0:
+        raise InputError(f"{path} is damaged: {absent} bytes are missing at its end; {_COPY}")
+    if invalid:
+        raise not_finite(path, invalid)
+
+
+def not_finite(path: Path, count: int) -> InputError:
+    """Returns the error of a volume with `count` values that are not finite."""
+    return InputError(f"{path} contains {count} values that are NaN or infinite; replace them with numbers")
 
 
 def _check_nrrd(path: Path, file: IO[bytes]) -> bool:

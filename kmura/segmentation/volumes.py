@@ -17,7 +17,7 @@ from kmura.errors import InputError, reason, remedy, unreadable
 from kmura.files import check_replaceable, flush_to_disk, name_within_limit
 from kmura.segmentation.dicom_series import OUTSIDE, read_series
 from kmura.segmentation.simpleitk import itk_reason, simpleitk, without_warnings
-from kmura.segmentation.volume_headers import check_header, suffix_of
+from kmura.segmentation.volume_headers import check_header, not_finite, suffix_of
 
 # numpy axis of a canonical volume [z, y, x] along which the slices of a plane are stacked
 PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
@@ -48,8 +48,7 @@ def read_volume(path: str | os.PathLike, *, series: str | None = None, assume_or
         image = read_series(path, series) if path.is_dir() else _read_file(path, assume_orientation)
     values = simpleitk().GetArrayViewFromImage(image)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        count = values.size - int(np.isfinite(values).sum())
-        raise InputError(f"{path} contains {count} values that are NaN or infinite; replace them with {OUTSIDE:g}")
+        raise not_finite(path, values.size - int(np.isfinite(values).sum()))
     return _as_hounsfield(image)
 
 

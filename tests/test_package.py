@@ -70,7 +70,7 @@ def test_packages_whose_private_methods_are_overridden_have_upper_bounds():
 
 def test_the_extra_all_holds_every_feature_that_installs_on_any_machine():
     assert requirements("gpu") == {"tensorflow": "[and-cuda]>=2.21"}
-    assert requirements("all") == {"kmura": "[serving,dicom,onnx,mlflow,pretrained]"}
+    assert requirements("all") == {"kmura": "[serving,dicom,ct,onnx,mlflow,pretrained]"}
     assert list(requirements("mlflow")) == ["mlflow-skinny"]
 
 

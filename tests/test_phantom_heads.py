@@ -89,6 +89,10 @@ def test_the_same_arguments_give_the_same_bytes_and_heads_differ(heads, tmp_path
     assert not np.array_equal(array(heads / "2-seg.nii.gz"), array(heads / "1-seg.nii.gz"))
 
 
+def test_the_files_hold_no_time_stamp(heads):
+    assert (heads / "1.nii.gz").read_bytes()[4:8] == bytes(4)
+
+
 def test_the_largest_angle_limits_the_tilt(tmp_path):
     write_heads(tmp_path / "upright", heads=1, spacing=8, max_angle=0)
     matrix = sitk.ReadTransform(str(tmp_path / "upright" / "1.txt")).GetParameters()[:9]

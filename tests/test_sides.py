@@ -36,6 +36,15 @@ def test_the_plane_of_a_tilted_head_is_found(heads, head):
     assert distance < 1
 
 
+def test_a_head_that_lies_far_on_its_side_is_measured_as_well(heads):
+    scan, transform = sitk.ReadImage(str(heads / "2.nii.gz")), read_transform(heads / "2.txt")
+    turn = sitk.Euler3DTransform((0, 0, 0), 0, 0.6, -0.6)  # 47 degrees between left and the normal of the plane
+    turned = sitk.Resample(scan, scan, sitk.CompositeTransform([transform, turn.GetInverse()]), sitk.sitkLinear, -1000)
+    angle, distance = errors(midsagittal_plane(turned), np.reshape(turn.GetMatrix(), (3, 3))[:, 0], (0, 0, 0))
+    assert angle < 2
+    assert distance < 1
+
+
 def test_the_plane_does_not_depend_on_how_the_volume_is_stored(heads):
     scan = sitk.ReadImage(str(heads / "1.nii.gz"))
     plane = midsagittal_plane(scan)

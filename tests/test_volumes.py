@@ -3,6 +3,7 @@
 import gzip
 import os
 import struct
+import subprocess
 import sys
 
 import numpy as np
@@ -13,7 +14,6 @@ from scipy import ndimage
 
 from kmura.errors import InputError
 from kmura.phantoms.ct_heads import write_heads
-from kmura.segmentation import volumes
 from kmura.segmentation.regions import REGIONS
 from kmura.segmentation.simpleitk import simpleitk
 from kmura.segmentation.volumes import (
@@ -153,9 +153,10 @@ DAMAGED_NIFTI = {
 
 
 @pytest.mark.parametrize("case", DAMAGED_NIFTI)
-def test_a_nifti_file_that_cannot_be_trusted_is_refused(case, tmp_path):
+def test_a_nifti_file_that_cannot_be_trusted_is_refused(case, tmp_path, capfd):
     name, options, part = DAMAGED_NIFTI[case]
     refused(read_volume, nifti(tmp_path / name, *options.get("edits", ()), keep=options.get("keep")), part)
+    assert capfd.readouterr() == ("", "")  # no warnings of ITK beside the error
 
 
 def test_a_nifti_file_of_the_other_byte_order_is_read(tmp_path):
@@ -197,13 +198,14 @@ def test_nrrd_and_metaimage_of_four_dimensions_are_refused(suffix, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 @pytest.mark.parametrize("compressed", [False, True])
-def test_truncated_nrrd_and_metaimage_are_refused(suffix, compressed, tmp_path):
+def test_truncated_nrrd_and_metaimage_are_refused(suffix, compressed, tmp_path, capfd):
     path = tmp_path / f"a{suffix}"
     sitk.WriteImage(volume(), str(path), compressed)
     path.write_bytes(path.read_bytes()[:-20])
     refused(read_volume, path)
     path.write_bytes(b"junk" * 50)
     refused(read_volume, path, "damaged")
+    assert capfd.readouterr() == ("", "")
 
 
 NRRD = "NRRD0004\ntype: short\ndimension: 3\nsizes: 2 2 2\nendian: little\nencoding: raw\n"
@@ -261,9 +263,14 @@ def test_an_orientation_can_be_assumed_where_the_file_states_none(tmp_path):
             read_volume(path, assume_orientation=letters)
 
 
+def test_importing_the_modules_does_not_import_simpleitk():
+    code = "import sys, kmura.segmentation.volumes, kmura.segmentation.sides; assert 'SimpleITK' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_without_simpleitk_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
-    with pytest.raises(InputError, match=r"run pip install 'kmura\[ct\]'"):
+    with pytest.raises(InputError, match=r"run pip install '.\[ct\]' in a clone"):
         simpleitk()
 
 
@@ -391,7 +398,7 @@ def test_slices_of_a_tilted_gantry_come_to_the_places_they_had_in_the_patient(an
     image = read_volume(tmp_path)
     measured, positions = values_of(image), world(image)
     inside = measured > -1000  # the sheared grid has corners without data
-    assert inside.sum() > 0.8 * 6 * 20 * 8
+    assert inside.any(axis=2).sum(axis=1).min() >= 19  # the grid has room for all 20 rows of each slice
     inside = ndimage.binary_erosion(inside, np.ones((1, 3, 1)))  # SimpleITK repeats the border for half a pixel
     assert np.abs(measured - value(positions))[inside].max() < 1.01  # rounded to whole numbers
     directions = np.reshape(image.GetDirection(), (3, 3))
@@ -715,10 +722,12 @@ def test_targets_that_cannot_be_written_are_refused(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.nii", "old.nii"]
 
 
-def test_equal_volumes_give_equal_bytes(tmp_path):
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_nothing_but_values_and_geometry_is_written(suffix, tmp_path):
     first = volume()
-    first.SetMetaData("descrip", "a patient's name")
-    write_volume(first, tmp_path / "a.nii.gz")
-    write_volume(volume(), tmp_path / "b.nii.gz")
-    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
-    assert volumes.read_volume(tmp_path / "a.nii.gz").GetMetaDataKeys() == ()
+    first.SetMetaData("ITK_FileNotes", "Jane Doe")
+    first.SetMetaData("PatientName", "Jane Doe")
+    for name, image in (("a", first), ("b", volume())):
+        write_volume(image, tmp_path / f"{name}{suffix}")
+    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+    assert first.GetMetaData("PatientName") == "Jane Doe"

@@ -8,7 +8,6 @@ from scipy import ndimage, optimize
 
 from kmura.errors import InputError
 from kmura.segmentation.simpleitk import simpleitk
-from kmura.segmentation.volumes import canonical
 
 _GRID = 4.0  # mm, voxels of the registration
 _SEARCH_GRID = 8.0  # mm, voxels of the search for a start
@@ -108,7 +107,6 @@ def assign_sides(merged: np.ndarray, plane: SagittalPlane, image, pairs: Sequenc
 def _reduced(image, voxel: float):
     """The windowed and smoothed volume with cubic voxels of `voxel` mm, float32."""
     sitk = simpleitk()
-    image = canonical(image)
     factors = [
         max(1, min(int(voxel / spacing), size))
         for spacing, size in zip(image.GetSpacing(), image.GetSize(), strict=True)

@@ -17,7 +17,9 @@ def simpleitk() -> ModuleType:
     try:
         import SimpleITK
     except ImportError as error:
-        raise InputError("CT volumes need SimpleITK, which is not installed; run pip install 'kmura[ct]'") from error
+        raise InputError(
+            "CT volumes need SimpleITK, which is not installed; run pip install '.[ct]' in a clone of kmura"
+        ) from error
     return SimpleITK
 
 

@@ -159,6 +159,11 @@ def test_a_nifti_file_that_cannot_be_trusted_is_refused(case, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")  # no warnings of ITK beside the error
 
 
+def test_a_sheared_sform_beside_a_valid_qform_is_ignored(tmp_path, capfd):
+    assert same_grid(read_volume(nifti(tmp_path / "a.nii", *SHEARED)), volume())
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_nifti_file_of_the_other_byte_order_is_read(tmp_path):
     image = volume(np.int16)
     data = bytearray(nifti(tmp_path / "a.nii", image=image).read_bytes())
@@ -237,6 +242,7 @@ def test_files_that_are_missing_or_of_another_kind_are_refused(tmp_path):
     refused(read_volume, tmp_path / "a.png", "use .nii, .nii.gz, .nrrd, .mha or a folder")
     refused(read_volume, tmp_path / "a.dcm", "one DICOM file; give the folder")
     refused(read_volume, tmp_path, "contains no DICOM series")
+    refused(lambda path: read_volume(path, series="1.2"), nifti(tmp_path / "b.nii"), "series 1.2 is given")
     (tmp_path / "a.nii").write_bytes(b"\xff\xd8" + b"x" * 1000)
     refused(read_volume, tmp_path / "a.nii", "is not a NIfTI-1 file")
 

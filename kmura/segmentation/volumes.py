@@ -44,6 +44,8 @@ def read_volume(path: str | os.PathLike, *, series: str | None = None, assume_or
             missing; its axes are not perpendicular; it contains NaN or infinity; a series is incomplete.
     """
     path = Path(path)
+    if series is not None and path.is_file():
+        raise InputError(f"{path} is a file, but series {series} is given; give the folder of the series, or no series")
     with without_warnings():
         image = read_series(path, series) if path.is_dir() else _read_file(path, assume_orientation)
     values = simpleitk().GetArrayViewFromImage(image)
@@ -167,7 +169,7 @@ def write_volume(image, path: str | os.PathLike) -> None:
     except OSError as error:
         raise InputError(f"cannot write {path}: {reason(error)}; {remedy(error)}") from error
     except RuntimeError as error:
-        raise InputError(f"cannot write {path}: {itk_reason(error)}; choose another file") from error
+        raise InputError(f"cannot write {path}: {itk_reason(error)}; check the space on the disk") from error
     except InputError as error:
         raise InputError(f"cannot write {path}: the written file is incomplete; free space on the disk") from error
     finally:

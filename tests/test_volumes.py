@@ -159,8 +159,9 @@ def test_a_nifti_file_that_cannot_be_trusted_is_refused(case, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")  # no warnings of ITK beside the error
 
 
-def test_a_sheared_sform_beside_a_valid_qform_is_ignored(tmp_path, capfd):
-    assert same_grid(read_volume(nifti(tmp_path / "a.nii", *SHEARED)), volume())
+@pytest.mark.parametrize("edits", [SHEARED, [(280, "<f", (7,))]], ids=["sheared", "scaled"])
+def test_an_sform_that_contradicts_a_valid_qform_is_ignored(edits, tmp_path, capfd):
+    assert same_grid(read_volume(nifti(tmp_path / "a.nii", *edits)), volume())
     assert capfd.readouterr() == ("", "")
 
 

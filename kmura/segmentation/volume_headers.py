@@ -84,18 +84,26 @@ def _check_nifti(path: Path, file: IO[bytes]) -> bool:
         )
     _check_sizes(path, sizes[:rank])
     _check_spacing(path, pixdim[1:4])
-    if sform > 0 and qform <= 0:
-        rows = np.reshape(struct.unpack_from(f"{order}12f", header, 280), (3, 4))
-        lengths = np.linalg.norm(rows[:, :3], axis=0)
-        if not np.allclose(lengths, pixdim[1:4], rtol=0.01):
-            stated, other = (" x ".join(f"{value:.4g}" for value in row) for row in (pixdim[1:4], lengths))
-            raise InputError(
-                f"{path} states voxels of {stated} mm in pixdim and {other} mm in sform; correct its header"
-            )
+    if sform > 0:
+        axes = np.reshape(struct.unpack_from(f"{order}12f", header, 280), (3, 4))[:, :3]
+        _check_sform(path, axes, pixdim, also_qform=qform > 0)
     _check_data(
         path, file, int(start) - _NIFTI_HEADER, math.prod(sizes[:rank]) * bits // 8, _FLOATS.get(datatype), order
     )
     return qform > 0 or sform > 0
+
+
+def _check_sform(path: Path, axes: np.ndarray, pixdim: tuple[float, ...], also_qform: bool) -> None:
+    """Checks that the sform has the voxel size of pixdim and, where there is a qform, the same handedness.
+
+    SimpleITK takes the directions of one and the voxel size of the other, which can swap left and right.
+    """
+    lengths = np.linalg.norm(axes, axis=0)
+    if not np.allclose(lengths, pixdim[1:4], rtol=0.01):
+        stated, other = (" x ".join(f"{value:.4g}" for value in row) for row in (pixdim[1:4], lengths))
+        raise InputError(f"{path} states voxels of {stated} mm in pixdim and {other} mm in sform; correct its header")
+    if also_qform and (np.linalg.det(axes) < 0) != (pixdim[0] < 0):  # pixdim[0] is qfac
+        raise InputError(f"{path} has a qform and an sform that mirror each other; correct its header")
 
 
 def _check_data(path: Path, file: IO[bytes], skip: int, length: int, kind: str | None, order: str) -> None:

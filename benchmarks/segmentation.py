@@ -104,7 +104,7 @@ def names(done: Ledger, arguments: argparse.Namespace) -> list[str]:
 def table(done: Ledger, arguments: argparse.Namespace) -> str:
     """Returns one row per plane and fusion."""
     from kmura.metrics import overlap
-    from kmura.segmentation.regions import ASPECTS
+    from kmura.segmentation.regions import REGIONS
     from kmura.segmentation.targets import pairs
 
     rows = ["prediction | Dice | IoU | IoU of each fold | wrong side, % | s/fold", " | ".join(["---"] * 6)]
@@ -116,7 +116,7 @@ def table(done: Ledger, arguments: argparse.Namespace) -> str:
             f"{np.nanmean(overlap.dice(matrix)[1:]):.3f}",
             f"{np.nanmean(overlap.iou(matrix)[1:]):.3f}",
             " ".join(f"{value:.3f}" for value in folds),
-            f"{100 * overlap.side_errors(matrix, pairs(ASPECTS)):.3f}",
+            f"{100 * overlap.side_errors(matrix, pairs(REGIONS)):.3f}",
             f"{np.mean([done[fold, run]['seconds'] for fold in range(arguments.folds)]):.0f}",
         )
         rows.append(" | ".join(columns))
@@ -126,12 +126,12 @@ def table(done: Ledger, arguments: argparse.Namespace) -> str:
 def class_table(done: Ledger, arguments: argparse.Namespace) -> str:
     """Returns the IoU of each class, one column per plane and fusion."""
     from kmura.metrics import overlap
-    from kmura.segmentation.regions import ASPECTS
+    from kmura.segmentation.regions import REGIONS
 
     runs = names(done, arguments)
     scores = [overlap.iou(total(done, run, arguments))[1:] for run in runs]
     rows = [" | ".join(["IoU", *runs]), " | ".join(["---"] * (len(runs) + 1))]
-    for place, name in enumerate(ASPECTS):
+    for place, name in enumerate(REGIONS):
         rows.append(" | ".join([name, *(f"{values[place]:.2f}" for values in scores)]))
     return "\n".join(rows)
 

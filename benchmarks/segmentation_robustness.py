@@ -47,7 +47,7 @@ def score(model: Path, change: str, arguments: argparse.Namespace) -> float:
     """Returns the mean Dice over the classes of all voxels of the changed heads."""
     from kmura.metrics import overlap
     from kmura.segmentation import volumes
-    from kmura.segmentation.regions import ASPECTS
+    from kmura.segmentation.regions import REGIONS
     from kmura.segmentation.segment import segment
 
     total = 0
@@ -58,11 +58,11 @@ def score(model: Path, change: str, arguments: argparse.Namespace) -> float:
             volumes.write_volume(image, Path(folder) / "scan.nii.gz")
             transform = arguments.heads / f"{name}.txt"
             found = segment(model, Path(folder) / "scan.nii.gz", transform=transform, fusion=arguments.fusion)
-            labels = volumes.read_labels(arguments.heads / f"{name}-seg.nii.gz", ASPECTS)
+            labels = volumes.read_labels(arguments.heads / f"{name}-seg.nii.gz", REGIONS)
             if turn is not None:
                 labels = turned(labels, volumes.read_transform(transform), turn)
             numbers = on_grid(found.aligned, labels)
-            total = total + overlap.confusion(volumes.array_of(labels), numbers, len(ASPECTS) + 1)
+            total = total + overlap.confusion(volumes.array_of(labels), numbers, len(REGIONS) + 1)
     return float(np.nanmean(overlap.dice(total)[1:]))
 
 

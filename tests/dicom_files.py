@@ -80,3 +80,46 @@ def _saved(dataset, preamble=True, syntax=True) -> bytes:
         at = meta.index(b"\x02\0\x10\0")
         meta = meta[:at] + meta[at + 8 + struct.unpack("<H", meta[at + 6 : at + 8])[0] :]
     return data[:140] + struct.pack("<I", len(meta)) + meta + body
+
+
+def write_ct_series(
+    folder, volume, positions, orientation=(1, 0, 0, 0, 1, 0), *, slope=1, series=None, first=0, **tags
+):
+    """Writes a CT series, one file per slice, and returns its Series Instance UID.
+
+    Args:
+        folder: is created where it is missing.
+        volume: Hounsfield units [slices, H, W].
+        positions: mm [slices, 3].
+        orientation: directions of the columns and the rows, 6 numbers.
+        slope: rescale slope; the intercept is -1024.
+        series: the Series Instance UID; None: a new one.
+        first: number of the first file.
+        **tags: further attributes; None removes one.
+    """
+    pydicom = pytest.importorskip("pydicom")
+    uid = pydicom.uid
+    series = series or uid.generate_uid()
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (values, position) in enumerate(zip(volume, positions, strict=True), start=first):
+        dataset = pydicom.Dataset()
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = uid.CTImageStorage
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = uid.generate_uid()
+        dataset.SeriesInstanceUID, dataset.StudyInstanceUID, dataset.Modality = series, "1.2.3", "CT"
+        dataset.Rows, dataset.Columns = values.shape
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 0
+        dataset.PixelSpacing = [2.0, 3.0]  # between rows, between columns
+        dataset.ImagePositionPatient = [round(float(value), 6) for value in position]
+        dataset.ImageOrientationPatient = [round(float(value), 10) for value in orientation]
+        dataset.RescaleSlope, dataset.RescaleIntercept, dataset.InstanceNumber = slope, -1024, number + 1
+        dataset.PixelData = np.round((values + 1024) / slope).astype(np.uint16).tobytes()
+        for name, value in tags.items():
+            if value is None:
+                delattr(dataset, name)
+            else:
+                setattr(dataset, name, value)
+        (folder / f"{number:03}.dcm").write_bytes(_saved(dataset))
+    return series

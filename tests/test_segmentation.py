@@ -19,12 +19,12 @@ from kmura.config.segmentation import SlicesConfig
 from kmura.data.volume_dataset import VolumeDataset
 from kmura.errors import InputError
 from kmura.metrics import overlap
-from kmura.phantoms.head_phantoms import write_heads
+from kmura.phantoms.ct_heads import write_heads
 from kmura.report.report import report
 from kmura.runs.run import Run
 from kmura.segmentation import volumes
 from kmura.segmentation.fit_planes import fit_planes
-from kmura.segmentation.regions import ASPECTS
+from kmura.segmentation.regions import REGIONS
 from kmura.segmentation.segment import region_table, segment
 from kmura.segmentation.sides import midsagittal_plane
 from kmura.segmentation.targets import pairs, targets_of, with_sides
@@ -44,7 +44,9 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory):
-    return write_heads(tmp_path_factory.mktemp("heads") / "heads", 5, spacing=8.0, seed=1)
+    folder = tmp_path_factory.mktemp("heads") / "heads"
+    write_heads(folder, heads=5, spacing=8.0, seed=1)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +72,10 @@ def trained(ct, tmp_path_factory):
 
 def test_a_volume_comes_back_from_its_records_on_the_grid_of_its_labels(heads, ct):
     dataset = VolumeDataset(ct, "CT_HEAD", SlicesConfig())
-    assert dataset.classes == ASPECTS and sorted(dataset.split_of) == ["1", "2", "3", "4", "5"]
+    assert dataset.classes == REGIONS and sorted(dataset.split_of) == ["1", "2", "3", "4", "5"]
     assert sorted(dataset.split_of.values()) == ["test", "train", "train", "train", "val"]
     for name, volume in dataset.volumes.items():
-        labels = volumes.read_labels(heads / f"{name}-seg.nii.gz", ASPECTS)
+        labels = volumes.read_labels(heads / f"{name}-seg.nii.gz", REGIONS)
         np.testing.assert_array_equal(volume.mask, volumes.array_of(labels))
         scan = volumes.read_volume(heads / f"{name}.nii.gz")
         transform = volumes.read_transform(heads / f"{name}.txt")
@@ -144,15 +146,17 @@ def test_cases_that_cannot_be_used_are_refused_in_one_line(heads, tmp_path, monk
 
     refused("1-seg.nii.gz has another grid than", "there is no transform", change=without_transform)
     refused(
-        "the label 21; allowed are 0",
+        "the label 21; the 20 classes are numbered",
         change=with_labels(lambda labels: labels + sitk.Cast(labels > 19, labels.GetPixelID())),
     )
-    refused("no labels, only background", change=with_labels(lambda labels: labels * 0))
-    refused("the label 0.5", change=with_labels(lambda labels: sitk.Cast(labels, sitk.sitkFloat32) / 2))
+    refused("no label, only background", change=with_labels(lambda labels: labels * 0))
+    refused(
+        "labels that are not whole numbers", change=with_labels(lambda labels: sitk.Cast(labels, sitk.sitkFloat32) / 2)
+    )
     refused("has no label map 1-seg.nii.gz", change=lambda folder: (folder / "1-seg.nii.gz").unlink())
     refused("contains no scans that match", change=lambda folder: (folder / "1.nii.gz").unlink())
     refused("--images is 'x.nii'; it must contain {id} once", options=("--images", "x.nii"))
-    refused("is not a transform that ITK can read", change=lambda folder: (folder / "1.txt").write_text("x"))
+    refused("is not an ITK transform", change=lambda folder: (folder / "1.txt").write_text("x"))
     refused("there are 2 classes; give 1 to 255 different names", options=("--classes", "a,a"))
     refused("the window is [50, 20]", options=("--low", "50", "--high", "20"))
 
@@ -236,7 +240,8 @@ def test_a_run_is_validated_on_whole_volumes(trained):
     best = history[history["best"]].iloc[-1]
     val = evaluation.confusion("val")
     assert np.nanmean(overlap.dice(val)[1:]) == pytest.approx(best["val_dice"], abs=1e-6)
-    assert val.sum() == 25**3 and set(table["split"]) == {"val", "test"}
+    (volume,) = run.dataset().of_split("val")
+    assert val.sum() == volume.mask.size and set(table["split"]) == {"val", "test"}
     assert table.groupby("volume").size().eq(20).all()
 
 
@@ -248,8 +253,9 @@ def test_the_fusion_of_the_planes_is_a_run(trained, tmp_path):
     assert sorted(weights) == ["axial", "coronal", "sagittal"] and sum(weights.values()) == pytest.approx(1)
     evaluation, _ = read_evaluation(run)
     assert list(evaluation.fusions) == ["mean", "majority", "weighted"]
+    (volume,) = run.dataset().of_split("test")
     for fusion in evaluation.fusions:
-        assert evaluation.confusion("test", fusion).sum() == 25**3
+        assert evaluation.confusion("test", fusion).sum() == volume.mask.size
     page = report([trained / "axial", trained / "fused"], tmp_path / "page.html").read_text()
     assert page.count("<caption>Segmentation</caption>") == 1 and "majority" in page and "caudate_left" in page
 
@@ -261,7 +267,7 @@ def test_an_export_takes_slices_in_hounsfield_units(trained, tmp_path):
     exported = kmura.export(trained / "coronal", tmp_path / "served")
     assert exported.folder == tmp_path / "served" / "1" and exported.difference < 1e-5
     signature = json.loads((exported.folder / "signature.json").read_text())
-    assert signature["classes"] == ["background", *ASPECTS] and signature["window_hu"] == [-124, 130]
+    assert signature["classes"] == ["background", *REGIONS] and signature["window_hu"] == [-124, 130]
     assert signature["plane"] == "coronal" and signature["spacing_mm"] == [8, 8, 8]
     answer = tf.saved_model.load(exported.folder).signatures["serving_default"]
     slices = np.random.default_rng(0).uniform(-300, 300, (2, 20, 31, 3)).astype(np.float32)
@@ -305,8 +311,8 @@ def test_sagittal_slices_learn_sides_from_the_plane(ct, tmp_path, sides):
     if sides == "merged":
         (volume,) = VolumeDataset(ct, "CT_HEAD").of_split("test")
         wrong = overlap.side_errors(overlap.confusion(volume.mask, with_sides(
-            targets_of(ASPECTS, merged=True).table[volume.mask], volume.left_of_middle(), ASPECTS
-        ), 21), pairs(ASPECTS))  # fmt: skip
+            targets_of(REGIONS, merged=True).table[volume.mask], volume.left_of_middle(), REGIONS
+        ), 21), pairs(REGIONS))  # fmt: skip
         assert wrong < 0.02, "the plane itself assigns the sides of the true regions"
 
 
@@ -322,7 +328,7 @@ def test_a_scan_is_segmented_in_its_own_space_and_in_the_aligned_one(trained, he
     probability = volumes.array_of(volumes.read_volume(tmp_path / "p.nii.gz"))
     assert probability.min() >= 0 and probability.max() <= 1
     table = pd.read_csv(tmp_path / "t.csv")
-    assert table["region"].tolist() == list(ASPECTS)
+    assert table["region"].tolist() == list(REGIONS)
     assert table["voxels"].sum() == (volumes.array_of(volumes.read_volume(tmp_path / "aligned.nii.gz")) > 0).sum()
     before = {name: (tmp_path / name).read_bytes() for name in names.values()}
     assert kmura_main(monkeypatch, capsys, *command, *files)[0] == 0
@@ -359,7 +365,7 @@ def test_the_table_of_regions_is_volume_gray_value_and_asymmetry():
     numbers[0, 0], numbers[1, 1, :2] = 1, 11
     hounsfield = np.zeros((4, 4, 4))
     hounsfield[0, 0], hounsfield[1, 1, :2] = (10, 20, 30, 40), (5, 15)
-    table = region_table(numbers, hounsfield, (2.0, 2.0, 5.0), ASPECTS).set_index("region")
+    table = region_table(numbers, hounsfield, (2.0, 2.0, 5.0), REGIONS).set_index("region")
     left, right = table.loc["caudate_left"], table.loc["caudate_right"]
     assert (left.voxels, left.ml, left.mean_hu, left.asymmetry_hu) == (4, 0.08, 25, 15)
     assert (right.voxels, right.mean_hu, right.sd_hu, right.asymmetry_hu) == (2, 10, 5, 15)

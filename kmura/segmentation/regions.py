@@ -1,4 +1,23 @@
-"""The twenty ASPECTS regions (Barber et al. 2000): ten of each hemisphere, in the order of the classes 1 to 20."""
+"""The twenty ASPECTS regions: ten per hemisphere, numbered 1-10 on the patient's left and 11-20 on the right."""
 
-ONE_SIDE = ("caudate", "lentiform", "internal_capsule", "insula", "M4", "M5", "M6", "M1", "M2", "M3")
-ASPECTS = tuple(f"{name}_{side}" for side in ("left", "right") for name in ONE_SIDE)
+MERGED_REGIONS = (
+    "caudate",
+    "lentiform",
+    "internal_capsule",
+    "insula",
+    "M4",
+    "M5",
+    "M6",
+    "M1",
+    "M2",
+    "M3",
+)  # class numbers 1..10 when both sides are one class; the order of the older data set
+SIDES = ("left", "right")
+REGIONS = tuple(f"{name}_{side}" for side in SIDES for name in MERGED_REGIONS)  # class numbers 1..20; 0: background
+# (left class, right class) of each merged region
+PAIRS = tuple((number, number + len(MERGED_REGIONS)) for number in range(1, len(MERGED_REGIONS) + 1))
+
+
+def side(region: str) -> str:
+    """Returns the side of a region of `REGIONS`, "left" or "right"."""
+    return region.rpartition("_")[2]

@@ -124,10 +124,10 @@ def segment(
     for path in targets:
         if not Path(path).resolve().parent.is_dir():
             raise InputError(f"cannot write {path}: there is no folder {Path(path).parent}; create it")
-    scan = volumes.read_volume(volume, series=series, orientation=orientation)
+    scan = volumes.read_volume(volume, series=series, assume_orientation=orientation)
     how = volumes.read_transform(transform) if transform else None
     if how:
-        volumes.check_rigid(how, transform)
+        volumes.check_rigid(how, what=transform)
     grid = prediction_grid(scan, how, preparation["spacing"])
     hounsfield = volumes.aligned(scan, how, grid)
     case = volume_of(hounsfield, preparation["window"], Path(volume).name)
@@ -280,7 +280,7 @@ def strongest(file: Path, classes: int, image, target):
             if target is not None:
                 map_ = sitk.GetImageFromArray(value.astype(np.float32))
                 map_.CopyInformation(image)
-                value = volumes.array_of(volumes.in_scan(map_, target[0], target[1], labels=False))
+                value = volumes.array_of(volumes.back(map_, target[0], target[1]))
             if best is None:
                 best, number_of = value.astype(np.float32), np.zeros(value.shape, np.uint8)
                 continue

@@ -1,26 +1,31 @@
-"""The mid-sagittal plane of a head: the plane about which the volume is most nearly symmetric."""
+"""The mid-sagittal plane of a head, found from the symmetry of its CT volume, and the sides of its regions."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize
+from scipy import ndimage, optimize
 
+from kmura.errors import InputError
 from kmura.itk import simpleitk
 from kmura.records.manifest import VolumeFacts
 
-GRIDS = (8.0, 4.0)  # size of a voxel in the coarse and in the fine search, mm
-MOST_TILT, TILT_STEP = 24, 6  # of the coarse search about each axis, degrees
-SHIFTS = (-8.0, 0.0, 8.0)  # of the plane from the centre of mass in the coarse search, mm
-HEAD_WINDOW = (-200.0, 200.0)  # HU: air, soft tissue and bone
+_GRID = 4.0  # mm, voxels of the registration
+_SEARCH_GRID = 8.0  # mm, voxels of the search for a start
+_SEARCH_ANGLES = np.deg2rad(np.arange(-40, 41, 8))  # about the z axis and about the y axis
+_WINDOW = (20.0, 60.0)  # HU; the stroke window, so that the brain counts and not only the outline of the skull
+_LEAST_EXTENT = 40.0  # mm, along each axis
+_LEAST_TISSUE = 2e5  # mm^3; the head of a newborn has 5e5
+_TISSUE = 25.0  # HU in the windowed volume; more is head, less is air
 
 
 @dataclasses.dataclass(frozen=True)
 class SagittalPlane:
-    """A plane between the hemispheres, in the patient's coordinates (LPS).
+    """A plane in LPS coordinates.
 
     Attributes:
-        point: a point of the plane, mm.
-        normal: unit vector towards the patient's left.
+        point: a point of the plane within the head, mm.
+        normal: unit vector that points to the patient's left.
     """
 
     point: tuple[float, float, float]
@@ -28,61 +33,76 @@ class SagittalPlane:
 
 
 def midsagittal_plane(image) -> SagittalPlane:
-    """Returns the plane about which a head is most nearly symmetric.
+    """Returns the plane of symmetry of a head, which divides it into left and right.
 
-    The volume is resampled at its reflection about a plane; the plane with the smallest mean squared difference is
-    searched on a coarse grid of angles and offsets, and refined by the simplex method of Nelder and Mead. The result is
-    deterministic.
-
-    Args:
-        image: CT of a head in Hounsfield units, with axes in any order, tilted by up to MOST_TILT.
-    """
-    coarse, fine = (_prepared(image, size) for size in GRIDS)
-    centre = np.array(_centre_of_mass(fine))
-    slopes = np.tan(np.radians(np.arange(-MOST_TILT, MOST_TILT + 1, TILT_STEP)))
-    starts = [(back, up, shift) for back in slopes for up in slopes for shift in SHIFTS]
-    start = min(starts, key=lambda values: _asymmetry(coarse, centre, values))
-    simplex = np.array([start, *(np.array(start) + step for step in np.diag((0.05, 0.05, 2.0)))])
-    options = {"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-9, "maxfev": 200}
-    values = optimize.minimize(
-        lambda found: _asymmetry(fine, centre, found), start, method="Nelder-Mead", options=options
-    ).x
-    normal = _normal(values)
-    return SagittalPlane(tuple(map(float, centre + values[2] * normal)), tuple(map(float, normal)))
-
-
-def _normal(values) -> np.ndarray:
-    """The unit normal whose components to the back and to the head are given relative to that to the left."""
-    normal = np.array([1.0, values[0], values[1]])
-    return normal / np.linalg.norm(normal)
-
-
-def _asymmetry(head, centre: np.ndarray, values) -> float:
-    """The mean squared difference of a head from its reflection; large for planes far from the head.
+    The volume (stroke window, smoothed, voxels of 4 mm) is registered with its own mirror image: of all planes, the one
+    whose mirroring changes the head least (mean absolute difference) is searched, first on a coarse grid of directions
+    up to 40 degrees off the patient's left, then by the Nelder-Mead method over two angles and the distance. Unlike a
+    rigid registration of the two images, whose six parameters also describe maps that mirror at no plane, this has no
+    parameters but those of the plane. Same input, same result.
 
     Args:
-        head: gray values 0..1.
-        centre: of the head, mm.
-        values: slopes of the normal to the back and to the head, distance of the plane from the centre, mm.
+        image: 3-D sitk.Image of a head, Hounsfield units; its directions must be right, its tilt may be unknown.
+
+    Raises:
+        InputError: the volume covers less than 40 mm along an axis or contains little tissue.
     """
-    sitk, normal = simpleitk(), _normal(values)
-    reflection = sitk.AffineTransform(3)
-    reflection.SetMatrix((np.eye(3) - 2 * np.outer(normal, normal)).ravel().tolist())
-    reflection.SetTranslation((2 * (normal @ centre + values[2]) * normal).tolist())
-    mirrored = sitk.Resample(head, head, reflection, sitk.sitkLinear, 0.0)
-    difference = sitk.GetArrayViewFromImage(mirrored) - sitk.GetArrayViewFromImage(head)
-    return float(np.mean(difference**2))
+    extent = [size * spacing for size, spacing in zip(image.GetSize(), image.GetSpacing(), strict=True)]
+    if min(extent) < _LEAST_EXTENT:
+        stated = " x ".join(f"{length:.0f}" for length in extent)
+        raise InputError(
+            f"the volume covers only {stated} mm, too little for its symmetry; give a CT of the whole head"
+        )
+    head, middle = _head_alone(_reduced(image, _GRID))
+    coarse = _Symmetry(_reduced(head, _SEARCH_GRID), middle)
+    start = min(((yaw, roll, 0.0) for yaw in _SEARCH_ANGLES for roll in _SEARCH_ANGLES), key=coarse)
+    simplex = np.array(start) + np.array([(0, 0, 0), (0.08, 0, 0), (0, 0.08, 0), (0, 0, 4.0)])
+    fine = _Symmetry(head, middle)
+    result = optimize.minimize(
+        fine, start, method="Nelder-Mead", options={"initial_simplex": simplex, "xatol": 2e-3, "fatol": 1e-3}
+    )
+    yaw, roll, distance = result.x
+    normal = _turned(yaw, roll)[0]
+    return SagittalPlane(tuple((middle + distance * normal).tolist()), tuple(normal.tolist()))
 
 
 def signed_distance(plane: SagittalPlane, image) -> np.ndarray:
-    """Returns the distance of each voxel of an image to the plane, mm, positive on the left, float32 [Z, Y, X]."""
-    normal, point = np.array(plane.normal), np.array(plane.point)
-    axes = np.array(image.GetDirection()).reshape(3, 3)
-    along = (normal @ axes) * np.array(image.GetSpacing())
-    start = normal @ (np.array(image.GetOrigin()) - point)
-    columns, rows, count = image.GetSize()
-    x, y, z = (step * np.arange(side) for step, side in zip(along, (columns, rows, count), strict=True))
-    return (start + z[:, None, None] + y[None, :, None] + x[None, None, :]).astype(np.float32)
+    """Returns the distance of each voxel to a plane, float32 [Z, Y, X] in mm: positive on the patient's left."""
+    normal = np.array(plane.normal)
+    directions = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
+    x, y, z = (
+        (np.arange(size) * (normal @ column)).astype(np.float32)
+        for size, column in zip(image.GetSize(), directions.T, strict=True)
+    )
+    start = np.float32(normal @ (np.array(image.GetOrigin()) - np.array(plane.point)))
+    return z[:, None, None] + y[:, None] + (x + start)
+
+
+def assign_sides(merged: np.ndarray, plane: SagittalPlane, image, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Returns the class numbers of both sides, from classes that do not distinguish them.
+
+    Args:
+        merged: integers [Z, Y, X]; 0 is background, k the region of `pairs[k - 1]`.
+        plane: the mid-sagittal plane.
+        image: sitk.Image with the geometry of `merged`.
+        pairs: (left class, right class) of each merged class.
+
+    Returns:
+        uint8 [Z, Y, X].
+
+    Raises:
+        InputError: `merged` has another size than `image` or a class without a pair.
+    """
+    merged = np.asarray(merged)
+    if merged.shape != tuple(reversed(image.GetSize())):
+        size = tuple(reversed(image.GetSize()))
+        raise InputError(
+            f"the merged classes have the shape {merged.shape}, the volume {size}; give arrays of one grid"
+        )
+    if merged.size and (merged.min() < 0 or merged.max() > len(pairs)):
+        raise InputError(f"merged class {merged.max()} has no sides; {len(pairs)} pairs are given, one per class")
+    left, right = (np.array([0, *classes], np.uint8) for classes in zip(*pairs, strict=True))
+    return np.where(signed_distance(plane, image) >= 0, left[merged], right[merged])
 
 
 def facts_of(hounsfield, window: tuple[float, float], sources: tuple[str, str, str] = ("", "", "")) -> VolumeFacts:
@@ -111,31 +131,74 @@ def facts_of(hounsfield, window: tuple[float, float], sources: tuple[str, str, s
     )
 
 
-def _prepared(image, grid: float):
-    """The head on a grid of about this size of a voxel (mm), gray values 0..1."""
+def _reduced(image, voxel: float):
+    """The windowed and smoothed volume with cubic voxels of `voxel` mm, float32."""
     sitk = simpleitk()
-    low, high = HEAD_WINDOW
-    values = sitk.Clamp(sitk.Cast(image, sitk.sitkFloat32), lowerBound=low, upperBound=high)
-    values = (values - low) / (high - low)
-    sigma = [max(0.0, grid / 2 - size / 2) for size in image.GetSpacing()]
-    smooth = sitk.SmoothingRecursiveGaussian(values, [max(one, 0.1) for one in sigma])
-    size = [max(8, round(count * step / grid)) for count, step in zip(image.GetSize(), image.GetSpacing(), strict=True)]
-    spacing = [count * step / new for count, step, new in zip(image.GetSize(), image.GetSpacing(), size, strict=True)]
-    origin = image.TransformContinuousIndexToPhysicalPoint(
-        [(new / old - 1) / 2 for new, old in zip(spacing, image.GetSpacing(), strict=True)]
-    )
-    how = (size, sitk.Transform(3, sitk.sitkIdentity), sitk.sitkLinear, origin, spacing, image.GetDirection(), 0.0)
-    return sitk.Resample(smooth, *how)
-
-
-def _centre_of_mass(image) -> list[float]:
-    """Of the gray values, in the patient's coordinates, mm."""
-    values = simpleitk().GetArrayFromImage(image).astype(np.float64)
-    total = values.sum()
-    if not total > 0:
-        return list(image.TransformContinuousIndexToPhysicalPoint([(side - 1) / 2 for side in image.GetSize()]))
-    index = [
-        float((values.sum(axis=tuple(other for other in range(3) if other != axis)) @ np.arange(side)) / total)
-        for axis, side in zip((2, 1, 0), image.GetSize(), strict=True)
+    factors = [
+        max(1, min(int(voxel / spacing), size))
+        for spacing, size in zip(image.GetSpacing(), image.GetSize(), strict=True)
     ]
-    return list(image.TransformContinuousIndexToPhysicalPoint(index))
+    image = sitk.Clamp(sitk.BinShrink(image, factors), sitk.sitkFloat32, *_WINDOW)
+    image = sitk.SmoothingRecursiveGaussian(image, voxel / 2)
+    size = [max(1, round(n * step / voxel)) for n, step in zip(image.GetSize(), image.GetSpacing(), strict=True)]
+    grid = sitk.Image(size, sitk.sitkUInt8)
+    grid.SetSpacing([voxel] * 3)
+    grid.SetDirection(image.GetDirection())
+    grid.SetOrigin(image.GetOrigin())
+    return sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, _WINDOW[0], sitk.sitkFloat32)
+
+
+def _head_alone(image):
+    """The volume with air in place of what is apart from the head, and the middle [3] of the head (LPS, mm)."""
+    values = simpleitk().GetArrayFromImage(image)
+    parts, count = ndimage.label(ndimage.binary_opening(values > _TISSUE))
+    sizes = np.bincount(parts.ravel(), minlength=2)[1:]
+    if not count or sizes.max() * _GRID**3 < _LEAST_TISSUE:
+        raise InputError("the volume contains no head whose symmetry could be measured; give a CT of the whole head")
+    head = ndimage.binary_dilation(parts == 1 + sizes.argmax(), iterations=2)
+    place = np.argwhere(parts == 1 + sizes.argmax()).mean(axis=0)[::-1]
+    alone = simpleitk().GetImageFromArray(np.where(head, values, np.float32(_WINDOW[0])))
+    alone.CopyInformation(image)
+    return alone, np.array(image.TransformContinuousIndexToPhysicalPoint(place.tolist()))
+
+
+class _Symmetry:
+    """How much a mirroring changes a head: a function of (yaw, roll, distance of the plane to the middle in mm).
+
+    Pairs of points at the same distance on both sides of the plane are compared. Both are interpolated; comparing
+    voxels with interpolated points would favour planes along the axes of the grid, where nothing is interpolated.
+    """
+
+    def __init__(self, head, middle: np.ndarray) -> None:
+        self.values = simpleitk().GetArrayFromImage(head)
+        to_points = np.reshape(head.GetDirection(), (3, 3)) * np.array(head.GetSpacing())
+        self.to_places = np.linalg.inv(to_points)
+        self.origin = self.to_places @ (middle - np.array(head.GetOrigin()))
+        tissue = np.argwhere(self.values > _TISSUE)[:, ::-1] - self.origin
+        reach = np.linalg.norm(tissue @ to_points.T, axis=1).max()
+        step = head.GetSpacing()[0]
+        axis = np.arange(-reach, reach + step, step)
+        pairs = np.stack(np.meshgrid(axis[axis >= 0] + step / 2, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+        self.pairs = pairs[np.linalg.norm(pairs, axis=1) <= reach]  # [N, 3], mm along the normal and in the plane
+        self.tissue = len(tissue)
+
+    def __call__(self, parameters) -> float:
+        """The sum of absolute differences, HU, of the sides of the head, per voxel of the head."""
+        yaw, roll, distance = parameters
+        axes = _turned(yaw, roll)
+        sides = []
+        for sign in (1, -1):
+            points = (self.pairs * (sign, 1, 1) + (distance, 0, 0)) @ axes
+            places = (points @ self.to_places.T + self.origin).T[::-1]
+            sides.append(ndimage.map_coordinates(self.values, places, order=1, cval=_WINDOW[0]))
+        return float(np.abs(sides[0] - sides[1]).sum(dtype=np.float64) / self.tissue)
+
+
+def _turned(yaw: float, roll: float) -> np.ndarray:
+    """Three perpendicular unit vectors [3, 3] (LPS), one per row; the first is left, turned by yaw and roll (radians).
+
+    It is turned about the z axis, then upwards.
+    """
+    normal = np.array([np.cos(yaw) * np.cos(roll), np.sin(yaw) * np.cos(roll), np.sin(roll)])
+    second = np.array([-np.sin(yaw), np.cos(yaw), 0.0])
+    return np.stack([normal, second, np.cross(normal, second)])

@@ -24,7 +24,7 @@ from kmura.records.manifest import Manifest, VolumeFacts
 from kmura.records.schema import SPLITS
 from kmura.records.writer import build_records
 from kmura.segmentation import volumes
-from kmura.segmentation.regions import ASPECTS
+from kmura.segmentation.regions import REGIONS
 from kmura.segmentation.sides import facts_of
 from kmura.tasks import Multilabel
 
@@ -99,7 +99,7 @@ class Volumes(Layout):
         Raises:
             InputError: no case is found, or one of them is not usable; names its file.
         """
-        names = tuple(classes) or ASPECTS
+        names = tuple(classes) or REGIONS
         if len(names) > LARGEST_CLASS or len(set(names)) < len(names):
             raise InputError(f"there are {len(names)} classes; give 1 to {LARGEST_CLASS} different names")
         if not low < high:
@@ -205,7 +205,7 @@ def prepare(root: str, case: Case, names: tuple[str, ...], window: tuple[float, 
     transform = None
     if case.transform:
         transform = volumes.read_transform(Path(root) / case.transform)
-        volumes.check_rigid(transform, name=Path(root) / case.transform)
+        volumes.check_rigid(transform, what=Path(root) / case.transform)
     elif not volumes.same_grid(scan, labels):
         raise InputError(
             f"{Path(root) / case.labels} has another grid than {Path(root) / case.image}, and there is no transform; "

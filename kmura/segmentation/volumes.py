@@ -1,129 +1,183 @@
-"""Volumes with their geometry: files and DICOM series in, aligned and windowed arrays out; all by SimpleITK.
+"""Volumes with their geometry: reading, writing, canonical orientation, and resampling between scan and label grid.
 
-SimpleITK's coordinates are LPS: x to the patient's left, y to the back, z to the head, mm. Arrays are [Z, Y, X].
+All positions are in LPS coordinates (x to the patient's left, y to posterior, z to superior), in mm, as in DICOM and
+SimpleITK. Arrays are in the order of `sitk.GetArrayFromImage`: [z, y, x].
 """
 
-import gzip
+import contextlib
+import io
 import os
-import struct
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from kmura.errors import InputError, reason
-from kmura.itk import simpleitk
+from kmura.errors import InputError, reason, remedy, unreadable
+from kmura.files import check_replaceable, flush_to_disk, name_within_limit
+from kmura.itk import itk_reason, simpleitk, without_warnings
+from kmura.segmentation.dicom_series import OUTSIDE, read_series
+from kmura.segmentation.volume_headers import check_header, not_finite, suffix_of
 
-AIR = -1024.0  # HU, of everything outside a scan
-RIGID_TOLERANCE = 0.01  # largest difference of a rotation matrix times its transpose from the identity
-GRID_TOLERANCE = 1e-3  # of origins (mm), spacings (mm) and directions
-SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
-_TRANSFORM_SUFFIXES = (".txt", ".tfm", ".h5", ".hdf5", ".hdf")
+# numpy axis of a canonical volume [z, y, x] along which the slices of a plane are stacked
+PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
+WINDOW = (-124.0, 130.0)  # HU
+_TOWARDS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}  # LPS axis and sign
+TRANSFORM_SUFFIXES = (".txt", ".tfm", ".h5", ".hdf5", ".mat")
+_ORTHONORMAL = 1e-3  # largest deviation of the products of the direction vectors
 
 
-def read_volume(path: str | os.PathLike, *, series: str | None = None, orientation: str | None = None):
-    """Returns a scan as a three-dimensional SimpleITK image, with the values and the geometry of its file.
+def read_volume(path: str | os.PathLike, *, series: str | None = None, assume_orientation: str | None = None):
+    """Returns a CT volume as a 3-D sitk.Image of int16 or float32, without metadata other than its geometry.
+
+    Integers beyond int16 and other float types become float32. The rescaling that a header states is applied.
 
     Args:
-        path: a file (NIfTI, NRRD, MetaImage), or a folder of a DICOM series.
-        series: UID of the series, for a folder that contains several.
-        orientation: of a NIfTI file that does not state it, such as `RAS`: directions towards which x, y and z grow.
+        path: a file (.nii, .nii.gz, .nrrd, .mha) or a folder that contains the slices of a DICOM series.
+        series: Series Instance UID, for a folder with several series.
+        assume_orientation: for a file that states no orientation, the anatomical directions of its axes, such as "RAS":
+            the first axis towards right, the second towards anterior, the third towards superior. Files that state an
+            orientation keep theirs.
 
     Raises:
-        InputError: the file or folder does not exist, is damaged, is not a volume, or does not state its geometry.
+        InputError: the file is missing, damaged, 2-D, 4-D or of an unknown format; its voxel size or its orientation is
+            missing; its axes are not perpendicular; it contains NaN or infinity; a series is incomplete.
+    """
+    path = Path(path)
+    if series is not None and path.is_file():
+        raise InputError(f"{path} is a file, but series {series} is given; give the folder of the series, or no series")
+    with without_warnings():
+        image = read_series(path, series) if path.is_dir() else _read_file(path, assume_orientation)
+    values = simpleitk().GetArrayViewFromImage(image)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise not_finite(path, values.size - int(np.isfinite(values).sum()))
+    return _as_hounsfield(image)
+
+
+def read_labels(path: str | os.PathLike, names: Sequence[str], *, assume_orientation: str | None = None):
+    """Returns a label map as a 3-D sitk.Image of uint8 class numbers, 0 for background.
+
+    Args:
+        path: a file (.nii, .nii.gz, .nrrd, .mha).
+        names: names of the classes 1, 2, ...; at most 255.
+        assume_orientation: see `read_volume`.
+
+    Raises:
+        InputError: as `read_volume`; labels are not whole numbers or outside 0..len(names); no voxel has a label.
     """
     path = Path(path)
     if path.is_dir():
-        image = _series(path, series)
-    else:
-        image = _file(path, orientation)
-    _check_geometry(image, path)
-    if "float" in image.GetPixelIDTypeAsString() and not np.isfinite(array_of(image)).all():
+        raise InputError(f"{path} is a folder; give the label map as a file of .nii, .nii.gz, .nrrd or .mha")
+    with without_warnings():
+        image = _read_file(path, assume_orientation)
+    values = simpleitk().GetArrayViewFromImage(image)
+    if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.rint(values)).all()):
+        raise InputError(f"{path} has labels that are not whole numbers; save the label map without interpolation")
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > len(names):
+        wrong = low if low < 0 else high
+        raise InputError(f"{path} contains the label {wrong}; the {len(names)} classes are numbered 1 to {len(names)}")
+    if high == 0:
+        raise InputError(f"{path} contains no label, only background; check that it is the label map")
+    return simpleitk().Cast(image, simpleitk().sitkUInt8)
+
+
+def _read_file(path: Path, assume_orientation: str | None):
+    """The image of a file with its geometry; the type of its voxels as stored, no metadata."""
+    sitk = simpleitk()
+    assumed = None if assume_orientation is None else _directions(assume_orientation)
+    oriented = check_header(path)
+    if not oriented and assumed is None:
         raise InputError(
-            f"{path} contains values that are not numbers (NaN or infinite); replace them, for example by air"
+            f"{path} states no orientation; correct its header, or give one: --orientation RAS (in Python "
+            "assume_orientation)"
         )
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        if "orthonormal" in str(error):
+            raise _not_perpendicular(path) from error
+        raise InputError(f"{path} cannot be read: {itk_reason(error)}; copy or export it again") from error
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(f"{path} is no volume with one number per voxel; save it as a 3-D file")
+    if not oriented:
+        image.SetDirection(assumed)
+    directions = np.reshape(image.GetDirection(), (3, 3))
+    if np.abs(directions.T @ directions - np.eye(3)).max() > _ORTHONORMAL:
+        raise _not_perpendicular(path)
+    for key in image.GetMetaDataKeys():
+        image.EraseMetaData(key)
     return image
 
 
-def read_labels(path: str | os.PathLike, names: Sequence[str]):
-    """Returns a label map as a SimpleITK image of unsigned bytes: class numbers, 0 is background.
+def _not_perpendicular(path: Path) -> InputError:
+    return InputError(f"{path} has axes that are not perpendicular; resample it onto an orthogonal grid")
+
+
+def _directions(letters: str) -> list[float]:
+    """The direction matrix, row by row, of axes towards the sides that letters such as RAS name."""
+    axes = [_TOWARDS.get(letter) for letter in letters.upper()]
+    if len(axes) != 3 or None in axes or len({axis for axis, _ in axes}) < 3:
+        raise InputError(f"assume_orientation {letters!r} is invalid; give one of L/R, A/P and S/I each, such as RAS")
+    matrix = np.zeros((3, 3))
+    for column, (axis, sign) in enumerate(axes):
+        matrix[axis, column] = sign
+    return matrix.ravel().tolist()
+
+
+def _as_hounsfield(image):
+    """The image as int16, if its values are whole numbers of that range, else as float32."""
+    sitk = simpleitk()
+    if image.GetPixelID() in (sitk.sitkInt16, sitk.sitkFloat32):
+        return image
+    values = sitk.GetArrayViewFromImage(image)
+    limits = np.iinfo(np.int16)
+    fits = values.dtype.kind in "iu" and limits.min <= values.min() and values.max() <= limits.max
+    return sitk.Cast(image, sitk.sitkInt16 if fits else sitk.sitkFloat32)
+
+
+def write_volume(image, path: str | os.PathLike) -> None:
+    """Writes a volume to a file (.nii, .nii.gz, .nrrd, .mha) that replaces `path` when it is complete.
+
+    Only the values and the geometry are written. Folders that are missing are created.
 
     Args:
-        path: a file as `read_volume` reads it.
-        names: of the classes 1, 2, ...
+        image: 3-D sitk.Image.
+        path: the file; its suffix chooses the format.
 
     Raises:
-        InputError: as `read_volume`; the labels are fractions, outside the classes, or all background.
+        InputError: an unknown suffix; the target is a folder or read-only; its folder cannot be written; the disk is
+            full.
     """
     sitk = simpleitk()
-    image = read_volume(path)
-    values = array_of(image)
-    numbers = np.unique(values)
-    if (numbers != np.round(numbers)).any():
-        bad = numbers[numbers != np.round(numbers)][0]
-        raise InputError(
-            f"{path} contains the label {bad:g}, which is no whole number; give a label map that was not interpolated"
-        )
-    if numbers[0] < 0 or numbers[-1] > len(names):
-        bad = numbers[0] if numbers[0] < 0 else numbers[-1]
-        raise InputError(
-            f"{path} contains the label {int(bad)}; allowed are 0 (background) to {len(names)} ({names[-1]}); correct "
-            "the labels, or give the names of all classes"
-        )
-    if numbers[-1] == 0:
-        raise InputError(f"{path} contains no labels, only background; remove this case or correct the label map")
-    return sitk.Cast(image, sitk.sitkUInt8)
-
-
-def read_transform(path: str | os.PathLike):
-    """Returns the transform of an ITK transform file (.txt, .tfm, .h5).
-
-    Raises:
-        InputError: the file does not exist or is no transform of three dimensions.
-    """
-    sitk, path = simpleitk(), Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; give an ITK transform file (.txt, .tfm or .h5)")
-    if path.suffix not in _TRANSFORM_SUFFIXES:
-        raise InputError(f"{path} has the suffix {path.suffix}; transforms end with {', '.join(_TRANSFORM_SUFFIXES)}")
+    path = Path(path)
+    suffix = suffix_of(path)
+    check_replaceable(path)
+    target = Path(os.path.realpath(path))  # the file behind a link is replaced, not the link
+    aside = target.with_name(name_within_limit(f".{target.name[: -len(suffix)]}", f".{os.getpid()}.part{suffix}"))
+    plain = sitk.Image(image)
+    for key in plain.GetMetaDataKeys():
+        plain.EraseMetaData(key)
     try:
-        transform = sitk.ReadTransform(str(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(aside, "wb"):  # says why a file cannot be created; SimpleITK only says that it failed
+            pass
+        with without_warnings():
+            sitk.WriteImage(plain, str(aside), suffix != ".nii")
+        check_header(aside)  # SimpleITK does not notice a full disk
+        flush_to_disk(aside)
+        if target.exists():
+            os.chmod(aside, stat.S_IMODE(target.stat().st_mode))
+        os.replace(aside, target)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {reason(error)}; {remedy(error)}") from error
     except RuntimeError as error:
-        raise InputError(f"{path} is not a transform that ITK can read ({_cause(error)}); write it again") from error
-    if transform.GetDimension() != 3:
-        raise InputError(f"{path} is a transform of {transform.GetDimension()} dimensions; three are needed")
-    return transform
-
-
-def check_rigid(transform, name: str | os.PathLike = "the transform", tolerance: float = RIGID_TOLERANCE) -> None:
-    """Checks that a transform only turns and shifts.
-
-    Args:
-        transform: of SimpleITK, three dimensions.
-        name: of its file, for the error.
-        tolerance: largest entry of |A A^T - 1|, A the matrix of the transform.
-
-    Raises:
-        InputError: it mirrors, scales, shears or deforms.
-    """
-    if not transform.IsLinear():
-        raise InputError(f"{name} is a {transform.GetName()}, which deforms; give a rigid transform")
-    matrix = matrix_of(transform)[0]
-    if np.linalg.det(matrix) < 0:
-        raise InputError(f"{name} mirrors, which exchanges left and right; give a rigid transform")
-    difference = np.abs(matrix @ matrix.T - np.eye(3)).max()
-    if difference > tolerance:
-        raise InputError(
-            f"{name} scales or shears (its matrix differs from a rotation by {difference:.3f}, {tolerance:g} is "
-            "allowed); give a rigid transform"
-        )
-
-
-def matrix_of(transform) -> tuple[np.ndarray, np.ndarray]:
-    """Returns matrix [3, 3] and offset [3] of a linear transform x -> matrix x + offset, mm."""
-    offset = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
-    columns = [np.array(transform.TransformPoint(unit)) - offset for unit in np.eye(3).tolist()]
-    return np.array(columns).T, offset
+        raise InputError(f"cannot write {path}: {itk_reason(error)}; check the space on the disk") from error
+    except InputError as error:
+        raise InputError(f"cannot write {path}: the written file is incomplete; free space on the disk") from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink()
 
 
 def array_of(image) -> np.ndarray:
@@ -132,249 +186,168 @@ def array_of(image) -> np.ndarray:
 
 
 def canonical(image):
-    """Returns an image whose axes x, y and z point to the patient's left, back and head as nearly as possible.
+    """Returns the volume with its axes reordered and flipped to those closest to LPS; no value is interpolated.
 
-    Values and their positions in the patient stay the same; axes are exchanged and turned around.
+    Its array [z, y, x] runs from inferior to superior, from anterior to posterior and from right to left. An oblique
+    volume stays oblique.
     """
     return simpleitk().DICOMOrient(image, "LPS")
 
 
-def aligned(scan, transform, grid):
-    """Returns a scan on another grid, float32, linearly interpolated; outside of the scan it is air.
-
-    Args:
-        scan: the scan.
-        transform: from the space of the grid to that of the scan; None is the identity.
-        grid: an image whose grid is used.
-    """
-    sitk = simpleitk()
-    how = transform or sitk.Transform(3, sitk.sitkIdentity)
-    return sitk.Resample(scan, grid, how, sitk.sitkLinear, AIR, sitk.sitkFloat32)
-
-
-def in_scan(image, transform, scan, *, labels: bool):
-    """Returns an image of the aligned space on the grid of the scan.
-
-    Args:
-        image: class numbers, or any values.
-        transform: as in `aligned`.
-        scan: the scan.
-        labels: nearest neighbour for class numbers, else linear; outside of the image both are 0.
-    """
-    sitk = simpleitk()
-    how = transform.GetInverse() if transform else sitk.Transform(3, sitk.sitkIdentity)
-    interpolation = sitk.sitkNearestNeighbor if labels else sitk.sitkLinear
-    return sitk.Resample(image, scan, how, interpolation, 0.0, image.GetPixelID())
-
-
-def same_grid(one, other, tolerance: float = GRID_TOLERANCE) -> bool:
-    """Whether two images have the same size, and the same spacing, origin and directions within a tolerance."""
-    return one.GetSize() == other.GetSize() and all(
-        np.allclose(getattr(one, name)(), getattr(other, name)(), atol=tolerance, rtol=0)
-        for name in ("GetSpacing", "GetOrigin", "GetDirection")
+def same_grid(first, second, tolerance: float = 0.1) -> bool:
+    """Whether two volumes have the same size and all corners within `tolerance` mm of each other."""
+    return first.GetSize() == second.GetSize() and bool(
+        np.abs(_corners(first) - _corners(second)).max(initial=0) <= tolerance
     )
 
 
-def to_gray(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Returns gray values uint8: the window from `low` to `high` becomes 0 to 255; values outside are clipped."""
-    scaled = (np.asarray(values, np.float32) - low) * (255.0 / (high - low))
-    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
+def _corners(image) -> np.ndarray:
+    """Positions [8, 3] of the corner voxels, mm."""
+    size = image.GetSize()
+    places = [[(size[axis] - 1) * (corner >> axis & 1) for axis in range(3)] for corner in range(8)]
+    return np.array([image.TransformIndexToPhysicalPoint(place) for place in places])
 
 
-def write_volume(image, path: str | os.PathLike) -> None:
-    """Writes an image as a file, whole or not at all.
+def aligned(image, transform, grid, outside: float = OUTSIDE):
+    """Returns a scan on the grid of its label map, a sitk.Image of float32 (linear interpolation).
+
+    Args:
+        image: the scan as acquired.
+        transform: sitk.Transform from label space to scan space; None for the identity.
+        grid: sitk.Image whose geometry the result takes.
+        outside: value of points outside of the scan, HU.
+    """
+    sitk = simpleitk()
+    return sitk.Resample(
+        image, grid, transform or sitk.Transform(3, sitk.sitkIdentity), sitk.sitkLinear, outside, sitk.sitkFloat32
+    )
+
+
+def back(labels_or_probabilities, transform, scan):
+    """Returns a result in the scan's own space: the inverse of `aligned`, for labels and probabilities.
+
+    Args:
+        labels_or_probabilities: sitk.Image in label space; integers are class numbers (nearest neighbour), floats are
+            maps of probabilities (linear interpolation), also of several values per voxel.
+        transform: sitk.Transform from label space to scan space, invertible; None for the identity.
+        scan: sitk.Image whose geometry the result takes.
+    """
+    sitk = simpleitk()
+    inverse = transform.GetInverse() if transform else sitk.Transform(3, sitk.sitkIdentity)
+    kind = labels_or_probabilities.GetPixelIDTypeAsString()
+    interpolator = sitk.sitkLinear if "float" in kind else sitk.sitkNearestNeighbor
+    return sitk.Resample(labels_or_probabilities, scan, inverse, interpolator, 0.0)
+
+
+def window(array: np.ndarray, low: float = WINDOW[0], high: float = WINDOW[1]) -> np.ndarray:
+    """Returns Hounsfield units [...] as float32 in 0..1: `low` and less becomes 0, `high` and more becomes 1.
 
     Raises:
-        InputError: the suffix is unknown, or the file cannot be written.
+        InputError: `low` is not less than `high`.
     """
-    sitk, path = simpleitk(), Path(path)
-    suffix = next((one for one in (".nii.gz", *SUFFIXES) if path.name.endswith(one)), None)
-    if suffix is None or suffix == ".mhd":
-        allowed = ", ".join(one for one in SUFFIXES if one != ".mhd")
-        raise InputError(f"{path} cannot be written; its name must end with one of {allowed}")
-    target = path.resolve()  # a link stays a link
-    if target.exists() and not target.is_file():
-        raise InputError(f"{path} is not a file; give the name of a file")
-    aside = target.with_name(f".{target.name.removesuffix(suffix)[:100]}.{os.getpid()}.part{suffix}")
-    try:
-        if not target.parent.is_dir():
-            raise FileNotFoundError(f"there is no folder {target.parent}")
-        sitk.WriteImage(image, str(aside), useCompression=suffix != ".nii")
-        os.replace(aside, target)
-    except (RuntimeError, OSError) as error:
-        cause = reason(error) if isinstance(error, OSError) else _cause(error)
-        raise InputError(f"cannot write {path}: {cause}; choose another place with --out") from error
-    finally:
-        aside.unlink(missing_ok=True)
+    _check_window(low, high)
+    return np.clip((np.asarray(array, np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
 
 
-def _file(path: Path, orientation: str | None):
-    sitk = simpleitk()
-    if not path.exists():
-        raise InputError(f"{path} does not exist; give a volume ({', '.join(SUFFIXES)}) or a folder of a DICOM series")
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+def to_gray(array: np.ndarray, low: float = WINDOW[0], high: float = WINDOW[1]) -> np.ndarray:
+    """Returns Hounsfield units [...] as uint8 gray levels.
+
+    One level is one HU (0 at `low`) where the window has at most 255 HU; wider windows are scaled to 0..255.
+
+    Raises:
+        InputError: `low` is not less than `high`.
+    """
+    _check_window(low, high)
+    scale = np.float32(min(1.0, 255 / (high - low)))
+    limited = np.clip(np.asarray(array, np.float32), np.float32(low), np.float32(high))
+    return np.floor((limited - np.float32(low)) * scale + np.float32(0.5)).astype(np.uint8)
+
+
+def _check_window(low: float, high: float) -> None:
+    if not low < high:
+        raise InputError(f"window {low:g} to {high:g} HU is empty; give a lower limit below the upper one")
+
+
+def read_transform(path: str | os.PathLike):
+    """Returns the spatial transform of an ITK file, a sitk.Transform of three dimensions.
+
+    All types that ITK knows are read, such as MatrixOffsetTransformBase (of ITK-SNAP), AffineTransform,
+    Euler3DTransform, VersorRigid3DTransform, Similarity3DTransform, TranslationTransform and CompositeTransform.
+
+    Args:
+        path: a file (.txt, .tfm, .h5, .hdf5, .mat).
+
+    Raises:
+        InputError: the file is missing, damaged or of an unknown format; it contains no transform, several transforms
+            that are not composed, one of two dimensions, or one of an unknown type.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in TRANSFORM_SUFFIXES:
+        raise InputError(f"{path} has no suffix of an ITK transform; use {', '.join(TRANSFORM_SUFFIXES)}")
     try:
-        reader.ReadImageInformation()
-        if reader.GetDimension() == 3 or (reader.GetDimension() == 4 and reader.GetSize()[3] == 1):
-            image = reader.Execute()
-        else:
-            image = None
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; check the path") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+    types = _transform_types(path, content)
+    if len(types) > 1 and not types[0].startswith("CompositeTransform"):
+        raise InputError(f"{path} contains {len(types)} separate transforms; save them as one CompositeTransform")
+    try:
+        with without_warnings():
+            transform = simpleitk().ReadTransform(str(path))
     except RuntimeError as error:
+        why = "its type is unknown" if "Could not create an instance" in str(error) else itk_reason(error)
+        raise InputError(f"{path} is not an ITK transform or is damaged ({why}); export it again") from error
+    if transform.GetDimension() != 3:
+        raise InputError(f"{path} is a transform of {transform.GetDimension()} dimensions; give one of 3")
+    if not np.isfinite(transform.TransformPoint((1.0, 2.0, 3.0))).all():
+        raise InputError(f"{path} contains numbers that are not finite; export the transform again")
+    return transform
+
+
+def _transform_types(path: Path, content: bytes) -> list[str]:
+    """The types of the transforms in a file, in their order; [] where only SimpleITK can tell."""
+    if path.suffix.lower() in (".txt", ".tfm"):
+        lines = content.decode("latin-1").splitlines()
+        return [line.partition(":")[2].strip() for line in lines if line.startswith("Transform:")]
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        import h5py
+
+        with contextlib.suppress(OSError, KeyError, ValueError), h5py.File(io.BytesIO(content)) as file:
+            groups = file["TransformGroup"]
+            return [np.ravel(groups[key]["TransformType"][()])[0].decode() for key in sorted(groups, key=int)]
+    return []
+
+
+def matrix_of(transform) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the matrix A [3, 3] and the offset b [3] (mm) of a linear transform x -> A x + b."""
+    offset = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+    reach = 1000.0  # mm; keeps digits where the offset is large
+    columns = [(np.array(transform.TransformPoint(tuple(row))) - offset) / reach for row in np.eye(3) * reach]
+    return np.stack(columns, axis=1), offset
+
+
+def check_rigid(transform, tolerance: float = 0.01, what: str | os.PathLike = "the transform") -> None:
+    """Checks that a transform is a rotation and a translation.
+
+    Args:
+        transform: sitk.Transform of three dimensions.
+        tolerance: largest change of a length, as a fraction (0.01: lengths change by at most 1 %).
+        what: the name of the transform in the message, such as its file.
+
+    Raises:
+        InputError: it is not linear, mirrors, scales or shears.
+    """
+    if not transform.IsLinear():
+        raise InputError(f"{what} is not linear (displacement field or B-spline); give a rigid transform")
+    matrix, _ = matrix_of(transform)
+    if np.linalg.det(matrix) < 0:
+        raise InputError(f"{what} mirrors the volume, which would swap left and right; give a rigid transform")
+    lengths = np.linalg.svd(matrix, compute_uv=False)
+    worst = lengths[np.abs(lengths - 1).argmax()]
+    if abs(worst - 1) > tolerance:
         raise InputError(
-            f"{path} is not a volume that SimpleITK can read ({_cause(error)}); give another file"
-        ) from error
-    if image is None:
-        size = " x ".join(map(str, reader.GetSize()))
-        raise InputError(f"{path} has {reader.GetDimension()} dimensions ({size}); give a volume of three")
-    if image.GetDimension() == 4:
-        image = image[:, :, :, 0]
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        raise InputError(
-            f"{path} has {image.GetNumberOfComponentsPerPixel()} values per voxel (colours or vectors); give a volume "
-            "of gray values"
+            f"{what} scales or shears: it changes lengths by a factor of {worst:.3f}; give a rigid transform, or raise "
+            f"the tolerance of {tolerance:g}"
         )
-    if path.name.endswith((".nii", ".nii.gz")):
-        _check_nifti(path, orientation)
-        if orientation:
-            image = _oriented(image, orientation)
-    return image
-
-
-def _check_nifti(path: Path, orientation: str | None) -> None:
-    """Checks what a NIfTI header states; ITK silently replaces what is missing by defaults."""
-    opened = gzip.open if path.name.endswith(".gz") else open
-    with opened(path, "rb") as file:
-        header = file.read(540)
-    order = next((order for order in "<>" if struct.unpack(f"{order}i", header[:4])[0] in (348, 540)), None)
-    if order is None:  # of the format ANALYZE, or damaged in a way that ITK tolerates
-        return
-    # byte at which the sizes and the two codes begin, in versions 1 and 2
-    second = struct.unpack(f"{order}i", header[:4])[0] == 540
-    sizes = struct.unpack_from(f"{order}3d", header, 112) if second else struct.unpack_from(f"{order}3f", header, 80)
-    codes = struct.unpack_from(f"{order}2i", header, 344) if second else struct.unpack_from(f"{order}2h", header, 252)
-    if not all(np.isfinite(size) and size > 0 for size in sizes):
-        listed = ", ".join(f"{size:g}" for size in sizes)
-        raise InputError(f"{path} does not state the size of its voxels (pixdim {listed}); correct its header")
-    if not orientation and codes == (0, 0):
-        raise InputError(
-            f"{path} does not state its orientation (qform and sform are 0), so left and right are unknown; correct "
-            "its header, or give the orientation, for example --orientation RAS"
-        )
-
-
-def _oriented(image, orientation: str):
-    """The image with the directions of an orientation code; its origin becomes 0."""
-    sitk = simpleitk()
-    axes = {"R": (-1, 0, 0), "L": (1, 0, 0), "A": (0, -1, 0), "P": (0, 1, 0), "I": (0, 0, -1), "S": (0, 0, 1)}
-    code = orientation.upper()
-    if len(code) != 3 or any(letter not in axes for letter in code) or np.linalg.matrix_rank(
-        [axes[letter] for letter in code]
-    ) < 3:  # fmt: skip
-        raise InputError(f"orientation {orientation!r} is unknown; give three letters such as RAS or LPS")
-    image = sitk.Image(image)
-    image.SetDirection(np.array([axes[letter] for letter in code]).T.ravel().astype(float).tolist())
-    image.SetOrigin((0.0, 0.0, 0.0))
-    return image
-
-
-def _series(folder: Path, wanted: str | None):
-    sitk = simpleitk()
-    reader = sitk.ImageSeriesReader()
-    found = {uid: reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in reader.GetGDCMSeriesIDs(str(folder)) or ()}
-    if not found:
-        raise InputError(f"{folder} contains no DICOM series; give the folder with the slices of one series")
-    if wanted and wanted not in found:
-        raise InputError(f"{folder} has no series {wanted}; there are: {_listed(found)}")
-    if not wanted and len(found) > 1:
-        raise InputError(f"{folder} contains {len(found)} series: {_listed(found)}; choose one with --series UID")
-    files = found[wanted or next(iter(found))]
-    if len(files) < 2:
-        raise InputError(f"{folder} has a series of one slice; a volume needs two or more")
-    reader.SetFileNames(files)
-    reader.MetaDataDictionaryArrayUpdateOn()
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise InputError(f"the series in {folder} cannot be read ({_cause(error)}); give another folder") from error
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        raise InputError(f"the series in {folder} has colours; give a series of gray values")
-    return _untilted(image, reader, files, folder)
-
-
-def _untilted(image, reader, files: Sequence[str], folder: Path):
-    """The series with the geometry of the positions of its slices: ITK ignores gaps and the tilt of the gantry."""
-    sitk = simpleitk()
-    keys = ("0020|0032", "0020|0037")
-    if not all(reader.HasMetaDataKey(number, key) for number in range(len(files)) for key in keys):
-        raise InputError(
-            f"the slices in {folder} do not state their position (ImagePositionPatient, ImageOrientationPatient); "
-            "give a series of an axial CT"
-        )
-    at = np.array([_numbers(reader.GetMetaData(number, keys[0])) for number in range(len(files))])
-    row, column = _numbers(reader.GetMetaData(0, keys[1])).reshape(2, 3)
-    normal = np.cross(row, column)
-    heights = at @ normal
-    steps = np.diff(heights)
-    usual = float(np.median(steps))
-    if not abs(usual) > 1e-3:
-        raise InputError(f"the slices in {folder} have the same position; give the series of one acquisition")
-    wrong = np.flatnonzero(np.abs(steps - usual) > 0.05 * abs(usual) + 1e-3)
-    if len(wrong):
-        number = int(wrong[0])
-        raise InputError(
-            f"the slices in {folder} are {steps[number]:.2f} mm apart after {Path(files[number]).name}, elsewhere "
-            f"{usual:.2f} mm: slices are missing or of another series; give a complete series"
-        )
-    image.SetSpacing((*image.GetSpacing()[:2], abs(usual)))
-    image.SetDirection(np.array([row, column, normal * np.sign(usual)]).T.ravel().tolist())
-    image.SetOrigin(at[0].tolist())
-    drift = np.diff(at, axis=0).mean(axis=0) - usual * normal  # within the plane of a slice, from one to the next
-    if np.linalg.norm(drift) * (len(files) - 1) < 0.5:
-        return image
-    # a tilted gantry: the slices are parallel, but not above each other; resample onto an upright grid
-    shear = np.eye(3) + np.outer(drift / usual, normal)
-    straight = sitk.AffineTransform(3)
-    straight.SetMatrix(shear.ravel().tolist())
-    straight.SetCenter(at[0].tolist())
-    grid = _upright_grid(image, drift, len(files))
-    return sitk.Resample(image, grid, straight.GetInverse(), sitk.sitkLinear, AIR, image.GetPixelID())
-
-
-def _upright_grid(image, drift: np.ndarray, count: int):
-    """A grid of the same axes and voxels that contains all slices where they really are."""
-    sitk = simpleitk()
-    axes, spacing = np.array(image.GetDirection()).reshape(3, 3), np.array(image.GetSpacing())
-    moved = axes.T @ (drift * (count - 1)) / spacing  # voxels, from the first to the last slice
-    low, high = np.minimum(0, np.floor(moved)), np.maximum(0, np.ceil(moved))
-    size = np.array(image.GetSize()) + np.array([high[0] - low[0], high[1] - low[1], 0])
-    grid = sitk.Image([int(side) for side in size], image.GetPixelID())
-    grid.SetSpacing(image.GetSpacing())
-    grid.SetDirection(image.GetDirection())
-    grid.SetOrigin((np.array(image.GetOrigin()) + axes @ (np.array([low[0], low[1], 0]) * spacing)).tolist())
-    return grid
-
-
-def _check_geometry(image, path: Path) -> None:
-    if image.GetDimension() != 3 or min(image.GetSize()) < 2:
-        size = " x ".join(map(str, image.GetSize()))
-        raise InputError(f"{path} is {size}: not a volume; two voxels or more are needed along each of three axes")
-    if not all(np.isfinite(size) and size > 0 for size in image.GetSpacing()):
-        raise InputError(f"{path} does not state the size of its voxels ({image.GetSpacing()}); correct its header")
-    direction = np.array(image.GetDirection()).reshape(3, 3)
-    if not np.abs(direction @ direction.T - np.eye(3)).max() < RIGID_TOLERANCE:
-        raise InputError(f"{path} has axes that are not perpendicular; resample it onto a grid with perpendicular axes")
-
-
-def _numbers(text: str) -> np.ndarray:
-    return np.array([float(part) for part in text.split("\\")])
-
-
-def _listed(found: dict[str, Sequence[str]]) -> str:
-    return ", ".join(f"{uid} ({len(files)} slices)" for uid, files in sorted(found.items()))
-
-
-def _cause(error: Exception) -> str:
-    """The last sentence of an error of ITK, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__).rpartition("): ")[2][:160]

@@ -7,7 +7,8 @@ import SimpleITK as sitk
 from kmura.errors import InputError
 from kmura.phantoms.ct_heads import write_heads
 from kmura.segmentation import regions
-from kmura.segmentation.sides import SagittalPlane, assign_sides, midsagittal_plane, signed_distance
+from kmura.segmentation.sides import SagittalPlane, midsagittal_plane, signed_distance
+from kmura.segmentation.targets import pairs, with_sides
 from kmura.segmentation.volumes import aligned, matrix_of, read_transform
 
 sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
@@ -112,26 +113,15 @@ def test_sides_of_merged_classes_are_those_of_the_label_map(heads):
     plane = midsagittal_plane(aligned(scan, read_transform(heads / "1.txt"), labels))
     classes = sitk.GetArrayFromImage(labels)
     merged = np.where(classes > 10, classes - 10, classes)
-    both = assign_sides(merged, plane, labels, regions.PAIRS)
+    both = with_sides(merged, signed_distance(plane, labels), regions.REGIONS)
     assert both.dtype == np.uint8
     assert np.array_equal(both, classes)
     swapped = SagittalPlane(plane.point, tuple(-value for value in plane.normal))
-    assert not np.array_equal(assign_sides(merged, swapped, labels, regions.PAIRS), classes)
-
-
-def test_merged_classes_that_have_no_sides_or_another_size_are_refused():
-    image, plane = sitk.Image(4, 4, 4, sitk.sitkUInt8), SagittalPlane((0, 0, 0), (1, 0, 0))
-    with pytest.raises(InputError, match="merged class 11 has no sides"):
-        assign_sides(np.full((4, 4, 4), 11), plane, image, regions.PAIRS)
-    with pytest.raises(InputError, match="give arrays of one grid"):
-        assign_sides(np.zeros((4, 4, 5), int), plane, image, regions.PAIRS)
+    assert not np.array_equal(with_sides(merged, signed_distance(swapped, labels), regions.REGIONS), classes)
 
 
 def test_the_regions_are_in_the_order_of_the_published_labels():
     assert len(regions.REGIONS) == 20
     assert regions.REGIONS[:4] == ("caudate_left", "lentiform_left", "internal_capsule_left", "insula_left")
     assert regions.REGIONS[4:10] == ("M4_left", "M5_left", "M6_left", "M1_left", "M2_left", "M3_left")
-    for (left, right), name in zip(regions.PAIRS, regions.MERGED_REGIONS, strict=True):
-        assert regions.REGIONS[left - 1] == f"{name}_left"
-        assert regions.REGIONS[right - 1] == f"{name}_right"
-    assert regions.side("internal_capsule_right") == "right"
+    assert pairs(regions.REGIONS) == [(number, number + 10) for number in range(1, 11)]

@@ -14,10 +14,3 @@ MERGED_REGIONS = (
 )  # class numbers 1..10 when both sides are one class; the order of the older data set
 SIDES = ("left", "right")
 REGIONS = tuple(f"{name}_{side}" for side in SIDES for name in MERGED_REGIONS)  # class numbers 1..20; 0: background
-# (left class, right class) of each merged region
-PAIRS = tuple((number, number + len(MERGED_REGIONS)) for number in range(1, len(MERGED_REGIONS) + 1))
-
-
-def side(region: str) -> str:
-    """Returns the side of a region of `REGIONS`, "left" or "right"."""
-    return region.rpartition("_")[2]

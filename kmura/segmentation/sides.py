@@ -1,7 +1,6 @@
 """The mid-sagittal plane of a head, found from the symmetry of its CT volume, and the sides of its regions."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage, optimize
@@ -76,33 +75,6 @@ def signed_distance(plane: SagittalPlane, image) -> np.ndarray:
     )
     start = np.float32(normal @ (np.array(image.GetOrigin()) - np.array(plane.point)))
     return z[:, None, None] + y[:, None] + (x + start)
-
-
-def assign_sides(merged: np.ndarray, plane: SagittalPlane, image, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Returns the class numbers of both sides, from classes that do not distinguish them.
-
-    Args:
-        merged: integers [Z, Y, X]; 0 is background, k the region of `pairs[k - 1]`.
-        plane: the mid-sagittal plane.
-        image: sitk.Image with the geometry of `merged`.
-        pairs: (left class, right class) of each merged class.
-
-    Returns:
-        uint8 [Z, Y, X].
-
-    Raises:
-        InputError: `merged` has another size than `image` or a class without a pair.
-    """
-    merged = np.asarray(merged)
-    if merged.shape != tuple(reversed(image.GetSize())):
-        size = tuple(reversed(image.GetSize()))
-        raise InputError(
-            f"the merged classes have the shape {merged.shape}, the volume {size}; give arrays of one grid"
-        )
-    if merged.size and (merged.min() < 0 or merged.max() > len(pairs)):
-        raise InputError(f"merged class {merged.max()} has no sides; {len(pairs)} pairs are given, one per class")
-    left, right = (np.array([0, *classes], np.uint8) for classes in zip(*pairs, strict=True))
-    return np.where(signed_distance(plane, image) >= 0, left[merged], right[merged])
 
 
 def facts_of(hounsfield, window: tuple[float, float], sources: tuple[str, str, str] = ("", "", "")) -> VolumeFacts:

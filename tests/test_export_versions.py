@@ -51,13 +51,13 @@ def test_a_kill_at_any_moment_leaves_no_version(evaluated_run, light, tmp_path, 
     from kmura.export import bundle
 
     run, out = evaluated_run[1], tmp_path / "served"
-    steps = ("model_card", "_write_served", "write_json", "parity_in_fresh_process", "sha256_of", "_published")
+    steps = ("model_card", "_write_served", "write_json", "parity_in_fresh_process", "sha256_of", "published")
     for step in (*steps, "rename"):
         child = os.fork()  # the light export avoids TensorFlow, which is not fork-safe
         if child == 0:
-            place = (bundle.Path, "rename") if step == "rename" else (bundle, step)
-            monkeypatch.setattr(*place, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
-            try:
+            try:  # whatever happens, the child must not go on as a second pytest
+                place = (bundle.Path, "rename") if step == "rename" else (bundle, step)
+                monkeypatch.setattr(*place, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
                 kmura.export(run, out)
             finally:
                 os._exit(3)

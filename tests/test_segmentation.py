@@ -99,7 +99,7 @@ def test_records_do_not_depend_on_the_workers_and_list_the_regions_of_a_slice(he
 
 
 def test_a_flipped_header_and_other_axes_give_the_same_records(heads, ct, tmp_path):
-    """Sides are those of the patient, whatever the order of the voxels in the file."""
+    """Sides are those of the patient in every order of the voxels in the file."""
     for code in ("RAS", "LAS", "SPR"):
         folder = tmp_path / code
         folder.mkdir()

@@ -152,7 +152,7 @@ class VolumeDataset(Dataset):
         folds, fold = self.config.folds, self.config.fold
         if not folds:
             return mine
-        names = sorted(mine, key=_natural)
+        names = sorted(mine, key=natural_order)
         if folds > len(names):
             raise InputError(
                 f"data.folds is {folds}, but area {self.area} of {self.records} has {len(names)} volumes; give "
@@ -182,6 +182,6 @@ def slice_size(volumes: Sequence[Volume], config: SlicesConfig) -> tuple[int, in
     return tuple(max(volume.gray.shape[axis] for volume in volumes) for axis in (row, column))
 
 
-def _natural(name: str) -> tuple:
+def natural_order(name: str) -> tuple:
     """A key that sorts `2` before `10`."""
     return (0, int(name), "") if name.isdigit() else (1, 0, name)

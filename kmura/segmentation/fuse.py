@@ -4,10 +4,11 @@ A run of the kind `fusion` has no network. It holds the weights of the planes, f
 way of fusion on the whole volumes of val and test.
 """
 
+import contextlib
 import dataclasses
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from kmura.segmentation.segment import (
     plane_slab,
     runs_of,
 )
+from kmura.segmentation.slice_prediction import SlicePredictor, predictor_of
 from kmura.segmentation.volume_scores import (
     SegmentationEvaluation,
     held_out,
@@ -58,7 +60,8 @@ def fuse_planes(folder: str | os.PathLike, *, records: str | os.PathLike | None 
     if len(folds) > 1 or len({run.description.inputs for run in runs.values()}) > 1:
         raise InputError(f"the runs in {folder} were trained on different volumes; train all of them again")
     dataset = first.dataset(records)
-    weights = fit_plane_weights(_labelled_blocks(runs, dataset), seed=first.config.train.seed)
+    predictors = {plane: predictor_of(run) for plane, run in runs.items()}
+    weights = fit_plane_weights(_labelled_blocks(predictors, dataset), seed=first.config.train.seed)
     target = RunFolder(Path(folder) / FUSED)
     config = FusionConfig(data=first.config.data, fusion=FusionStage(planes=tuple(runs)))
     description = describe(dataset, FUSED, config, kind=FUSION)
@@ -85,11 +88,12 @@ def evaluate_run(run: Run, *, records: str | os.PathLike | None = None, options=
     dataset, names = run.dataset(records), run.labels.classes
     runs = {plane: one for plane, one in runs_of(run.path.parent).items() if plane in run.config.fusion.planes}
     weights = fusion_weights(run.path.parent, runs)
+    predictors = {plane: predictor_of(one) for plane, one in runs.items()}
     ways: dict[str, list] = {fusion: [] for fusion in FUSIONS}
     overlays = {}
     for volume, split in held_out(dataset):
         numbers = {fusion: np.zeros(volume.gray.shape, np.uint8) for fusion in FUSIONS}
-        for first, block in _blocks(runs, volume):
+        for first, block in _blocks(predictors, names, volume):
             for fusion, array in numbers.items():
                 array[first : first + block.shape[1]] = fused_labels(block, fusion, weights)
         for fusion, array in numbers.items():
@@ -102,23 +106,26 @@ def evaluate_run(run: Run, *, records: str | os.PathLike | None = None, options=
     return evaluation
 
 
-def _labelled_blocks(runs: dict[str, Run], dataset: VolumeDataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _labelled_blocks(
+    predictors: dict[str, SlicePredictor], dataset: VolumeDataset
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Probabilities and class numbers of the val volumes, a few axial slices at a time."""
     for volume in dataset.of_split("val"):
-        for first, block in _blocks(runs, volume):
+        for first, block in _blocks(predictors, dataset.classes, volume):
             yield block, volume.mask[first : first + block.shape[1]].astype(np.int64)
 
 
-def _blocks(runs: dict[str, Run], volume: Volume) -> Iterator[tuple[int, np.ndarray]]:
+def _blocks(
+    predictors: dict[str, SlicePredictor], names: Sequence[str], volume: Volume
+) -> Iterator[tuple[int, np.ndarray]]:
     """First axial slice and probabilities, bytes [P, n, Y, X, K + 1], a few axial slices at a time."""
-    classes = len(next(iter(runs.values())).labels.classes) + 1
-    depth = volume.gray.shape[0]
-    with tempfile.TemporaryDirectory(prefix="kmura-") as folder:
-        files = {plane: plane_file(run, volume, Path(folder) / plane, flips=False) for plane, run in runs.items()}
-        for first in range(0, depth, SLAB):
-            last = min(depth, first + SLAB)
-            slabs = []
-            for plane, path in files.items():
-                with open(path, "rb") as file:
-                    slabs.append(plane_slab(file, plane, volume.gray.shape, classes, first, last))
+    shape = volume.gray.shape
+    with tempfile.TemporaryDirectory(prefix="kmura-") as folder, contextlib.ExitStack() as stack:
+        files = {
+            plane: stack.enter_context(open(plane_file(predictor, names, volume, Path(folder) / plane), "rb"))
+            for plane, predictor in predictors.items()
+        }
+        for first in range(0, shape[0], SLAB):
+            last = min(shape[0], first + SLAB)
+            slabs = [plane_slab(file, plane, shape, len(names) + 1, first, last) for plane, file in files.items()]
             yield first, np.stack(slabs)

@@ -31,7 +31,7 @@ from kmura.segmentation.plane_fusion import (
     quantized,
 )
 from kmura.segmentation.sides import facts_of
-from kmura.segmentation.slice_prediction import SlicePredictor
+from kmura.segmentation.slice_prediction import SlicePredictor, predictor_of
 from kmura.segmentation.targets import pairs, targets_of
 
 FUSED = "fused"  # name of the run of the fusion, beside those of the planes
@@ -132,7 +132,10 @@ def segment(
     hounsfield = volumes.aligned(scan, how, grid)
     case = volume_of(hounsfield, preparation["window"], Path(volume).name)
     with _scratch(targets) as folder:
-        planes = {plane: plane_file(run, case, folder / plane, flips) for plane, run in runs.items()}
+        planes = {
+            plane: plane_file(predictor_of(run, flips=flips), names, case, folder / plane)
+            for plane, run in runs.items()
+        }
         chosen = folder / "fused"
         fuse_files(planes, case.gray.shape, len(names) + 1, fusion, weights, chosen)
         numbers, _ = strongest(chosen, len(names) + 1, hounsfield, None)
@@ -190,14 +193,11 @@ def volume_of(hounsfield, window: Sequence[float], name: str) -> Volume:
     return Volume(name, gray, np.zeros((1, 1, 1), np.uint8), facts)
 
 
-def plane_file(run: Run, case: Volume, path: Path, flips: bool) -> Path:
+def plane_file(predictor: SlicePredictor, names: Sequence[str], case: Volume, path: Path) -> Path:
     """Writes the probabilities of one plane as bytes [slice, row, column, K + 1], and returns the file."""
-    config, names = run.config, run.labels.classes
-    merged = config.data.sides == "merged"
-    targets = targets_of(names, merged=merged)
-    across = PLANE_AXES[config.data.plane][0]
+    merged = predictor.config.sides == "merged"
+    across = PLANE_AXES[predictor.config.plane][0]
     distance = np.moveaxis(case.left_of_middle(), across, 0) if merged else None
-    predictor = SlicePredictor(run.model(), config.data, targets, background=config.model.background, flips=flips)
     with open(path, "wb") as file:
         for number, value in enumerate(predictor.slices(case)):
             if merged:

@@ -10,6 +10,8 @@ from kmura.config.segmentation import SlicesConfig
 from kmura.data.slices import SliceSampler, SliceTargets, volume_batches
 from kmura.data.volume_dataset import PLANE_AXES, Volume
 from kmura.models.unet import map_probabilities
+from kmura.runs.run import Run
+from kmura.segmentation.targets import targets_of
 
 BATCH = 8  # slices per prediction
 
@@ -62,6 +64,13 @@ class SlicePredictor:
         sampler = SliceSampler([volume], self.config, self.targets, (shape[row], shape[column]))
         for images in volume_batches(sampler, 0, shape[across], batch_size):
             yield from self._predicted(images).numpy()
+
+
+def predictor_of(run: Run, *, flips: bool = False) -> SlicePredictor:
+    """Returns the network of a run with the classes that it predicts."""
+    config = run.config
+    targets = targets_of(run.labels.classes, merged=config.data.sides == "merged")
+    return SlicePredictor(run.model(), config.data, targets, background=config.model.background, flips=flips)
 
 
 def class_numbers(slices: Iterator[np.ndarray], shape: Sequence[int], plane: str) -> np.ndarray:

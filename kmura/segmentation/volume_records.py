@@ -17,6 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from kmura.config import RecordsConfig
+from kmura.data.volume_dataset import natural_order
 from kmura.errors import InputError, reason
 from kmura.records.image_files import PassedOver
 from kmura.records.layouts.base import NAME, Layout, Listing, Option, Source, area_name
@@ -243,7 +244,7 @@ def cases_of_patterns(root: Path, images: str, labels: str, transforms: str) -> 
             f"{root} contains no scans that match {images}; give their pattern with --images, or --pairs CSV"
         )
     cases, missing = [], []
-    for name, path in sorted(scans.items(), key=lambda item: _natural(item[0])):
+    for name, path in sorted(scans.items(), key=lambda item: natural_order(item[0])):
         candidates = (labels.replace(ID, name), labels.replace(ID, name).removesuffix(".gz"))
         label = next((one for one in candidates if (root / one).exists()), None)
         transform = transforms.replace(ID, name)
@@ -317,7 +318,3 @@ def _state(root: Path, case: Case) -> tuple[int, int]:
         )
     states = [file.stat() for file in files]
     return sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)
-
-
-def _natural(name: str) -> tuple:
-    return (0, int(name), "") if name.isdigit() else (1, 0, name)

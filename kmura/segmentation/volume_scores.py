@@ -14,9 +14,9 @@ from kmura.errors import InputError
 from kmura.files import reading_json, replacing, write_json
 from kmura.metrics import overlap
 from kmura.runs.run import Run
-from kmura.segmentation.slice_prediction import SlicePredictor, class_numbers
+from kmura.segmentation.slice_prediction import class_numbers, predictor_of
 from kmura.segmentation.surfaces import surface_distances
-from kmura.segmentation.targets import pairs, targets_of, with_sides
+from kmura.segmentation.targets import pairs, with_sides
 
 VERSION = 1  # of metrics.json
 OVERLAYS = "overlays.npz"  # in the run folder
@@ -104,8 +104,7 @@ def evaluate_run(run: Run, *, records: str | os.PathLike | None = None, options=
     """
     dataset, config = run.dataset(records), run.config
     names = run.labels.classes
-    targets = targets_of(names, merged=config.data.sides == "merged")
-    predictor = SlicePredictor(run.model(), config.data, targets, background=config.model.background)
+    predictor = predictor_of(run)
 
     def predicted(volume: Volume) -> np.ndarray:
         numbers = class_numbers(predictor.slices(volume), volume.gray.shape, config.data.plane)

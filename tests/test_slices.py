@@ -9,6 +9,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from kmura.config.segmentation import PLANES, SlicesConfig, VolumeAugmentConfig
+from kmura.data import slices
 from kmura.data.slices import SliceSampler, SliceTargets, rotations, slice_batches, trilinear, volume_batches
 from kmura.data.volume_dataset import PLANE_AXES, Volume, slice_size
 from kmura.records.manifest import VolumeFacts
@@ -86,15 +87,37 @@ def test_volumes_are_put_together_from_their_slices_in_every_plane():
 def test_interpolation_is_that_of_scipy():
     array = VOLUMES[0].gray.astype(np.float32)
     places = np.random.default_rng(0).uniform(-2, 26, (1, 200, 3)).astype(np.float32)
-    flat = tf.constant(array.reshape(-1, 1))
-    shape = tf.constant([array.shape])
-    ours = trilinear(flat, tf.constant(places), tf.constant([0]), shape, outside=0.0)[0, :, 0]
-    expected = ndimage.map_coordinates(array, places[0].T, order=1, mode="grid-constant", cval=0.0)
+    shape = np.array(array.shape, np.int32)
+    ours = trilinear(tf.constant(array.reshape(-1, 1)), tf.constant(places), tf.constant([0]), shape[None])[0, :, 0]
+    expected = ndimage.map_coordinates(array, np.clip(places[0].T, 0, shape[:, None] - 1), order=1)
     np.testing.assert_allclose(ours, expected, atol=2e-2)
-    ours = trilinear(flat, tf.constant(places), tf.constant([0]), shape)[0, :, 0]
-    expected = ndimage.map_coordinates(array, np.clip(places[0].T, 0, np.array(array.shape)[:, None] - 1), order=1)
-    inside = ((places[0] >= 0) & (places[0] <= np.array(array.shape) - 1)).all(1)
-    np.testing.assert_allclose(ours.numpy()[inside], expected[inside], atol=2e-2)
+
+
+def test_outside_of_a_volume_is_zero_which_is_reached_within_one_voxel():
+    array = VOLUMES[0].gray
+    places = np.random.default_rng(0).uniform(-3, 27, (1, 1, 20, 10, 3)).astype(np.float32)
+    of_slices = sampler()
+    points = tf.constant(places) - (np.array(array.shape, np.float32) - 1) / 2
+    ours = of_slices._images(points, tf.constant([0]), tf.constant([False]))[0, ..., 0]
+    flat = places.reshape(-1, 3).T
+    expected = ndimage.map_coordinates(array.astype(np.float32), flat, order=1, mode="grid-constant", cval=0.0)
+    np.testing.assert_allclose(ours, expected.reshape(20, 10), atol=2e-2)
+    classes = of_slices._classes(points[:, 0], tf.constant([0]))[0]
+    rounded = np.rint(places.reshape(-1, 3)).astype(int)
+    inside = ((rounded >= 0) & (rounded < array.shape)).all(1)
+    expected = [VOLUMES[0].mask[tuple(place)] if here else 0 for place, here in zip(rounded, inside, strict=True)]
+    np.testing.assert_array_equal(np.ravel(classes), expected)
+    assert 0 < inside.sum() < inside.size
+
+
+def test_the_deformation_between_its_coarse_positions_is_nearly_linear(monkeypatch):
+    config = dataclasses.replace(NOTHING, elastic=3.0, elastic_spacing=20.0)
+    arguments = (tf.constant([0, 1]), tf.constant([7, 8]), tf.constant([0, 5], tf.int64), config)
+    coarse, _ = sampler().augmented(*arguments)
+    monkeypatch.setattr(slices, "COARSE", 1000)
+    fine, _ = sampler().augmented(*arguments)
+    plain, _ = sampler().clean(*arguments[:2])
+    assert np.abs(coarse - fine).mean() < 0.1 * np.abs(plain - fine).mean()
 
 
 def test_rotations_are_those_of_scipy():

@@ -18,7 +18,9 @@ from kmura.data.views import blurred
 from kmura.data.volume_dataset import PLANE_AXES, Volume
 
 BLUR_RADII = 3  # of the kernel, standard deviations
-DRAWS = 14  # uniform numbers per slice, see `_Draw`
+DRAWS = 14  # uniform numbers per slice, see `SliceSampler._moved` and `_changed_gray`
+BORDER = 1  # zero voxels around every volume, between which and the outermost voxels values fall to zero
+COARSE = 5  # positions per distance of control points at which the deformation is evaluated; linear between them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +59,15 @@ class SliceSampler:
         self.channels = self.slices + self.coordinate
         self._axes = PLANE_AXES[config.plane]
         shapes = np.array([volume.gray.shape for volume in volumes], np.int32)
-        counts = np.prod(shapes.astype(np.int64), axis=1)
+        counts = np.prod(shapes.astype(np.int64) + 2 * BORDER, axis=1)
         with tf.device("CPU"):
-            self._gray = tf.constant(np.concatenate([volume.gray.ravel() for volume in volumes]))
-            self._mask = tf.constant(np.concatenate([targets.table[volume.mask.ravel()] for volume in volumes]))
+            self._gray = tf.constant(_joined([volume.gray for volume in volumes]))
+            self._mask = tf.constant(_joined([targets.table[volume.mask] for volume in volumes]))
             self._mirrored = tf.constant(targets.mirrored)
             self._start = tf.constant(np.cumsum(counts) - counts)
             self._shape = tf.constant(shapes)
             self._spacing = tf.constant(np.array([volume.spacing for volume in volumes], np.float32))
+            self._voxel = max(float(max(volume.spacing)) for volume in volumes)  # mm
             middles = [volume.middle for volume in volumes]
             self._normal = tf.constant(np.array([normal for normal, _ in middles], np.float32))
             self._offset = tf.constant(np.array([offset for _, offset in middles], np.float32))
@@ -95,41 +98,52 @@ class SliceSampler:
         batch = tf.shape(volume)[0]
         numbers = tf.random.stateless_uniform((batch, DRAWS), seeds[0], alg="philox")
         flip = numbers[:, 7] < config.flip
-        points = self._moved(self._grid(volume, number), numbers, flip, seeds[1], config)
+        points = self._moved(volume, number, numbers, flip, seeds[1], config)
         image = self._images(points, volume, flip)
         mask = self._classes(points[:, self.slices // 2], volume)
         mask = tf.where(flip[:, None, None], tf.gather(self._mirrored, tf.cast(mask, tf.int32)), mask)
         gray = _changed_gray(image[..., : self.slices], numbers[:, 8:], seeds[2], config)
         return tf.concat([gray, image[..., self.slices :]], axis=-1), mask
 
-    def _grid(self, volume, number):
-        """Positions of the pixels of slices and their neighbours, mm, [B, slices, rows, columns, 3]."""
+    def _grid(self, volume, number, step: int = 1):
+        """Positions of the pixels of slices and their neighbours, mm, [B, slices, rows, columns, 3].
+
+        With `step`: of every step-th row and column, from the first one to the last one or beyond.
+        """
         shape, spacing = tf.cast(tf.gather(self._shape, volume), tf.float32), tf.gather(self._spacing, volume)
         neighbours = tf.range(self.slices, dtype=tf.float32) - self.slices // 2
         across, row, column = self._axes
         at = tf.cast(number, tf.float32)[:, None] + neighbours - (shape[:, across, None] - 1) / 2
         places = {across: at[:, :, None, None]}
-        for axis, count in ((row, self.size[0]), (column, self.size[1])):
+        counts = [_coarse(count, step) for count in self.size]
+        for axis, count, size in ((row, counts[0], self.size[0]), (column, counts[1], self.size[1])):
             # whole voxels are cut off or added, also where the difference of the sizes is odd
-            first = tf.floor((shape[:, axis] - count) / 2) - (shape[:, axis] - 1) / 2
-            along = first[:, None] + tf.range(count, dtype=tf.float32)
+            first = tf.floor((shape[:, axis] - size) / 2) - (shape[:, axis] - 1) / 2
+            along = first[:, None] + step * tf.range(count, dtype=tf.float32)
             places[axis] = along[:, None, :, None] if axis == row else along[:, None, None, :]
-        target = tf.stack([tf.shape(volume)[0], self.slices, *self.size])
+        target = tf.stack([tf.shape(volume)[0], self.slices, *counts])
         voxels = tf.stack([tf.broadcast_to(places[axis], target) for axis in range(3)], axis=-1)
         return voxels * spacing[:, None, None, None, :]
 
-    def _moved(self, points, numbers, flip, seed, config: VolumeAugmentConfig):
-        """Where each position of the changed volume comes from, mm; the inverse of the change."""
+    def _moved(self, volume, number, numbers, flip, seed, config: VolumeAugmentConfig):
+        """Where each pixel of the slices of the changed volume comes from, mm: the inverse of the change."""
         either = 2 * numbers - 1
         angles = either[:, :3] * math.radians(config.rotation)
         turn = rotations(angles) / (1 + either[:, 3] * config.scale)[:, None, None]
         shift = either[:, 4:7] * config.shift
-        centred = points - shift[:, None, None, None, :]
-        moved = tf.einsum("bij,bsrcj->bsrci", turn, centred)
+
+        def moved(points):
+            centred = tf.reshape(points - shift[:, None, None, None, :], (tf.shape(points)[0], -1, 3))
+            return tf.reshape(tf.matmul(centred, turn, transpose_b=True), tf.shape(points))
+
+        points = moved(self._grid(volume, number))
         if config.elastic:
-            moved += self._displacements(moved, seed, config)
+            step = max(1, int(config.elastic_spacing / COARSE / self._voxel))
+            coarse = self._displacements(moved(self._grid(volume, number, step)), seed, config)
+            rows, columns = (_between(count, step) for count in self.size)
+            points += tf.einsum("ri,bsijk,cj->bsrck", rows, coarse, columns)
         mirror = tf.where(flip[:, None], tf.constant([1.0, 1.0, -1.0]), tf.ones(3))
-        return moved * mirror[:, None, None, None, :]
+        return points * mirror[:, None, None, None, :]
 
     def _displacements(self, points, seed, config: VolumeAugmentConfig):
         """A smooth random displacement of each position, mm, interpolated between control points."""
@@ -140,9 +154,8 @@ class SliceSampler:
         return trilinear(tf.reshape(field, [-1, 3]), place, tf.range(batch) * tf.reduce_prod(nodes), nodes[None])
 
     def _images(self, points, volume, flip):
-        voxels = self._voxels(points, volume)
-        shape, start = tf.gather(self._shape, volume), tf.gather(self._start, volume)
-        gray = trilinear(self._gray[:, None], voxels, start, shape, outside=0.0)[..., 0]
+        shape, start = tf.gather(self._shape, volume) + 2 * BORDER, tf.gather(self._start, volume)
+        gray = trilinear(self._gray[:, None], self._voxels(points, volume) + BORDER, start, shape)[..., 0]
         image = tf.transpose(gray, (0, 2, 3, 1))
         if not self.coordinate:
             return image
@@ -152,12 +165,10 @@ class SliceSampler:
         return tf.concat([image, tf.where(flip[:, None, None], -distance, distance)[..., None]], axis=-1)
 
     def _classes(self, points, volume):
-        place = tf.cast(tf.round(self._voxels(points, volume)), tf.int32)
-        shape = tf.gather(self._shape, volume)[:, None, None, :]
-        inside = tf.reduce_all((place >= 0) & (place < shape), axis=-1)
+        shape = tf.gather(self._shape, volume)[:, None, None, :] + 2 * BORDER
+        place = tf.cast(tf.round(self._voxels(points, volume)), tf.int32) + BORDER
         place = tf.clip_by_value(place, 0, shape - 1)
-        flat = _flat(place, shape, tf.gather(self._start, volume)[:, None, None])
-        return tf.where(inside, tf.gather(self._mask, flat), tf.constant(0, tf.uint8))
+        return tf.gather(self._mask, _flat(place, shape, tf.gather(self._start, volume)[:, None, None]))
 
     def _voxels(self, points, volume):
         """Positions in mm as positions in voxels."""
@@ -250,31 +261,46 @@ def rotations(angles: tf.Tensor) -> tf.Tensor:
     return about_z @ about_y @ about_x
 
 
-def trilinear(values, place, start, shape, outside: float | None = None) -> tf.Tensor:
-    """Returns arrays interpolated between their eight neighbours, float32 [B, ..., C].
+def trilinear(values, place, start, shape) -> tf.Tensor:
+    """Returns arrays interpolated between their eight neighbours, float32 [B, ..., C]; outside, the border is repeated.
 
     Args:
         values: [M, C], all arrays one after another, each in the order z, y, x.
         place: float32 [B, ..., 3], position within the array, voxels.
         start: int [B], the first row of each array in `values`.
-        shape: int32 [B, 3] or [1, 3], size of each array.
-        outside: value of positions outside; None repeats the border.
+        shape: int32 [B, 3] or [1, 3], size of each array, 2 or more along each axis.
     """
     form = (-1, *[1] * (place.shape.rank - 2), 3)
     shape, start = tf.reshape(shape, form), tf.reshape(start, form[:-1])
-    low = tf.floor(place)
-    share, low = place - low, tf.cast(low, tf.int32)
-    total = 0.0
-    for corner in range(8):
-        step = np.array([(corner >> 2) & 1, (corner >> 1) & 1, corner & 1], np.int32)
-        at = low + step
-        weight = tf.reduce_prod(tf.where(step > 0, share, 1 - share), axis=-1)
-        value = tf.cast(tf.gather(values, _flat(tf.clip_by_value(at, 0, shape - 1), shape, start)), tf.float32)
-        if outside is not None:
-            inside = tf.reduce_all((at >= 0) & (at < shape), axis=-1)
-            value = tf.where(inside[..., None], value, outside)
-        total += weight[..., None] * value
-    return total
+    place = tf.clip_by_value(place, 0.0, tf.cast(shape - 1, tf.float32))
+    low = tf.minimum(tf.cast(place, tf.int32), shape - 2)
+    shares = tf.unstack((place - tf.cast(low, tf.float32))[..., None], axis=-2)
+    first = _flat(low, shape, start)
+    row, plane = (tf.cast(step, first.dtype) for step in (shape[..., 2], shape[..., 1] * shape[..., 2]))
+
+    def along(axis, at):
+        if axis == 3:
+            return tf.cast(tf.gather(values, at), tf.float32)
+        lower, upper = along(axis + 1, at), along(axis + 1, at + (plane, row, 1)[axis])
+        return lower + shares[axis] * (upper - lower)
+
+    return along(0, first)
+
+
+def _joined(volumes: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns volumes with a border of zeros, one after another in one dimension."""
+    return np.concatenate([np.pad(volume, BORDER).ravel() for volume in volumes])
+
+
+def _coarse(count: int, step: int) -> int:
+    """The number of positions 0, step, ... that reach the last of `count` pixels."""
+    return -(-(count - 1) // step) + 1
+
+
+def _between(count: int, step: int) -> np.ndarray:
+    """Weights of linear interpolation from positions 0, step, ... to the pixels, float32 [count, coarse positions]."""
+    distance = np.arange(count)[:, None] / step - np.arange(_coarse(count, step))
+    return np.maximum(0, 1 - np.abs(distance)).astype(np.float32)
 
 
 def _flat(place, shape, start):

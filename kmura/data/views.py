@@ -139,10 +139,11 @@ def blurred(images: tf.Tensor, sigma: tf.Tensor, radius: int) -> tf.Tensor:
     weights = weights / tf.reduce_sum(weights, axis=1, keepdims=True)  # [B, 2 radius + 1]
     for axis in (1, 2):
         size = tf.shape(images)[axis]
-        result = tf.zeros_like(images)
+        places = tf.clip_by_value(tf.range(-radius, size + radius), 0, size - 1)  # the border is repeated
+        wide, result = tf.gather(images, places, axis=axis), tf.zeros_like(images)
         for number in range(2 * radius + 1):
-            places = tf.clip_by_value(tf.range(size) + (number - radius), 0, size - 1)
-            result += weights[:, number, None, None, None] * tf.gather(images, places, axis=axis)
+            moved = slice(number, number + size)
+            result += weights[:, number, None, None, None] * (wide[:, moved] if axis == 1 else wide[:, :, moved])
         images = result
     return images
 

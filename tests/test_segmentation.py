@@ -29,7 +29,7 @@ from kmura.segmentation.segment import region_table, segment
 from kmura.segmentation.sides import midsagittal_plane
 from kmura.segmentation.targets import pairs, targets_of, with_sides
 from kmura.segmentation.volume_records import build_volumes
-from kmura.segmentation.volume_scores import read_evaluation
+from kmura.segmentation.volume_scores import SegmentationEvaluation, VolumeScores, read_evaluation
 
 sitk = pytest.importorskip("SimpleITK")
 TINY = {
@@ -395,3 +395,59 @@ def test_a_run_that_was_killed_within_an_epoch_gives_the_same_bits(ct, trained, 
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
     columns = ["loss", "val_loss", "val_dice"]
     pd.testing.assert_frame_equal(resumed.history[columns], expected.history()[columns])
+
+
+@pytest.mark.slow
+def test_a_prediction_that_was_killed_leaves_no_result_and_gives_the_same_bits_again(trained, heads, tmp_path):
+    scan, whole = heads / "1.nii.gz", tmp_path / "whole"
+    whole.mkdir()
+    names = {"out": "own.nii.gz", "table_out": "regions.csv"}
+    segment(trained, scan, transform=heads / "1.txt", **{key: whole / name for key, name in names.items()})
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    for name in names.values():
+        (killed / name).write_bytes(b"of before")
+    code = (
+        "import os, signal, sys\n"
+        "from kmura.segmentation import segment as module\n"
+        "of_plane = module.plane_file\n"
+        "def plane_file(predictor, *others):\n"
+        "    if predictor.config.plane == 'coronal':\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return of_plane(predictor, *others)\n"
+        "module.plane_file = plane_file\n"
+        "model, scan, transform, out, table = sys.argv[1:]\n"
+        "module.segment(model, scan, transform=transform, out=out, table_out=table)\n"
+    )
+    targets = [killed / name for name in names.values()]
+    command = [sys.executable, "-c", code, trained, scan, heads / "1.txt", *targets]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert all(path.read_bytes() == b"of before" for path in targets)
+    assert [path.name for path in killed.iterdir() if path.is_dir()] == [".own.nii.gz.planes"]
+    segment(trained, scan, transform=heads / "1.txt", **{key: killed / name for key, name in names.items()})
+    assert {path.name: path.read_bytes() for path in killed.iterdir()} == {
+        path.name: path.read_bytes() for path in whole.iterdir()
+    }
+
+
+def test_the_mean_overlap_has_an_interval_with_five_volumes():
+    rng = np.random.default_rng(0)
+    matrices = rng.integers(1, 50, (6, 3, 3)) + 200 * np.eye(3, dtype=int)
+    nothing = np.full(2, np.nan)
+    volumes_of = [VolumeScores(str(number), "test", matrix, nothing, nothing) for number, matrix in enumerate(matrices)]
+
+    def evaluation(count):
+        return SegmentationEvaluation("r", "CT", "axial", ("a", "b"), {"single": tuple(volumes_of[:count])}, "")
+
+    few, enough = evaluation(4).means("test"), evaluation(6).means("test")
+    assert np.isnan(few["dice"].low) and few["dice"].value == pytest.approx(
+        overlap.dice(matrices[:4].sum(axis=0))[1:].mean()
+    )
+    assert enough["iou"].low < enough["iou"].value < enough["iou"].high
+    assert enough["iou"].value == pytest.approx(overlap.iou(matrices.sum(axis=0))[1:].mean())
+    drawn = np.random.default_rng(1).integers(0, 6, (4000, 6))
+    of_draws = [overlap.iou(matrices[rows].sum(axis=0))[1:].mean() for rows in drawn]
+    expected = np.percentile(of_draws, [2.5, 97.5])
+    np.testing.assert_allclose([enough["iou"].low, enough["iou"].high], expected, atol=0.003)
+    assert str(enough["iou"]) in evaluation(6).facts["test"]

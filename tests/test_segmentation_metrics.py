@@ -1,9 +1,12 @@
 """Scores of label maps agree with scikit-learn and with brute force over all pairs of surface voxels."""
 
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage, spatial
 from sklearn import metrics as sklearn
 
@@ -206,3 +209,28 @@ def test_surface_distances_refuse_other_shapes_and_say_what_to_install(monkeypat
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     with pytest.raises(InputError, match="pip install '.\\[ct\\]'"):
         surface_distances(np.zeros((2, 2, 2), int), np.zeros((2, 2, 2), int), [1], (1, 1, 1))
+
+
+@pytest.mark.real
+def test_the_scores_of_expert_and_predicted_masks_of_strokes_are_those_of_scikit_learn():
+    """CPAISD: core (red) and penumbra (green) on slices without contrast medium, beside the masks of another tool."""
+    root = os.environ.get("KMURA_REAL_DATA")
+    if not root:
+        pytest.skip("KMURA_REAL_DATA is not set")
+    truth, predicted = [], []
+    for path in sorted(Path(root, "cpaisd_ncct", "mini_test", "masks").glob("*.png")):
+        for slices, file in ((truth, path), (predicted, path.parents[2] / "mini_test_output" / path.name)):
+            pixels = np.asarray(Image.open(file).convert("RGB")) > 127
+            slices.append(np.where(pixels[..., 0], 1, np.where(pixels[..., 1], 2, 0)))
+    truth, predicted = np.array(truth), np.array(predicted)
+    assert truth.shape == predicted.shape == (24, 512, 512)
+    matrices = np.array([overlap.confusion(*pair, 3) for pair in zip(truth, predicted, strict=True)])
+    total = matrices.sum(axis=0)
+    for ours, independent in ((overlap.dice, sklearn.f1_score), (overlap.iou, sklearn.jaccard_score)):
+        expected = independent(truth.ravel(), predicted.ravel(), labels=[1, 2], average=None)
+        np.testing.assert_allclose(ours(total)[1:], expected, rtol=1e-12)
+    for number, matrix in enumerate(matrices):
+        for label in np.unique(truth[number][truth[number] > 0]):
+            expected = 1 - spatial.distance.dice((truth[number] == label).ravel(), (predicted[number] == label).ravel())
+            assert overlap.dice(matrix)[label] == pytest.approx(expected, rel=1e-12)
+    assert 0.1 < overlap.dice(total)[1:].min() < 1

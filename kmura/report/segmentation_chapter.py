@@ -12,7 +12,7 @@ from kmura.report.published import CT_FIGURES
 from kmura.report.run_files import read_history
 from kmura.runs.run import Run, epochs_trained
 from kmura.segmentation.targets import pairs
-from kmura.segmentation.volume_scores import SegmentationEvaluation, read_evaluation, read_overlays
+from kmura.segmentation.volume_scores import SegmentationEvaluation, interval_text, read_evaluation, read_overlays
 
 OVERVIEW = ("run", "split", "volumes", "prediction", "Dice", "IoU", "wrong side, %", "misclassified")
 SHOWN_VOLUMES = 2  # with pictures
@@ -107,15 +107,15 @@ def _overview(run: Run, evaluation: SegmentationEvaluation) -> tuple:
     rows = []
     for fusion in evaluation.fusions:
         for split in evaluation.splits:
-            matrix = evaluation.confusion(split, fusion)
+            matrix, means = evaluation.confusion(split, fusion), evaluation.means(split, fusion)
             rows.append(
                 (
                     f"{run.area}, {run.phase}",
                     split,
                     len(evaluation.of_split(split, fusion)),
                     fusion,
-                    number_text(np.nanmean(overlap.dice(matrix)[1:])),
-                    number_text(np.nanmean(overlap.iou(matrix)[1:])),
+                    interval_text(means["dice"]),
+                    interval_text(means["iou"]),
                     f"{100 * overlap.side_errors(matrix, pairs(evaluation.classes)):.2f}",
                     f"{np.nanmean(overlap.misclassification(matrix)[1:]):.2e}",
                 )

@@ -18,7 +18,7 @@ import pandas as pd
 from kmura.config.segmentation import PLANES
 from kmura.data.volume_dataset import PLANE_AXES, Volume
 from kmura.errors import InputError, check_choice, reason
-from kmura.files import reading_json, replacing
+from kmura.files import locked, name_within_limit, reading_json, replacing
 from kmura.itk import simpleitk
 from kmura.runs.run import Run, RunFolder
 from kmura.segmentation import volumes
@@ -362,15 +362,25 @@ def plane_slab(file, plane: str, shape: Sequence[int], classes: int, first: int,
 
 @contextlib.contextmanager
 def _scratch(targets: Sequence[str | os.PathLike]) -> Iterator[Path]:
-    """A folder for the files of the planes, beside the first result, where there is space for large files."""
-    parent = Path(targets[0]).resolve().parent if targets else None
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=".segment-", suffix=".part", dir=parent))
-    except OSError as error:
-        raise InputError(f"cannot write to {parent}: {reason(error)}; choose another place with --out") from error
-    try:
-        yield folder
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {reason(error)}; free space or choose another --out") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    """A folder for the files of the planes, beside the first result, where there is space for large files.
+
+    What a killed process left there is removed by the next one that writes the same result.
+    """
+    if not targets:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    first = Path(targets[0]).resolve()
+    folder = first.with_name(name_within_limit(f".{first.name}", ".planes"))
+    busy = f"another process is writing {first}; wait for it, or choose another --out"
+    with locked(folder.with_name(name_within_limit(f".{first.name}", ".lock")), busy, drop=True):
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            yield folder
+        except OSError as error:
+            raise InputError(
+                f"cannot write to {folder}: {reason(error)}; free space or choose another --out"
+            ) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -13,6 +13,7 @@ from kmura.data.volume_dataset import PLANE_AXES, Volume, VolumeDataset
 from kmura.errors import InputError
 from kmura.files import reading_json, replacing, write_json
 from kmura.metrics import overlap
+from kmura.metrics.intervals import Interval
 from kmura.runs.run import Run
 from kmura.segmentation.slice_prediction import class_numbers, predictor_of
 from kmura.segmentation.surfaces import surface_distances
@@ -68,6 +69,18 @@ class SegmentationEvaluation:
         """Returns the confusion matrix of all voxels of a split."""
         return sum(one.confusion for one in self.of_split(split, fusion))
 
+    def means(self, split: str, fusion: str | None = None) -> dict[str, Interval]:
+        """Returns the mean Dice and IoU of the classes, `dice` and `iou`, of all voxels of a split.
+
+        The interval is of a bootstrap over the volumes; with fewer than five of them it is undefined (NaN).
+        """
+        matrices = np.array([one.confusion for one in self.of_split(split, fusion)])
+        found = overlap.volume_intervals(matrices, _mean_overlap)
+        if found is None:
+            values = overlap.averaged(matrices, _mean_overlap)
+            found = {name: Interval(value, np.nan, np.nan) for name, value in values.items()}
+        return found
+
     @property
     def splits(self) -> list[str]:
         """The splits with volumes."""
@@ -84,12 +97,23 @@ class SegmentationEvaluation:
                 wrong_side = overlap.side_errors(matrix, pairs(self.classes))
                 count = len(self.of_split(split, fusion))
                 name = split if fusion == "single" else f"{split}, {fusion}"
+                means = self.means(split, fusion)
                 lines[name] = (
-                    f"Dice {np.nanmean(overlap.dice(matrix)[1:]):.3f}, IoU {np.nanmean(overlap.iou(matrix)[1:]):.3f} "
+                    f"Dice {interval_text(means['dice'])}, IoU {interval_text(means['iou'])} "
                     f"(means of {len(self.classes)} classes, {count} volume{'s' if count > 1 else ''}), wrong side "
                     f"{100 * wrong_side:.2f} % of the labelled voxels"
                 )
         return lines
+
+
+def interval_text(score: Interval) -> str:
+    """Returns the text of a score, with its interval if there is one: `0.712 (0.650 to 0.761)` or `0.712`."""
+    return f"{score.value:.3f}" if np.isnan(score.low) else str(score)
+
+
+def _mean_overlap(confusions: np.ndarray) -> dict[str, np.ndarray]:
+    scores = overlap.mean_scores(confusions)
+    return {name: scores[name] for name in ("dice", "iou")}
 
 
 def evaluate_run(run: Run, *, records: str | os.PathLike | None = None, options=None, **_) -> SegmentationEvaluation:

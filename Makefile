@@ -1,12 +1,13 @@
 # make test   the test suite          make demo   the whole pipeline on synthetic radiographs
-# Both create the virtual environment .venv on a fresh machine.
+# make demo-ct   segmentation of synthetic CT heads
+# All create the virtual environment .venv on a fresh machine.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 # oneDNN's kernels on every processor; TensorFlow by itself enables them only where there is AVX-512
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 
-.PHONY: test slow parity lint demo clean
+.PHONY: test slow parity lint demo demo-ct clean
 
 .venv/installed: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -45,5 +46,16 @@ demo: .venv/installed
 	$(BIN)/kmura inspect $(DEMO)/tfrecords
 	$(BIN)/kmura fit --area all --recipe demo --records $(DEMO)/tfrecords --runs $(DEMO)/runs
 
+# six synthetic CT heads: scans -> records -> a network of each plane and their fusion -> scores -> a segmented scan
+demo-ct: .venv/installed
+	rm -rf $(DEMO)/heads $(DEMO)/ct-records $(DEMO)/ct-runs
+	$(BIN)/kmura segment demo-data $(DEMO)/heads --heads 6 --spacing 4
+	$(BIN)/kmura segment build $(DEMO)/heads --out $(DEMO)/ct-records
+	$(BIN)/kmura segment fit --plane all --recipe ct-mini --records $(DEMO)/ct-records --runs $(DEMO)/ct-runs
+	$(BIN)/kmura evaluate $(DEMO)/ct-runs/CT_HEAD/fused
+	$(BIN)/kmura segment predict $(DEMO)/ct-runs/CT_HEAD $(DEMO)/heads/1.nii.gz --transform $(DEMO)/heads/1.txt \
+		--out $(DEMO)/regions.nii.gz --table $(DEMO)/regions.csv
+
 clean:
-	rm -rf .venv .venv-parity $(DEMO)/images $(DEMO)/tfrecords $(DEMO)/runs build dist *.egg-info
+	rm -rf .venv .venv-parity $(DEMO)/images $(DEMO)/tfrecords $(DEMO)/runs \
+		$(DEMO)/heads $(DEMO)/ct-records $(DEMO)/ct-runs build dist *.egg-info

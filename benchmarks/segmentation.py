@@ -1,12 +1,13 @@
 """Regions of CT heads, leave-one-out: Dice and IoU of each plane, each answer to left and right, and each fusion.
 
-    python benchmarks/segmentation.py --heads HEADS --out ct.jsonl [--work FOLDER] [--folds 3] [--recipe ct-mini]
-        [--sides direct coordinate merged] [--epochs 40]
+    python benchmarks/segmentation.py --heads HEADS --out ct.jsonl [--work FOLDER] [--folds 3] [--only FOLD]
+        [--recipe ct-mini] [--sides direct coordinate merged] [--epochs 40]
 
 `--heads` is a folder as `kmura segment build` expects it. Of N heads, the networks of a fold are trained on N - 2,
 choose their epoch on one and are scored on one. Axial and coronal networks are trained once per fold; the sagittal one
 for each of `--sides`, and each is fused with the other two. Scores are means over the classes of all voxels of the
-held-out volumes of the folds together. Each finished run is appended to `--out`; the same command continues.
+held-out volumes of the folds together. Each finished run is appended to `--out`; the same command continues. `--only`
+runs one fold and prints nothing, so that folds can run at the same time; a last command without it prints the tables.
 """
 
 import argparse
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file with one line of JSON per finished run")
     parser.add_argument("--work", type=Path, help="folder for records and runs, kept; default: a temporary one")
     parser.add_argument("--folds", type=int, default=3, help="folds that are run, of as many as there are heads")
+    parser.add_argument("--only", type=int, metavar="FOLD", help="run this fold alone, counted from 0")
     parser.add_argument("--recipe", default="ct-mini")
     parser.add_argument("--sides", nargs="+", default=["direct", "coordinate", "merged"])
     parser.add_argument("--epochs", type=int, help="default: those of the recipe")
@@ -38,8 +40,10 @@ def main() -> None:
     done = Ledger(arguments.out, KEYS)
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
-        for fold in range(arguments.folds):
+        for fold in range(arguments.folds) if arguments.only is None else [arguments.only]:
             run_fold(fold, arguments, work, done)
+    if arguments.only is not None:
+        return
     print(f"{arguments.folds} folds, recipe {arguments.recipe}, {platform.platform()}\n")
     print(table(done, arguments))
     print()

@@ -1,8 +1,8 @@
-"""The commands for volumes: segment build, segment fit, segment predict."""
+"""The commands for volumes: segment demo-data, segment build, segment fit, segment predict."""
 
 import click
 
-from kmura.cli.options import WORKERS, Choice, Recipe, examples, given_settings, names_option, short_flags
+from kmura.cli.options import WORKERS, Choice, Recipe, examples, given_settings, names_option, seed_option, short_flags
 from kmura.config import SegmentationConfig, recipe_names
 from kmura.config.segmentation import PLANES
 
@@ -21,6 +21,29 @@ SHORT_FLAGS = {
 @click.group(short_help="Segment volumes such as CT of the head.")
 def segment():
     """Segment volumes: build records from scans and label maps, train networks of three planes, segment a scan."""
+
+
+@segment.command(
+    "demo-data",
+    short_help="Make a folder of synthetic CT heads with label maps.",
+    epilog=examples("kmura segment demo-data heads --heads 6 --spacing 4"),
+)
+@click.argument("out", type=click.Path())
+@click.option("--heads", default=6, metavar="N", help="Number of heads.")
+@click.option("--spacing", default=4.0, metavar="MM", help="Size of a voxel, 1 to 8 mm.")
+@click.option("--max-angle", default=10.0, metavar="DEGREES", help="Largest tilt of a head about each axis, 0 to 45.")
+@seed_option("Seed of the heads.")
+def demo_data(out, heads, spacing, max_angle, seed):
+    """Make synthetic CT heads in the folder OUT: scans, label maps of twenty regions and transforms.
+
+    The heads are drawn, not of patients. The same options give the same files.
+    """
+    from kmura.cli.progress import counting
+    from kmura.phantoms.ct_heads import write_heads
+
+    with counting("heads") as progress:
+        scans = write_heads(out, heads=heads, spacing=spacing, max_angle=max_angle, seed=seed, progress=progress)
+    click.echo(f"{out}: {len(scans)} heads; build records with: kmura segment build {out}")
 
 
 @segment.command(

@@ -70,6 +70,20 @@ def trained(ct, tmp_path_factory):
 # records
 
 
+def test_the_command_makes_the_heads_of_the_library(heads, tmp_path, monkeypatch, capsys):
+    command = ["segment", "demo-data", tmp_path / "heads", "--heads", 2, "--spacing", 8, "--seed", 1]
+    code, out, err = kmura_main(monkeypatch, capsys, *command)
+    assert (code, out) == (
+        0,
+        f"{tmp_path / 'heads'}: 2 heads; build records with: kmura segment build {tmp_path / 'heads'}\n",
+    )
+    assert {path.name: path.read_bytes() for path in (tmp_path / "heads").iterdir()} == {
+        path.name: path.read_bytes() for path in heads.iterdir() if path.name[0] in "12"
+    }
+    code, _, err = kmura_main(monkeypatch, capsys, *command)
+    assert code == 2 and err.count("\n") == 1, "not twice"
+
+
 def test_a_volume_comes_back_from_its_records_on_the_grid_of_its_labels(heads, ct):
     dataset = VolumeDataset(ct, "CT_HEAD", SlicesConfig())
     assert dataset.classes == REGIONS and sorted(dataset.split_of) == ["1", "2", "3", "4", "5"]

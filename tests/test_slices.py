@@ -190,10 +190,10 @@ def test_batches_depend_only_on_seed_epoch_and_position():
     empty = np.array([not VOLUMES[place].mask[number].any() for place, number in rows])
     assert empty.sum() == 8
 
-    def batches(first, last, seed=0, share=1.0):
+    def batches(first, last, seed=0, share=1.0, most=0):
         data, steps = slice_batches(
             of_slices, rows, empty, augment=VolumeAugmentConfig(), empty_share=share,
-            batch_size=4, seed=seed, epochs=last, first_epoch=first,
+            epoch_slices=most, batch_size=4, seed=seed, epochs=last, first_epoch=first,
         )  # fmt: skip
         return steps, [tuple(part.numpy() for part in batch) for batch in data]
 
@@ -207,6 +207,11 @@ def test_batches_depend_only_on_seed_epoch_and_position():
         whole[0][0], batches(0, 1, 1)[1][0][0]
     )
     assert batches(0, 1, share=0.0)[0] == (len(rows) - 8) // 4
+    assert batches(0, 1, most=1000)[0] == steps
+    few, parts = batches(0, 12, share=0.0, most=9)
+    assert few == 2 and len(parts) == 24, "two whole batches of four in each epoch"
+    means = {float(image.mean()) for part in parts for image in part[1]}
+    assert len(means) > 9, "other slices in other epochs"
     assert whole[0][0].min() >= 0 and whole[0][0].max() <= 255
 
 

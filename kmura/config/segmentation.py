@@ -35,6 +35,12 @@ class SlicesConfig:
         "Share of the slices without any region that are used for training, drawn anew in every epoch.",
         within=(0, 1),
     )
+    epoch_slices: int = key(
+        0,
+        "Largest number of slices per epoch, drawn anew from those above in every epoch, so that the time of an epoch "
+        "does not grow with the number of volumes; 0 takes all.",
+        at_least=0,
+    )
     folds: int = key(
         0,
         "Folds of cross-validation over the volumes, which replace the splits of the records; 0 uses the splits, and "

@@ -184,6 +184,7 @@ def slice_batches(
     *,
     augment: VolumeAugmentConfig,
     empty_share: float,
+    epoch_slices: int,
     batch_size: int,
     seed: int,
     epochs: int,
@@ -199,15 +200,16 @@ def slice_batches(
         rows: int32 [N, 2], place of the volume and number of every slice.
         empty: bool [N], whether the slice has no region.
         empty_share: share of the empty slices that an epoch draws.
+        epoch_slices: largest number of slices of an epoch, drawn from those; 0 takes all.
         augment, batch_size, seed, epochs, first_epoch: of the run.
     """
     filled, rest = np.flatnonzero(~empty), np.flatnonzero(empty)
-    drawn = len(filled) + round(empty_share * len(rest))
-    steps = max(1, drawn // batch_size)
+    some = round(empty_share * len(rest))
+    steps = max(1, slices_drawn(empty, empty_share, epoch_slices) // batch_size)
 
     def order(epoch: int) -> np.ndarray:
         rng = np.random.default_rng([seed, epoch])
-        chosen = np.concatenate([filled, rng.permutation(rest)[: drawn - len(filled)]])
+        chosen = np.concatenate([filled, rng.permutation(rest)[:some]])
         return np.resize(rng.permutation(chosen), steps * batch_size)
 
     orders = tf.constant(
@@ -224,6 +226,12 @@ def slice_batches(
         return image, tf.ensure_shape(mask, (batch_size, *sampler.size))
 
     return in_parallel(tf.data.Dataset.range(first_epoch * steps, max(first_epoch, epochs) * steps), batch), steps
+
+
+def slices_drawn(empty: np.ndarray, empty_share: float, epoch_slices: int) -> int:
+    """Returns the number of slices that an epoch draws; the arguments are those of `slice_batches`."""
+    drawn = int((~empty).sum()) + round(empty_share * int(empty.sum()))
+    return min(drawn, epoch_slices) if epoch_slices else drawn
 
 
 def volume_batches(sampler: SliceSampler, place: int, count: int, batch_size: int) -> tf.data.Dataset:

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from kmura.config import SegmentationConfig
-from kmura.data.slices import SliceSampler, SliceTargets, slice_batches
+from kmura.data.slices import SliceSampler, SliceTargets, slice_batches, slices_drawn
 from kmura.data.volume_dataset import PLANE_AXES, Volume, VolumeDataset, slice_size
 from kmura.errors import InputError
 from kmura.metrics import overlap
@@ -56,12 +56,11 @@ class SegmentationLearner(Learner):
         )
         seen = [np.moveaxis(volume.mask, across, 0).any(axis=(1, 2)) for volume in volumes]
         self._empty = ~np.concatenate(seen)
-        filled = int((~self._empty).sum())
-        drawn = filled + round(data.empty * int(self._empty.sum()))
+        drawn = slices_drawn(self._empty, data.empty, data.epoch_slices)
         if drawn < train.batch_size:
             raise InputError(
-                f"the training volumes of area {dataset.area} have {drawn} {data.plane} slices, fewer than a batch of "
-                f"{train.batch_size}; reduce train.batch_size"
+                f"an epoch has {drawn} {data.plane} slices of the training volumes of {dataset.area}, fewer than a "
+                f"batch of {train.batch_size}; reduce train.batch_size, or raise data.epoch_slices"
             )
         self.steps = drawn // train.batch_size
         self.saved = self.model = network(config, self.targets, volumes, load_weights=load_weights)
@@ -87,6 +86,7 @@ class SegmentationLearner(Learner):
             self._empty,
             augment=self.config.augment,
             empty_share=self.config.data.empty,
+            epoch_slices=self.config.data.epoch_slices,
             batch_size=self.config.train.batch_size,
             seed=self.config.train.seed,
             epochs=last,

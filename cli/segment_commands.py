@@ -4,7 +4,7 @@ import click
 
 from kmura.cli.options import WORKERS, Choice, Recipe, examples, given_settings, names_option, seed_option, short_flags
 from kmura.config import SegmentationConfig, recipe_names
-from kmura.config.segmentation import PLANES
+from kmura.config.segmentation import PLANES, VOLUME_SPLITS
 
 SHORT_FLAGS = {
     "--slices": ("data.slices", "Neighbouring slices that the network sees.", None),
@@ -75,8 +75,12 @@ def demo_data(out, heads, spacing, max_angle, seed):
 )
 @click.option("--low", default=-124.0, metavar="HU", help="Gray value that becomes black.")
 @click.option("--high", default=130.0, metavar="HU", help="Gray value that becomes white.")
-@click.option("--val-fraction", default=0.15, metavar="SHARE", help="Share of the volumes for validation.")
-@click.option("--test-fraction", default=0.2, metavar="SHARE", help="Share of the volumes for testing.")
+@click.option(
+    "--val-fraction", default=VOLUME_SPLITS.val_fraction, metavar="SHARE", help="Share of the volumes for validation."
+)
+@click.option(
+    "--test-fraction", default=VOLUME_SPLITS.test_fraction, metavar="SHARE", help="Share of the volumes for testing."
+)
 @click.option("--seed", default=0, metavar="N", help="Seed of the splits.")
 @click.option("--overwrite", is_flag=True, help="Replace records of other files or options in OUT.")
 @WORKERS

@@ -186,6 +186,13 @@ def test_cases_that_cannot_be_used_are_refused_in_one_line(heads, tmp_path, monk
     refused("split 'dev'; give train, val, test", options=given)
 
 
+def test_the_command_and_the_library_build_the_same_records(heads, tmp_path, monkeypatch, capsys):
+    build_volumes(heads, tmp_path / "library")
+    assert kmura_main(monkeypatch, capsys, "segment", "build", heads, "--out", tmp_path / "command")[0] == 0
+    first, second = (tmp_path / name / "manifest.json" for name in ("library", "command"))
+    assert first.read_bytes() == second.read_bytes()
+
+
 def test_pairs_of_a_table_may_state_their_split(heads, tmp_path):
     rows = [f"h{n},{n}.nii.gz,{n}-seg.nii.gz,{n}.txt,{split}" for n, split in ((1, "train"), (2, "val"), (3, "test"))]
     (tmp_path / "pairs.csv").write_text("id,image,labels,transform,split\n" + "\n".join(rows) + "\n")

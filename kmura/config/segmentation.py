@@ -5,9 +5,11 @@ from typing import Literal
 
 from kmura.config.keys import check_values, key
 from kmura.config.names import BACKBONE_NAMES
+from kmura.config.records import RecordsConfig
 from kmura.errors import InputError
 
 PLANES = ("axial", "coronal", "sagittal")
+VOLUME_SPLITS = RecordsConfig(val_fraction=0.15, test_fraction=0.2)  # of volumes, which are few
 
 
 @dataclasses.dataclass(frozen=True)

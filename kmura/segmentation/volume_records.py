@@ -17,6 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from kmura.config import RecordsConfig
+from kmura.config.segmentation import VOLUME_SPLITS
 from kmura.data.volume_dataset import natural_order
 from kmura.errors import InputError, reason
 from kmura.records.image_files import PassedOver
@@ -171,7 +172,7 @@ def build_volumes(
     Args:
         root: folder of the cases.
         out: folder for the records.
-        options: shares of the splits, seed, slices per shard; `max_side` does not apply.
+        options: shares of the splits, seed, slices per shard; `max_side` does not apply. None: VOLUME_SPLITS.
         overwrite, workers, progress: see `kmura.build_records`.
         **layout_options: `name` of the area, `classes`, the patterns `images`, `labels` and `transforms`, `pairs` (a
             CSV file instead of patterns), and the window `low` and `high`, HU.
@@ -181,7 +182,7 @@ def build_volumes(
             outside the classes, an empty or fractional label map, four dimensions, an unknown orientation or voxel
             size, a transform that is not rigid.
     """
-    options = dataclasses.replace(options or RecordsConfig(), encoding="png", channels=1, max_side=1 << 20)
+    options = dataclasses.replace(options or VOLUME_SPLITS, encoding="png", channels=1, max_side=1 << 20)
     return build_records(
         root, out, layout=Volumes(), options=options, overwrite=overwrite, workers=workers, progress=progress,
         **layout_options,

@@ -14,7 +14,7 @@ import pytest
 from command import kmura_main
 
 import kmura
-from kmura.config import PretrainingConfig, load_config
+from kmura.config import MethodConfig, PretrainingConfig, load_config
 from kmura.errors import InputError
 from kmura.runs.run import Run, load_model
 
@@ -198,6 +198,19 @@ def test_the_report_shows_encoders_side_by_side(vicreg, records, tmp_path):
     assert figures == {f"run{number}-{name}" for number in (0, 1) for name in names}
 
 
+@pytest.mark.parametrize(
+    ("settings", "units", "norm"),
+    [
+        ({}, (2048, 2048, 2048), False),
+        ({"method": "simclr"}, (512, 128), True),
+        ({"method": "simclr", "projector": (64,)}, (64,), False),
+        ({"projector_norm": True}, (2048, 2048, 2048), True),
+    ],
+)
+def test_the_projection_head_is_that_of_the_method_unless_it_is_configured(settings, units, norm):
+    assert MethodConfig(**settings).projection == {"projector": units, "projector_norm": norm}
+
+
 def test_other_settings_and_impossible_ones_are_refused(vicreg, records, tmp_path, monkeypatch, capsys):
     runs = vicreg.folder.parents[1]
     with pytest.raises(InputError, match="method.invariance: 25.0 -> 1.0"):
@@ -206,7 +219,7 @@ def test_other_settings_and_impossible_ones_are_refused(vicreg, records, tmp_pat
         pretrained(records, tmp_path, train__batch_size=1000)
     for settings, text in (
         (["method.temperature=0"], "method.temperature is 0"),
-        (["method.projector=[]"], "method.projector is empty"),
+        (["method.projector=[0]"], "method.projector"),
         (["train.warmup_epochs=99"], "train.warmup_epochs is 99.0; allowed is 0 to 50"),
         (["view.flip=1"], "unknown key view in settings; did you mean views"),
     ):

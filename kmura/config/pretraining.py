@@ -7,6 +7,8 @@ from kmura.config.keys import Range, check_values, key
 from kmura.config.names import BACKBONE_NAMES
 from kmura.errors import InputError
 
+# method -> units of the layers of its projection head, and whether the last one has batch normalisation, too
+PROJECTORS = {"vicreg": ((2048, 2048, 2048), False), "simclr": ((512, 128), True)}
 RATE_IMAGES = 256  # images of a step to which `train.base_rate` refers
 
 
@@ -91,7 +93,10 @@ class MethodConfig:
         "'patient' of an area (Azizi et al. 2021); an image without a partner is paired with itself.",
     )
     projector: tuple[int, ...] = key(
-        (2048, 2048, 2048), "Units of the layers of the projection head, first to last.", at_least=1
+        (),
+        "Units of the layers of the projection head, first to last; [] takes those of the method: [2048, 2048, 2048] "
+        "(vicreg), or [512, 128] with batch normalisation after the last layer, too (simclr).",
+        at_least=1,
     )
     projector_norm: bool = key(False, "Use batch normalisation also after the last layer of the projection head.")
     temperature: float = key(0.5, "Temperature of NT-Xent (simclr).", above=(0, 10))
@@ -101,10 +106,17 @@ class MethodConfig:
 
     def __post_init__(self):
         check_values(self, "method")
-        if not self.projector:
-            raise InputError("method.projector is empty; give the units of one or more layers, for example [512, 128]")
         if self.method == "vicreg" and not (self.invariance or self.variance or self.covariance):
             raise InputError("method.invariance, method.variance and method.covariance are all 0; set one of them")
+
+    @property
+    def projection(self) -> dict:
+        """The arguments `projector` and `projector_norm` of a network: as configured, or those of the method."""
+        units, norm = PROJECTORS[self.method]
+        return {
+            "projector": self.projector or units,
+            "projector_norm": self.projector_norm or (norm and not self.projector),
+        }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,8 +91,7 @@ def check_data(dataset: Dataset, config: PretrainingConfig) -> None:
         image_size=config.data.image_size,
         channels=dataset.manifest.channels,
         num_classes=1,
-        projector=config.method.projector,
-        projector_norm=config.method.projector_norm,
+        **config.method.projection,
     )
 
 

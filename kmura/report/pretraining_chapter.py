@@ -131,7 +131,7 @@ def _facts(run: Run) -> dict[str, str]:
     """How a run was made: name -> text."""
     description, config = run.description, run.config
     train, method = config.train, config.method
-    projector = ", ".join(map(str, method.projector))
+    projector = ", ".join(map(str, method.projection["projector"]))
     return {
         "encoder": f"{config.encoder.backbone}, start {config.encoder.weights}, {config.data.image_size} pixels",
         "method": f"{method.method}, projection head {projector}, positives of one {method.positives}",

@@ -1,7 +1,5 @@
 """Fusion of the planes of a volume: literal definitions, fitted weights whose best values are known, bounded memory."""
 
-import tracemalloc
-
 import numpy as np
 import pytest
 from scipy import optimize, special
@@ -13,8 +11,6 @@ from kmura.segmentation.plane_fusion import (
     fit_plane_weights,
     fused_labels,
     fused_probabilities,
-    fused_volume,
-    plane_blocks,
     quantized,
 )
 
@@ -74,30 +70,13 @@ def test_weights_of_planes_and_of_classes_have_their_literal_meaning():
 
 
 @pytest.mark.parametrize("how", ["mean", "majority", "weighted"])
-def test_blocks_from_files_give_the_labels_of_the_whole_volume(how, tmp_path):
+def test_bytes_and_half_floats_give_the_labels_of_float32(how):
     block, _ = planes((7, 5, 4))
-    maps = []
-    for number, plane in enumerate(block):
-        maps.append(np.lib.format.open_memmap(tmp_path / f"{number}.npy", "w+", np.uint8, plane.shape))
-        maps[-1][:] = quantized(plane)
     weights = PlaneWeights([0.6, 0.3, 0.1]) if how == "weighted" else None
-    parts = list(fused_volume(plane_blocks(maps, 3), how, weights))
-    assert [len(part) for part in parts] == [3, 3, 1]
-    whole = np.stack([np.rint(plane * 255) / 255 for plane in block])
-    np.testing.assert_array_equal(np.concatenate(parts), fused_labels(whole, how, weights))
-    halves = list(fused_volume([block.astype(np.float16)], how, weights))[0]
+    rounded = (np.rint(block * 255) / 255).astype(np.float32)
+    np.testing.assert_array_equal(fused_labels(quantized(block), how, weights), fused_labels(rounded, how, weights))
+    halves = fused_labels(block.astype(np.float16), how, weights)
     assert (halves == fused_labels(block, how, weights)).mean() > 0.98
-
-
-def test_memory_is_that_of_a_block(tmp_path):
-    shape = (64, 48, 48, 8)
-    maps = [np.lib.format.open_memmap(tmp_path / f"{number}.npy", "w+", np.uint8, shape) for number in range(3)]
-    tracemalloc.start()
-    for _ in fused_volume(plane_blocks(maps, 2)):
-        pass
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 0.5 * 3 * np.prod(shape), "less than half of the probabilities, which are uint8"
 
 
 def mean_dice(labels, truth):
@@ -196,5 +175,3 @@ def test_wrong_arguments_give_one_line():
         fit_plane_weights([(block, np.full_like(truth, -1))])
     with pytest.raises(InputError, match="objective 'iou' is unknown"):
         fit_plane_weights([(block, truth)], objective="iou")
-    with pytest.raises(InputError, match="resample them to one grid"):
-        next(plane_blocks([block[0], block[1, :3]]))

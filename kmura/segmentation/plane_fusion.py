@@ -6,7 +6,7 @@ bounded.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from scipy import optimize, special
@@ -48,23 +48,6 @@ class PlaneWeights:
 def quantized(probabilities: np.ndarray) -> np.ndarray:
     """Returns probabilities as uint8, 1/255 each, which take a quarter of the memory of float32."""
     return np.rint(np.asarray(probabilities, np.float32) * FULL).astype(np.uint8)
-
-
-def plane_blocks(volumes: Sequence[np.ndarray], slices: int = 4) -> Iterator[np.ndarray]:
-    """Yields the blocks [P, n, ..., K] of the probabilities of the planes, of at most `slices` slices each.
-
-    Args:
-        volumes: probabilities of each plane, [Z, ..., K] arrays or memory maps with the same axes.
-        slices: n, along the first axis.
-
-    Raises:
-        InputError: the shapes differ.
-    """
-    shapes = {np.shape(volume) for volume in volumes}
-    if len(shapes) != 1:
-        raise InputError(f"the planes have probabilities of the shapes {sorted(shapes)}; resample them to one grid")
-    for start in range(0, len(volumes[0]), slices):
-        yield np.stack([volume[start : start + slices] for volume in volumes])
 
 
 def fused_probabilities(block: np.ndarray, weights: PlaneWeights | None = None) -> np.ndarray:
@@ -114,19 +97,6 @@ def fused_labels(block: np.ndarray, how: str = MEAN, weights: PlaneWeights | Non
     for number in range(1, block.shape[-1]):
         labels[2 * (votes == number).sum(axis=0) > len(votes)] = number
     return labels
-
-
-def fused_volume(
-    blocks: Iterable[np.ndarray], how: str = MEAN, weights: PlaneWeights | None = None
-) -> Iterator[np.ndarray]:
-    """Yields the class numbers of each block, see `fused_labels`.
-
-    Args:
-        blocks: [P, ..., K] each, such as those of `plane_blocks`.
-        how, weights: see `fused_labels`.
-    """
-    for block in blocks:
-        yield fused_labels(block, how, weights)
 
 
 def fit_plane_weights(

@@ -20,7 +20,6 @@ from kmura.segmentation.dicom_series import OUTSIDE, read_series
 from kmura.segmentation.volume_headers import check_header, not_finite, suffix_of
 
 # numpy axis of a canonical volume [z, y, x] along which the slices of a plane are stacked
-PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
 WINDOW = (-124.0, 130.0)  # HU
 _TOWARDS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}  # LPS axis and sign
 TRANSFORM_SUFFIXES = (".txt", ".tfm", ".h5", ".hdf5", ".mat")
@@ -239,16 +238,6 @@ def back(labels_or_probabilities, transform, scan):
     return sitk.Resample(labels_or_probabilities, scan, inverse, interpolator, 0.0)
 
 
-def window(array: np.ndarray, low: float = WINDOW[0], high: float = WINDOW[1]) -> np.ndarray:
-    """Returns Hounsfield units [...] as float32 in 0..1: `low` and less becomes 0, `high` and more becomes 1.
-
-    Raises:
-        InputError: `low` is not less than `high`.
-    """
-    _check_window(low, high)
-    return np.clip((np.asarray(array, np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
-
-
 def to_gray(array: np.ndarray, low: float = WINDOW[0], high: float = WINDOW[1]) -> np.ndarray:
     """Returns Hounsfield units [...] as uint8 gray levels.
 
@@ -257,15 +246,11 @@ def to_gray(array: np.ndarray, low: float = WINDOW[0], high: float = WINDOW[1]) 
     Raises:
         InputError: `low` is not less than `high`.
     """
-    _check_window(low, high)
+    if not low < high:
+        raise InputError(f"window {low:g} to {high:g} HU is empty; give a lower limit below the upper one")
     scale = np.float32(min(1.0, 255 / (high - low)))
     limited = np.clip(np.asarray(array, np.float32), np.float32(low), np.float32(high))
     return np.floor((limited - np.float32(low)) * scale + np.float32(0.5)).astype(np.uint8)
-
-
-def _check_window(low: float, high: float) -> None:
-    if not low < high:
-        raise InputError(f"window {low:g} to {high:g} HU is empty; give a lower limit below the upper one")
 
 
 def read_transform(path: str | os.PathLike):

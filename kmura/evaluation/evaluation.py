@@ -12,6 +12,7 @@ from kmura import metrics
 from kmura.errors import InputError
 from kmura.evaluation.class_scores import ClassLevelScores, MultiScores
 from kmura.evaluation.scoring import LEVELS, LevelScores, Scores
+from kmura.evaluation.subgroups import Subgroups
 from kmura.files import sha256_of
 from kmura.records.schema import VERSION_1_SPLITS
 from kmura.runs.predictions import read_predictions
@@ -44,6 +45,7 @@ class Evaluation:
         scores: `Scores` for a binary run, `MultiScores` for several classes or labels.
         task, classes: of the run.
         localization_faithfulness: split -> value, see `kmura.evaluation.localization`; None if it was not computed.
+        subgroups: area, label or class -> scores of its subgroups; empty if none were asked for.
     """
 
     metrics_version: int = METRICS_VERSION
@@ -59,6 +61,7 @@ class Evaluation:
     task: str = Binary.name
     classes: tuple[str, ...] = ()
     localization_faithfulness: dict[str, float] | None
+    subgroups: dict[str, Subgroups] = dataclasses.field(default_factory=dict)
 
     @property
     def is_binary(self) -> bool:

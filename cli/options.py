@@ -221,3 +221,34 @@ def seed_option(help: str) -> Callable:
 def resamples_option(help: str = "Bootstrap resamples of patients.") -> Callable:
     """The option `--resamples` of confidence intervals."""
     return click.option("--resamples", type=click.IntRange(1), default=2000, help=help)
+
+
+def calibration_options(command: Callable) -> Callable:
+    """A decorator that adds `--calibration`, `--calibrate-at` and `--threshold`."""
+    rules = names_option(
+        "--threshold",
+        "rules",
+        metavar="RULE,...",
+        show_default="0.5, max_f1, youden, sensitivity>=0.9, specificity>=0.9",
+        help="How thresholds are chosen on val: a number, max_f1, youden, sensitivity>=X or specificity>=X.",
+    )
+    level = click.option(
+        "--calibrate-at",
+        type=Choice(["image", "study"]),
+        default="study",
+        help="Level at which the calibration is fitted.",
+    )
+    method = click.option(
+        "--calibration",
+        type=Choice(["platt", "temperature", "isotonic", "none"]),
+        default="platt",
+        help="How probabilities are calibrated on val; scores are given before and after.",
+    )
+    return method(level(rules(command)))
+
+
+BY = names_option(
+    "--by",
+    metavar="RULE,...",
+    help="Also score subgroups: by the values of a column, such as sex, or by a condition, such as age>=18.",
+)

@@ -11,7 +11,7 @@ import pandas as pd
 from kmura import metrics
 from kmura.errors import InputError
 from kmura.evaluation.class_scores import ClassLevelScores, MultiScores
-from kmura.evaluation.scoring import LEVELS, LevelScores, Scores
+from kmura.evaluation.scoring import LEVELS, LevelScores, Scores, headline_split
 from kmura.evaluation.subgroups import Subgroups
 from kmura.files import sha256_of
 from kmura.records.schema import VERSION_1_SPLITS
@@ -67,6 +67,11 @@ class Evaluation:
     def is_binary(self) -> bool:
         """Whether the scores are those of one yes/no question."""
         return isinstance(self.scores, Scores)
+
+    @property
+    def split(self) -> str:
+        """The split whose scores are shown first, see `headline_split`."""
+        return headline_split(self.scores.splits, self.select_on, self.scores.options.fit_on)
 
     @classmethod
     def from_json(cls, value: Any) -> "Evaluation":

@@ -53,6 +53,11 @@ class Subgroup:
     positives: int
     scores: dict[str, Interval]
 
+    def title(self, rule: str) -> str:
+        """The name of the subgroup, with that of its column unless it is a condition."""
+        is_condition = any(sign in rule for sign in "<>=") and self.name != NO_VALUE
+        return self.name if is_condition else f"{rule}: {self.name}"
+
 
 @dataclasses.dataclass(frozen=True)
 class SubgroupDifference:
@@ -430,7 +435,7 @@ def _differences(groups, by_rule, scored, drawn, where: str, small_groups) -> li
                 text, score, low, high, interval, float(tested.p[place]), len(pairs)
             )
     for text, name in small:
-        small_groups.setdefault(name if name.startswith(text) else f"{text} {name}", []).append(where)
+        small_groups.setdefault(scored[text, name].title(text), []).append(where)
     return [found[text, score] for text in by_rule for score in COMPARED if (text, score) in found]
 
 

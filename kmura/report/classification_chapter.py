@@ -7,7 +7,7 @@ import pandas as pd
 
 from kmura.evaluation.evaluation import Evaluation, read_evaluation
 from kmura.evaluation.exploration import AreaData
-from kmura.evaluation.scoring import LevelScores, headline_split, shown_levels
+from kmura.evaluation.scoring import LevelScores, shown_levels
 from kmura.report import eda_figures, figures
 from kmura.report.chapter import Chapter, Gallery, Section, Table, Text
 from kmura.report.classification_details import Details, Question, details_of, question_of
@@ -60,7 +60,7 @@ def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
     gallery, stale = read_gallery(folder, evaluation.model_sha256)
     history = read_history(folder)
     scores = evaluation.scores
-    split = headline_split(scores.splits, description.config.train.select_on, scores.options.fit_on)
+    split = evaluation.split
     question = question_of(table, scores, run.area, task)
     details = details_of(scores, split, question, task)
     area = "All areas" if description.area == ALL else description.area

@@ -55,8 +55,8 @@ def score(
         options: pooling, calibration, thresholds, bootstrap, mixed studies; its `fit_on` is ignored.
 
     Raises:
-        InputError: a file cannot be read, a column is missing, an entry is impossible (says in which line), studies have
-            images of several labels, the second file is of other images, or `out` cannot be written.
+        InputError: a file cannot be read, a column is missing, an entry is impossible (says in which line), studies
+            have images of several labels, the second file is of other images, or `out` cannot be written.
     """
     if out is not None:
         _check_out(Path(out))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from kmura.evaluation.subgroups import COMPARED, Subgroup, SubgroupLevel, Subgroups
+from kmura.evaluation.subgroups import COMPARED, SubgroupLevel, Subgroups
 from kmura.report.chapter import Section, Table
 from kmura.report.classification_pictures import Names
 from kmura.report.figures import BLUE, GRAY, Picture, drawn, labelled
@@ -49,7 +49,7 @@ def _tables(scored: SubgroupLevel, where: str, is_single_view: bool) -> list[Tab
     units = "images" if is_single_view or scored.level == "image" else "studies"
     decisions = f"{'calibrated ' if scored.calibrated else ''}probability of {scored.threshold:.4g} or more"
     rows = [
-        (title_of(rule, group), group.units, group.patients, group.positives, *(group.scores[name] for name in TITLES))
+        (group.title(rule), group.units, group.patients, group.positives, *(group.scores[name] for name in TITLES))
         for rule, groups in scored.groups.items()
         for group in groups
     ]
@@ -67,14 +67,9 @@ def _tables(scored: SubgroupLevel, where: str, is_single_view: bool) -> list[Tab
     return tables
 
 
-def title_of(rule: str, group: Subgroup) -> str:
-    """The name of a subgroup, with that of its column unless it is a condition."""
-    return group.name if any(sign in group.name for sign in "<>=") else f"{rule}: {group.name}"
-
-
 def forest(name: str, what: str, scored: SubgroupLevel) -> Picture:
     """The AUC, sensitivity and specificity of every subgroup with its interval, one row per subgroup."""
-    rows = [(title_of(rule, group), group) for rule, groups in scored.groups.items() for group in groups]
+    rows = [(group.title(rule), group) for rule, groups in scored.groups.items() for group in groups]
     ends = np.cumsum([len(groups) for groups in scored.groups.values()])[:-1]
 
     def draw(panels):

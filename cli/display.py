@@ -54,9 +54,7 @@ def show_evaluation(evaluation) -> None:
 
 
 def show_scores(evaluation, title: str) -> None:
-    """Prints the tables, subgroups and notes of an `Evaluation` or of `ScoredPredictions`."""
-    from kmura.cli.score_tables import show_subgroups
-
+    """Prints the tables and notes of an `Evaluation` or of `ScoredPredictions`."""
     out, scores = console(), evaluation.scores
     if evaluation.is_binary:
         for split in scores.splits:
@@ -72,7 +70,6 @@ def show_scores(evaluation, title: str) -> None:
             if scores.questions:
                 pooled = {"all areas": scores.pooled} if scores.pooled else {}
                 out.print(questions_table(scores.questions | pooled, split))
-    show_subgroups(evaluation.subgroups, evaluation.split)
     for note in scores.notes:
         out.print(note)
 

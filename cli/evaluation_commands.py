@@ -57,7 +57,12 @@ def evaluate(run, records, rules, faithfulness, by, **options):
 
     more = {} if faithfulness is None else {"faithfulness": faithfulness}  # only classification has maps
     more |= {"by": by} if by else {}
-    show_evaluation(evaluate(run, records=records, options=options, **more))
+    evaluation = evaluate(run, records=records, options=options, **more)
+    show_evaluation(evaluation)
+    if by:
+        from kmura.cli.score_tables import show_subgroups
+
+        show_subgroups(evaluation.subgroups, evaluation.split)
 
 
 @click.command(

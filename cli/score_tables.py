@@ -18,6 +18,7 @@ def show_scored(scored, levels, scores) -> None:
         for line in (*file.columns, *file.remarks):
             out.print(f"  {one_line(line)}")
         show_scores(file, f"{file.name}: {file.area}")
+        show_subgroups(file.subgroups, file.split)
         if not file.has_patients:
             out.print("the file does not identify patients, so leakage between splits could not be checked by patient")
         for leak in file.leaks:

@@ -268,11 +268,13 @@ def score_subgroups(
             level: _level(known, groups, level, draws, options, _decision(scores, split, level), small_groups)
             for level in (("study",) if single else LEVELS)
         }
-    notes = [
-        f"{name} is not compared in every score, since it has fewer than {FEWEST} patients of a class that the score "
-        f"needs ({'; '.join(places)})"
-        for name, places in small_groups.items()
-    ]
+    notes = []
+    if small_groups:
+        listed = ", ".join(f"{title} ({', '.join(dict.fromkeys(names))})" for title, names in small_groups.items())
+        notes.append(
+            f"subgroups with fewer than {FEWEST} patients of a class that a score needs are not compared in it: "
+            f"{listed}"
+        )
     return Subgroups(tuple(rule.text for rule in rules), splits, tuple(notes))
 
 
@@ -387,15 +389,13 @@ def _level(
         rule=decision.rule,
         calibrated=bool(decision.calibration),
         groups={text: [scored[key] for key in keys] for text, keys in by_rule.items()},
-        differences=_differences(groups, by_rule, scored, drawn, _where(known, level), small_groups),
+        differences=_differences(
+            groups, by_rule, scored, drawn, str(known["split"].iloc[0]) if len(known) else "", small_groups
+        ),
     )
 
 
-def _where(known: pd.DataFrame, level: str) -> str:
-    return f"{known['split'].iloc[0]}, {level} level" if len(known) else level
-
-
-def _differences(groups, by_rule, scored, drawn, where: str, small_groups) -> list[SubgroupDifference]:
+def _differences(groups, by_rule, scored, drawn, split: str, small_groups) -> list[SubgroupDifference]:
     """The largest difference of every rule in every score, corrected for all pairs; adds small subgroups."""
     small: dict[tuple[str, str], None] = {}  # an ordered set
     found: dict[tuple[str, str], SubgroupDifference] = {}
@@ -435,7 +435,7 @@ def _differences(groups, by_rule, scored, drawn, where: str, small_groups) -> li
                 text, score, low, high, interval, float(tested.p[place]), len(pairs)
             )
     for text, name in small:
-        small_groups.setdefault(scored[text, name].title(text), []).append(where)
+        small_groups.setdefault(scored[text, name].title(text), []).append(split)
     return [found[text, score] for text in by_rule for score in COMPARED if (text, score) in found]
 
 

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import os
+import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from kmura.errors import InputError, in_brief, unreadable
 
 MOST_ROWS = 2_000_000  # about 1 GB of memory and minutes of resampling
 _PART = 100_000  # rows read at a time
+TAB = "\t"
+_QUOTES = "put entries that contain the separator in double quotes"
 _SAMPLE = 1 << 16  # bytes that separator and encoding are recognised from
 
 
@@ -44,7 +47,10 @@ class TableFile:
             header = next(iter(text.splitlines()), "")
             self.separator = max(",;\t", key=header.count)
             names = next(csv.reader([header], delimiter=self.separator), [])
+            first = next(csv.reader(text.splitlines()[1:2], delimiter=self.separator), [])
         self.columns = tuple(name.strip() for name in names)
+        if any(entry.strip() for entry in first[len(names) :]):
+            raise InputError(f"{self.path}, line 2: {len(first)} entries, but {len(names)} columns; {_QUOTES}")
         if not any(self.columns):
             raise InputError(f"{self.path} has no header; give a CSV file whose first line names the columns")
         twice = next((name for name in self.columns if self.columns.count(name) > 1), None)
@@ -54,7 +60,7 @@ class TableFile:
         if self.encoding == "latin-1":
             self.remarks += ("the file is not UTF-8 and was read as Latin-1",)
         if self.separator != ",":
-            self.remarks += (f"columns are separated by {'tabs' if self.separator == chr(9) else 'semicolons'}",)
+            self.remarks += (f"columns are separated by {'tabs' if self.separator == TAB else 'semicolons'}",)
 
     def check_column(self, name: str, option: str) -> None:
         """Checks that the file has a column.
@@ -86,7 +92,8 @@ class TableFile:
             InputError: the file is damaged, has no rows, or more than `most`.
         """
         parts, number = [], 0
-        with self._readable(), self._open() as file:
+        with self._readable(), self._open() as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)  # of separators at the end of every line
             text = io.TextIOWrapper(file, encoding=self.encoding, newline="")
             parser = pd.read_csv(
                 text,
@@ -94,7 +101,6 @@ class TableFile:
                 names=list(self.columns),
                 header=None,
                 skiprows=1,
-                usecols=list(columns),
                 dtype=str,
                 keep_default_na=False,
                 chunksize=_PART,
@@ -108,10 +114,10 @@ class TableFile:
                         f"{self.path} has more than {most:,} rows, which would not fit into memory with its resamples; "
                         "score a random sample of its patients, or one split at a time"
                     )
-                parts.append(part)
+                parts.append(part[list(columns)])
         if not number:
             raise InputError(f"{self.path} has no rows; give one row per image")
-        table = pd.concat(parts, ignore_index=True)[list(columns)]
+        table = pd.concat(parts, ignore_index=True)
         return table.fillna("").apply(lambda column: column.str.strip())
 
     def _open(self):
@@ -149,4 +155,6 @@ class TableFile:
         except InputError:
             raise
         except (ValueError, csv.Error) as error:  # pandas' own errors are ValueErrors
-            raise InputError(f"{self.path} is not a table: {in_brief(error)}; give a CSV file") from error
+            raise InputError(
+                f"{self.path} is not a table ({in_brief(error)}); give a CSV file, and {_QUOTES}"
+            ) from error

@@ -144,7 +144,7 @@ class Rule:
         Raises:
             InputError: the column has too many values, or a condition compares text with a number.
         """
-        text = values.fillna("").astype(str).str.strip()
+        text = values.astype(object).where(values.notna(), "").astype(str).str.strip()
         blank = text.str.lower().isin(("", "nan", "none", "na", "<na>"))
         if not self.sign:
             number = pd.to_numeric(text[~blank], errors="coerce")
@@ -326,29 +326,31 @@ class _Group:
         """The number of patients, of all or of those with a unit of a class."""
         return len(np.unique(self.place if label is None else self.place[self.units.label == label]))
 
-    def more_variance(self, score: str, drawn: np.ndarray, interval: Interval) -> float:
-        """The variance of a score that its resamples lack.
+    def varied(self, score: str, drawn: np.ndarray, interval: Interval, seed: int) -> np.ndarray:
+        """Returns a score in the resamples [R], with the variation that resamples of extreme scores lack.
 
-        Resamples of a share of 1 are all 1, and those of shares and AUCs close to 1 vary too little. The variance is
-        therefore at least that of a normal variable with the width of the interval of the AUC or, if decisions of a
-        class are rarely wrong or rarely right, with that of Wilson's interval.
+        Resamples of a share of 1 are all 1, and those of shares and AUCs close to 1 vary too little. Normal noise is
+        therefore added where the resamples vary less than a normal variable with the width of the interval of the AUC
+        or, if decisions of a class are rarely wrong or rarely right, with that of Wilson's interval.
 
         Args:
             score: a name of COMPARED.
             drawn: [R], the score in the resamples.
             interval: of the score.
+            seed: of the noise, another one for every subgroup.
         """
         if score != "auc":
             (label,) = _NEEDED[score]
             rows = self.units.label == label
             right = (self.decided.probability[rows] >= self.decision.threshold) == (label == 1)
             if min(len(np.unique(self.place[rows][right == value])) for value in (True, False)) >= RARE:
-                return 0.0
+                return drawn
             interval = Interval(interval.value, *map(float, metrics.wilson(interval.value, self.patients(label))))
-        drawn = drawn[~np.isnan(drawn)]
-        if np.isnan(interval.low) or len(drawn) < 2:
-            return 0.0
-        return max(0.0, ((interval.high - interval.low) / (2 * Z)) ** 2 - float(np.var(drawn, ddof=1)))
+        defined = drawn[~np.isnan(drawn)]
+        if np.isnan(interval.low) or len(defined) < 2:
+            return drawn
+        lacking = ((interval.high - interval.low) / (2 * Z)) ** 2 - float(np.var(defined, ddof=1))
+        return drawn + np.random.default_rng(seed).normal(0, np.sqrt(max(0.0, lacking)), len(drawn))
 
     def scored(self, drawn: Mapping[str, np.ndarray]) -> Subgroup:
         label, threshold = self.units.label, self.decision.threshold
@@ -414,11 +416,13 @@ def _differences(groups, by_rule, scored, drawn, split: str, small_groups) -> li
         compared = {key for pair in pairs for key in pair}
         values = {key: scored[key].scores[score].value for key in compared}
         differences = [values[other] - values[one] for one, other in pairs]
-        more = {key: groups[key].more_variance(score, drawn[key][score], scored[key].scores[score]) for key in compared}
+        varied = {
+            key: groups[key].varied(score, drawn[key][score], scored[key].scores[score], number)
+            for number, key in enumerate(groups)
+            if key in compared
+        }
         tested = metrics.simultaneous(
-            differences,
-            np.stack([drawn[other][score] - drawn[one][score] for one, other in pairs], axis=1),
-            np.array([more[one] + more[other] for one, other in pairs]),
+            differences, np.stack([varied[other] - varied[one] for one, other in pairs], axis=1)
         )
         for text in by_rule:
             places = [place for place, (one, _) in enumerate(pairs) if one[0] == text]

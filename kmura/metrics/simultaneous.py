@@ -23,7 +23,7 @@ class Simultaneous:
     p: np.ndarray
 
 
-def simultaneous(difference, drawn, more_variance=0.0, level: float = 0.95) -> Simultaneous:
+def simultaneous(difference, drawn, level: float = 0.95) -> Simultaneous:
     """Returns differences with simultaneous intervals and single-step maxT p-values.
 
     The largest of the studentised deviations |d* - d| / s of a resample is the reference for all differences: its
@@ -35,8 +35,6 @@ def simultaneous(difference, drawn, more_variance=0.0, level: float = 0.95) -> S
     Args:
         difference: [P].
         drawn: [R, P], the differences in R resamples; NaN where undefined.
-        more_variance: [P] or one number, 0 or more: variance that the resamples do not show, as of a score of 1 that is
-            1 in every resample; it is added to s^2.
         level: coverage, 0..1.
     """
     difference, drawn = np.asarray(difference, float), np.asarray(drawn, float)
@@ -44,7 +42,6 @@ def simultaneous(difference, drawn, more_variance=0.0, level: float = 0.95) -> S
     number = defined.sum(0)
     mean = np.where(defined, drawn, 0).sum(0) / np.maximum(number, 1)
     spread = np.sqrt(np.where(defined, (drawn - mean) ** 2, 0).sum(0) / np.maximum(number - 1, 1))
-    spread = np.sqrt(spread**2 + more_variance)
     usable = (number > 1) & (spread > 1e-9) & ~np.isnan(difference)
     nothing = np.full(len(difference), np.nan)
     low, high, p = nothing.copy(), nothing.copy(), nothing.copy()

@@ -30,7 +30,7 @@ from kmura.config import CamConfig
 @RECORDS_OF_RUN
 @POOLING
 @TOP_K
-@calibration_options
+@calibration_options("val")
 @BY
 @resamples_option()
 @seed_option("Seed of the bootstrap.")

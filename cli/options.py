@@ -223,28 +223,36 @@ def resamples_option(help: str = "Bootstrap resamples of patients.") -> Callable
     return click.option("--resamples", type=click.IntRange(1), default=2000, help=help)
 
 
-def calibration_options(command: Callable) -> Callable:
-    """A decorator that adds `--calibration`, `--calibrate-at` and `--threshold`."""
-    rules = names_option(
-        "--threshold",
-        "rules",
-        metavar="RULE,...",
-        show_default="0.5, max_f1, youden, sensitivity>=0.9, specificity>=0.9",
-        help="How thresholds are chosen on val: a number, max_f1, youden, sensitivity>=X or specificity>=X.",
+def calibration_options(split: str) -> Callable:
+    """A decorator that adds `--calibration`, `--calibrate-at` and `--threshold`; `split`: what they are fitted on."""
+    options = (
+        click.option(
+            "--calibration",
+            type=Choice(["platt", "temperature", "isotonic", "none"]),
+            default="platt",
+            help=f"How probabilities are calibrated on {split}; scores are given before and after.",
+        ),
+        click.option(
+            "--calibrate-at",
+            type=Choice(["image", "study"]),
+            default="study",
+            help="Level at which the calibration is fitted.",
+        ),
+        names_option(
+            "--threshold",
+            "rules",
+            metavar="RULE,...",
+            show_default="0.5, max_f1, youden, sensitivity>=0.9, specificity>=0.9",
+            help=f"How thresholds are chosen on {split}: a number, max_f1, youden, sensitivity>=X or specificity>=X.",
+        ),
     )
-    level = click.option(
-        "--calibrate-at",
-        type=Choice(["image", "study"]),
-        default="study",
-        help="Level at which the calibration is fitted.",
-    )
-    method = click.option(
-        "--calibration",
-        type=Choice(["platt", "temperature", "isotonic", "none"]),
-        default="platt",
-        help="How probabilities are calibrated on val; scores are given before and after.",
-    )
-    return method(level(rules(command)))
+
+    def decorated(command: Callable) -> Callable:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorated
 
 
 BY = names_option(

@@ -64,7 +64,7 @@ def _columns(role: str, help: str):
 @BY
 @POOLING
 @TOP_K
-@calibration_options
+@calibration_options("the split --fit-on")
 @names_option("--level", "levels", choices=("study", "image"), default=("study",), help="Levels of the comparison.")
 @names_option(
     "--score", "scores", metavar="SCORE,...", default=("auc", "f1", "kappa"), help="Scores of the comparison."

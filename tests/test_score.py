@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from command import kmura_main
+from scipy import stats
 from scipy.special import expit, logit
 from sklearn import metrics as theirs
 from test_scoring import simulated
@@ -118,6 +119,15 @@ def test_every_score_equals_that_of_scikit_learn(file):
         }
         found = scored.scores.splits[split]["image"].scores
         assert {name: score.value for name, score in found.items()} == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_interval_of_the_auc_is_that_of_a_clustered_delong_test(file):
+    table = foreign(300)
+    (scored,) = score_files([file(table)], LABEL, options=FEW)[0].files
+    for split, rows in table.groupby("subset"):
+        auc = scored.scores.splits[split]["image"].scores["auc"]
+        low, high = clustered_delong(rows["fracture"], rows["prob"], rows["patient_id"])
+        assert (auc.low, auc.high) == pytest.approx((low, high), abs=1e-9)
 
 
 def test_a_logit_alone_gives_the_same_scores_as_its_probability(file):
@@ -509,7 +519,7 @@ def test_real_predictions_of_a_detector():
         auc = scores[split]["image"].scores["auc"]
         assert auc.value == pytest.approx(theirs.roc_auc_score(rows["fracture"], rows["probability"]), abs=1e-9)
         low, high = clustered_delong(rows["fracture"], rows["probability"], rows["patient_id"])
-        assert (auc.low, auc.high) == pytest.approx((low, high), abs=0.0015)
+        assert (auc.low, auc.high) == pytest.approx((low, high), abs=1e-9)
         for name in by:
             for group in found.files[0].subgroups["fracture"].splits[split]["image"].groups[name]:
                 part = rows[rows[name].astype(str) == group.name]
@@ -519,7 +529,10 @@ def test_real_predictions_of_a_detector():
 
 
 def clustered_delong(label, score, patient):
-    """The interval of an AUC by Obuchowski (1997), on the scale of the AUC, written out from the paper's formulas."""
+    """The interval of an AUC with the variance of Obuchowski (1997), written out from the paper's formulas.
+
+    It is symmetric on the scale of the logit, with the quantile of Student's distribution for the rarer class.
+    """
     label, score, patient = (np.asarray(values) for values in (label, score, patient))
     one, other = score[label == 1], score[label == 0]
     kernel = (one[:, None] > other) + 0.5 * (one[:, None] == other)
@@ -535,4 +548,5 @@ def clustered_delong(label, score, patient):
     s01 = i01 / ((i01 - 1) * n) * (second**2).sum()
     s11 = i / (i - 1) * (first * second).sum()
     deviation = np.sqrt(s10 / m + s01 / n + 2 * s11 / (m * n))
-    return auc - 1.96 * deviation, auc + 1.96 * deviation
+    half = stats.t.ppf(0.975, min(i10, i01) - 1) * deviation / (auc * (1 - auc))
+    return expit(logit(auc) - half), expit(logit(auc) + half)

@@ -45,6 +45,8 @@ def _columns(role: str, help: str):
     "study", "The study; several columns together, such as study,side. Patients may use the same name of a study."
 )
 @_column("split", "The split.")
+@_columns("second-probability", "The probability in SECOND, if its column has another name there.")
+@_columns("second-logit", "The logit in SECOND, if its column has another name there.")
 @click.option(
     "--positive-class", metavar="LABEL", help="The positive label, where labels are texts other than yes and no."
 )

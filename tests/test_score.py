@@ -370,6 +370,20 @@ def test_two_files_are_compared_paired(file):
     assert tables[1].table["patient"].tolist() == tables[0].table["patient"].tolist()
 
 
+def test_two_columns_of_one_file_are_compared(file):
+    table = foreign(100).assign(theirs=0.5)
+    found = kmura.score(
+        file(table), file(table), label_column="fracture", probability_column="prob",
+        second_probability_column="theirs", options=FEW,
+    )  # fmt: skip
+    assert [one.name for one in found.files] == ["prob", "theirs"]
+    assert found.files[1].scores.splits["test"]["image"].scores["auc"].value == 0.5
+    with pytest.raises(InputError, match="columns of a second file are named, but there is none"):
+        kmura.score(file(table), label_column="fracture", second_logit_column="theirs")
+    with pytest.raises(InputError, match="no column 'thers'.*did you mean theirs"):
+        kmura.score(file(table), file(table), label_column="fracture", second_probability_column="thers")
+
+
 def test_files_that_cannot_be_paired_are_refused(file):
     table = foreign()
     given = read_given(file(table), LABEL)

@@ -118,8 +118,8 @@ def _check_roles(file: TableFile, chosen: Mapping[str, tuple[str, ...]], optiona
         raise InputError(f"{file.path}: which column is the label? name it with --label-column ({known})")
     if not chosen.get("probability") and not chosen.get("logit"):
         raise InputError(
-            f"{file.path}: which column is the prediction? name it with --probability-column or --logit-column "
-            f"({known})"
+            f"{file.path}: which column is the prediction? name it with --probability-column or --logit-column"
+            f"{' (--second-probability-column or --second-logit-column)' if 'label' in optional else ''} ({known})"
         )
     roles: dict[str, str] = {}
     for role in ROLES:

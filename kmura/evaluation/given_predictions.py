@@ -133,6 +133,7 @@ def read_second(
     path: str | os.PathLike,
     first: GivenPredictions,
     named: Mapping[str, Sequence[str]] | None = None,
+    named_second: Mapping[str, Sequence[str]] | None = None,
     *,
     most_rows: int = MOST_ROWS,
 ) -> GivenPredictions:
@@ -145,6 +146,7 @@ def read_second(
         path: of the CSV file, which may be gzipped.
         first: the first table.
         named: see `read_given`; columns that this file lacks are guessed.
+        named_second: role `probability` or `logit` -> its columns in this file, which must exist.
         most_rows: number of rows that are allowed.
 
     Raises:
@@ -155,6 +157,8 @@ def read_second(
         raise InputError(f"{path} cannot be paired without the names of images; name their column with --image-column")
     own = {role: names for role, names in (named or {}).items() if role in ("image", "label", "probability", "logit")}
     own = {role: names for role, names in own.items() if not names or set(names) <= set(file.columns)}
+    if named_second:  # then this file's other kind of prediction is not that of the first file
+        own = {role: names for role, names in own.items() if role not in ("probability", "logit")} | dict(named_second)
     columns = columns_of(file, own, optional=("label",))
     if not columns.image:
         raise InputError(f"{path}: which column is the image? name it with --image-column")

@@ -85,6 +85,7 @@ def score_files(
     paths: Sequence[str | os.PathLike],
     named: Mapping[str, Sequence[str]] | None = None,
     *,
+    named_second: Mapping[str, Sequence[str]] | None = None,
     options: ScoreOptions | None = None,
     positive_class: str | None = None,
     fit_on: str | None = None,
@@ -96,6 +97,7 @@ def score_files(
     Args:
         paths: of one or two CSV files.
         named, positive_class, fit_on, held_out, by: see `kmura.evaluation.given_predictions.read_given`.
+        named_second: role -> columns of predictions in the second file, if they are not those of `named`.
         options: of the scores; `fit_on` in it is ignored.
 
     Returns:
@@ -107,12 +109,14 @@ def score_files(
     options = options or ScoreOptions()
     options.check()
     rules_of(by)
+    if named_second and len(paths) < 2:
+        raise InputError("columns of a second file are named, but there is none; give a second file, or leave them out")
     if len(paths) not in (1, 2):
         raise InputError(f"score needs one file of predictions, or two to compare, but {len(paths)} were given")
     how = {"positive_class": positive_class, "fit_on": fit_on, "held_out": held_out, "by": by}
     given = [read_given(paths[0], named, mixed_studies=options.mixed_studies, **how)]
-    given += [read_second(path, given[0], named) for path in paths[1:]]
-    names = _names(paths)
+    given += [read_second(path, given[0], named, named_second) for path in paths[1:]]
+    names = _names(paths, given)
     files = tuple(_scored(path, name, one, options, by) for path, name, one in zip(paths, names, given, strict=True))
     if len(files) < 2:
         return ScoredFiles(files), tuple(given)
@@ -182,11 +186,10 @@ def _is_fixed(rule: str) -> bool:
     return not any(name in rule for name in ("max_f1", "youden", ">="))
 
 
-def _names(paths: Sequence[str | os.PathLike]) -> list[str]:
-    """Names of files for tables: without endings, if these differ; else with their folders, or numbered."""
+def _names(paths: Sequence[str | os.PathLike], given: Sequence[GivenPredictions]) -> list[str]:
+    """Names of files for tables: without endings, if these differ; else their columns or folders, or numbered."""
     names = [Path(path).name.removesuffix(".gz").removesuffix(".csv") or str(path) for path in paths]
-    if len(set(names)) < len(names):
-        names = [f"{Path(path).resolve().parent.name}/{name}" for path, name in zip(paths, names, strict=True)]
-    if len(set(names)) < len(names):
-        names = [f"{name} ({number})" for number, name in enumerate(names, 1)]
-    return names
+    columns = [", ".join(one.columns.probability or one.columns.logit) for one in given]
+    folders = [f"{Path(path).resolve().parent.name}/{name}" for path, name in zip(paths, names, strict=True)]
+    numbered = [f"{name} ({number})" for number, name in enumerate(names, 1)]
+    return next(ways for ways in (names, folders, columns, numbered) if len(set(ways)) == len(ways))

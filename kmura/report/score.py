@@ -24,6 +24,8 @@ def score(
     patient_column: str | None = None,
     study_column: str | Sequence[str] = (),
     split_column: str | None = None,
+    second_probability_column: str | Sequence[str] = (),
+    second_logit_column: str | Sequence[str] = (),
     positive_class: str | None = None,
     fit_on: str | None = None,
     held_out: str | Sequence[str] = (),
@@ -48,6 +50,8 @@ def score(
         study_column: one or several columns, which identify a study together with the patient; without it, every image
             is a study of its own.
         split_column: without it, all rows are one split, which is neither calibrated nor thresholded.
+        second_probability_column, second_logit_column: of the second file, if they have other names there; with them,
+            both files may be the same.
         positive_class: the label of positive images, if labels are two texts.
         fit_on: the split for calibration and thresholds; None takes the one whose name says that (`val`, `valid`, ...).
         held_out: the other splits to score; empty scores all except the training split.
@@ -69,10 +73,12 @@ def score(
         "study": study_column,
         "split": split_column,
     }
+    of_second = {"probability": second_probability_column, "logit": second_logit_column}
     named = {role: _several(names) for role, names in given.items() if names}
     scored, tables = score_files(
         [predictions, *([] if second is None else [second])],
         named,
+        named_second={role: _several(names) for role, names in of_second.items() if names},
         options=options,
         positive_class=positive_class,
         fit_on=fit_on,

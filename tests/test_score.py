@@ -253,6 +253,25 @@ def test_a_file_with_too_many_rows_is_refused_before_all_of_it_is_read(tmp_path,
     assert sum(read) == 110
 
 
+def test_columns_without_a_name_do_no_harm(file):
+    table = foreign()
+    table.insert(0, "", range(len(table)))
+    table.insert(3, " ", "x")
+    assert len(read_given(file(table), LABEL).table) == len(table)
+
+
+def test_subgroups_by_a_column_whose_name_kmura_uses(file):
+    table = foreign(100).assign(area=lambda rows: np.where(rows["age"] % 2, "wrist", "hand"), image="x")
+    named = LABEL | {"image": ("file_name",)}
+    (scored,) = score_files([file(table)], named, options=FEW, by=["area"])[0].files
+    assert [group.name for group in scored.subgroups["fracture"].splits["test"]["study"].groups["area"]] == [
+        "hand",
+        "wrist",
+    ]
+    with pytest.raises(InputError, match="--by image: kmura gives the name image another meaning; rename the column"):
+        read_given(file(table), named, by=["image"])
+
+
 def test_without_an_image_column_rows_are_numbered(file):
     given = read_given(file(foreign().drop(columns="file_name")), LABEL)
     assert given.table["image"].iloc[0] == "row 1" and not given.leaks

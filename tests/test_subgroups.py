@@ -16,7 +16,8 @@ from kmura.errors import InputError
 from kmura.evaluation.classification import scored
 from kmura.evaluation.evaluation import Evaluation
 from kmura.evaluation.scoring import ScoreOptions, score_table
-from kmura.evaluation.subgroups import NO_VALUE, rules_of, score_subgroups, subgroups_of
+from kmura.evaluation.subgroup_rules import NO_VALUE, rules_of
+from kmura.evaluation.subgroups import score_subgroups, subgroups_of
 from kmura.files import write_json
 from kmura.runs.predictions import further_columns, predictions_of, read_predictions
 from kmura.runs.run import Run

@@ -12,7 +12,8 @@ from kmura.evaluation.evaluation import Evaluation
 from kmura.evaluation.inference import predict_split
 from kmura.evaluation.localization import localization_faithfulness
 from kmura.evaluation.scoring import ScoreOptions, Scores, score_table
-from kmura.evaluation.subgroups import Subgroups, columns_of_rules, rules_of, subgroups_of
+from kmura.evaluation.subgroup_rules import columns_of_rules, rules_of
+from kmura.evaluation.subgroups import Subgroups, subgroups_of
 from kmura.files import replacing, sha256_of, write_json
 from kmura.runs.predictions import further_columns, read_predictions
 from kmura.runs.run import Run

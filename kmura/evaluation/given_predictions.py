@@ -11,19 +11,18 @@ from kmura.config.suggestions import did_you_mean, nearest
 from kmura.errors import InputError, check_choice
 from kmura.evaluation.calibrators import logits_of
 from kmura.evaluation.given_columns import Columns, class_names, columns_of, is_general, option_of
+from kmura.evaluation.given_splits import find_leaks, splits_of
 from kmura.evaluation.scoring import MIXED_STUDIES
-from kmura.evaluation.subgroups import columns_of_rules
+from kmura.evaluation.subgroup_rules import columns_of_rules
 from kmura.evaluation.table_file import MOST_ROWS, TableFile
 from kmura.runs.predictions import study_keys_of
 from kmura.tasks import Binary, Multiclass, Multilabel, Task
 
-# names of splits in lower case, by what they are for
-TRAINING = ("train", "training")
-FITTING = ("val", "valid", "validation", "dev", "development", "tune", "calibration")
 ONLY_SPLIT = "all"  # the name of the only split of a table without a split column
 _NEGATIVE = {"0", "0.0", "false", "no", "negative", "neg"}
 _POSITIVE = {"1", "1.0", "true", "yes", "positive", "pos"}
 _UNKNOWN = {"", "-1", "-1.0", "nan", "none", "null", "na", "n/a"}
+_RESERVED = {"split", "patient", "study", "image", "label", "logit", "probability"}  # columns of the table
 _ROUNDED = 1e-3  # a probability may differ from that of its logit by rounding to three digits
 
 
@@ -77,7 +76,8 @@ def read_given(
         named: role (`image`, `label`, `probability`, `logit`, `patient`, `study`, `split`) -> its columns. Roles that
             are not named are guessed from the names of columns if these leave no doubt.
         positive_class: the label of positive images, if labels are two other texts.
-        fit_on: the split to fit calibration and thresholds on; None takes the split whose name says that, see FITTING.
+        fit_on: the split to fit calibration and thresholds on; None takes the split whose name says that, see
+            `kmura.evaluation.given_splits.FITTING`.
         held_out: the other splits to score; empty scores all except the training split.
         mixed_studies: what happens to studies with images of both labels: `refuse`; `any-positive`, they count as
             positive; `drop`, they are left out with all their images.
@@ -92,6 +92,11 @@ def read_given(
     file = TableFile(path)
     columns = columns_of(file, named or {})
     kept = columns_of_rules(by, file.columns, str(file.path))
+    for name in kept:
+        if name in _RESERVED and name not in columns.used:
+            raise InputError(
+                f"--by {name}: kmura gives the name {name} another meaning; rename the column of {file.path}"
+            )
     raw = file.read([name for name in file.columns if name in {*columns.used, *kept}], most_rows)
     image = _image(raw, columns)
     task = _task(file, raw, columns, positive_class)
@@ -106,7 +111,7 @@ def read_given(
     area = columns.label[0] if len(columns.label) == 1 else "labels"
     keys = {
         "split": split,
-        "area": area,
+        "area": raw["area"] if "area" in kept else area,
         "patient": raw[columns.patient[0]] if columns.patient else "",
         "study": study,
         "image": image,
@@ -116,7 +121,7 @@ def read_given(
     twice = "an image of an earlier row of its split; one row per image is needed"
     _refuse(file, image, {twice: table.duplicated(["split", "image"])})
     leaks = find_leaks(table, bool(columns.patient), bool(columns.image))
-    fitting, scored, remarks = _splits(file, list(dict.fromkeys(split)), columns, fit_on, held_out)
+    fitting, scored, remarks = splits_of(file, list(dict.fromkeys(split)), columns, fit_on, held_out)
     remarks = [*file.remarks, *remarks]
     if len(scored) < table["split"].nunique():
         table = table[table["split"].isin(scored)].reset_index(drop=True)
@@ -195,30 +200,6 @@ def read_second(
         columns=columns,
         remarks=tuple(remarks),
     )
-
-
-def find_leaks(table: pd.DataFrame, has_patients: bool, has_images: bool) -> list[str]:
-    """Returns a sentence for each group of splits that share patients or images.
-
-    Args:
-        table: with the columns split, patient and image; all splits of a file.
-        has_patients, has_images: whether the file identifies them.
-    """
-    leaks = []
-    for name, is_known in (("patient", has_patients), ("image", has_images)):
-        pairs = table.loc[table[name] != "", [name, "split"]].drop_duplicates() if is_known else table.iloc[:0]
-        shared = pairs[pairs.duplicated(name, keep=False)]
-        if shared.empty:
-            continue
-        splits = shared.groupby(name, sort=False)["split"].agg(lambda names: " and ".join(sorted(names)))
-        for where, members in splits.groupby(splits):
-            number = len(members)
-            leaks.append(
-                f"{number} {name}{' is' if number == 1 else 's are'} in the splits {where} (such as "
-                f"{members.index[0]}): scores on a split that shares {name}s with one that was trained or fitted on "
-                "are optimistic; move all rows of each to one split"
-            )
-    return leaks
 
 
 def _image(raw: pd.DataFrame, columns: Columns) -> pd.Series:
@@ -359,43 +340,6 @@ def _numbers(file: TableFile, raw: pd.DataFrame, names: Sequence[str]) -> np.nda
         text = raw[name].str.replace(",", ".", regex=False) if file.separator == ";" else raw[name]
         columns.append(pd.to_numeric(text, errors="coerce").to_numpy(float))
     return np.stack(columns, axis=1)
-
-
-def _splits(
-    file: TableFile, present: Sequence[str], columns: Columns, fit_on: str | None, held_out: Sequence[str]
-) -> tuple[str, list[str], list[str]]:
-    """Returns the split to fit on ("" for none), all splits that are scored, and remarks."""
-    for name, option in [(fit_on, "--fit-on"), *((name, "--held-out") for name in held_out)]:
-        if name is not None and name not in present:
-            column = f"in column {columns.split[0]}" if columns.split else "since there is no split column"
-            raise InputError(
-                f"{file.path}: there is no split {name!r} ({option}) {column}{did_you_mean(nearest(name, present))} "
-                f"(splits: {', '.join(map(str, present[:10]))})"
-            )
-    if fit_on is not None and fit_on in held_out:
-        raise InputError(f"the split {fit_on} cannot be both fitted on (--fit-on) and held out (--held-out)")
-    remarks = []
-    if fit_on is None:
-        fitting = [name for name in present if name.lower() in FITTING and name not in held_out]
-        fit_on = fitting[0] if len(fitting) == 1 else ""
-        if fit_on:
-            remarks.append(f"calibration and thresholds are fitted on the split {fit_on} (guessed from its name)")
-        elif len(present) == 1:
-            remarks.append(
-                "not calibrated, and no thresholds chosen: there is one split, and both need another one than is "
-                "scored; name the column of splits with --split-column"
-            )
-        else:
-            remarks.append(
-                "not calibrated, and no thresholds chosen: name the split that they are fitted on with --fit-on "
-                f"(splits: {', '.join(present[:10])})"
-            )
-    left_out = [name for name in present if name != fit_on and name not in held_out] if held_out else []
-    if not held_out:
-        left_out = [name for name in present if name.lower() in TRAINING and name != fit_on and len(present) > 1]
-    if left_out:
-        remarks.append(f"not scored: the {'split' if len(left_out) == 1 else 'splits'} {', '.join(left_out)}")
-    return fit_on, [name for name in present if name not in left_out], remarks
 
 
 def _without_mixed(file: TableFile, table: pd.DataFrame, task: Task, rule: str, remarks: list[str]) -> pd.DataFrame:

@@ -16,7 +16,8 @@ from kmura.evaluation.compare import Comparison, compare_tables
 from kmura.evaluation.evaluation import METRICS_VERSION
 from kmura.evaluation.given_predictions import GivenPredictions, read_given, read_second
 from kmura.evaluation.scoring import ScoreOptions, Scores, headline_split, score_table
-from kmura.evaluation.subgroups import Subgroups, rules_of, subgroups_of
+from kmura.evaluation.subgroup_rules import rules_of
+from kmura.evaluation.subgroups import Subgroups, subgroups_of
 from kmura.files import sha256_of, write_json
 from kmura.tasks import Binary
 
@@ -169,6 +170,8 @@ def _compared(
     for file, one in zip(files, given, strict=True):
         for area, table in questions(one).items():
             known = table[(table["split"] == split) & (table["label"] >= 0)]
+            if known.empty:
+                raise InputError(f"{file.source}: no label of {area} is known in the split {split}; nothing to compare")
             tables[file.name, area] = known.sort_values("image", ignore_index=True)
     sources = {file.name: {area: file.source for name, area in tables if name == file.name} for file in files}
     return compare_tables(

@@ -48,11 +48,12 @@ class TableFile:
             self.separator = max(",;\t", key=header.count)
             names = next(csv.reader([header], delimiter=self.separator), [])
             first = next(csv.reader(text.splitlines()[1:2], delimiter=self.separator), [])
-        self.columns = tuple(name.strip() for name in names)
+        names = [name.strip() for name in names]
+        if not any(names):
+            raise InputError(f"{self.path} has no header; give a CSV file whose first line names the columns")
+        self.columns = tuple(name or f"column {number}" for number, name in enumerate(names, 1))
         if any(entry.strip() for entry in first[len(names) :]):
             raise InputError(f"{self.path}, line 2: {len(first)} entries, but {len(names)} columns; {_QUOTES}")
-        if not any(self.columns):
-            raise InputError(f"{self.path} has no header; give a CSV file whose first line names the columns")
         twice = next((name for name in self.columns if self.columns.count(name) > 1), None)
         if twice is not None:
             raise InputError(f"{self.path} has two columns {twice!r}; rename one of them")

@@ -11,9 +11,10 @@ from kmura.report.figures import BLUE, GRAY, Picture, drawn, labelled
 
 TITLES = {"auc": "AUC", "recall": "sensitivity", "specificity": "specificity", "precision": "precision"}
 _TEXT = (
-    "Intervals of the subgroups are not corrected. The largest difference between the subgroups of each row has an "
-    "interval and a p-value that are corrected for all pairs of subgroups (maxT of bootstrap resamples of patients, "
-    "Westfall and Young 1993). With a p-value of 0.05 or more the difference may be chance; it may also be real."
+    "Intervals of the subgroups are not corrected. The largest difference between the subgroups of a column or "
+    "condition has an interval and a p-value that are corrected for all pairs of subgroups (maxT of bootstrap "
+    "resamples of patients, Westfall and Young 1993). With a p-value of 0.05 or more the difference may be chance; it "
+    "may also be real."
 )
 
 

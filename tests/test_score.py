@@ -96,29 +96,36 @@ def test_a_wrong_column_is_one_line(file, named, message):
         read_given(file(foreign()), named)
 
 
+def reference(label, probability):
+    """The scores that scikit-learn computes, by name."""
+    decided = probability >= 0.5
+    return {
+        "auc": theirs.roc_auc_score(label, probability),
+        "ap": theirs.average_precision_score(label, probability),
+        "accuracy": theirs.accuracy_score(label, decided),
+        "precision": theirs.precision_score(label, decided),
+        "recall": theirs.recall_score(label, decided),
+        "specificity": theirs.recall_score(1 - label, ~decided),
+        "npv": theirs.precision_score(1 - label, ~decided),
+        "f1": theirs.f1_score(label, decided),
+        "f1_negative": theirs.f1_score(1 - label, ~decided),
+        "balanced_accuracy": theirs.balanced_accuracy_score(label, decided),
+        "kappa": theirs.cohen_kappa_score(label, decided),
+        "brier": theirs.brier_score_loss(label, probability),
+        "log_loss": theirs.log_loss(label, probability),
+    }
+
+
+def values_of(scores):
+    return {name: score.value for name, score in scores.items()}
+
+
 def test_every_score_equals_that_of_scikit_learn(file):
     table = foreign(300)
     (scored,) = score_files([file(table)], LABEL, options=FEW)[0].files
     for split, rows in table.groupby("subset"):
-        label, probability = rows["fracture"], rows["prob"]
-        decided = probability >= 0.5
-        expected = {
-            "auc": theirs.roc_auc_score(label, probability),
-            "ap": theirs.average_precision_score(label, probability),
-            "accuracy": theirs.accuracy_score(label, decided),
-            "precision": theirs.precision_score(label, decided),
-            "recall": theirs.recall_score(label, decided),
-            "specificity": theirs.recall_score(1 - label, ~decided),
-            "npv": theirs.precision_score(1 - label, ~decided),
-            "f1": theirs.f1_score(label, decided),
-            "f1_negative": theirs.f1_score(1 - label, ~decided),
-            "balanced_accuracy": theirs.balanced_accuracy_score(label, decided),
-            "kappa": theirs.cohen_kappa_score(label, decided),
-            "brier": theirs.brier_score_loss(label, probability),
-            "log_loss": theirs.log_loss(label, probability),
-        }
-        found = scored.scores.splits[split]["image"].scores
-        assert {name: score.value for name, score in found.items()} == pytest.approx(expected, abs=1e-9)
+        found = values_of(scored.scores.splits[split]["image"].scores)
+        assert found == pytest.approx(reference(rows["fracture"], rows["prob"]), abs=1e-9)
 
 
 def test_the_interval_of_the_auc_is_that_of_a_clustered_delong_test(file):
@@ -550,7 +557,10 @@ def test_real_predictions_of_a_detector():
     assert "202 of 3235 studies have images of several labels" in " ".join(found.files[0].remarks)
     for split, rows in raw.groupby("split"):
         auc = scores[split]["image"].scores["auc"]
-        assert auc.value == pytest.approx(theirs.roc_auc_score(rows["fracture"], rows["probability"]), abs=1e-9)
+        studies = rows.groupby(["patient_id", "study_number"]).agg({"fracture": "max", "probability": "mean"})
+        for level, units in (("image", rows), ("study", studies)):
+            expected = reference(units["fracture"], units["probability"])
+            assert values_of(scores[split][level].scores) == pytest.approx(expected, abs=1e-9)
         low, high = clustered_delong(rows["fracture"], rows["probability"], rows["patient_id"])
         assert (auc.low, auc.high) == pytest.approx((low, high), abs=1e-9)
         for name in by:

@@ -43,9 +43,19 @@ def show_evaluation(evaluation) -> None:
         for name, text in {"run": f"{evaluation.area}, {evaluation.phase}", **facts}.items():
             out.print(f"{name}: {text}")
         return
-    scores = evaluation.scores
     chosen = f"best epoch chosen on {evaluation.select_on} by {evaluation.selected_epoch_by}"
-    title = f"{evaluation.area}, {evaluation.phase}: {chosen}"
+    show_scores(evaluation, f"{evaluation.area}, {evaluation.phase}: {chosen}")
+    for split, value in (evaluation.localization_faithfulness or {}).items():
+        out.print(f"localization faithfulness on {split}: {value:.3f} (mean drop of p without the hottest part)")
+    if evaluation.select_on == "test":
+        out.print("the best epoch was chosen on test: its scores there are optimistic")
+    if not evaluation.has_patients:
+        out.print("these records have no patients, so leakage between splits could not be checked")
+
+
+def show_scores(evaluation, title: str) -> None:
+    """Prints the tables and notes of an `Evaluation` or of `ScoredPredictions`."""
+    out, scores = console(), evaluation.scores
     if evaluation.is_binary:
         for split in scores.splits:
             out.print(evaluation_table(scores, split, title))
@@ -60,14 +70,8 @@ def show_evaluation(evaluation) -> None:
             if scores.questions:
                 pooled = {"all areas": scores.pooled} if scores.pooled else {}
                 out.print(questions_table(scores.questions | pooled, split))
-    for split, value in (evaluation.localization_faithfulness or {}).items():
-        out.print(f"localization faithfulness on {split}: {value:.3f} (mean drop of p without the hottest part)")
     for note in scores.notes:
         out.print(note)
-    if evaluation.select_on == "test":
-        out.print("the best epoch was chosen on test: its scores there are optimistic")
-    if not evaluation.has_patients:
-        out.print("these records have no patients, so leakage between splits could not be checked")
 
 
 def show_probe(probe) -> None:

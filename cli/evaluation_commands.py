@@ -3,11 +3,13 @@
 import click
 
 from kmura.cli.options import (
+    BY,
     POOLING,
     RECORDS_OF_RUN,
     SPLIT,
     TOP_K,
     Choice,
+    calibration_options,
     examples,
     literal_values,
     names_option,
@@ -28,25 +30,8 @@ from kmura.config import CamConfig
 @RECORDS_OF_RUN
 @POOLING
 @TOP_K
-@click.option(
-    "--calibration",
-    type=Choice(["platt", "temperature", "isotonic", "none"]),
-    default="platt",
-    help="How probabilities are calibrated on val; scores are given before and after.",
-)
-@click.option(
-    "--calibrate-at",
-    type=Choice(["image", "study"]),
-    default="study",
-    help="Level at which the calibration is fitted.",
-)
-@names_option(
-    "--threshold",
-    "rules",
-    metavar="RULE,...",
-    show_default="0.5, max_f1, youden, sensitivity>=0.9, specificity>=0.9",
-    help="How thresholds are chosen on val: a number, max_f1, youden, sensitivity>=X or specificity>=X.",
-)
+@calibration_options("val")
+@BY
 @resamples_option()
 @seed_option("Seed of the bootstrap.")
 @click.option(
@@ -55,11 +40,12 @@ from kmura.config import CamConfig
     show_default="only for binary runs of the phase final",
     help="Measure how much the output drops without the hottest part of the maps; takes several passes.",
 )
-def evaluate(run, records, rules, faithfulness, **options):
+def evaluate(run, records, rules, faithfulness, by, **options):
     """Score the best model of RUN (runs/AREA/PHASE) at image and study level.
 
     Calibrates the probabilities and chooses thresholds on val, and gives all scores with 95 % intervals by patient (by
-    image, where the records have no patients). Writes predictions.csv and metrics.json to RUN.
+    image, where the records have no patients). Writes predictions.csv and metrics.json to RUN. --by takes columns that
+    the records keep beside image, patient and study.
     """
     from kmura.evaluation.scoring import ScoreOptions
 
@@ -70,7 +56,13 @@ def evaluate(run, records, rules, faithfulness, **options):
     from kmura.evaluation.evaluate import evaluate
 
     more = {} if faithfulness is None else {"faithfulness": faithfulness}  # only classification has maps
-    show_evaluation(evaluate(run, records=records, options=options, **more))
+    more |= {"by": by} if by else {}
+    evaluation = evaluate(run, records=records, options=options, **more)
+    show_evaluation(evaluation)
+    if by:
+        from kmura.cli.score_tables import show_subgroups
+
+        show_subgroups(evaluation.subgroups, evaluation.split)
 
 
 @click.command(

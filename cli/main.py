@@ -18,6 +18,7 @@ from kmura.cli import (
     pretrain_command,
     probe_command,
     record_commands,
+    score_command,
     segment_commands,
     weight_commands,
 )
@@ -28,7 +29,7 @@ from kmura.errors import InputError, reason, remedy
 HEADINGS = {
     "Data": ("demo-data", "build-tfrecords", "inspect", "eda"),
     "Training": ("fit", "pretrain", "probe", "config"),
-    "Evaluation": ("evaluate", "compare", "explain", "report"),
+    "Evaluation": ("evaluate", "compare", "explain", "report", "score"),
     "Use": ("export", "predict"),
     "Volumes": ("segment build", "segment fit", "segment predict"),
     "Weights": ("weights port",),
@@ -88,6 +89,7 @@ MODULES = (
     probe_command,
     config_command,
     evaluation_commands,
+    score_command,
     export_commands,
     segment_commands,
     weight_commands,

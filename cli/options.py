@@ -221,3 +221,42 @@ def seed_option(help: str) -> Callable:
 def resamples_option(help: str = "Bootstrap resamples of patients.") -> Callable:
     """The option `--resamples` of confidence intervals."""
     return click.option("--resamples", type=click.IntRange(1), default=2000, help=help)
+
+
+def calibration_options(split: str) -> Callable:
+    """A decorator that adds `--calibration`, `--calibrate-at` and `--threshold`; `split`: what they are fitted on."""
+    options = (
+        click.option(
+            "--calibration",
+            type=Choice(["platt", "temperature", "isotonic", "none"]),
+            default="platt",
+            help=f"How probabilities are calibrated on {split}; scores are given before and after.",
+        ),
+        click.option(
+            "--calibrate-at",
+            type=Choice(["image", "study"]),
+            default="study",
+            help="Level at which the calibration is fitted.",
+        ),
+        names_option(
+            "--threshold",
+            "rules",
+            metavar="RULE,...",
+            show_default="0.5, max_f1, youden, sensitivity>=0.9, specificity>=0.9",
+            help=f"How thresholds are chosen on {split}: a number, max_f1, youden, sensitivity>=X or specificity>=X.",
+        ),
+    )
+
+    def decorated(command: Callable) -> Callable:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorated
+
+
+BY = names_option(
+    "--by",
+    metavar="RULE,...",
+    help="Also score subgroups: by the values of a column, such as sex, or by a condition, such as age>=18.",
+)

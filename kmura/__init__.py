@@ -27,6 +27,7 @@ _HOMES = {
     "explain": "kmura.explain.gallery",
     "export": "kmura.export.bundle",
     "predict": "kmura.prediction.predict",
+    "score": "kmura.report.score",
 }
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "predict",
     "pretrain",
     "probe",
+    "score",
     "tune",
 ]
 

@@ -18,14 +18,13 @@ from test_scoring import FEW, simulated, single_views
 from kmura import kinds
 from kmura.errors import InputError
 from kmura.evaluation.evaluation import Evaluation, read_evaluation
-from kmura.evaluation.scoring import score_table
+from kmura.evaluation.scoring import headline_split, score_table
 from kmura.explain.explanation import Case, Explanation, Localization, MeanCurves
 from kmura.export.card import model_card
 from kmura.files import sha256_of, write_json
 from kmura.metrics import Interval
 from kmura.report import figures, render
 from kmura.report.chapter import Chapter, Section, Table, Text
-from kmura.report.classification_chapter import headline_split
 from kmura.report.report import report
 from kmura.runs.predictions import read_predictions
 from kmura.runs.run import RunFolder, epochs_trained, read_run, write_run

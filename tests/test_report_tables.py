@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ from test_compare import blurred
 from test_report import Page, evaluated, explained, words
 from test_scoring import FEW, simulated
 
+import kmura
 from kmura import metrics
+from kmura.data.dataset import Dataset
 from kmura.errors import InputError
 from kmura.evaluation.compare import compare
 from kmura.evaluation.exploration import AreaData, Intensity, PrincipalParts
-from kmura.evaluation.scoring import level_scores, units_of
+from kmura.evaluation.scoring import ScoreOptions, level_scores, units_of
 from kmura.files import write_json
 from kmura.metrics import Interval
 from kmura.report import comparison_section, eda_figures, figures
@@ -341,3 +344,17 @@ def test_a_target_that_cannot_be_written_leaves_no_figures(evaluated_run, tmp_pa
     with pytest.raises(InputError, match="is a device or a pipe|cannot write"):
         report([evaluated_run[1]], out)
     assert not out.with_name(f"{out.stem}-figures").exists()
+
+
+def test_subgroups_of_a_run_are_scored_by_columns_that_the_records_keep(evaluated_run, tmp_path, monkeypatch, sketched):
+    run = shutil.copytree(evaluated_run[1], tmp_path / "XR_WRIST" / "baseline")
+    before = {file: (run / file).read_bytes() for file in ("predictions.csv", "metrics.json")}
+    with pytest.raises(InputError, match=r"has no column 'sex' for --by \(it has none\)"):
+        kmura.evaluate(run, by=["sex"])
+    assert before == {file: (run / file).read_bytes() for file in before}
+    rows = Dataset.rows
+    monkeypatch.setattr(Dataset, "rows", lambda *arguments: rows(*arguments).assign(sex=lambda t: t.index % 2))
+    found = kmura.evaluate(run, by=["sex"], options=ScoreOptions(resamples=20, pooling="max"))
+    assert [group.name for group in found.subgroups["XR_WRIST"].splits["test"]["image"].groups["sex"]] == ["0", "1"]
+    page = report([run], tmp_path / "page.html").read_text()
+    assert "Does it work alike for all subgroups?" in page and "sex: 1" in page

@@ -14,7 +14,13 @@ import pandas as pd
 from kmura import metrics
 from kmura.evaluation.calibrators import logits_of
 from kmura.evaluation.scoring import LEVELS, Counted, ScoreOptions, Scores, score_table
-from kmura.runs.predictions import check_predictions, patient_keys_of, read_predictions, study_keys_of
+from kmura.runs.predictions import (
+    check_predictions,
+    further_columns,
+    patient_keys_of,
+    read_predictions,
+    study_keys_of,
+)
 from kmura.runs.run import Run
 from kmura.tasks import Binary, Multiclass, Task
 
@@ -123,19 +129,21 @@ def questions_of(table: pd.DataFrame, area: str, task: Task) -> dict[str, pd.Dat
     if task.by_label:
         single = len(task.classes) == 1
         return {
-            area if single else name: _question(table, table[column].to_numpy(), probability[:, number])
+            area if single else name: _question(table, task, table[column].to_numpy(), probability[:, number])
             for number, (name, column) in enumerate(zip(task.classes, task.label_columns, strict=True))
         }
     if task.is_joint:
         return {name: rows.reset_index(drop=True) for name, rows in abnormality_of(table, task).groupby("area")}
-    return {area: _question(table, table["label"].to_numpy(), probability[:, 1])} if len(task.classes) == 2 else {}
+    return (
+        {area: _question(table, task, table["label"].to_numpy(), probability[:, 1])} if len(task.classes) == 2 else {}
+    )
 
 
 def abnormality_of(table: pd.DataFrame, task: Task) -> pd.DataFrame:
     """Returns the predictions of abnormal or normal of one model over all areas, as one binary table."""
     half, label = task.abnormal, table["label"].to_numpy()
     abnormal = np.where(label < 0, -1, label < half)
-    return _question(table, abnormal, table[task.probability_columns[:half]].to_numpy(float).sum(1))
+    return _question(table, task, abnormal, table[task.probability_columns[:half]].to_numpy(float).sum(1))
 
 
 def _areas_table(table: pd.DataFrame, task: Task, areas: Task) -> pd.DataFrame:
@@ -152,10 +160,19 @@ def _areas_table(table: pd.DataFrame, task: Task, areas: Task) -> pd.DataFrame:
     )
 
 
-def _question(table: pd.DataFrame, label, probability) -> pd.DataFrame:
+def against_the_rest(table: pd.DataFrame, task: Task) -> dict[str, pd.DataFrame]:
+    """Returns class -> binary predictions of this class against all others, for mutually exclusive classes."""
+    label, probability = table["label"].to_numpy(), table[task.probability_columns].to_numpy(float)
+    return {
+        name: _question(table, task, np.where(label < 0, -1, label == number), probability[:, number])
+        for number, name in enumerate(task.classes)
+    }
+
+
+def _question(table: pd.DataFrame, task: Task, label, probability) -> pd.DataFrame:
     probability = np.clip(probability, 0, 1)
     logit = logits_of(probability)
-    keys = table[["split", "area", "patient", "study", "image"]]
+    keys = table[["split", "area", "patient", "study", "image", *further_columns(table, task)]]
     return keys.assign(label=np.asarray(label, int), logit=logit, probability=probability)
 
 
@@ -167,7 +184,7 @@ def score_classes(table: pd.DataFrame, area: str, task: Task, options: ScoreOpti
     """
     options = options or ScoreOptions()
     options.check()
-    check_predictions(table, task)
+    check_predictions(table, task, mixed_studies=options.mixed_studies)
     splits, pooled, of_areas = _split_scores(table, task, options), None, {}
     as_given = dataclasses.replace(options, calibration="none")  # a model of several classes is not calibrated
     questions = {name: score_table(rows, as_given) for name, rows in questions_of(table, area, task).items()}
@@ -201,7 +218,11 @@ def class_units_of(table: pd.DataFrame, level: str, task: Task, *, pooling: str 
     probability = table[task.probability_columns].to_numpy(float)
     if level == "study":
         pooled = metrics.pool_classes(study_keys_of(table), probability, pooling, k=top_k, normalize=task.softmax)
-        label, patient, probability = label[pooled.first], patient[pooled.first], pooled.value
+        if task.by_label:  # a study has a label that any of its images has
+            label = metrics.pool_classes(study_keys_of(table), label, "max", normalize=False).value.astype(int)
+        else:
+            label = label[pooled.first]
+        patient, probability = patient[pooled.first], pooled.value
     if task.by_label:
         return ClassUnits(label, label, probability, probability >= 0.5, patient)
     classes = np.arange(len(task.classes))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -11,8 +12,10 @@ from kmura.evaluation.evaluation import Evaluation
 from kmura.evaluation.inference import predict_split
 from kmura.evaluation.localization import localization_faithfulness
 from kmura.evaluation.scoring import ScoreOptions, Scores, score_table
+from kmura.evaluation.subgroup_rules import columns_of_rules, rules_of
+from kmura.evaluation.subgroups import Subgroups, subgroups_of
 from kmura.files import replacing, sha256_of, write_json
-from kmura.runs.predictions import read_predictions
+from kmura.runs.predictions import further_columns, read_predictions
 from kmura.runs.run import Run
 from kmura.tasks import Binary
 
@@ -24,6 +27,7 @@ def evaluate_run(
     splits: tuple[str, ...] = ("val", "test"),
     options: ScoreOptions | None = None,
     faithfulness: bool | None = None,
+    by: Sequence[str] = (),
 ) -> Evaluation:
     """Scores a run's best model; also writes `predictions.csv` and `metrics.json` to the run folder.
 
@@ -34,6 +38,7 @@ def evaluate_run(
         options: pooling, calibration, thresholds, bootstrap.
         faithfulness: whether to compute the localization faithfulness of every split, which takes several passes over
             its images; None computes it only for binary runs of the phase final, which are published with it.
+        by: columns of the records or conditions on them, such as `sex` or `age>=18`, whose subgroups are also scored.
 
     Raises:
         InputError: the run has no finished epoch, the records are missing or differ from those of the run, or an option
@@ -41,15 +46,19 @@ def evaluate_run(
     """
     options = options or ScoreOptions()
     options.check()
+    rules_of(by)
     folder, description, dataset = run.folder, run.description, run.dataset(records)
-    model, model_sha256 = run.model(), run.model_sha256()
     present = [split for split in splits if split in dataset.splits]
+    kept = further_columns(dataset.rows(present[0]), run.labels) if by and present else []
+    columns_of_rules(by, kept, f"the table of images of {run.description.records}")
+    model, model_sha256 = run.model(), run.model_sha256()
     tables = [predict_split(model, dataset, split) for split in present]
     if faithfulness is None:
         faithfulness = run.phase == "final" and isinstance(run.labels, Binary)
     localized = _faithfulness(model, dataset, run, present) if faithfulness else None
     with replacing(folder.predictions) as file:
         pd.concat(tables).to_csv(file, index=False)
+    scores, subgroups = scored(run, options, by)
     evaluation = Evaluation(
         run=str(run),
         area=description.area,
@@ -59,21 +68,33 @@ def evaluate_run(
         has_patients=dataset.manifest.has_patients,
         model_sha256=model_sha256,
         predictions_sha256=sha256_of(folder.predictions),
-        scores=scored(run, options),
+        scores=scores,
         task=description.task,
         classes=description.classes,
         localization_faithfulness=localized,
+        subgroups=subgroups,
     )
     write_json(folder.metrics, dataclasses.asdict(evaluation))
     return evaluation
 
 
-def scored(run: Run, options: ScoreOptions) -> Scores | MultiScores:
-    """Returns the scores of the `predictions.csv` of a run."""
+def scored(
+    run: Run, options: ScoreOptions, by: Sequence[str] = ()
+) -> tuple[Scores | MultiScores, dict[str, Subgroups]]:
+    """Returns the scores of the `predictions.csv` of a run, and those of its subgroups.
+
+    Args:
+        run: the run.
+        options: of the scores.
+        by: columns of the table, or conditions on them.
+    """
     table = read_predictions(run.folder.predictions, run.labels)
+    columns_of_rules(by, further_columns(table, run.labels), str(run.folder.predictions))
     if isinstance(run.labels, Binary):
-        return score_table(table, options)
-    return score_classes(table, run.area, run.labels, options)
+        scores = score_table(table, options)
+    else:
+        scores = score_classes(table, run.area, run.labels, options)
+    return scores, subgroups_of(table, run.area, run.labels, scores, by)
 
 
 def _faithfulness(model, dataset: Dataset, run: Run, splits: list[str]) -> dict[str, float]:

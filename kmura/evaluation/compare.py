@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from kmura import metrics
 from kmura.errors import InputError, check_choice
@@ -155,6 +156,34 @@ def compare_classifiers(
         model: {area: areas[area] for area in areas if (model, area) in tables} for model, areas in folders.items()
     }
     _check_same_images(tables, folders)
+    paths = {model: {area: str(path) for area, path in areas.items()} for model, areas in folders.items()}
+    return compare_tables(
+        tables, paths, split=split, pooling=pooling, top_k=top_k, resamples=resamples, seed=seed, notes=notes
+    )
+
+
+def compare_tables(
+    tables: Mapping[tuple[str, str], pd.DataFrame],
+    sources: dict[str, dict[str, str]],
+    *,
+    split: str,
+    pooling: str = "mean",
+    top_k: int = 2,
+    resamples: int = 2000,
+    seed: int = 0,
+    notes: Sequence[str] = (),
+) -> Comparison:
+    """Compares binary predictions of models for the same images.
+
+    Args:
+        tables: (model, area) -> predictions of one split with known labels; the tables of an area have the same images
+            in the same order.
+        sources: model -> area -> where its predictions are from.
+        split: that is compared.
+        pooling, top_k, resamples, seed: see `compare_classifiers`.
+        notes: remarks that precede those of the comparison.
+    """
+    notes = list(notes)
     by_level = {"units": {}, "scores": {}, "calibration": {}, "best": {}, "resamples": {}, "redrawn": {}}
     differences = []
     is_single_view = all(len(np.unique(study_keys_of(table))) == len(table) for table in tables.values())
@@ -162,7 +191,7 @@ def compare_classifiers(
     patients = np.concatenate([patient_keys_of(table) for table in of_areas.values()])
     for level in LEVELS:
         units = {key: units_of(table, level, pooling=pooling, top_k=top_k) for key, table in tables.items()}
-        ours = _level(level, units, list(folders), resamples, seed, is_single_view)
+        ours = _level(level, units, list(sources), resamples, seed, is_single_view)
         differences += ours.pop("differences")
         for name, value in ours.items():
             by_level[name][level] = value
@@ -179,10 +208,9 @@ def compare_classifiers(
         )
     if differences:
         notes.append(f"each interval is a 95 % interval; they are not corrected for {len(differences)} comparisons")
-    paths = {model: {area: str(path) for area, path in areas.items()} for model, areas in folders.items()}
     return Comparison(
         split=split,
-        runs=paths,
+        runs=sources,
         differences=differences,
         is_single_view=is_single_view,
         resampled="images" if len(np.unique(patients)) == len(patients) else "patients",

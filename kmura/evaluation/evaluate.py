@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from kmura.errors import InputError
 from kmura.runs.run import Run
 
 
@@ -22,5 +23,7 @@ def evaluate(run: str | os.PathLike | Run, **options: Any) -> Any:
             is invalid.
     """
     run = run if isinstance(run, Run) else Run(run)
+    if options.get("by") and run.labels is None:
+        raise InputError(f"{run} is of kind {run.kind}, which predicts no classes; leave --by out")
     run.description.warn_of_leaks()
     return run.part("evaluate")(run, **options)

@@ -11,7 +11,8 @@ import pandas as pd
 from kmura import metrics
 from kmura.errors import InputError
 from kmura.evaluation.class_scores import ClassLevelScores, MultiScores
-from kmura.evaluation.scoring import LEVELS, LevelScores, Scores
+from kmura.evaluation.scoring import LEVELS, LevelScores, Scores, headline_split
+from kmura.evaluation.subgroups import Subgroups
 from kmura.files import sha256_of
 from kmura.records.schema import VERSION_1_SPLITS
 from kmura.runs.predictions import read_predictions
@@ -44,6 +45,7 @@ class Evaluation:
         scores: `Scores` for a binary run, `MultiScores` for several classes or labels.
         task, classes: of the run.
         localization_faithfulness: split -> value, see `kmura.evaluation.localization`; None if it was not computed.
+        subgroups: area, label or class -> scores of its subgroups; empty if none were asked for.
     """
 
     metrics_version: int = METRICS_VERSION
@@ -59,11 +61,17 @@ class Evaluation:
     task: str = Binary.name
     classes: tuple[str, ...] = ()
     localization_faithfulness: dict[str, float] | None
+    subgroups: dict[str, Subgroups] = dataclasses.field(default_factory=dict)
 
     @property
     def is_binary(self) -> bool:
         """Whether the scores are those of one yes/no question."""
         return isinstance(self.scores, Scores)
+
+    @property
+    def split(self) -> str:
+        """The split whose scores are shown first, see `headline_split`."""
+        return headline_split(self.scores.splits, self.select_on, self.scores.options.fit_on)
 
     @classmethod
     def from_json(cls, value: Any) -> "Evaluation":

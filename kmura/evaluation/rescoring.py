@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 
 from kmura.errors import InputError
 from kmura.evaluation.classification import scored
@@ -17,6 +18,7 @@ def rescore_run(
     records: str | os.PathLike | None = None,
     options: ScoreOptions | None = None,
     faithfulness: bool | None = None,
+    by: Sequence[str] = (),
 ) -> Evaluation:
     """Scores the `predictions.csv` of a run; also writes `metrics.json` to the run folder.
 
@@ -25,6 +27,7 @@ def rescore_run(
         records: folder of the records, if they have moved.
         options: pooling, calibration, thresholds, bootstrap.
         faithfulness: not available, since it requires a model.
+        by: columns of the predictions, or conditions on them, whose subgroups are also scored.
 
     Raises:
         InputError: the predictions are missing or damaged, the records are missing or differ from those of the run, or
@@ -35,6 +38,7 @@ def rescore_run(
     options = options or ScoreOptions()
     options.check()
     description = run.description
+    scores, subgroups = scored(run, options, by)
     evaluation = Evaluation(
         run=str(run),
         area=description.area,
@@ -44,10 +48,11 @@ def rescore_run(
         has_patients=run.dataset(records).manifest.has_patients,
         model_sha256="",
         predictions_sha256=sha256_of(run.folder.predictions) if run.folder.predictions.is_file() else "",
-        scores=scored(run, options),
+        scores=scores,
         task=description.task,
         classes=description.classes,
         localization_faithfulness=None,
+        subgroups=subgroups,
     )
     write_json(run.folder.metrics, dataclasses.asdict(evaluation))
     return evaluation

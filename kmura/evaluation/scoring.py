@@ -1,7 +1,7 @@
 """Scores of binary predictions at image and study level, before and after calibration. Does not import TensorFlow."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from kmura.runs.predictions import BINARY, check_predictions, patient_keys_of, s
 
 LEVELS = ("image", "study")
 _FLAT = 0.05  # probabilities within this range are about equal
+MIXED_STUDIES = ("refuse", "any-positive", "drop")
 RULES = ("0.5", "max_f1", "youden", "sensitivity>=0.9", "specificity>=0.9")
 
 
@@ -36,6 +37,8 @@ class ScoreOptions:
         fit_on: the split that calibrator and thresholds are fitted on.
         rules: rules of `operating_point` for the thresholds at study level.
         resamples, seed: of the patient bootstrap.
+        mixed_studies: studies with images of both labels are refused (`refuse`), positive (`any-positive`), or were
+            removed from the table before (`drop`).
     """
 
     pooling: str = "mean"
@@ -46,6 +49,7 @@ class ScoreOptions:
     rules: tuple[str, ...] = RULES
     resamples: int = 2000
     seed: int = 0
+    mixed_studies: str = "refuse"
 
     def check(self) -> None:
         """Checks the options.
@@ -56,6 +60,7 @@ class ScoreOptions:
         check_choice("pooling", self.pooling, metrics.POOLINGS)
         check_choice("calibration", self.calibration, ("none", *METHODS))
         check_choice("calibrate_at", self.calibrate_at, LEVELS)
+        check_choice("mixed_studies", self.mixed_studies, MIXED_STUDIES)
         for rule in self.rules:
             operating_point(rule, [0, 1], [0, 1])
 
@@ -63,6 +68,23 @@ class ScoreOptions:
 def intervals_in_words(resampled: str) -> str:
     """Returns what intervals are; `resampled`: what the bootstrap resamples, `images` or `patients`."""
     return f"95 % intervals by bootstrap over {resampled} (AUC: variance of its logit, by {resampled[:-1]})"
+
+
+def headline_split(splits: Iterable[str], *chosen: str) -> str:
+    """Returns the split whose scores are shown first.
+
+    It is `test`, or else the first split that nothing was chosen or fitted on, whatever it is called.
+
+    Args:
+        splits: splits with scores.
+        chosen: splits that the best epoch, calibration and thresholds were chosen on.
+    """
+    splits = list(splits)
+    used = {"train", *chosen}
+    held_out = [split for split in splits if split not in used]
+    if "test" in splits and ("test" in held_out or not held_out):
+        return "test"
+    return next(iter(held_out or splits))
 
 
 def shown_levels(levels: Mapping[str, "Counted"]) -> tuple[str, ...]:
@@ -185,15 +207,17 @@ def units_of(
     calibrator: Calibrator | None = None,
     calibrated_at: str = "study",
 ) -> Units:
-    """Returns the images or studies of a table of one split. Images of unknown label (-1) are excluded."""
+    """Returns the images or studies of a table of one split. Images of unknown label (-1) are excluded.
+
+    A study is positive if any of its images is.
+    """
     table = table[table["label"] >= 0]
-    columns = [table["label"].to_numpy(), patient_keys_of(table), table["area"].to_numpy()]
-    images, studies = calibrated_levels(table, calibrator, calibrated_at, pooling, top_k)
+    label, patient, area = table["label"].to_numpy(), patient_keys_of(table), table["area"].to_numpy()
+    probability, studies = calibrated_levels(table, calibrator, calibrated_at, pooling, top_k)
     if level == "study":
-        columns, probability = [column[studies.first] for column in columns], studies.value
-    else:
-        probability = images
-    label, patient, area = columns
+        first, probability = studies.first, studies.value
+        label = metrics.pool_studies(study_keys_of(table), label, "max").value.astype(int)
+        patient, area = patient[first], area[first]
     return Units(label, probability, patient, area)
 
 
@@ -275,7 +299,7 @@ def score_table(table: pd.DataFrame, options: ScoreOptions | None = None) -> Sco
     """
     options, notes = options or ScoreOptions(), []
     options.check()
-    check_predictions(table, BINARY)
+    check_predictions(table, BINARY, mixed_studies=options.mixed_studies)
     splits = {name: rows for name, rows in table.groupby("split", sort=False)}
     pooling = {"pooling": options.pooling, "top_k": options.top_k}
     calibrator = _calibrator(splits, options, pooling, notes)

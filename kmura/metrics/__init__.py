@@ -41,8 +41,10 @@ from kmura.metrics.clustered_auc import (
 )
 from kmura.metrics.intervals import (
     BOUNDS,
+    SIMULTANEOUS,
     WILSON,
     Interval,
+    Z,
     combined_halves,
     intervals,
     kappa_bounds,
@@ -75,3 +77,4 @@ from kmura.metrics.resampling import (
     cluster_weights,
     differences,
 )
+from kmura.metrics.simultaneous import Simultaneous, simultaneous

@@ -9,6 +9,7 @@ from scipy import optimize
 Z = 1.959963984540054  # 97.5th percentile of the standard normal distribution
 # Methods of an interval, as stored in metrics.json
 BOOTSTRAP, LOGIT, SCORE, WILSON, BOUNDS = "bootstrap", "logit", "score", "wilson", "bounds"
+SIMULTANEOUS = "simultaneous"
 _ROUNDING = 1e-9  # a narrower interval has no width but rounding
 
 
@@ -23,8 +24,9 @@ class Interval:
         low, high: the interval, of positive width; NaN if it is undefined.
         method: `bootstrap` (percentiles over resampled patients), `logit` (clustered variance of the logit of an AUC,
             see `auc_interval`), `score` (of an AUC, see `score_interval`), `wilson` (Wilson's interval of a share, or
-            of the share that the score is a function of), `bounds` (of a mean: the mean of the bounds of its parts);
-            "" if there is no interval, or of files that do not state it.
+            of the share that the score is a function of), `bounds` (of a mean: the mean of the bounds of its parts),
+            `simultaneous` (of a difference that is one of several, see `kmura.metrics.simultaneous`); "" if there is no
+            interval, or of files that do not state it.
     """
 
     value: float

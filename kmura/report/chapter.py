@@ -126,6 +126,7 @@ class Chapter:
             None.
         overview: a table of one row, shown in the summary, joined with those of the other chapters that have its
             caption and heads; None for none.
+        source: what the path is: `run`, or `file of predictions`.
     """
 
     id: str
@@ -144,6 +145,7 @@ class Chapter:
     reading: str = ""
     pooling: tuple[str, int] | None = None
     overview: Table | None = None
+    source: str = "run"
 
     @property
     def pictures(self) -> Iterator[Picture]:

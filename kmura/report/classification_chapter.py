@@ -1,6 +1,5 @@
 """The chapter of a classifier: binary, of several classes or labels, of one area or of all areas."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +33,7 @@ from kmura.report.classification_tables import (
     views_table,
 )
 from kmura.report.run_files import facts_of, read_explored, read_gallery, read_history
+from kmura.report.subgroup_section import subgroup_section
 from kmura.runs.predictions import patient_keys_of, study_keys_of
 from kmura.runs.run import Run
 from kmura.tasks import ALL, Task
@@ -60,7 +60,7 @@ def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
     gallery, stale = read_gallery(folder, evaluation.model_sha256)
     history = read_history(folder)
     scores = evaluation.scores
-    split = headline_split(scores.splits, description.config.train.select_on, scores.options.fit_on)
+    split = evaluation.split
     question = question_of(table, scores, run.area, task)
     details = details_of(scores, split, question, task)
     area = "All areas" if description.area == ALL else description.area
@@ -79,14 +79,15 @@ def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
         area=area,
         path=str(run),
         headline=_headline(evaluation, details),
-        tables=(_data(table, question, task, evaluation.has_patients),),
+        tables=(counts_table(table, question, task, evaluation.has_patients),),
         explored=explored,
         notes=scores.notes,
         warnings=tuple(warnings),
         sections=(
-            _works(names, table, question, details, task),
-            _fails(names, table, question, details, run.area, task),
-            _trusted(names, table, question, details, task),
+            works(names, table, question, details, task),
+            fails(names, table, question, details, run.area, task),
+            trusted(names, table, question, details, task),
+            subgroup_section(names, evaluation.subgroups, split),
             _trained(names, history),
             _faithful(names, evaluation, gallery, run),
             _explored(names, area, explored),
@@ -99,7 +100,7 @@ def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
     )
 
 
-def _works(names: Names, table: pd.DataFrame, question: Question | None, details: Details, task: Task) -> Section:
+def works(names: Names, table: pd.DataFrame, question: Question | None, details: Details, task: Task) -> Section:
     """The scores, and which decisions are right."""
     tables, folded, pictures = (), (), {}
     if details.several:
@@ -115,7 +116,7 @@ def _works(names: Names, table: pd.DataFrame, question: Question | None, details
     return Section("Does it work?", "", SCORES, tables, folded, pictures)
 
 
-def _fails(
+def fails(
     names: Names, table: pd.DataFrame, question: Question | None, details: Details, area: str, task: Task
 ) -> Section:
     """Where wrong decisions are: by area, by number of images, and the most confident ones."""
@@ -145,7 +146,7 @@ def _fails(
     return Section("Where does it fail?", "", "", tuple(tables), tuple(folded), pictures)
 
 
-def _trusted(names: Names, table: pd.DataFrame, question: Question | None, details: Details, task: Task) -> Section:
+def trusted(names: Names, table: pd.DataFrame, question: Question | None, details: Details, task: Task) -> Section:
     """What the probabilities are worth."""
     pictures = probability_pictures(names, question, details.split) if question else {}
     ranges = probability_table(table, task)
@@ -188,29 +189,28 @@ def _explored(names: Names, area: str, explored: AreaData | None) -> Section:
     return Section("What do the images look like?", "", EXPLORED, (), (), {"": pictures}, opened=False)
 
 
-def headline_split(splits: Iterable[str], *chosen: str) -> str:
-    """Returns the split whose scores are shown first.
-
-    It is `test`, or else the first split that nothing was chosen or fitted on, whatever it is called.
-
-    Args:
-        splits: splits with scores.
-        chosen: splits that the best epoch, calibration and thresholds were chosen on.
-    """
-    splits = list(splits)
-    used = {"train", *chosen}
-    held_out = [split for split in splits if split not in used]
-    if "test" in splits and ("test" in held_out or not held_out):
-        return "test"
-    return next(iter(held_out or splits))
-
-
 def _headline(evaluation: Evaluation, details: Details) -> tuple[Text, ...]:
     split, select_on = details.split, evaluation.select_on
+    held_out = split not in (select_on, evaluation.scores.options.fit_on)
+    sentence = f"{scores_sentence(details, evaluation.has_patients, held_out)} The best epoch was chosen on {select_on}"
+    if select_on != split:
+        return (Text(f"{sentence}."),)
+    return Text(f"{sentence}, the split scored here: "), Text("optimistic", strong=True), Text(".")
+
+
+def scores_sentence(details: Details, has_patients: bool, is_held_out: bool) -> str:
+    """The main scores of the split that is shown first.
+
+    Args:
+        details: of the chapter.
+        has_patients: whether patients are known.
+        is_held_out: whether nothing was chosen or fitted on the split.
+    """
+    split = details.split
     study = details.scores.splits[split]["study"]
-    held_out = "held-out " if split not in (select_on, evaluation.scores.options.fit_on) else ""
+    held_out = "held-out " if is_held_out else ""
     of_study, units = ("", "images") if study.is_single_view else ("study ", "studies")
-    patients = f"{study.patients} patients" if evaluation.has_patients else ""
+    patients = f"{study.patients} patients" if has_patients else ""
     if isinstance(study, LevelScores):
         counts = ", ".join(filter(None, (f"{study.positives} {details.positive}", patients)))
         sentence = (
@@ -226,13 +226,10 @@ def _headline(evaluation: Evaluation, details: Details) -> tuple[Text, ...]:
     if details.kappas:
         pooled = details.answers.splits[split]["study"].scores
         sentence += f" Abnormal or normal in all areas: AUC {pooled['auc']}, kappa {pooled['kappa']} at threshold 0.5."
-    sentence += f" The best epoch was chosen on {select_on}"
-    if select_on != split:
-        return (Text(f"{sentence}."),)
-    return Text(f"{sentence}, the split scored here: "), Text("optimistic", strong=True), Text(".")
+    return sentence
 
 
-def _data(table: pd.DataFrame, question: Question | None, task: Task, has_patients: bool) -> Table:
+def counts_table(table: pd.DataFrame, question: Question | None, task: Task, has_patients: bool) -> Table:
     """Counts of the images of each split, with those of the positive side of a question.
 
     Studies are left out where every image is a study of its own.

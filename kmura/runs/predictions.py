@@ -22,7 +22,7 @@ def read_predictions(path: str | os.PathLike, task: Task = BINARY) -> pd.DataFra
     """Returns the table of a run's `predictions.csv`, one row per image.
 
     Its columns are split, area, patient, study and image, and the columns of labels, logits and probabilities of the
-    task; of a binary task those of COLUMNS.
+    task; of a binary task those of COLUMNS. Further columns of the file, such as sex or device, are kept.
 
     Args:
         path: of the file.
@@ -39,13 +39,16 @@ def read_predictions(path: str | os.PathLike, task: Task = BINARY) -> pd.DataFra
     return table.astype(dict.fromkeys(labels, int))
 
 
-def check_predictions(table: pd.DataFrame, task: Task, path: str | os.PathLike | None = None) -> None:
+def check_predictions(
+    table: pd.DataFrame, task: Task, path: str | os.PathLike | None = None, *, mixed_studies: str = "refuse"
+) -> None:
     """Checks a table of predictions for impossible rows.
 
     Args:
         table: with the columns that `read_predictions` returns; any index.
         task: of the predictions.
         path: of the file that the table was read from, for the message; None if it was made in memory.
+        mixed_studies: `refuse` refuses studies with images of both labels in a binary task; other values allow them.
 
     Raises:
         InputError: see `read_predictions`; says which row.
@@ -69,7 +72,7 @@ def check_predictions(table: pd.DataFrame, task: Task, path: str | os.PathLike |
     )
     apart = np.abs(task.probabilities(logit) - probability).max(axis=1) > _ROUNDED
     refuse_rows(path, table, {"a probability that contradicts its logit": apart})
-    if isinstance(task, Binary):
+    if isinstance(task, Binary) and mixed_studies == "refuse":
         known = table[table["label"] >= 0]
         mixed = known["label"].groupby([known["split"], study_keys_of(known)]).transform("nunique") > 1
         if mixed.any():
@@ -84,19 +87,27 @@ def predictions_of(rows: pd.DataFrame, split: str, logit: np.ndarray, task: Task
     """Returns the table of predictions of a split, with the columns that `read_predictions` returns.
 
     Args:
-        rows: table of `Dataset.rows`, one row per image.
+        rows: table of `Dataset.rows`, one row per image; further columns that it has become the last ones.
         split: its name.
         logit: [N, L], float64.
         task: of the predictions.
     """
+    keys = [*_TEXTS, *task.label_columns]
     return pd.concat(
         [
-            rows.assign(split=split)[["split", "area", "patient", "study", "image", *task.label_columns]],
+            rows.assign(split=split)[keys],
             pd.DataFrame(logit, columns=task.logit_columns),
             pd.DataFrame(task.probabilities(logit), columns=task.probability_columns),
+            rows.drop(columns=keys, errors="ignore"),
         ],
         axis=1,
     )
+
+
+def further_columns(table: pd.DataFrame, task: Task) -> list[str]:
+    """Returns the columns of a table of predictions that it need not have, such as sex or device."""
+    own = {*_TEXTS, *task.label_columns, *task.logit_columns, *task.probability_columns}
+    return [name for name in table.columns if name not in own]
 
 
 def patient_keys_of(table: pd.DataFrame) -> np.ndarray:

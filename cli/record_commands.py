@@ -121,6 +121,12 @@ def _show_counts(manifest) -> None:
     "--test-fraction", default=0.2, metavar="F", help="Share of the patients for test, if the source has no such split."
 )
 @seed_option("Seed of the splits and of the order of the records.")
+@click.option(
+    "--folds",
+    type=click.IntRange(2),
+    metavar="K",
+    help="Assign the patients outside of test to K folds, stratified by area and label.",
+)
 @click.option("--strict", is_flag=True, help="Fail on an unreadable image instead of skipping and listing it.")
 @click.option(
     "--overwrite", is_flag=True, help="Replace records that were built from other images or with other options."
@@ -137,6 +143,7 @@ def build_tfrecords(
     val_fraction,
     test_fraction,
     seed,
+    folds,
     strict,
     overwrite,
     workers,
@@ -147,7 +154,7 @@ def build_tfrecords(
     All images of a patient go to one of the splits train, val and test. The layouts folders and medmnist state no
     patients; each image then counts as a patient of its own. The same command resumes an interrupted build.
     """
-    from kmura.cli.display import notes
+    from kmura.cli.display import notes, one_line
     from kmura.cli.progress import counting
     from kmura.records.writer import build_records
 
@@ -166,6 +173,7 @@ def build_tfrecords(
             out,
             layout=layout,
             options=options,
+            folds=folds or 0,
             strict=strict,
             overwrite=overwrite,
             workers=workers,
@@ -173,6 +181,8 @@ def build_tfrecords(
             **layout_options,
         )
     _show_counts(manifest)
+    for note in manifest.notes:
+        print(one_line(note), file=sys.stderr)
     for leak in manifest.leaks or ():
         print(f"WARNING: {leak.area}: {leak.text}", file=sys.stderr)
     for skipped in manifest.skipped[:10]:

@@ -22,7 +22,7 @@ def read_predictions(path: str | os.PathLike, task: Task = BINARY) -> pd.DataFra
     """Returns the table of a run's `predictions.csv`, one row per image.
 
     Its columns are split, area, patient, study and image, and the columns of labels, logits and probabilities of the
-    task; of a binary task those of COLUMNS.
+    task (of a binary task those of COLUMNS), then those of metadata that the records keep.
 
     Args:
         path: of the file.
@@ -84,16 +84,18 @@ def predictions_of(rows: pd.DataFrame, split: str, logit: np.ndarray, task: Task
     """Returns the table of predictions of a split, with the columns that `read_predictions` returns.
 
     Args:
-        rows: table of `Dataset.rows`, one row per image.
+        rows: table of `Dataset.rows`, one row per image; its further columns (metadata) come last.
         split: its name.
         logit: [N, L], float64.
         task: of the predictions.
     """
+    names = [*_TEXTS, *task.label_columns]
     return pd.concat(
         [
-            rows.assign(split=split)[["split", "area", "patient", "study", "image", *task.label_columns]],
+            rows.assign(split=split)[names],
             pd.DataFrame(logit, columns=task.logit_columns),
             pd.DataFrame(task.probabilities(logit), columns=task.probability_columns),
+            rows[[name for name in rows if name not in names]],
         ],
         axis=1,
     )

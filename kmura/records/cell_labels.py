@@ -160,6 +160,7 @@ def _single(cells: pd.Series, rules: LabelRules, place: str) -> CellLabels:
             notes = (f"{place}: {classes[1]} is taken as the positive class",)
     if not known:
         raise InputError(f"{place} has no labels; name another with --label-column")
+    _check_spelling(known, place)
     order, more = class_order(place, sorted(known, key=alphabetical), rules.positive_class, classes)
     ids = {text: number for number, text in enumerate(order)}
     blank = 0 if rules.blank == "negative" else -1
@@ -209,6 +210,7 @@ def _several(cells: pd.Series, rules: LabelRules, place: str) -> CellLabels:
     classes = tuple(map(normalised, rules.classes)) or tuple(sorted(known, key=alphabetical))
     if not classes:
         raise InputError(f"{place} has no labels; name another with --label-column")
+    _check_spelling(known, place)
     _check_classes(classes, known, place)
     if not rules.classes:
         notes.append(f"{place}: {len(classes)} labels in alphabetical order ({', '.join(classes)})")
@@ -234,6 +236,17 @@ def _check_classes(classes: Sequence[str], known: Iterable[str], place: str) -> 
             raise InputError(f"class {name} is not in {place}; {hint}")
     if len(set(classes)) < len(classes):
         raise InputError(f"--classes {','.join(classes)} names a class twice")
+
+
+def _check_spelling(known: Iterable[str], place: str) -> None:
+    first: dict[str, str] = {}
+    for name in sorted(known):
+        other = first.setdefault(name.casefold(), name)
+        if other != name:
+            raise InputError(
+                f"{place}: the labels {other!r} and {name!r} differ only in case; merge them with "
+                f"--merge-labels {other}={name}"
+            )
 
 
 def _parts(text: str, separators: str) -> list[str]:

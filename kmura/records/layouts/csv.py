@@ -31,7 +31,7 @@ from kmura.records.layouts.base import (
     area_name,
     size_and_change,
 )
-from kmura.records.presets import preset_names, with_preset
+from kmura.records.presets import preset_names, preset_summary, with_preset
 from kmura.records.row_filter import RowFilter
 from kmura.tasks import Binary, Multiclass, Multilabel
 
@@ -186,7 +186,8 @@ def _preset_notes(given: Mapping[str, Any], options: Mapping[str, Any]) -> list[
         for name, value in options.items()
         if value not in (None, "", ()) and value != given[name] and name != "label_columns"
     ]
-    return [f"preset {given['preset']}: {' '.join(values)}"]
+    title = preset_summary(given["preset"]).partition(":")[0]
+    return [f"preset {given['preset']} ({title}): {' '.join(values)}"]
 
 
 def _rules(options: Mapping[str, Any]) -> LabelRules:

@@ -121,6 +121,12 @@ def _show_counts(manifest) -> None:
     "--test-fraction", default=0.2, metavar="F", help="Share of the patients for test, if the source has no such split."
 )
 @seed_option("Seed of the splits and of the order of the records.")
+@click.option(
+    "--folds",
+    type=click.IntRange(2),
+    metavar="K",
+    help="Assign the patients outside of test to K folds, stratified by area and label.",
+)
 @click.option("--strict", is_flag=True, help="Fail on an unreadable image instead of skipping and listing it.")
 @click.option(
     "--overwrite", is_flag=True, help="Replace records that were built from other images or with other options."
@@ -137,6 +143,7 @@ def build_tfrecords(
     val_fraction,
     test_fraction,
     seed,
+    folds,
     strict,
     overwrite,
     workers,
@@ -147,7 +154,7 @@ def build_tfrecords(
     All images of a patient go to one of the splits train, val and test. The layouts folders and medmnist state no
     patients; each image then counts as a patient of its own. The same command resumes an interrupted build.
     """
-    from kmura.cli.display import notes
+    from kmura.cli.display import notes, one_line
     from kmura.cli.progress import counting
     from kmura.records.writer import build_records
 
@@ -166,6 +173,7 @@ def build_tfrecords(
             out,
             layout=layout,
             options=options,
+            folds=folds or 0,
             strict=strict,
             overwrite=overwrite,
             workers=workers,
@@ -173,6 +181,8 @@ def build_tfrecords(
             **layout_options,
         )
     _show_counts(manifest)
+    for note in manifest.notes:
+        print(one_line(note), file=sys.stderr)
     for leak in manifest.leaks or ():
         print(f"WARNING: {leak.area}: {leak.text}", file=sys.stderr)
     for skipped in manifest.skipped[:10]:
@@ -189,8 +199,13 @@ def build_tfrecords(
     epilog=examples("kmura inspect tfrecords"),
 )
 @click.argument("records", default="tfrecords", type=click.Path())
-def inspect(records):
-    """Check RECORDS for damage, wrong counts, and patients or identical images in two splits.
+@click.option(
+    "--near-duplicates/--no-near-duplicates",
+    default=True,
+    help="Look for near-duplicate images in two splits, which decodes every image.",
+)
+def inspect(records, near_duplicates):
+    """Check RECORDS for damage, wrong counts, and patients, identical or near-duplicate images in two splits.
 
     Exit code: 0 if there are no errors (there may be warnings and notes), 2 if there are errors.
     """
@@ -198,7 +213,7 @@ def inspect(records):
     from kmura.records.verify import inspect_records
 
     with counting("shards") as progress:
-        inspection = inspect_records(records, progress)
+        inspection = inspect_records(records, progress, near_duplicates=near_duplicates)
     _show_counts(inspection.manifest)
     for finding in inspection.findings:
         click.echo(f"{finding.severity}: {finding.text}")

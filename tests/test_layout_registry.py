@@ -73,10 +73,12 @@ def test_the_command_takes_choices_and_options_from_the_registry(flat, tmp_path,
     code, out, _ = kmura_main(monkeypatch, capsys, "build-tfrecords", "--help")
     text = " ".join(out.split())
     assert (
-        code == 0 and "[mura|folders|medmnist|unlabelled|flat]" in text and "flat ROOT/PATIENT_STUDY_LABEL.png" in text
+        code == 0
+        and "[mura|folders|medmnist|csv|unlabelled|flat]" in text
+        and "flat ROOT/PATIENT_STUDY_LABEL.png" in text
     )
     assert "--without NAMES flat: leave out these patients." in text
-    assert "--name TEXT folders, medmnist, unlabelled, flat: name of the area" in text
+    assert "--name TEXT folders, medmnist, csv, unlabelled, flat: name of the area" in text
     build = ("build-tfrecords", flat, "--out", tmp_path / "records", "--layout", "flat", "--workers", 1)
     code, _, _ = kmura_main(monkeypatch, capsys, *build, "--without", "p1, p2", "--name", "XR_KNEE")
     manifest = read_manifest(tmp_path / "records")

@@ -115,8 +115,8 @@ class Dataset:
 
         A batch is a dictionary: `image` float32 [B, S, S, C] in 0..255; `label` float32 [B, L] (binary: L = 1, 0 or 1;
         multiclass: one-hot; multilabel: 0 or 1 for each class); `mixed_image` and `mixed_label`, which equal `image`
-        and `label` if mixing is off. Images whose label is not completely known are excluded. The last batch of an
-        epoch may be smaller.
+        and `label` if mixing is off. Images without a known label are excluded; a label that is unknown beside known
+        ones (multilabel) is -1. The last batch of an epoch may be smaller.
 
         Every epoch draws all images in a new order. Order and augmentation depend only on (seed, epoch, position):
         results are bit-identical if training resumes at an epoch, or with another cache or number of threads.
@@ -245,10 +245,14 @@ class Dataset:
         """Returns a table with one row per image, in the order of `eval`: area, patient, study, image (path), labels.
 
         Binary and multiclass tasks have a column `label`, the class id. Multilabel tasks have one column `label_CLASS`
-        of 0 and 1 per class. -1 is unknown.
+        of 0 and 1 per class. -1 is unknown. The metadata that the records keep follow, as text.
         """
-        columns = pd.DataFrame(self.ids(split), columns=self.labels.label_columns)
-        return pd.concat([self.index(split).keys, columns], axis=1)
+        labels = pd.DataFrame(self.ids(split), columns=self.labels.label_columns)
+        return pd.concat([self.index(split).keys, labels, self.index(split).columns], axis=1)
+
+    def folds(self, split: str) -> np.ndarray:
+        """Returns the fold of each image of a split, int64 [n] from 0; -1 if the records have no folds."""
+        return self.index(split).folds
 
     def steps(self, batch_size: int = 16, split: str = "train") -> int:
         """Returns the number of batches per epoch of `train`."""

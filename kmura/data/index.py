@@ -38,6 +38,8 @@ class Index:
         sides: int64 [n, 2], height and width of the image, pixels.
         labels: int64 [n, 1] class ids, or [n, number of classes] of 0 and 1 (multilabel); -1 is unknown.
         keys: area, patient, study, image (path), one row per image.
+        columns: the metadata that the records keep, as text, one row per image; often without any column.
+        folds: int64 [n], the fold of each image, from 0; -1 without one.
         fingerprint: hexadecimal; changes whenever a shard changes.
     """
 
@@ -51,14 +53,16 @@ class Index:
     sides: np.ndarray
     labels: np.ndarray
     keys: pd.DataFrame
+    columns: pd.DataFrame
+    folds: np.ndarray
     fingerprint: str
 
     def __len__(self) -> int:
         return len(self.shard)
 
     def known(self) -> np.ndarray:
-        """The rows whose label is completely known, int64, ascending."""
-        return np.flatnonzero((self.labels >= 0).all(axis=1))
+        """The rows with a known label (multilabel: at least one), int64, ascending."""
+        return np.flatnonzero((self.labels >= 0).any(axis=1))
 
 
 def read_index(records: str | os.PathLike, area: str, split: str) -> Index:
@@ -113,6 +117,7 @@ def _indexed(records: Path, state: tuple, area: str, split: str) -> Index:
     def column(name: str) -> list:
         return list(itertools.chain.from_iterable(getattr(table, name) for table in tables))
 
+    names = [name for name in manifest.columns if any(name in table.columns for table in tables)]
     keys = {name: column(name) for name in ("patient", "study", "path")}
     areas = [name for (name, _), count in zip(shards, counts, strict=True) for _ in range(count)]
     return Index(
@@ -126,6 +131,11 @@ def _indexed(records: Path, state: tuple, area: str, split: str) -> Index:
         np.array([column("height"), column("width")], np.int64).T,
         np.concatenate([_labels(table, manifest, path) for table, path in zip(tables, paths, strict=True)]),
         pd.DataFrame({"area": areas, "patient": keys["patient"], "study": keys["study"], "image": keys["path"]}),
+        pd.DataFrame(
+            {name: [text for table in tables for text in table.columns.get(name, [""] * len(table))] for name in names},
+            index=range(sum(counts)),
+        ),
+        np.concatenate([table.fold or np.full(len(table), -1) for table in tables]).astype(np.int64),
         hashlib.sha256(" ".join(shard.sha256 for _, shard in shards).encode()).hexdigest(),
     )
 

@@ -42,7 +42,12 @@ class Tally:
         repeated: links to files that are listed already, each with the path under which the file is listed.
     """
 
-    def __init__(self):
+    def __init__(self, most: int = _SHOWN):
+        """
+        Args:
+            most: examples of each kind that are kept.
+        """
+        self.most = most
         self.repeated: list[tuple[Path, Path]] = []
         self._numbers: collections.Counter[str] = collections.Counter()
         self._examples: dict[str, list[str]] = {}
@@ -51,7 +56,7 @@ class Tally:
         """Counts `number` files of a kind; `name` is an example."""
         self._numbers[kind] += number
         examples = self._examples.setdefault(kind, [])
-        if len(examples) < _SHOWN:
+        if len(examples) < self.most:
             examples.append(name.encode(errors="backslashreplace").decode())
 
     def passed_over(self) -> tuple[PassedOver, ...]:
@@ -65,8 +70,9 @@ def passed_over_note(passed_over: Iterable[PassedOver]) -> str:
     """One line that counts the kinds and names examples; empty if nothing was passed over."""
     parts = []
     for item in passed_over:
-        more = ", ..." if item.number > len(item.examples) else ""
-        parts.append(f"{item.number} {item.kind} ({', '.join(item.examples)}{more})")
+        shown = item.examples[:_SHOWN]
+        more = ", ..." if item.number > len(shown) else ""
+        parts.append(f"{item.number} {item.kind} ({', '.join(shown)}{more})")
     return f"passed over: {'; '.join(parts)}" if parts else ""
 
 

@@ -103,6 +103,9 @@ class Manifest:
         schema_version: of the shards; those of version 1 are read with today's names of splits.
         leaks: patients and identical images in two splits; None in records of a kmura that did not look for them.
         volumes: name -> geometry of each volume, where the records are slices of volumes; otherwise empty.
+        notes: what the layout decided or guessed at build.
+        columns: names of the metadata that the records keep of each image.
+        folds: number of folds that the images outside of `test` are assigned to; 0 if there are none.
     """
 
     layout: str
@@ -120,6 +123,9 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
     leaks: tuple[Leak, ...] | None = None
     volumes: dict[str, VolumeFacts] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    folds: int = 0
 
     def shards(self) -> list[Shard]:
         """Every shard of every area and split."""
@@ -211,6 +217,9 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
             remarks=tuple(Remark(**item) for item in raw.get("remarks", ())),
             leaks=None if raw.get("leaks") is None else tuple(_leak(item) for item in raw["leaks"]),
             volumes={name: _volume(item) for name, item in raw.get("volumes", {}).items()},
+            notes=tuple(raw.get("notes", ())),
+            columns=tuple(raw.get("columns", ())),
+            folds=raw.get("folds", 0),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -221,8 +230,9 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
 def manifest_json(manifest: Manifest) -> dict:
     """The manifest as it is written to the file, splits in the order train, val, test."""
     value = {"schema_version": manifest.schema_version, **dataclasses.asdict(manifest)}
-    if not manifest.volumes:
-        del value["volumes"]  # records of images look as they did before there were volumes
+    for name in ("volumes", "notes", "columns", "folds"):
+        if not value[name]:
+            del value[name]  # records without them look as they did before there were any
     value["areas"] = {
         area: {split: value["areas"][area][split] for split in SPLITS if split in value["areas"][area]}
         for area in sorted(value["areas"])

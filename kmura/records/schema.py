@@ -31,6 +31,8 @@ FEATURES: Mapping[str, tuple[str, str]] = {
 # features that only records of some layouts have; older readers ignore them
 OPTIONAL: Mapping[str, tuple[str, str]] = {
     "mask": ("bytes", "class number of every pixel of `image`, a PNG of 8 bits; 0 is background"),
+    "fold": ("int64", "fold of a cross-validation, from 0"),
+    "columns": ("bytes", "metadata of the image, a JSON object of texts"),
 }
 
 # column -> what it holds of each record, in the index file beside a shard; tfrecords/README.md shows this table, too
@@ -44,6 +46,12 @@ INDEX_COLUMNS: Mapping[str, str] = {
     "path": "as in the record",
 }
 
+# likewise, only of shards whose records have the feature
+OPTIONAL_INDEX_COLUMNS: Mapping[str, str] = {
+    "fold": "as in the record",
+    "columns": "name -> list of texts, the metadata of the records",
+}
+
 SPLITS = ("train", "val", "test")
 VERSION_1_SPLITS = {"train": "train", "tune": "val", "valid": "test"}  # name in version 1 -> name in version 2
 
@@ -52,7 +60,7 @@ VERSION_1_SPLITS = {"train": "train", "tune": "val", "valid": "test"}  # name in
 class Record:
     """One image with everything that is known about it; the fields are those of `FEATURES` and `OPTIONAL`.
 
-    An optional feature that a record lacks is empty.
+    An optional feature that a record lacks is empty (`fold`: None).
     """
 
     image: bytes
@@ -67,6 +75,8 @@ class Record:
     label: tuple[int, ...]
     split: str
     mask: bytes = b""
+    fold: int | None = None
+    columns: bytes = b""
 
 
 def _example_class():
@@ -123,9 +133,10 @@ def encode(record: Record) -> bytes:
             feature.int64_list.value.append(value)
         else:
             feature.int64_list.value.extend(value)
-    for name in OPTIONAL:
-        if value := getattr(record, name):
-            example.features.feature[name].bytes_list.value.append(value)
+    for name, (kind, _) in OPTIONAL.items():
+        if (value := getattr(record, name)) not in (b"", None):
+            feature = example.features.feature[name]
+            (feature.bytes_list if kind == "bytes" else feature.int64_list).value.append(value)
     return example.SerializeToString(deterministic=True)
 
 
@@ -152,9 +163,12 @@ def decode(serialised: bytes) -> Record:
         if len(value) != 1:
             raise ValueError(f"feature {name!r} holds {len(value)} values of kind {kind}, not one")
         values[name] = value[0] if name == "image" or kind == "int64" else value[0].decode()
-    for name in OPTIONAL:
+    for name, (kind, _) in OPTIONAL.items():
         if name in example.features.feature:
-            values[name] = b"".join(example.features.feature[name].bytes_list.value)
+            feature = example.features.feature[name]
+            values[name] = (
+                b"".join(feature.bytes_list.value) if kind == "bytes" else next(iter(feature.int64_list.value), None)
+            )
     values["split"] = VERSION_1_SPLITS.get(values["split"], values["split"])
     return Record(**values)
 

@@ -13,6 +13,7 @@ from kmura.errors import InputError
 from kmura.files import replacing, sha256_of, write_json
 from kmura.records import schema, tfrecord
 from kmura.records.images import UnreadableImage, encode_image
+from kmura.records.kept_columns import encoded_columns
 from kmura.records.layouts.base import Layout, Source
 from kmura.records.manifest import Shard, Skipped
 from kmura.records.remarks import Remark, remarks_on
@@ -163,6 +164,8 @@ def _record(plan: ShardPlan, source: Source) -> tuple[schema.Record, tuple[str, 
         label=source.label,
         split=source.split,
         mask=encode_image(mask, "png", options.quality, max(mask.size))[0] if mask else b"",
+        fold=source.fold,
+        columns=encoded_columns(source.columns),
     )
     return record, () if plan.layout.has_slices else remarks_on(image)
 

@@ -11,8 +11,9 @@ import os
 from pathlib import Path
 
 from kmura.errors import InputError, reason
+from kmura.records.kept_columns import decoded_columns
 from kmura.records.manifest import Shard
-from kmura.records.schema import INDEX_COLUMNS, SCHEMA_VERSION, Record
+from kmura.records.schema import INDEX_COLUMNS, OPTIONAL_INDEX_COLUMNS, SCHEMA_VERSION, Record
 
 SHARD_SUFFIX, INDEX_SUFFIX = ".tfrecord", ".index.json"
 
@@ -23,7 +24,10 @@ def _column():
 
 @dataclasses.dataclass(frozen=True)
 class ShardIndex:
-    """One value per record of a shard in every column, in the order of the records; see `schema.INDEX_COLUMNS`."""
+    """One value per record of a shard in every column, in the order of the records; see `schema.INDEX_COLUMNS`.
+
+    `fold` and `columns` (name -> one text per record) are empty if the records have none.
+    """
 
     start: list[int] = _column()
     height: list[int] = _column()
@@ -32,6 +36,8 @@ class ShardIndex:
     patient: list[str] = _column()
     study: list[str] = _column()
     path: list[str] = _column()
+    fold: list[int] = _column()
+    columns: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.start)
@@ -42,14 +48,21 @@ class ShardIndex:
         self.label.append(list(record.label))
         for name in ("height", "width", "patient", "study", "path"):
             getattr(self, name).append(getattr(record, name))
+        if record.fold is not None:
+            self.fold.append(record.fold)
+        for name, text in decoded_columns(record.columns).items():
+            self.columns.setdefault(name, []).append(text)
 
     def row(self, number: int) -> dict[str, int | str | list[int]]:
         """The values of one record, by column."""
-        return {name: getattr(self, name)[number] for name in INDEX_COLUMNS}
+        values = {name: getattr(self, name)[number] for name in INDEX_COLUMNS}
+        values |= {"fold": self.fold[number]} if self.fold else {}
+        return values | {f"columns/{name}": texts[number] for name, texts in self.columns.items()}
 
     def encoded(self) -> bytes:
         """The contents of the index file; equal indexes give equal bytes."""
         values = {"schema_version": SCHEMA_VERSION, **{name: getattr(self, name) for name in INDEX_COLUMNS}}
+        values |= {name: getattr(self, name) for name in OPTIONAL_INDEX_COLUMNS if getattr(self, name)}
         lines = (f'"{name}": {json.dumps(value, ensure_ascii=False)}' for name, value in values.items())
         return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
@@ -77,8 +90,10 @@ def read_shard_index(folder: str | os.PathLike, shard: Shard) -> ShardIndex:
         raise InputError(f"index {path} is not the file that the manifest describes (SHA-256 differs); {fix}")
     try:
         values = json.loads(content)
-        index = ShardIndex(**{name: values[name] for name in INDEX_COLUMNS})
-        lengths = {len(getattr(index, name)) for name in INDEX_COLUMNS}
+        optional = {name: values[name] for name in OPTIONAL_INDEX_COLUMNS if name in values}
+        index = ShardIndex(**{name: values[name] for name in INDEX_COLUMNS}, **optional)
+        lengths = {len(getattr(index, name)) for name in (*INDEX_COLUMNS, *({"fold"} & optional.keys()))}
+        lengths |= {len(texts) for texts in index.columns.values()}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"index {path} is damaged ({type(error).__name__}: {error}); {fix}") from error
     if lengths != {shard.records}:

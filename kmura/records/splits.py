@@ -27,14 +27,10 @@ def carve(sources: Iterable[Source], fraction: float, seed: int, *, origin: str 
         origin, target: names of splits.
     """
     sources = list(sources)
-    purpose = _PURPOSES.get(target, target)
     if fraction <= 0:
         return sources
-    kinds: dict[str, set] = defaultdict(set)
-    for source in sources:
-        if source.split == origin:
-            kinds[source.patient].add((source.area, source.label))
-    order = sorted(kinds, key=lambda patient: (sorted(kinds[patient]), _keyed_hash(seed, purpose, patient)))
+    inside = (source for source in sources if source.split == origin)
+    order = stratified_patients(inside, seed, _PURPOSES.get(target, target))
     offset = 0.5  # of every run of 1 / fraction patients, the one in the middle is taken
     moved = {
         patient
@@ -45,6 +41,17 @@ def carve(sources: Iterable[Source], fraction: float, seed: int, *, origin: str 
         dataclasses.replace(source, split=target) if source.split == origin and source.patient in moved else source
         for source in sources
     ]
+
+
+def stratified_patients(sources: Iterable[Source], seed: int, purpose: str) -> list[str]:
+    """The patients sorted by their (area, label) pairs, then by a hash of the seed, the purpose and their id.
+
+    Every n-th patient in this order is a stratified choice.
+    """
+    kinds: dict[str, set] = defaultdict(set)
+    for source in sources:
+        kinds[source.patient].add((source.area, source.label))
+    return sorted(kinds, key=lambda patient: (sorted(kinds[patient]), _keyed_hash(seed, purpose, patient)))
 
 
 def shuffled(sources: Iterable[Source], seed: int) -> list[Source]:

@@ -15,6 +15,8 @@ from kmura.config import RecordsConfig
 from kmura.errors import InputError, reason
 from kmura.files import check_replaceable, locked, replacing, sha256_of, write_json
 from kmura.records import schema, splits
+from kmura.records.folds import assign_folds, check_folds, without_test
+from kmura.records.image_files import passed_over_note
 from kmura.records.layouts import layout_named, listing_of
 from kmura.records.layouts.base import AREAS, Layout, Listing, Source
 from kmura.records.leakage import find_leaks
@@ -41,6 +43,7 @@ def build_records(
     *,
     layout: str | Layout = "mura",
     options: RecordsConfig | None = None,
+    folds: int = 0,
     strict: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
@@ -57,12 +60,16 @@ def build_records(
         out: the folder for `AREA/SPLIT-00000-of-00008.tfrecord`, an index beside each, and `manifest.json`.
         layout: how the images are stored, a name in `kmura.records.layouts.LAYOUTS` or a layout itself.
         options: encoding, size, splits; see RecordsConfig.
-        strict: raise for an unreadable image instead of listing it in `manifest.skipped`.
+        folds: number of folds that the patients outside of `test` are assigned to, stratified by area and label; 0
+            assigns none.
+        strict: raise for an unreadable image instead of listing it in `manifest.skipped`, and for what is wrong in the
+            tables of the layout csv.
         overwrite: replace a finished build of another input or other options.
         workers: number of processes; None: one per processor.
         progress: called with (images done, images in total).
         **layout_options: options of the layout, see its `options`: `areas` and `from_csv` of `mura`; `name`,
-            `positive_class` and `classes` of `folders` and `medmnist`. None, False and empty values count as not given.
+            `positive_class` and `classes` of `folders` and `medmnist`; the columns of `csv`. None, False and empty
+            values count as not given.
 
     Raises:
         InputError: nothing usable in `root`, contradicting options, `out` contains other records or cannot be written,
@@ -75,6 +82,9 @@ def build_records(
     listing = listing_of(source_layout, root, layout_options)
     if strict and listing.skipped:
         raise strict_error(listing.skipped[0])
+    if strict and listing.irregular:
+        note = passed_over_note(listing.irregular).removeprefix("passed over: ")
+        raise InputError(f"{root}: {note}; correct the source, or build without --strict to leave them out")
     sources = list(listing.sources)
     _check_classes(root, source_layout, listing, sources, "")
     for split, fraction in (("test", options.test_fraction), ("val", options.val_fraction)):
@@ -82,6 +92,8 @@ def build_records(
             sources = splits.carve(sources, fraction, options.seed, target=split)
     left = " left after carving; lower --val-fraction or --test-fraction"
     _check_classes(root, source_layout, listing, sources, left)
+    sources = assign_folds(sources, folds, options.seed) if folds else without_test(sources)
+    notes = check_folds(sources, listing.classes, listing.task, listing.has_patients)
     source = _fingerprint(root, source_layout, listing, sources, options)
     if (out / MANIFEST).exists() and not overwrite:
         finished = read_manifest(out)
@@ -101,7 +113,7 @@ def build_records(
     plans = list(_plans(root, source_layout, sources, options))
     with _stage(out, source) as stage:
         results = write_shards(plans, stage, out, workers, strict, progress)
-        manifest = _manifest(source_layout, listing, options, source, plans, results)
+        manifest = _manifest(source_layout, listing, options, source, plans, results, notes)
         _publish(manifest, stage, out)
     return manifest
 
@@ -128,7 +140,7 @@ def _fingerprint(root: Path, layout: Layout, listing: Listing, sources: list[Sou
     head = [schema.SCHEMA_VERSION, layout.name, listing.classes, listing.task, dataclasses.asdict(options)]
     digest.update(json.dumps(head, sort_keys=True).encode())
     for source in sorted(sources, key=lambda source: source.path):
-        digest.update(json.dumps(dataclasses.astuple(source)).encode())
+        digest.update(json.dumps(source.identity()).encode())
     if root.is_file():
         digest.update(sha256_of(root).encode())
     return digest.hexdigest()
@@ -186,7 +198,7 @@ def _drop_leftovers(out: Path) -> None:
         shutil.rmtree(out / STAGE, ignore_errors=True)
 
 
-def _manifest(layout: Layout, listing: Listing, options: RecordsConfig, source: str, plans, results) -> Manifest:
+def _manifest(layout: Layout, listing: Listing, options: RecordsConfig, source: str, plans, results, notes) -> Manifest:
     groups: dict[tuple[str, str], list[tuple[ShardPlan, ShardResult]]] = collections.defaultdict(list)
     for plan, result in zip(plans, results, strict=True):
         groups[plan.sources[0].area, plan.sources[0].split].append((plan, result))
@@ -223,10 +235,13 @@ def _manifest(layout: Layout, listing: Listing, options: RecordsConfig, source: 
         areas=dict(areas),
         has_patients=listing.has_patients,
         skipped=tuple(skipped),
-        passed_over=listing.passed_over,
+        passed_over=(*listing.irregular, *listing.passed_over),
         remarks=tuple(remarks),
         leaks=find_leaks(_written(plans, results), listing.has_patients),
         volumes=_volumes(listing, plans),
+        notes=(*listing.notes, *notes),
+        columns=tuple(dict.fromkeys(name for plan in plans for source in plan.sources for name, _ in source.columns)),
+        folds=len({source.fold for plan in plans for source in plan.sources} - {None}),
     )
 
 

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +31,8 @@ class Source:
         bytes: size of the file (of the array row), part of the fingerprint of a build; None if the file is missing.
         changed: time of the last change of the file, nanoseconds, part of the fingerprint; None for arrays and missing
             files.
+        fold: number of the fold of a cross-validation, from 0; None if there are no folds.
+        columns: (name, text) of the metadata that the records keep.
     """
 
     path: str
@@ -40,6 +43,13 @@ class Source:
     split: str
     bytes: int | None
     changed: int | None = None
+    fold: int | None = None
+    columns: tuple[tuple[str, str], ...] = ()
+
+    def identity(self) -> tuple:
+        """All values, for the fingerprint of a build; without fold and columns where there are none."""
+        values = dataclasses.astuple(self)
+        return values if self.columns or self.fold is not None else values[:-2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +64,8 @@ class Listing:
         has_patients: whether the source knows patients; otherwise every image is its own study and patient.
         skipped: files that are left out, with the reason.
         passed_over: what else lies in the source and is no image of the layout, counted by kind.
+        irregular: what is wrong in the source and left out, counted by kind; a strict build fails.
+        notes: what the layout decided or guessed, one sentence each; the build shows them.
         volumes: name -> geometry of each volume, where the images are slices of volumes; `split` is set by the build.
     """
 
@@ -64,6 +76,8 @@ class Listing:
     has_patients: bool
     skipped: tuple[Skipped, ...] = ()
     passed_over: tuple[PassedOver, ...] = ()
+    irregular: tuple[PassedOver, ...] = ()
+    notes: tuple[str, ...] = ()
     volumes: Mapping[str, VolumeFacts] = dataclasses.field(default_factory=dict)
 
 
@@ -117,6 +131,21 @@ AREAS = Option("areas", "build only these areas.", tuple)
 NAME = Option("name", "name of the area; default: that of the folder or file.")
 CLASSES = Option("classes", "class names in the order of their ids.", tuple, metavar="A,B,C")
 POSITIVE_CLASS = Option("positive_class", "which of the two classes is positive (class 1).", metavar="NAME")
+PATIENT_PATTERN = Option(
+    "patient_pattern", "regular expression whose group is the patient in the path of an image.", metavar="REGEX"
+)
+STUDY_PATTERN = Option(
+    "study_pattern", "regular expression whose group is the study in the path of an image.", metavar="REGEX"
+)
+
+# name of a folder or value of a column -> split
+SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+SPLIT_NAMES |= dict.fromkeys(("val", "valid", "validation", "tune"), "val")
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder or value is named after, regardless of case; None if it is no name of a split."""
+    return SPLIT_NAMES.get(normalised(name.strip()).casefold())
 
 
 class Layout(abc.ABC):
@@ -175,13 +204,24 @@ class Layout(abc.ABC):
         return None
 
 
-def area_name(given: str | None, default: str) -> str:
+def area_name(given: str | None, default: str, notes: list[str] | None = None) -> str:
     """The name of the only area of a source, checked.
+
+    Args:
+        given: the name that the user chose; must be valid.
+        default: name of the folder or file otherwise; what an area cannot contain, such as spaces, becomes `_`.
+        notes: gets a sentence if the default was changed.
 
     Raises:
         InputError: a name that cannot be an area.
     """
     name = normalised(given or default)
+    if not given:
+        valid = re.sub(r"[^\w-]+", "_", name).strip("_")
+        if valid and valid != name:
+            if notes is not None:
+                notes.append(f"the area of {name!r} is called {valid}; --name gives another name")
+            name = valid
     if name.lower() == "all":
         raise InputError("the area name 'all' stands for every area elsewhere; give another --name")
     if not name.replace("_", "").replace("-", "").isalnum():

@@ -39,7 +39,8 @@ class MedMNIST(Layout):
         Raises:
             InputError: not a MedMNIST file, arrays that do not fit together, or a number of names that does not fit.
         """
-        area = area_name(name, root.stem)
+        notes: list[str] = []
+        area = area_name(name, root.stem, notes)
         labels = {}
         sources = []
         for split in SPLITS:
@@ -61,7 +62,7 @@ class MedMNIST(Layout):
             if key not in {f"{split}_{part}" for split in SPLITS for part in ("images", "labels")}:
                 tally.add("arrays of other names", key)
         passed_over = tally.passed_over()
-        return Listing(names, task, tuple(sources), SPLITS, has_patients=False, passed_over=passed_over)
+        return Listing(names, task, tuple(sources), SPLITS, False, passed_over=passed_over, notes=tuple(notes))
 
     def read(self, root: Path, source: Source, channels: int) -> tuple[Image.Image, str]:
         """One image, mode L or RGB, and the SHA-256 of its pixels; `source.path` is for example `train/000012`.

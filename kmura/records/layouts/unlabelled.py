@@ -30,7 +30,8 @@ class Unlabelled(Layout):
         Raises:
             InputError: there are no images.
         """
-        area = area_name(name, root.resolve().name)
+        notes: list[str] = []
+        area = area_name(name, root.resolve().name, notes)
         tally, sources = Tally(), []
         for file in find_images(root, tally):
             path = file.relative_to(root).as_posix()
@@ -38,7 +39,7 @@ class Unlabelled(Layout):
         if not sources:
             raise InputError(f"{root} contains no images; give a folder of images")
         return Listing(
-            CLASSES, Binary.name, tuple(sources), ("test",), has_patients=False, passed_over=tally.passed_over()
+            CLASSES, Binary.name, tuple(sources), ("test",), False, passed_over=tally.passed_over(), notes=tuple(notes)
         )
 
     def check_out(self, root: Path, out: Path) -> None:

@@ -3,14 +3,15 @@
 import contextlib
 import io
 import math
-import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from kmura.records.dicom_tags import without_identifiers
 from kmura.records.eight_bits import eight_bits
 from kmura.records.images import UnreadableImage, check_size
+from kmura.records.pydicom_messages import silenced
 from kmura.records.remarks import with_remarks
 
 SUFFIXES = frozenset({".dcm", ".dicom"})
@@ -52,8 +53,7 @@ def kind_without_pixels(path: Path) -> str:
         import pydicom
     except ImportError:
         return ""
-    with contextlib.suppress(Exception), warnings.catch_warnings():  # pydicom raises many kinds of errors
-        warnings.simplefilter("ignore")
+    with contextlib.suppress(Exception), silenced():  # pydicom raises many kinds of errors
         dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "Rows"])
         sop = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
         if not sop or "Rows" in dataset:
@@ -65,42 +65,86 @@ def kind_without_pixels(path: Path) -> str:
     return ""
 
 
-def decode_dicom(data: bytes, channels: int = 1) -> Image.Image:
+def decode_dicom(data: bytes, channels: int = 1, frame: int | None = None) -> Image.Image:
     """The image in the bytes of a DICOM file: 8 bits, mode L (1 channel) or RGB (3 channels).
 
     Gray values are rescaled (slope and intercept, or the modality table), then mapped by the VOI table or the first
     valid window, or stretched from minimum to maximum if the file has neither; MONOCHROME1 is inverted. Padding is
     black. Tables and windows that the standard forbids (a width of 0) are ignored with a remark, see `remarks_on`. A
-    file that states no transfer syntax is read as the default one. Files of several frames are refused, because they
-    do not say which frame is the radiograph.
+    file that states no transfer syntax is read as the default one. Messages contain no identifiers of the patient.
+
+    Args:
+        data: bytes of the file.
+        channels: 1 or 3.
+        frame: which frame of several is decoded, from 0, with a remark; None refuses files of several frames, because
+            they do not say which frame is the radiograph.
 
     Raises:
-        UnreadableImage: pydicom is missing, not a DICOM file, no pixels, several frames, a transfer syntax that no
-            installed package decodes, colours other than RGB and YBR, too many pixels (refused before decoding).
+        UnreadableImage: pydicom is missing, not a DICOM file, no pixels, several frames, a frame that does not exist, a
+            transfer syntax that no installed package decodes, colours other than RGB and YBR, too many pixels (refused
+            before decoding).
     """
     try:
         import pydicom
     except ImportError as error:
         raise UnreadableImage(f"DICOM, which needs pydicom; {_INSTALL}") from error
     remarks: list[str] = []
+    dataset = pydicom.Dataset()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silenced():
             dataset = pydicom.dcmread(io.BytesIO(data), force=True)
             if not any(name in dataset for name in _PIXELS):
                 raise UnreadableImage("DICOM without pixels")
-            frames = int(dataset.get("NumberOfFrames") or 1)
-            if frames != 1:
-                raise UnreadableImage(f"DICOM of {frames} frames; save the radiograph as a file of one frame")
+            number = _frame_number(dataset, frame, remarks)
+            if not dataset.get("Rows") or not dataset.get("Columns"):
+                raise UnreadableImage("DICOM without Rows and Columns, the size of the image")
             check_size((int(dataset.Columns), int(dataset.Rows)))
             _check_syntax(dataset)
-            image = _image(dataset, remarks)
+            image = _image(dataset, number, remarks)
     except UnreadableImage:
         raise
     except Exception as error:  # pydicom raises many kinds of errors for damaged files
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableImage(f"DICOM that cannot be decoded ({text})") from error
+        with silenced():
+            text = without_identifiers(" ".join(str(error).split()) or type(error).__name__, dataset)
+            raise UnreadableImage(_undecodable(dataset, text)) from error
     return with_remarks(image.convert("L" if channels == 1 else "RGB"), remarks)
+
+
+def _frame_number(dataset, frame: int | None, remarks: list[str]) -> int:
+    """The position of the frame to decode, from 0.
+
+    Raises:
+        UnreadableImage: several frames and none is chosen, or the chosen one does not exist.
+    """
+    try:
+        frames = int(dataset.get("NumberOfFrames") or 1)
+    except ValueError as error:
+        raise UnreadableImage("DICOM whose number of frames is not a number") from error
+    if frame is None:
+        if frames != 1:
+            raise UnreadableImage(f"DICOM of {frames} frames; save the radiograph as a file of one frame")
+        return 0
+    if not 0 <= frame < frames:
+        raise UnreadableImage(f"DICOM of {frames} frames, which has no frame {frame + 1}")
+    if frames > 1:
+        remarks.append(f"frame {frame + 1} of {frames}")
+    return frame
+
+
+def _undecodable(dataset, text: str) -> str:
+    """Why pixels cannot be decoded: the transfer syntax and, where its kind is known to lack a decoder, the fix."""
+    from pydicom import uid
+
+    syntax = dataset.file_meta.get("TransferSyntaxUID", "") if hasattr(dataset, "file_meta") else ""
+    if syntax == uid.JPEGExtended12Bit and int(dataset.get("BitsStored") or 0) > 8:
+        return (
+            f"DICOM compressed as {uid.UID(syntax).name} with more than 8 bits, which no permissively licensed decoder "
+            "supports; decompress it, for example with dcmdjpeg of DCMTK"
+        )
+    with contextlib.suppress(ValueError):  # not a transfer syntax
+        if syntax and uid.UID(syntax).is_compressed:
+            return f"DICOM compressed as {uid.UID(syntax).name} that cannot be decoded ({text})"
+    return f"DICOM that cannot be decoded ({text})"
 
 
 def _check_syntax(dataset) -> None:
@@ -128,10 +172,12 @@ def _check_syntax(dataset) -> None:
         raise UnreadableImage(f"DICOM compressed as {syntax.name}, which needs a decoder; {_INSTALL}")
 
 
-def _image(dataset, remarks: list[str]) -> Image.Image:
-    from pydicom.pixels import convert_color_space
+def _image(dataset, frame: int, remarks: list[str]) -> Image.Image:
+    from pydicom.pixels import convert_color_space, get_decoder
 
-    pixels, kind = dataset.pixel_array, dataset.PhotometricInterpretation
+    # the decoder says which colours it returns: those of JPEG 2000 (YBR_RCT, YBR_ICT) become RGB while it decodes
+    pixels, properties = get_decoder(dataset.file_meta.TransferSyntaxUID).as_array(dataset, index=frame, raw=True)
+    kind = str(properties["photometric_interpretation"])
     if pixels.ndim == 3:
         if kind.startswith("YBR"):
             pixels = convert_color_space(pixels, kind, "RGB")

@@ -5,7 +5,7 @@ import dataclasses
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kmura.errors import InputError, reason
@@ -54,6 +54,11 @@ class Tally:
         if len(examples) < _SHOWN:
             examples.append(name.encode(errors="backslashreplace").decode())
 
+    def drop_examples(self, unwanted: Callable[[str], bool]) -> None:
+        """Drops the unwanted names among the examples; the counts stay."""
+        for kind, names in self._examples.items():
+            self._examples[kind] = [name for name in names if not unwanted(name)]
+
     def passed_over(self) -> tuple[PassedOver, ...]:
         """The kinds in alphabetical order."""
         return tuple(
@@ -66,7 +71,8 @@ def passed_over_note(passed_over: Iterable[PassedOver]) -> str:
     parts = []
     for item in passed_over:
         more = ", ..." if item.number > len(item.examples) else ""
-        parts.append(f"{item.number} {item.kind} ({', '.join(item.examples)}{more})")
+        examples = f" ({', '.join(item.examples)}{more})" if item.examples else ""
+        parts.append(f"{item.number} {item.kind}{examples}")
     return f"passed over: {'; '.join(parts)}" if parts else ""
 
 

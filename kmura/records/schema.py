@@ -31,6 +31,7 @@ FEATURES: Mapping[str, tuple[str, str]] = {
 # features that only records of some layouts have; older readers ignore them
 OPTIONAL: Mapping[str, tuple[str, str]] = {
     "mask": ("bytes", "class number of every pixel of `image`, a PNG of 8 bits; 0 is background"),
+    "metadata": ("bytes", "what else the source says of the image, a JSON object of texts, such as `view` and `sex`"),
 }
 
 # column -> what it holds of each record, in the index file beside a shard; tfrecords/README.md shows this table, too
@@ -67,6 +68,7 @@ class Record:
     label: tuple[int, ...]
     split: str
     mask: bytes = b""
+    metadata: bytes = b""
 
 
 def _example_class():

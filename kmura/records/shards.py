@@ -163,6 +163,7 @@ def _record(plan: ShardPlan, source: Source) -> tuple[schema.Record, tuple[str, 
         label=source.label,
         split=source.split,
         mask=encode_image(mask, "png", options.quality, max(mask.size))[0] if mask else b"",
+        metadata=json.dumps(dict(source.metadata), ensure_ascii=False).encode() if source.metadata else b"",
     )
     return record, () if plan.layout.has_slices else remarks_on(image)
 

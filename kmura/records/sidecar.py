@@ -23,7 +23,10 @@ def _column():
 
 @dataclasses.dataclass(frozen=True)
 class ShardIndex:
-    """One value per record of a shard in every column, in the order of the records; see `schema.INDEX_COLUMNS`."""
+    """One value per record of a shard in every column, in the order of the records; see `schema.INDEX_COLUMNS`.
+
+    The column `metadata` is in the file only where a record of the shard has some.
+    """
 
     start: list[int] = _column()
     height: list[int] = _column()
@@ -32,6 +35,7 @@ class ShardIndex:
     patient: list[str] = _column()
     study: list[str] = _column()
     path: list[str] = _column()
+    metadata: list[dict[str, str]] = _column()
 
     def __len__(self) -> int:
         return len(self.start)
@@ -42,14 +46,17 @@ class ShardIndex:
         self.label.append(list(record.label))
         for name in ("height", "width", "patient", "study", "path"):
             getattr(self, name).append(getattr(record, name))
+        self.metadata.append(json.loads(record.metadata or b"{}"))
 
-    def row(self, number: int) -> dict[str, int | str | list[int]]:
+    def row(self, number: int) -> dict[str, int | str | list[int] | dict[str, str]]:
         """The values of one record, by column."""
-        return {name: getattr(self, name)[number] for name in INDEX_COLUMNS}
+        return {name: getattr(self, name)[number] for name in (*INDEX_COLUMNS, "metadata")}
 
     def encoded(self) -> bytes:
         """The contents of the index file; equal indexes give equal bytes."""
         values = {"schema_version": SCHEMA_VERSION, **{name: getattr(self, name) for name in INDEX_COLUMNS}}
+        if any(self.metadata):
+            values["metadata"] = self.metadata
         lines = (f'"{name}": {json.dumps(value, ensure_ascii=False)}' for name, value in values.items())
         return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
@@ -77,8 +84,9 @@ def read_shard_index(folder: str | os.PathLike, shard: Shard) -> ShardIndex:
         raise InputError(f"index {path} is not the file that the manifest describes (SHA-256 differs); {fix}")
     try:
         values = json.loads(content)
-        index = ShardIndex(**{name: values[name] for name in INDEX_COLUMNS})
-        lengths = {len(getattr(index, name)) for name in INDEX_COLUMNS}
+        columns = {name: values[name] for name in INDEX_COLUMNS}
+        index = ShardIndex(**columns, metadata=values.get("metadata") or [{} for _ in columns["start"]])
+        lengths = {len(getattr(index, name)) for name in (*INDEX_COLUMNS, "metadata")}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"index {path} is damaged ({type(error).__name__}: {error}); {fix}") from error
     if lengths != {shard.records}:

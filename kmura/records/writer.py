@@ -62,7 +62,8 @@ def build_records(
         workers: number of processes; None: one per processor.
         progress: called with (images done, images in total).
         **layout_options: options of the layout, see its `options`: `areas` and `from_csv` of `mura`; `name`,
-            `positive_class` and `classes` of `folders` and `medmnist`. None, False and empty values count as not given.
+            `positive_class` and `classes` of `folders` and `medmnist`; those of `dicom` are in docs/dicom.md. None,
+            False and empty values count as not given.
 
     Raises:
         InputError: nothing usable in `root`, contradicting options, `out` contains other records or cannot be written,
@@ -72,6 +73,7 @@ def build_records(
     root, out = Path(root), Path(out)
     source_layout = layout_named(layout) if isinstance(layout, str) else layout
     source_layout.check_out(root, out)
+    source_layout.check_options(out, layout_options)
     listing = listing_of(source_layout, root, layout_options)
     if strict and listing.skipped:
         raise strict_error(listing.skipped[0])
@@ -128,7 +130,7 @@ def _fingerprint(root: Path, layout: Layout, listing: Listing, sources: list[Sou
     head = [schema.SCHEMA_VERSION, layout.name, listing.classes, listing.task, dataclasses.asdict(options)]
     digest.update(json.dumps(head, sort_keys=True).encode())
     for source in sorted(sources, key=lambda source: source.path):
-        digest.update(json.dumps(dataclasses.astuple(source)).encode())
+        digest.update(json.dumps(source.identity()).encode())
     if root.is_file():
         digest.update(sha256_of(root).encode())
     return digest.hexdigest()

@@ -8,6 +8,7 @@ from typing import Any
 
 from kmura.errors import InputError, check_choice
 from kmura.records.layouts.base import Layout, Listing, Option
+from kmura.records.layouts.dicom import Dicom
 from kmura.records.layouts.folders import Folders
 from kmura.records.layouts.medmnist import MedMNIST
 from kmura.records.layouts.mura import Mura
@@ -18,6 +19,7 @@ _LAYOUTS = (
     Mura(),
     Folders(),
     MedMNIST(),
+    Dicom(),
     Unlabelled(),
 )
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _LAYOUTS}

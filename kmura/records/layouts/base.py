@@ -30,6 +30,7 @@ class Source:
         bytes: size of the file (of the array row), part of the fingerprint of a build; None if the file is missing.
         changed: time of the last change of the file, nanoseconds, part of the fingerprint; None for arrays and missing
             files.
+        metadata: what else the source says of the image, pairs of name and text, such as its view; () for nothing.
     """
 
     path: str
@@ -40,6 +41,17 @@ class Source:
     split: str
     bytes: int | None
     changed: int | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
+
+    def identity(self) -> tuple:
+        """Everything that determines the record; without metadata as before there was any."""
+        values = dataclasses.astuple(self)
+        places = [field.name for field in dataclasses.fields(self)]
+        return (
+            values
+            if self.metadata
+            else tuple(value for name, value in zip(places, values, strict=True) if name != "metadata")
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +166,17 @@ class Layout(abc.ABC):
 
         Raises:
             InputError: records in `out` would become part of the source.
+        """
+
+    def check_options(self, out: Path, options: Mapping[str, Any]) -> None:  # noqa: B027 (most options fit every folder)
+        """Checks that options fit the folder of the records.
+
+        Args:
+            out: the folder.
+            options: the options as given, by name.
+
+        Raises:
+            InputError: files that an option names would become part of the records.
         """
 
     def read(self, root: Path, source: Source, channels: int) -> tuple[Image.Image, str]:

@@ -73,7 +73,9 @@ def test_the_command_takes_choices_and_options_from_the_registry(flat, tmp_path,
     code, out, _ = kmura_main(monkeypatch, capsys, "build-tfrecords", "--help")
     text = " ".join(out.split())
     assert (
-        code == 0 and "[mura|folders|medmnist|unlabelled|flat]" in text and "flat ROOT/PATIENT_STUDY_LABEL.png" in text
+        code == 0
+        and "[mura|folders|medmnist|dicom|unlabelled|flat]" in text
+        and "flat ROOT/PATIENT_STUDY_LABEL.png" in text
     )
     assert "--without NAMES flat: leave out these patients." in text
     assert "--name TEXT folders, medmnist, unlabelled, flat: name of the area" in text

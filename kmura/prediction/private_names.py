@@ -26,8 +26,8 @@ def with_private_names(
 ) -> list[Image]:
     """The images; DICOM files whose paths or studies identify a patient have pseudonyms instead, as in records.
 
-    A path identifies a patient if it contains an id, a name, a date or a UID of the tags of its file, or if these
-    cannot be read. Paths of other images are unknown to have a meaning and stay.
+    A path identifies a patient if it contains an id, a name, a date or a UID of the tags of its file (of any file, if
+    its own tags have none), or if the tags cannot be read. Paths of images other than DICOM stay.
 
     Args:
         images: in the order of the call.
@@ -40,8 +40,12 @@ def with_private_names(
         InputError: as `read_pseudonyms` and `write_links`.
     """
     tags = {place: _tags(image.path) for place, image in enumerate(images) if _is_dicom(image.path)}
-    unsafe = [place for place, found in tags.items() if key_file or found is None or _shows(images[place], found)]
     known = tuple(sorted({text for found in tags.values() if found for text in found.identifiers}))
+    unsafe = [
+        place
+        for place, found in tags.items()
+        if key_file or found is None or _shows(images[place], found.identifiers or known)
+    ]
     tally.drop_examples(lambda name: bool(key_file) or identifies(name, known))
     links: dict[str, str] = {}
     private = list(images)
@@ -82,5 +86,5 @@ def _tags(path: Path) -> Tags | None:
         return None
 
 
-def _shows(image: Image, tags: Tags) -> bool:
-    return any(identifies(text, tags.identifiers) for text in (image.name, image.place.as_posix(), image.study))
+def _shows(image: Image, identifiers: tuple[str, ...]) -> bool:
+    return any(identifies(text, identifiers) for text in (image.name, image.place.as_posix(), image.study))

@@ -167,7 +167,9 @@ def _check_syntax(dataset) -> None:
     try:
         available = get_decoder(syntax).is_available
     except NotImplementedError as error:
-        raise UnreadableImage(f"DICOM compressed as {syntax.name}, which pydicom cannot decode") from error
+        raise UnreadableImage(
+            f"DICOM compressed as {syntax.name}, which pydicom cannot decode; export it again without compression"
+        ) from error
     if not available:
         raise UnreadableImage(f"DICOM compressed as {syntax.name}, which needs a decoder; {_INSTALL}")
 

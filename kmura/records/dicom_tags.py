@@ -99,7 +99,11 @@ def read_tags(path: Path) -> Tags:
     try:
         with silenced():
             dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=_TAGS)
+            if len(dataset) == 0:
+                raise UnreadableImage("damaged DICOM: none of the usual tags can be found")
             return _tags(dataset)
+    except UnreadableImage:
+        raise
     except OSError as error:
         raise UnreadableImage(reason(error)) from error
     except Exception as error:  # pydicom raises many kinds of errors for damaged files

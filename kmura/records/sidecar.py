@@ -49,8 +49,9 @@ class ShardIndex:
         self.metadata.append(json.loads(record.metadata or b"{}"))
 
     def row(self, number: int) -> dict[str, int | str | list[int] | dict[str, str]]:
-        """The values of one record, by column."""
-        return {name: getattr(self, name)[number] for name in (*INDEX_COLUMNS, "metadata")}
+        """The values of one record, by column; `metadata` only if it has some."""
+        values = {name: getattr(self, name)[number] for name in INDEX_COLUMNS}
+        return values | ({"metadata": self.metadata[number]} if self.metadata[number] else {})
 
     def encoded(self) -> bytes:
         """The contents of the index file; equal indexes give equal bytes."""

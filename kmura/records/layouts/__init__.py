@@ -8,7 +8,7 @@ from typing import Any
 
 from kmura.errors import InputError, check_choice
 from kmura.records.layouts.base import Layout, Listing, Option
-from kmura.records.layouts.dicom import Dicom
+from kmura.records.layouts.dicom_folder import Dicom
 from kmura.records.layouts.folders import Folders
 from kmura.records.layouts.medmnist import MedMNIST
 from kmura.records.layouts.mura import Mura

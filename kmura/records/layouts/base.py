@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -117,6 +118,8 @@ class Option:
             if isinstance(given, str) or not all(isinstance(item, str) for item in given):
                 raise InputError(f"{self.name} is {given!r}; give a list of names")
             return tuple(given)
+        if self.type is str and isinstance(given, os.PathLike):
+            given = os.fspath(given)
         if not isinstance(given, self.type) and not (self.type is float and isinstance(given, int)):
             raise InputError(f"{self.name} is {given!r}; give a value of type {self.type.__name__}")
         if self.choices and given not in self.choices:

@@ -46,6 +46,10 @@ class DicomSource(Source):
     file: str = ""
     frame: int = 0
 
+    def identity(self) -> tuple:
+        """Without the file: records do not change if it moves, and their fingerprint is no hash of its name."""
+        return Source.identity(dataclasses.replace(self, file=""))
+
 
 @dataclasses.dataclass(frozen=True)
 class _Pictured:
@@ -149,7 +153,7 @@ class Dicom(Layout):
             data = (root / source.file).read_bytes()
         except OSError as error:
             raise UnreadableImage(reason(error)) from None  # the error itself has the path
-        return decoded(data, channels, ".dcm", source.frame), hashlib.sha256(data).hexdigest()
+        return decoded(data, channels, "image.dcm", source.frame), hashlib.sha256(data).hexdigest()
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from kmura.records.dicom_tags import without_identifiers
 from kmura.records.eight_bits import eight_bits
 from kmura.records.images import UnreadableImage, check_size
+from kmura.records.jpeg_extended import decode_extended, is_extended
 from kmura.records.pydicom_messages import silenced
 from kmura.records.remarks import with_remarks
 
@@ -132,15 +133,10 @@ def _frame_number(dataset, frame: int | None, remarks: list[str]) -> int:
 
 
 def _undecodable(dataset, text: str) -> str:
-    """Why pixels cannot be decoded: the transfer syntax and, where its kind is known to lack a decoder, the fix."""
+    """Why pixels cannot be decoded, with the name of a compressed transfer syntax."""
     from pydicom import uid
 
     syntax = dataset.file_meta.get("TransferSyntaxUID", "") if hasattr(dataset, "file_meta") else ""
-    if syntax == uid.JPEGExtended12Bit and int(dataset.get("BitsStored") or 0) > 8:
-        return (
-            f"DICOM compressed as {uid.UID(syntax).name} with more than 8 bits, which no permissively licensed decoder "
-            "supports; decompress it, for example with dcmdjpeg of DCMTK"
-        )
     with contextlib.suppress(ValueError):  # not a transfer syntax
         if syntax and uid.UID(syntax).is_compressed:
             return f"DICOM compressed as {uid.UID(syntax).name} that cannot be decoded ({text})"
@@ -178,8 +174,12 @@ def _image(dataset, frame: int, remarks: list[str]) -> Image.Image:
     from pydicom.pixels import convert_color_space, get_decoder
 
     # the decoder says which colours it returns: those of JPEG 2000 (YBR_RCT, YBR_ICT) become RGB while it decodes
-    pixels, properties = get_decoder(dataset.file_meta.TransferSyntaxUID).as_array(dataset, index=frame, raw=True)
-    kind = str(properties["photometric_interpretation"])
+    if is_extended(dataset):
+        pixels, kind = decode_extended(dataset, frame), str(dataset.PhotometricInterpretation)
+    else:
+        decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+        pixels, properties = decoder.as_array(dataset, index=frame, raw=True)
+        kind = str(properties["photometric_interpretation"])
     if pixels.ndim == 3:
         if kind.startswith("YBR"):
             pixels = convert_color_space(pixels, kind, "RGB")

@@ -100,7 +100,7 @@ def read_tags(path: Path) -> Tags:
         with silenced():
             dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=_TAGS)
             if len(dataset) == 0:
-                raise UnreadableImage("damaged DICOM: none of the usual tags can be found")
+                raise UnreadableImage("DICOM without the tags of an image, or damaged")
             return _tags(dataset)
     except UnreadableImage:
         raise

@@ -189,23 +189,42 @@ def _image(dataset, frame: int, remarks: list[str]) -> Image.Image:
     if not kind.startswith("MONOCHROME"):
         raise UnreadableImage(f"DICOM of {kind}; only MONOCHROME1, MONOCHROME2, RGB and YBR are supported")
     outside = _padding(pixels, dataset)
-    values = _rescaled(pixels, dataset, remarks)
-    if not np.isfinite(values).all():
+    if pixels.dtype.kind in "iu" and pixels.itemsize <= 2 and not dataset.get("ModalityLUTSequence"):
+        # the gray level depends on the value alone: a table of all values is several times faster than all pixels
+        low, inside = int(pixels.min()), pixels[~outside] if outside.any() else pixels
+        values = np.arange(low, int(pixels.max()) + 1)
+        hidden = (values < inside.min()) | (values > inside.max())
+        hidden |= _is_padding(values, dataset) & outside.any()
+        table = _levels(values[None], hidden[None], dataset, kind, remarks)[0]
+        levels = table[pixels.astype(np.int32) - low]
+    else:
+        levels = _levels(pixels, outside, dataset, kind, remarks)
+    return Image.fromarray(np.where(outside, np.uint8(0), levels) if outside.any() else levels)
+
+
+def _levels(values: np.ndarray, outside: np.ndarray, dataset, kind: str, remarks: list[str]) -> np.ndarray:
+    """The gray levels, uint8 [H, W], of stored values [H, W], of which those `outside` do not count for the range."""
+    rescaled = _rescaled(values, dataset, remarks)
+    if not np.isfinite(rescaled).all():
         raise UnreadableImage("DICOM with values that are not finite")
-    shades, limits = _shown(values, outside, dataset, remarks)
-    image = eight_bits(shades, inverted=kind == "MONOCHROME1", limits=limits)
-    return Image.fromarray(np.where(outside, 0, np.asarray(image)).astype(np.uint8)) if outside.any() else image
+    shades, limits = _shown(rescaled, outside, dataset, remarks)
+    return np.asarray(eight_bits(shades, inverted=kind == "MONOCHROME1", limits=limits))
 
 
 def _padding(pixels: np.ndarray, dataset) -> np.ndarray:
-    """Which pixels [H, W] are padding (PS3.3, section C.7.5.1.1.2); none, if the image has no other pixels."""
+    """Which pixels [H, W] are padding; none, if the image has no other pixels."""
+    outside = _is_padding(pixels, dataset)
+    return outside & ~outside.all() if outside.any() else outside
+
+
+def _is_padding(values: np.ndarray, dataset) -> np.ndarray:
+    """Which stored values are padding (PS3.3, section C.7.5.1.1.2)."""
     value = dataset.get("PixelPaddingValue")
     if value is None:
-        return np.zeros(pixels.shape, bool)
+        return np.zeros(values.shape, bool)
     other = dataset.get("PixelPaddingRangeLimit")
     other = value if other is None else other
-    outside = (pixels >= min(value, other)) & (pixels <= max(value, other))
-    return outside & ~outside.all()
+    return (values >= min(value, other)) & (values <= max(value, other))
 
 
 def _rescaled(pixels: np.ndarray, dataset, remarks: list[str]) -> np.ndarray:

@@ -25,6 +25,7 @@ from kmura.records.decode import decoded
 from kmura.records.layouts import layout_named, listing_of
 from kmura.records.writer import build_records
 
+PHANTOMS = 20  # studies; files of the same one differ by noise
 SYNTAXES = {"explicit": None, "rle": "RLELossless", "jpeg2000": "JPEG2000Lossless", "jpegls": "JPEGLSLossless"}
 
 
@@ -81,13 +82,13 @@ def main() -> None:
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="kmura-dicom-"))
     try:
-        write_phantoms(folder / "png", areas=("XR_WRIST",), train_studies=options.files, test_studies=1,
+        write_phantoms(folder / "png", areas=("XR_WRIST",), train_studies=PHANTOMS, test_studies=1,
                        side=options.side)  # fmt: skip
-        images = sorted((folder / "png").rglob("*.png"))[: options.files]
+        images = sorted((folder / "png").rglob("*.png"))
         (folder / "dicom").mkdir()
         files = [folder / "dicom" / f"IM{number:05}" for number in range(options.files)]
         for number, file in enumerate(files):
-            write_dicom(images[number], file, number, SYNTAXES[options.syntax])
+            write_dicom(images[number % len(images)], file, number, SYNTAXES[options.syntax])
         lines = [f"P{number:05},{number % 2}" for number in range(-(-options.files // 4))]
         (folder / "labels.csv").write_text("\n".join(["PatientID,finding", *lines]))
         given = {"csv": str(folder / "labels.csv"), "label_column": "finding", "key_file": str(folder / "key")}

@@ -158,7 +158,7 @@ class Dicom(Layout):
 
 def _check_options(options: Mapping[str, Any]) -> None:
     frame = options["frame"]
-    if frame not in _FRAMES and not (frame.isdigit() and int(frame) > 0):
+    if frame not in _FRAMES and not (frame.isdecimal() and int(frame) > 0):
         raise InputError(f"--frame {frame!r} is unknown; give one of {', '.join(_FRAMES)}, or a number from 1")
     if not options["csv"]:
         for name in ("join_by", "join_column", "label_column", "label_columns", "positive_class", "classes"):

@@ -80,6 +80,19 @@ def export(run, out, **options):
 @click.option("--batch-size", type=click.IntRange(1), default=16, help="Images per step.")
 @click.option("--workers", type=click.IntRange(1), show_default="one per core", help="Threads that decode images.")
 @click.option(
+    "--key-file",
+    type=click.Path(),
+    metavar="FILE",
+    help="Name all DICOM images by pseudonyms of this key, as build-tfrecords does; made if missing. By default only "
+    "those whose paths contain an id, name, date or UID of their tags, by the key of the user.",
+)
+@click.option(
+    "--link-file",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write a CSV of the pseudonyms and the files that they stand for; keep it like the key.",
+)
+@click.option(
     "--check",
     is_flag=True,
     help="Without IMAGES; MODEL is an export: compare its predictions with its reference predictions.",

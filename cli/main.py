@@ -160,7 +160,6 @@ def _set_up_messages(debug: bool) -> None:
     """Prints kmura's log messages on stderr; without `debug`, no messages of other libraries."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("kmura").setLevel(logging.INFO)
-    logging.getLogger("pydicom").setLevel(logging.ERROR)  # it warns about every irregular file that it can read
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns about its cache where HOME is read-only
     if not debug:
         _silence_native_stderr()

@@ -48,7 +48,9 @@ def show_predictions(predictions) -> None:
     """Prints `Predictions`: images, and studies where there are any."""
     out, contract = console(), predictions.contract
     table = Table(title=_heading(contract), title_justify="left")
-    above = os.path.commonpath([os.path.dirname(name) for name in predictions.images["image"]] or [""])
+    folders = [os.path.dirname(name) for name in predictions.images["image"]] or [""]
+    mixed = len({os.path.isabs(folder) for folder in folders}) > 1
+    above = "" if mixed else os.path.commonpath(folders)
     if above not in ("", os.sep):
         table.caption, table.caption_justify = f"images in {one_line(above)}", "left"
     columns = {

@@ -74,7 +74,7 @@ def test_the_command_takes_choices_and_options_from_the_registry(flat, tmp_path,
     text = " ".join(out.split())
     assert (
         code == 0
-        and "[mura|folders|medmnist|csv|unlabelled|flat]" in text
+        and "[mura|folders|medmnist|csv|dicom|unlabelled|flat]" in text
         and "flat ROOT/PATIENT_STUDY_LABEL.png" in text
     )
     assert "--without NAMES flat: leave out these patients." in text

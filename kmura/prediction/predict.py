@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from kmura.explain.overlays import overlay
 from kmura.files import replacing
 from kmura.metrics import pool_studies
 from kmura.prediction.predictor import load_predictor
+from kmura.prediction.private_names import with_private_names
 from kmura.prediction.sources import Image, list_images, map_files, shown
 from kmura.records.image_files import PassedOver, Tally
 from kmura.records.images import UnreadableImage
@@ -70,9 +72,13 @@ def predict(
     batch_size: int = 16,
     cam: str | os.PathLike | None = None,
     workers: int | None = None,
+    key_file: str | os.PathLike | None = None,
+    link_file: str | os.PathLike | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
     """Returns predictions for image files; files that cannot be read are skipped and listed.
+
+    DICOM files whose paths contain an id, a name, a date or a UID of their tags have pseudonyms in all outputs.
 
     Args:
         model: a run folder, a `.keras` file or an export, see `load_predictor`.
@@ -85,6 +91,9 @@ def predict(
         cam: folder for the overlays: each image with its Grad-CAM++ map of the decision (multilabel: of the most
             probable label).
         workers: number of threads that read and decode images; None uses one per processor that this process may use.
+        key_file: key of the pseudonyms, made if it is missing; with it, all DICOM files have pseudonyms. None uses the
+            key of the user, only where a path identifies a patient.
+        link_file: CSV to write with the pseudonyms and the paths that they stand for.
         progress: called with (number of images done, total number of images).
 
     Raises:
@@ -96,11 +105,14 @@ def predict(
     sources = list_images([images] if isinstance(images, str | os.PathLike) else images, group, tally)
     if not sources:
         raise InputError("no images are given; give files, a folder or a CSV")
+    sources = with_private_names(sources, tally, key_file, link_file)
     files = map_files(sources, Path(cam)) if cam else []
     predictor = load_predictor(model, records=records, threshold=threshold)
     report = progress or (lambda done, total: None)
     rows, skipped, remarks, done = [], [], [], 0
-    with ThreadPoolExecutor(workers or processors()) as pool:
+    # pydicom's warnings quote values of the file; `catch_warnings` within its threads is not reliable
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers or processors()) as pool:
+        warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
         drawn: list[Future] = []
         for batch in _batches(_ready(sources, predictor.contract, pool, 2 * batch_size), batch_size, skipped):
             places, pixels, texts = zip(*batch, strict=True)

@@ -3,14 +3,16 @@
 import contextlib
 import io
 import math
-import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from kmura.records.dicom_tags import without_identifiers
 from kmura.records.eight_bits import eight_bits
 from kmura.records.images import UnreadableImage, check_size
+from kmura.records.jpeg_extended import decode_extended, is_extended
+from kmura.records.pydicom_messages import silenced
 from kmura.records.remarks import with_remarks
 
 SUFFIXES = frozenset({".dcm", ".dicom"})
@@ -52,8 +54,7 @@ def kind_without_pixels(path: Path) -> str:
         import pydicom
     except ImportError:
         return ""
-    with contextlib.suppress(Exception), warnings.catch_warnings():  # pydicom raises many kinds of errors
-        warnings.simplefilter("ignore")
+    with contextlib.suppress(Exception), silenced():  # pydicom raises many kinds of errors
         dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "Rows"])
         sop = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
         if not sop or "Rows" in dataset:
@@ -65,42 +66,81 @@ def kind_without_pixels(path: Path) -> str:
     return ""
 
 
-def decode_dicom(data: bytes, channels: int = 1) -> Image.Image:
+def decode_dicom(data: bytes, channels: int = 1, frame: int | None = None) -> Image.Image:
     """The image in the bytes of a DICOM file: 8 bits, mode L (1 channel) or RGB (3 channels).
 
     Gray values are rescaled (slope and intercept, or the modality table), then mapped by the VOI table or the first
     valid window, or stretched from minimum to maximum if the file has neither; MONOCHROME1 is inverted. Padding is
     black. Tables and windows that the standard forbids (a width of 0) are ignored with a remark, see `remarks_on`. A
-    file that states no transfer syntax is read as the default one. Files of several frames are refused, because they
-    do not say which frame is the radiograph.
+    file that states no transfer syntax is read as the default one. Messages contain no identifiers of the patient.
+
+    Args:
+        data: bytes of the file.
+        channels: 1 or 3.
+        frame: which frame of several is decoded, from 0, with a remark; None refuses files of several frames, because
+            they do not say which frame is the radiograph.
 
     Raises:
-        UnreadableImage: pydicom is missing, not a DICOM file, no pixels, several frames, a transfer syntax that no
-            installed package decodes, colours other than RGB and YBR, too many pixels (refused before decoding).
+        UnreadableImage: pydicom is missing, not a DICOM file, no pixels, several frames, a frame that does not exist, a
+            transfer syntax that no installed package decodes, colours other than RGB and YBR, too many pixels (refused
+            before decoding).
     """
     try:
         import pydicom
     except ImportError as error:
         raise UnreadableImage(f"DICOM, which needs pydicom; {_INSTALL}") from error
     remarks: list[str] = []
+    dataset = pydicom.Dataset()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silenced():
             dataset = pydicom.dcmread(io.BytesIO(data), force=True)
             if not any(name in dataset for name in _PIXELS):
                 raise UnreadableImage("DICOM without pixels")
-            frames = int(dataset.get("NumberOfFrames") or 1)
-            if frames != 1:
-                raise UnreadableImage(f"DICOM of {frames} frames; save the radiograph as a file of one frame")
+            number = _frame_number(dataset, frame, remarks)
+            if not dataset.get("Rows") or not dataset.get("Columns"):
+                raise UnreadableImage("DICOM without Rows and Columns, the size of the image")
             check_size((int(dataset.Columns), int(dataset.Rows)))
             _check_syntax(dataset)
-            image = _image(dataset, remarks)
+            image = _image(dataset, number, remarks)
     except UnreadableImage:
         raise
     except Exception as error:  # pydicom raises many kinds of errors for damaged files
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableImage(f"DICOM that cannot be decoded ({text})") from error
+        with silenced():
+            text = without_identifiers(" ".join(str(error).split()) or type(error).__name__, dataset)
+            raise UnreadableImage(_undecodable(dataset, text)) from error
     return with_remarks(image.convert("L" if channels == 1 else "RGB"), remarks)
+
+
+def _frame_number(dataset, frame: int | None, remarks: list[str]) -> int:
+    """The position of the frame to decode, from 0.
+
+    Raises:
+        UnreadableImage: several frames and none is chosen, or the chosen one does not exist.
+    """
+    try:
+        frames = int(dataset.get("NumberOfFrames") or 1)
+    except ValueError as error:
+        raise UnreadableImage("DICOM whose number of frames is not a number") from error
+    if frame is None:
+        if frames != 1:
+            raise UnreadableImage(f"DICOM of {frames} frames; save the radiograph as a file of one frame")
+        return 0
+    if not 0 <= frame < frames:
+        raise UnreadableImage(f"DICOM of {frames} frames, which has no frame {frame + 1}")
+    if frames > 1:
+        remarks.append(f"frame {frame + 1} of {frames}")
+    return frame
+
+
+def _undecodable(dataset, text: str) -> str:
+    """Why pixels cannot be decoded, with the name of a compressed transfer syntax."""
+    from pydicom import uid
+
+    syntax = dataset.file_meta.get("TransferSyntaxUID", "") if hasattr(dataset, "file_meta") else ""
+    with contextlib.suppress(ValueError):  # not a transfer syntax
+        if syntax and uid.UID(syntax).is_compressed:
+            return f"DICOM compressed as {uid.UID(syntax).name} that cannot be decoded ({text})"
+    return f"DICOM that cannot be decoded ({text})"
 
 
 def _check_syntax(dataset) -> None:
@@ -123,15 +163,23 @@ def _check_syntax(dataset) -> None:
     try:
         available = get_decoder(syntax).is_available
     except NotImplementedError as error:
-        raise UnreadableImage(f"DICOM compressed as {syntax.name}, which pydicom cannot decode") from error
+        raise UnreadableImage(
+            f"DICOM compressed as {syntax.name}, which pydicom cannot decode; export it again without compression"
+        ) from error
     if not available:
         raise UnreadableImage(f"DICOM compressed as {syntax.name}, which needs a decoder; {_INSTALL}")
 
 
-def _image(dataset, remarks: list[str]) -> Image.Image:
-    from pydicom.pixels import convert_color_space
+def _image(dataset, frame: int, remarks: list[str]) -> Image.Image:
+    from pydicom.pixels import convert_color_space, get_decoder
 
-    pixels, kind = dataset.pixel_array, dataset.PhotometricInterpretation
+    # the decoder says which colours it returns: those of JPEG 2000 (YBR_RCT, YBR_ICT) become RGB while it decodes
+    if is_extended(dataset):
+        pixels, kind = decode_extended(dataset, frame), str(dataset.PhotometricInterpretation)
+    else:
+        decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+        pixels, properties = decoder.as_array(dataset, index=frame, raw=True)
+        kind = str(properties["photometric_interpretation"])
     if pixels.ndim == 3:
         if kind.startswith("YBR"):
             pixels = convert_color_space(pixels, kind, "RGB")
@@ -141,23 +189,42 @@ def _image(dataset, remarks: list[str]) -> Image.Image:
     if not kind.startswith("MONOCHROME"):
         raise UnreadableImage(f"DICOM of {kind}; only MONOCHROME1, MONOCHROME2, RGB and YBR are supported")
     outside = _padding(pixels, dataset)
-    values = _rescaled(pixels, dataset, remarks)
-    if not np.isfinite(values).all():
+    if pixels.dtype.kind in "iu" and pixels.itemsize <= 2 and not dataset.get("ModalityLUTSequence"):
+        # the gray level depends on the value alone: a table of all values is several times faster than all pixels
+        low, inside = int(pixels.min()), pixels[~outside] if outside.any() else pixels
+        values = np.arange(low, int(pixels.max()) + 1)
+        hidden = (values < inside.min()) | (values > inside.max())
+        hidden |= _is_padding(values, dataset) & outside.any()
+        table = _levels(values[None], hidden[None], dataset, kind, remarks)[0]
+        levels = table[pixels.astype(np.int32) - low]
+    else:
+        levels = _levels(pixels, outside, dataset, kind, remarks)
+    return Image.fromarray(np.where(outside, np.uint8(0), levels) if outside.any() else levels)
+
+
+def _levels(values: np.ndarray, outside: np.ndarray, dataset, kind: str, remarks: list[str]) -> np.ndarray:
+    """The gray levels, uint8 [H, W], of stored values [H, W], of which those `outside` do not count for the range."""
+    rescaled = _rescaled(values, dataset, remarks)
+    if not np.isfinite(rescaled).all():
         raise UnreadableImage("DICOM with values that are not finite")
-    shades, limits = _shown(values, outside, dataset, remarks)
-    image = eight_bits(shades, inverted=kind == "MONOCHROME1", limits=limits)
-    return Image.fromarray(np.where(outside, 0, np.asarray(image)).astype(np.uint8)) if outside.any() else image
+    shades, limits = _shown(rescaled, outside, dataset, remarks)
+    return np.asarray(eight_bits(shades, inverted=kind == "MONOCHROME1", limits=limits))
 
 
 def _padding(pixels: np.ndarray, dataset) -> np.ndarray:
-    """Which pixels [H, W] are padding (PS3.3, section C.7.5.1.1.2); none, if the image has no other pixels."""
+    """Which pixels [H, W] are padding; none, if the image has no other pixels."""
+    outside = _is_padding(pixels, dataset)
+    return outside & ~outside.all() if outside.any() else outside
+
+
+def _is_padding(values: np.ndarray, dataset) -> np.ndarray:
+    """Which stored values are padding (PS3.3, section C.7.5.1.1.2)."""
     value = dataset.get("PixelPaddingValue")
     if value is None:
-        return np.zeros(pixels.shape, bool)
+        return np.zeros(values.shape, bool)
     other = dataset.get("PixelPaddingRangeLimit")
     other = value if other is None else other
-    outside = (pixels >= min(value, other)) & (pixels <= max(value, other))
-    return outside & ~outside.all()
+    return (values >= min(value, other)) & (values <= max(value, other))
 
 
 def _rescaled(pixels: np.ndarray, dataset, remarks: list[str]) -> np.ndarray:

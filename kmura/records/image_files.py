@@ -5,7 +5,7 @@ import dataclasses
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kmura.errors import InputError, reason
@@ -59,6 +59,11 @@ class Tally:
         if len(examples) < self.most:
             examples.append(name.encode(errors="backslashreplace").decode())
 
+    def drop_examples(self, unwanted: Callable[[str], bool]) -> None:
+        """Drops the unwanted names among the examples; the counts stay."""
+        for kind, names in self._examples.items():
+            self._examples[kind] = [name for name in names if not unwanted(name)]
+
     def passed_over(self) -> tuple[PassedOver, ...]:
         """The kinds in alphabetical order."""
         return tuple(
@@ -72,7 +77,8 @@ def passed_over_note(passed_over: Iterable[PassedOver]) -> str:
     for item in passed_over:
         shown = item.examples[:_SHOWN]
         more = ", ..." if item.number > len(shown) else ""
-        parts.append(f"{item.number} {item.kind} ({', '.join(shown)}{more})")
+        examples = f" ({', '.join(shown)}{more})" if shown else ""
+        parts.append(f"{item.number} {item.kind}{examples}")
     return f"passed over: {'; '.join(parts)}" if parts else ""
 
 

@@ -68,8 +68,8 @@ def build_records(
         workers: number of processes; None: one per processor.
         progress: called with (images done, images in total).
         **layout_options: options of the layout, see its `options`: `areas` and `from_csv` of `mura`; `name`,
-            `positive_class` and `classes` of `folders` and `medmnist`; the columns of `csv`. None, False and empty
-            values count as not given.
+            `positive_class` and `classes` of `folders` and `medmnist`; the columns of `csv`; those of `dicom` are in
+            docs/dicom.md. None, False and empty values count as not given.
 
     Raises:
         InputError: nothing usable in `root`, contradicting options, `out` contains other records or cannot be written,
@@ -79,6 +79,7 @@ def build_records(
     root, out = Path(root), Path(out)
     source_layout = layout_named(layout) if isinstance(layout, str) else layout
     source_layout.check_out(root, out)
+    source_layout.check_options(out, layout_options)
     listing = listing_of(source_layout, root, layout_options)
     if strict and listing.skipped:
         raise strict_error(listing.skipped[0])

@@ -9,6 +9,7 @@ from typing import Any
 from kmura.errors import InputError, check_choice
 from kmura.records.layouts.base import Layout, Listing, Option
 from kmura.records.layouts.csv import Csv
+from kmura.records.layouts.dicom_folder import Dicom
 from kmura.records.layouts.folders import Folders
 from kmura.records.layouts.medmnist import MedMNIST
 from kmura.records.layouts.mura import Mura
@@ -20,6 +21,7 @@ _LAYOUTS = (
     Folders(),
     MedMNIST(),
     Csv(),
+    Dicom(),
     Unlabelled(),
 )
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _LAYOUTS}

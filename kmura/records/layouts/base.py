@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,8 +49,10 @@ class Source:
 
     def identity(self) -> tuple:
         """All values, for the fingerprint of a build; without fold and columns where there are none."""
-        values = dataclasses.astuple(self)
-        return values if self.columns or self.fold is not None else values[:-2]
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if self.fold is None and not self.columns:
+            del values["fold"], values["columns"]
+        return tuple(values.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +122,8 @@ class Option:
             if isinstance(given, str) or not all(isinstance(item, str) for item in given):
                 raise InputError(f"{self.name} is {given!r}; give a list of names")
             return tuple(given)
+        if self.type is str and isinstance(given, os.PathLike):
+            given = os.fspath(given)
         if not isinstance(given, self.type) and not (self.type is float and isinstance(given, int)):
             raise InputError(f"{self.name} is {given!r}; give a value of type {self.type.__name__}")
         if self.choices and given not in self.choices:
@@ -183,6 +188,17 @@ class Layout(abc.ABC):
 
         Raises:
             InputError: records in `out` would become part of the source.
+        """
+
+    def check_options(self, out: Path, options: Mapping[str, Any]) -> None:  # noqa: B027 (most options fit every folder)
+        """Checks that options fit the folder of the records.
+
+        Args:
+            out: the folder.
+            options: the options as given, by name.
+
+        Raises:
+            InputError: files that an option names would become part of the records.
         """
 
     def read(self, root: Path, source: Source, channels: int) -> tuple[Image.Image, str]:

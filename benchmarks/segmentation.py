@@ -1,13 +1,14 @@
 """Regions of CT heads, leave-one-out: Dice and IoU of each plane, each answer to left and right, and each fusion.
 
     python benchmarks/segmentation.py --heads HEADS --out ct.jsonl [--work FOLDER] [--folds 3] [--only FOLD]
-        [--recipe ct-mini] [--sides direct coordinate merged] [--epochs 40]
+        [--recipe ct-mini] [--sides direct coordinate merged all-merged] [--epochs 24]
 
 `--heads` is a folder as `kmura segment build` expects it. Of N heads, the networks of a fold are trained on N - 2,
-choose their epoch on one and are scored on one. Axial and coronal networks are trained once per fold; the sagittal one
-for each of `--sides`, and each is fused with the other two. Scores are means over the classes of all voxels of the
-held-out volumes of the folds together. Each finished run is appended to `--out`; the same command continues. `--only`
-runs one fold and prints nothing, so that folds can run at the same time; a last command without it prints the tables.
+choose their epoch on one and are scored on one. `--sides` has the answers of the sagittal network, which is fused with
+axial and coronal networks that tell the sides by themselves; with `all-merged` all three have merged classes. Scores are
+means over the classes of all voxels of the held-out volumes of the folds together. Each finished run is appended to
+`--out`; the same command continues. `--only` runs one fold and prints nothing, so that folds can run at the same time; a
+last command without it prints the tables.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import numpy as np
 from ledger import Ledger
 
 KEYS = ("fold", "run")
+WAYS = ("direct", "coordinate", "merged", "all-merged")
 
 
 def main() -> None:
@@ -34,7 +36,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=3, help="folds that are run, of as many as there are heads")
     parser.add_argument("--only", type=int, metavar="FOLD", help="run this fold alone, counted from 0")
     parser.add_argument("--recipe", default="ct-mini")
-    parser.add_argument("--sides", nargs="+", default=["direct", "coordinate", "merged"])
+    parser.add_argument("--sides", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--epochs", type=int, help="default: those of the recipe")
     arguments = parser.parse_args()
     done = Ledger(arguments.out, KEYS)
@@ -62,33 +64,41 @@ def run_fold(fold: int, arguments: argparse.Namespace, work: Path, done: Ledger)
     build_volumes(arguments.heads, records)
     heads = len(VolumeDataset(records, "CT_HEAD").split_of)
     settings = {} if arguments.epochs is None else {"train.epochs": arguments.epochs}
-    jobs = [("axial", "direct"), ("coronal", "direct"), *(("sagittal", sides) for sides in arguments.sides)]
     folders = {}
-    for plane, sides in jobs:
-        name = plane if plane != "sagittal" else f"sagittal, {sides}"
-        runs = work / (plane if plane != "sagittal" else f"sagittal-{sides}")
+    for plane, sides in dict.fromkeys(job for way in arguments.sides for job in jobs_of(way)):
+        name, runs = name_of(plane, sides), work / f"{plane}-{sides}"
         began = time.time()
         (result,) = fit_planes(
             records, plane=plane, folds=heads, fold=fold, runs=runs, recipe=arguments.recipe,
             settings=settings | {"data.sides": sides},
         )  # fmt: skip
-        folders[name] = result.folder
+        folders[plane, sides] = result.folder
         if (fold, name) not in done:
             seconds = time.time() - began
             evaluation = kmura.evaluate(result.folder)
             done.add(line(fold, name, evaluation.confusion("test"), seconds))
-    for sides in arguments.sides:
-        together = work / f"fused-{sides}" / f"fold{fold}"
-        for plane in ("axial", "coronal", "sagittal"):
-            name = plane if plane != "sagittal" else f"sagittal, {sides}"
-            shutil.copytree(folders[name], together / plane, dirs_exist_ok=True)
-        if (fold, f"mean, {sides}") in done:
+    for way in arguments.sides:
+        together = work / f"fused-{way}" / f"fold{fold}"
+        for plane, sides in jobs_of(way):
+            shutil.copytree(folders[plane, sides], together / plane, dirs_exist_ok=True)
+        if (fold, f"weighted, {way}") in done:
             continue
         began = time.time()
         evaluation = kmura.evaluate(fuse_planes(together, records=records))
         for fusion in evaluation.fusions:
             matrix = evaluation.confusion("test", fusion)
-            done.add(line(fold, f"{fusion}, {sides}", matrix, time.time() - began))
+            done.add(line(fold, f"{fusion}, {way}", matrix, time.time() - began))
+
+
+def jobs_of(way: str) -> list[tuple[str, str]]:
+    """Returns plane and `data.sides` of the three networks of an answer to left and right."""
+    if way == "all-merged":
+        return [(plane, "merged") for plane in ("axial", "coronal", "sagittal")]
+    return [("axial", "direct"), ("coronal", "direct"), ("sagittal", way)]
+
+
+def name_of(plane: str, sides: str) -> str:
+    return plane if plane != "sagittal" and sides == "direct" else f"{plane}, {sides}"
 
 
 def line(fold: int, run: str, confusion: np.ndarray, seconds: float) -> dict:

@@ -5,10 +5,10 @@
 
 `--heads` is a folder as `kmura segment build` expects it. Of N heads, the networks of a fold are trained on N - 2,
 choose their epoch on one and are scored on one. `--sides` has the answers of the sagittal network, which is fused with
-axial and coronal networks that tell the sides by themselves; with `all-merged` all three have merged classes. Scores are
-means over the classes of all voxels of the held-out volumes of the folds together. Each finished run is appended to
-`--out`; the same command continues. `--only` runs one fold and prints nothing, so that folds can run at the same time; a
-last command without it prints the tables.
+axial and coronal networks that tell the sides by themselves; with `all-merged` all three have merged classes. Scores
+are means over the classes of all voxels of the held-out volumes of the folds together. Each finished run is appended to
+`--out`; the same command continues. `--only` runs one fold and prints nothing, so that folds can run at the same time;
+a last command without it prints the tables.
 """
 
 import argparse

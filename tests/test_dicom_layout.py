@@ -343,7 +343,7 @@ def test_undecodable_files_are_skipped_with_the_name_of_the_syntax(tmp_path, key
 @pytest.mark.parametrize(
     ("csv", "options", "message"),
     [
-        ("PatientID,finding\n{0},1\n", {"label_column": "findin"}, "has no column findin; did you mean finding?"),
+        ("PatientID,finding\n{0},1\n", {"label_column": "findin"}, "has no column 'findin'; did you mean 'finding'?"),
         ("PatientID,finding\n{0},1\n", {}, "needs --label-column NAME"),
         ("PatientID,finding\n{0},perhaps\n", {"label_columns": ("finding", "PatientID")}, "row 2, column finding: the"),
         ("PatientID,finding\n{0},1\n", {"label_columns": ("finding",)}, "two or more different columns"),
@@ -351,12 +351,11 @@ def test_undecodable_files_are_skipped_with_the_name_of_the_syntax(tmp_path, key
         ("exam,finding\n{0},1\n", {"label_column": "finding"}, "no column of .* is named after one of SOPInstanceUID"),
         ("exam,finding\n{0},1\n", {"label_column": "finding", "join_column": "exam"}, "exam .* unclear; give --join"),
         ("PatientID,StudyUID,finding\n{0},1,1\n", {"label_column": "finding"}, "PatientID, StudyUID .* all fit one of"),
-        ("PatientID,finding\n{0}\n", {"label_column": "finding"}, "row 2 has 1 cells, the first line 2"),
-        ("PatientID,finding,finding\n{0},1,1\n", {"label_column": "finding"}, "has 2 columns finding; rename one"),
+        ("PatientID,finding,finding\n{0},1,1\n", {"label_column": "finding"}, "has 2 columns 'finding'; rename all but one"),
         ("file,finding\n../other/IM1,1\n", {"label_column": "finding"}, r"row 2: the path leaves .* \(\.\.\)"),
         ("{0},1\n{0},1\n", {"label_column": "x", "join_by": "PatientID", "join_column": "id"}, "no line of column"),
-        ("", {"label_column": "finding"}, "is empty; give a CSV"),
-        (None, {"label_column": "finding"}, "labels.csv is missing; give the CSV of the labels with --csv"),
+        ("", {"label_column": "finding"}, "is empty; a CSV file with a row of column names"),
+        (None, {"label_column": "finding"}, "labels.csv does not exist; give the file of labels with --csv"),
     ],
 )  # fmt: skip
 def test_a_csv_that_does_not_fit_is_refused_in_one_line(tree, key, tmp_path, csv, options, message):

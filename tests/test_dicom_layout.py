@@ -351,7 +351,7 @@ def test_undecodable_files_are_skipped_with_the_name_of_the_syntax(tmp_path, key
         ("exam,finding\n{0},1\n", {"label_column": "finding"}, "no column of .* is named after one of SOPInstanceUID"),
         ("exam,finding\n{0},1\n", {"label_column": "finding", "join_column": "exam"}, "exam .* unclear; give --join"),
         ("PatientID,StudyUID,finding\n{0},1,1\n", {"label_column": "finding"}, "PatientID, StudyUID .* all fit one of"),
-        ("PatientID,finding,finding\n{0},1,1\n", {"label_column": "finding"}, "has 2 columns 'finding'; rename all but one"),
+        ("PatientID,finding,finding\n{0},1,1\n", {"label_column": "finding"}, "has 2 columns 'finding'; rename all"),
         ("file,finding\n../other/IM1,1\n", {"label_column": "finding"}, r"row 2: the path leaves .* \(\.\.\)"),
         ("{0},1\n{0},1\n", {"label_column": "x", "join_by": "PatientID", "join_column": "id"}, "no line of column"),
         ("", {"label_column": "finding"}, "is empty; a CSV file with a row of column names"),

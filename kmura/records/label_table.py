@@ -22,6 +22,7 @@ from kmura.records.image_files import normalised
 
 BLOCK = 20_000  # rows
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_GZIP = b"\x1f\x8b"
 _SCANNED = 1 << 20  # bytes at a time
 _HEAD = 1 << 16  # characters that are looked at to find the separator
 
@@ -31,7 +32,7 @@ class LabelTable:
     """A CSV file whose first row names its columns.
 
     Attributes:
-        path: of the file; `.gz` is decompressed.
+        path: of the file, which may be gzipped.
         encoding: `utf-8`, `utf-8-sig`, `utf-16` or `latin-1`.
         separator: of the cells, a key of SEPARATORS.
         columns: names without surrounding spaces, in Unicode's form NFC; "" for columns without a name.
@@ -98,7 +99,9 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-def open_table(path: Path, expected: Iterable[str] = ()) -> LabelTable:
+def open_table(
+    path: Path, expected: Iterable[str] = (), needed: str = "give the file of labels with --csv"
+) -> LabelTable:
     """The description of a CSV file: encoding, separator and columns.
 
     The separator is the one with which the header has the most of the expected columns, then the most columns.
@@ -106,6 +109,7 @@ def open_table(path: Path, expected: Iterable[str] = ()) -> LabelTable:
     Args:
         path: of the file.
         expected: columns that it should have; only used to find the separator.
+        needed: what to give instead of a missing file, for the message.
 
     Raises:
         InputError: the file is missing, cannot be read, is empty, or its text is in no known encoding.
@@ -115,7 +119,7 @@ def open_table(path: Path, expected: Iterable[str] = ()) -> LabelTable:
         with _opened(path) as file:
             head = io.TextIOWrapper(file, encoding, newline="").read(_HEAD)
     except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; give the file of labels with --csv") from error
+        raise InputError(f"{path} does not exist; {needed}") from error
     except (OSError, EOFError) as error:
         if isinstance(error, OSError) and error.errno:
             raise unreadable(path, error) from error
@@ -152,7 +156,10 @@ def _encoding(path: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def _opened(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")
+    file = open(path, "rb")
+    zipped = file.read(len(_GZIP)) == _GZIP
+    file.seek(0)
+    return gzip.GzipFile(fileobj=file) if zipped else file
 
 
 def _header(path: Path, head: str, separator: str) -> tuple[str, ...]:

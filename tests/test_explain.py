@@ -13,8 +13,8 @@ from PIL import Image
 from test_hybrid import SETTINGS
 
 from kmura.errors import InputError
-from kmura.explain import boxes as truth
-from kmura.explain import gallery
+from kmura.explain.boxes import scores as truth
+from kmura.metrics import patient_means
 from kmura.explain.faithfulness import STEPS, deletion_insertion, drop, maps_of_chance, masks_of_chance
 from kmura.explain.overlays import GAP, SEAM
 from kmura.explain.saliency import saliency_maps
@@ -316,7 +316,7 @@ def test_invalid_calls_do_not_change_the_existing_explanation(explained, monkeyp
 
 
 def test_a_pointing_game_without_a_miss_has_an_interval():
-    found = gallery.means({"pointing": np.ones(6), "drop": np.full(6, -0.5)}, list("aabbcc"), seed=0)
+    found = patient_means({"pointing": np.ones(6), "drop": np.full(6, -0.5)}, list("aabbcc"), seed=0)
     assert (found["pointing"].value, found["pointing"].high, found["pointing"].method) == (1, 1, "wilson")
     assert 0.3 < found["pointing"].low < 0.6  # of three patients
     assert str(found["drop"]) == "-0.500 (no interval)"

@@ -74,4 +74,5 @@ from kmura.metrics.resampling import (
     bootstrap_weights,
     cluster_weights,
     differences,
+    patient_means,
 )

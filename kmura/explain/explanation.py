@@ -101,7 +101,7 @@ class Localization:
 
     Attributes:
         images: number of images with a box; with several labels, of pairs of an image and a label.
-        pointing: share of the maps whose maximum is in a box.
+        pointing: share of the maps whose maximum is in a box; a maximum of several pixels counts by their share.
         chance: mean share of the image that the boxes cover: the expected `pointing` and `energy` of random maps.
         overlap: mean IoU of the map's box with the best box of the image.
         energy: mean share of the map's sum that is in the boxes; None in explanations of kmura 0.2 and older, which

@@ -11,6 +11,8 @@ from kmura.explain.overlays import box_of
 
 LEVEL = 0.5  # of the maximum: the region of a map is where it exceeds this, as in `box_of`
 
+_TIE = 1e-5  # relative difference from the maximum that is rounding of the resized map
+
 
 def placed(boxes: np.ndarray, size: int, how: str, sides: tuple[int, int]) -> np.ndarray:
     """Returns boxes [n, 4] in pixels of the model's input image.
@@ -53,7 +55,9 @@ def covered(boxes: np.ndarray, shape: tuple[int, int]) -> float:
 def box_scores(maps: np.ndarray, boxes: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Returns the scores of every map against the boxes of every image by name, float64 [B, M].
 
-    - `pointing`: whether the maximum of the map lies in a box (Zhang et al. 2016, without tolerance);
+    - `pointing`: 1 if the maximum of the map lies in a box, else 0 (Zhang et al. 2016, without tolerance); the share of
+      the pixels of the maximum in boxes, if several share it. A coarse map is constant beyond the centres of its outer
+      cells, so one pixel of them would always be at the border of the image;
     - `energy`: share of the sum of the positive map that lies in the boxes (Wang et al. 2020, Score-CAM, energy-based
       pointing game);
     - `iou`: IoU of the region of the map above LEVEL of its maximum with the union of the boxes;
@@ -69,12 +73,13 @@ def box_scores(maps: np.ndarray, boxes: Sequence[np.ndarray]) -> dict[str, np.nd
     full = top > 0
     masks = np.array([mask_of(corners, tuple(shape)).ravel() for corners in boxes]).reshape(len(boxes), -1)
     region = (heat > LEVEL * top[:, None]).astype(np.float32)  # sums of ones are exact in float32 up to 2^24 pixels
+    peak = ((heat >= (1 - _TIE) * top[:, None]) & full[:, None]).astype(np.float32)
     common = masks.astype(np.float32) @ region.T
     union = masks.sum(axis=1, dtype=float)[:, None] + region.sum(axis=1) - common
     return {
-        "pointing": masks[:, heat.argmax(axis=1)] * full.astype(float),
-        "energy": masks.astype(np.float64) @ (heat / np.where(full, total, 1)[:, None]).T,
-        "iou": common / np.maximum(union, 1),
+        "pointing": (masks.astype(np.float32) @ peak.T).astype(float) / np.maximum(peak.sum(axis=1), 1),
+        "energy": np.minimum(1, masks.astype(np.float64) @ heat.T / np.where(full, total, 1)),
+        "iou": common.astype(float) / np.maximum(union, 1),
         "overlap": _overlaps(maps, boxes),
     }
 

@@ -105,7 +105,11 @@ def test_invalid_coco_files_are_refused_in_one_line(tmp_path, changes, message):
         ("a.xml", "<annotation/>", "a.xml: the format is unknown; give COCO JSON, a folder of YOLO"),
         ("a.json", "{", "a.json cannot be read as JSON"),
         ("a.json", "[1, 2]", "is JSON but not a COCO file"),
-        ("a.csv", "image,x0,y0,x1,yl\na,1,1,2,2\n", "has no column y1; rename yl; it has image, x0, y0, x1, yl"),
+        (
+            "a.csv",
+            "images,x0,y0,x1,y1\na,1,1,2,2\n",
+            "has no column image; rename images; it has images, x0, y0, x1, y1",
+        ),
         ("a.csv", "", "has no column image, x0, y0, x1, y1; it has none"),
         ("a.csv", "image,x0,y0,x1,y1\na,1,,2,2\n", "line 2: no value for y0"),
         ("a.csv", "image,x0,y0,x1,y1\na,1,1,two,2\n", "line 2: could not convert .* for x1"),
@@ -143,7 +147,7 @@ def test_nih_boxes_are_in_pixels_of_its_published_images(tmp_path):
 def test_vindr_and_rsna_tables_have_rows_without_boxes(tmp_path):
     (tmp_path / "vindr.csv").write_text(
         "image_id,rad_id,class_name,x_min,y_min,x_max,y_max\n"
-        "a,R1,No finding,,,,\nb,R1,Cardiomegaly,10,20,30.5,90\nb,R2,Cardiomegaly,11,20,31,90\n"
+        "a,R1,No finding,,,,\nb,R1,Cardiomegaly,10,20,30.5,64\nb,R2,Cardiomegaly,11,20,31,64\n"
     )
     boxes = read_boxes(tmp_path / "vindr.csv")
     assert boxes.format == "CSV (VinDr)" and [one.image for one in boxes.annotations] == ["b", "b"]

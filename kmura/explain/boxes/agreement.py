@@ -19,7 +19,8 @@ from kmura.explain.outcomes import Reading
 from kmura.tasks import ALL, Task
 
 PREDICTED, POSITIVE_SIDE = "predicted", "positive"
-RANDOM_MAPS = 32  # whose mean is the value by chance
+RANDOM_MAPS = 128  # whose mean is the value by chance
+_RANDOM = 32  # random maps that are compared at a time
 _PIXELS, _MOST = 1 << 23, 64  # of the maps that are compared at a time; number of these maps
 
 
@@ -185,13 +186,15 @@ def agreement(
         keys = [(place, None, one.union) for place, one in enumerate(part)]
         if len(names) > 1:
             keys += [(place, name, corners) for place, one in enumerate(part) for name, corners in one.boxes.items()]
-        tables = box_scores(np.concatenate([heat, random]), [corners for *_, corners in keys])
+        corners_of = [corners for *_, corners in keys]
+        tables = box_scores(heat, corners_of)
+        by_chance = [box_scores(random[at : at + _RANDOM], corners_of) for at in range(0, len(random), _RANDOM)]
         for number, (place, name, corners) in enumerate(keys):
             others = np.flatnonzero(of_rows != of_rows[place])
             line = {"patient": of_rows[place], "empty": heat[place].max() <= 0, "covered": covered(corners, shape)}
             for score, table in tables.items():
                 line[score] = table[number, place]
-                line[f"random_{score}"] = table[number, len(heat) :].mean()
+                line[f"random_{score}"] = np.concatenate([scores_of[score][number] for scores_of in by_chance]).mean()
                 line[f"others_{score}"] = table[number, others].mean() if len(others) else np.nan
             scores[name].append(line)
     classes = {name: _summary(scores[name], seed) for name in names if len(names) > 1}

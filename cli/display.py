@@ -309,13 +309,15 @@ def _boxes(explanation, maps) -> Table:
 
 
 def _boxes_of_classes(maps) -> Table:
-    """The same for each class of the boxes; the value by chance follows after a slash."""
-    table = Table(title=f"boxes of each class, {maps.tap}; after the slash: by chance", title_justify="left")
-    for heading in ("class", "images", "pointing game", "energy inside", "IoU"):
+    """The same for each class of the boxes."""
+    title = f"boxes of each class, {maps.tap}; by chance, pointing and energy are the covered share of the image"
+    table = Table(title=title, title_justify="left")
+    for heading in ("class", "n", "covered", "pointing game", "energy inside", "IoU", "by chance"):
         table.add_column(heading, justify="left" if heading == "class" else "right")
     for name, where in maps.localization.classes.items():
-        cells = (f"{value} / {by_chance:.3f}" for _, value, by_chance, _ in where.rows[:3])
-        table.add_row(one_line(name) or "(no class)", str(where.images), *cells)
+        cells = (str(value) for value in (where.pointing, where.energy, where.iou))
+        numbers = (str(where.images), f"{where.chance:.3f}")
+        table.add_row(one_line(name) or "(no class)", *numbers, *cells, f"{where.random['iou']:.3f}")
     return table
 
 

@@ -111,6 +111,7 @@ def compare(runs, levels, scores, out, **options):
         "kmura explain runs/XR_WRIST/baseline",
         "kmura explain runs/all/baseline --towards all --cases 4",
         "kmura explain runs/XR_WRIST/baseline --boxes images/lesions.csv",
+        "kmura explain runs/chest/baseline --boxes lungs.json --boxes-of all",
     ),
 )
 @click.argument("run", type=click.Path())
@@ -136,14 +137,40 @@ def compare(runs, levels, scores, out, **options):
     help="The class activation map, such as grad_cam or layer_cam.",
 )
 @names_option("--towards", metavar="CLASS,...", help="Also draw maps for these classes; all: for every class.")
-@click.option("--boxes", type=click.Path(), help="A CSV file of lesions with columns image, x0, y0, x1, y1 (pixels).")
+@click.option(
+    "--boxes",
+    type=click.Path(),
+    help="Boxes that the maps should hit: COCO JSON, a folder of YOLO text files, or a CSV (image,x0,y0,x1,y1).",
+)
+@click.option(
+    "--boxes-of",
+    type=Choice(["positive", "all"]),
+    default="positive",
+    help="Images whose boxes are used: those with the finding, or all, where the boxes are of anatomy such as lungs.",
+)
+@names_option(
+    "--box-classes",
+    metavar="NAME[=CLASS],...",
+    help="Use only boxes of these classes; =CLASS gives the name of the model's class if it differs.",
+)
+@click.option(
+    "--box-sizes",
+    type=click.Path(),
+    help="Original sizes for boxes in pixels: a CSV (image,width,height) or the folder of the source images.",
+)
 @seed_option("Seed of the SmoothGrad noise and of the random maps.")
 def explain(run, **options):
     """Show where the best model of an evaluated RUN (runs/AREA/PHASE) looks.
 
     Draws galleries of class activation maps and measures how faithful the maps are: by deletion and insertion curves,
-    and with --boxes by localization. Writes to RUN/explain.
+    and with --boxes by their agreement with boxes. Writes to RUN/explain.
     """
+    from kmura.explain.boxes.placing import box_options
+
+    boxes = box_options(*(options[name] for name in ("boxes", "box_sizes", "boxes_of", "box_classes")))
+    if boxes:
+        boxes.read()  # errors in the file should appear before the slow imports
+
     from kmura.cli.display import show_explanation
     from kmura.explain.gallery import explain
 

@@ -13,11 +13,11 @@ from PIL import Image
 from test_hybrid import SETTINGS
 
 from kmura.errors import InputError
-from kmura.explain import boxes as truth
-from kmura.explain import gallery
+from kmura.explain.boxes import scores as truth
 from kmura.explain.faithfulness import STEPS, deletion_insertion, drop, maps_of_chance, masks_of_chance
 from kmura.explain.overlays import GAP, SEAM
 from kmura.explain.saliency import saliency_maps
+from kmura.metrics import patient_means
 
 SIZE = 24
 
@@ -110,36 +110,11 @@ def test_pointing_and_overlap_match_a_manual_calculation():
     heat = np.zeros((20, 20))
     heat[5:9, 5:9] = 1.0
     boxes = np.array([[0, 0, 4, 4], [5, 5, 9, 13]], float)
-    assert truth.hit(heat, boxes) and not truth.hit(heat, boxes[:1]) and not truth.hit(heat * 0, boxes)
-    assert truth.overlap(heat, boxes) == pytest.approx(16 / 32) and truth.overlap(heat * 0, boxes) == 0
+    found = truth.box_scores(np.stack([heat, heat * 0]), [boxes, boxes[:1]])
+    assert found["pointing"].tolist() == [[1, 0], [0, 0]]
+    assert found["overlap"][0] == pytest.approx([16 / 32, 0])
+    assert found["iou"][0] == pytest.approx([16 / (16 + 32), 0])
     assert truth.covered(boxes, (20, 20)) == pytest.approx((16 + 32) / 400)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("image,x0,y0,x1\na.png,1,2,3\n", "line 2: no value for y1"),
-        ("image,x0,y0,x1,y1\na.png,1,2,3,four\n", "line 2: could not convert"),
-        ("image,x0,y0,x1,y1\na.png,5,2,3,4\n", "line 2: x0 < x1"),
-        ("image,x0,y0,x1,y1\nb.png,1,2,3,4\n", "b.png cannot be read"),
-    ],
-)
-def test_invalid_boxes_are_rejected(tmp_path, text, message):
-    Image.new("L", (10, 10)).save(tmp_path / "a.png")
-    (tmp_path / "boxes.csv").write_text(text)
-    with pytest.raises(InputError, match=message):
-        truth.read_boxes(tmp_path / "boxes.csv")
-    with pytest.raises(InputError, match="none.csv is missing"):
-        truth.read_boxes(tmp_path / "none.csv")
-
-
-def test_boxes_support_exif_orientation_and_csv_files_with_a_byte_order_mark(tmp_path):
-    exif = Image.Exif()
-    exif[274] = 6  # rotated by 90 degrees
-    Image.new("L", (20, 10)).save(tmp_path / "a.jpg", exif=exif)
-    (tmp_path / "boxes.csv").write_text("image,x0,y0,x1,y1\na.jpg,1,2,5,20\n", encoding="utf-8-sig")
-    found = truth.read_boxes(tmp_path / "boxes.csv")
-    assert found["a.jpg"] == pytest.approx(np.array([[0.1, 0.1, 0.5, 1.0]]))
 
 
 @pytest.mark.slow
@@ -196,7 +171,10 @@ def test_a_run_can_be_explained_end_to_end(explained):
     for outcome in ("TP", "TN", "FP", "FN"):
         sure = [abs(case.probability - 0.5) for case in found.cases if case.outcome == outcome]
         assert sure == sorted(sure, reverse=True) and len(sure) == min(2, found.counts[outcome])
-    assert found.localization.images > 0 and 0 < found.localization.chance < 0.5
+    where = found.localization
+    assert where.images > 0 and 0 < where.chance < 0.5 and where.patients > 1
+    assert 0 < where.energy.value < 1 and 0 <= where.iou.value < 1 and 0 < where.random["iou"] < 0.5
+    assert found.boxes_of == "positive" and "boxes of" in found.notes[0]
     means = found.curves.means
     assert means["deletion_gain"].value == pytest.approx(means["random_deletion"].value - means["deletion"].value)
     assert not list(run.glob(".explain*"))
@@ -252,7 +230,7 @@ def test_the_report_and_the_table_support_explanations_of_one_or_two_branches(hy
     shown = capsys.readouterr().out
     assert "Grad-CAM++ of P5" in shown and "Grad-CAM++ of S4" in shown
     page = report([run], tmp_path / "page.html").read_text()
-    assert page.count("Grad-CAM++ of ") == 2 and page.count('alt="map of S4') == len(found.cases)
+    assert page.count("Grad-CAM++ of ") == 4 and page.count('alt="map of S4') == len(found.cases)
     assert {path.name for path in (tmp_path / "page-figures").glob("*perturbation*.svg")} == {
         "run0-perturbation-P5.svg",
         "run0-perturbation-S4.svg",
@@ -267,7 +245,7 @@ def test_the_report_and_the_table_support_explanations_of_one_or_two_branches(hy
         page = report([run], tmp_path / "page.html").read_text()
     finally:
         saved.write_bytes(before)
-    assert page.count("Grad-CAM++ of ") == 1 and "map of S4" not in page
+    assert page.count("Grad-CAM++ of ") == 2 and "map of S4" not in page
 
 
 @pytest.mark.slow
@@ -298,7 +276,7 @@ def test_invalid_calls_do_not_change_the_existing_explanation(explained, monkeyp
 
     run, found, folder = explained
     before = (run / "explain" / "explain.json").read_bytes()
-    (folder / "wrong.csv").write_text("image,x0,y0,x1,y1\n")
+    (folder / "wrong.csv").write_text("image,x0,y0,x1,y1\nnone.png,0,0,.5,.5\n")
     with monkeypatch.context() as patched, pytest.raises(InputError, match="none of the boxes"):
         patched.setattr("kmura.explain.gallery._Work.gallery", lambda *_: pytest.fail("drawn before all is read"))
         kmura.explain(run, boxes=folder / "wrong.csv")
@@ -316,7 +294,7 @@ def test_invalid_calls_do_not_change_the_existing_explanation(explained, monkeyp
 
 
 def test_a_pointing_game_without_a_miss_has_an_interval():
-    found = gallery.means({"pointing": np.ones(6), "drop": np.full(6, -0.5)}, list("aabbcc"), seed=0)
+    found = patient_means({"pointing": np.ones(6), "drop": np.full(6, -0.5)}, list("aabbcc"), seed=0)
     assert (found["pointing"].value, found["pointing"].high, found["pointing"].method) == (1, 1, "wilson")
     assert 0.3 < found["pointing"].low < 0.6  # of three patients
     assert str(found["drop"]) == "-0.500 (no interval)"

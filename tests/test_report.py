@@ -292,7 +292,8 @@ def test_an_explanation_brings_its_gallery_and_the_scores_of_its_maps(tmp_path):
     page = Page(report([run], tmp_path / "page.html").read_text())
     text = words(page)
     assert "Grad-CAM++ of P5, 7 images of test; 25 % of the maps are without positive evidence" in text
-    assert "pointing game, 3 images 0.500 (0.400 to 0.600) 0.250" in text
+    assert "Boxes: Grad-CAM++ of P5, 3 images of test with the finding" in text
+    assert "pointing game 0.500 (0.400 to 0.600) 0.250" in text
     images = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
     assert images == ["data:image/png;base64,aW1hZ2U=", "data:image/png;base64,Y2Ft"]  # "image" and "cam"
     assert (tmp_path / "page-figures" / "run0-perturbation-P5.svg").is_file()

@@ -14,6 +14,14 @@ TITLES = {
     "layer_cam": "LayerCAM",
 }
 
+# field of Localization -> name for people
+BOX_SCORES = {
+    "pointing": "pointing game",
+    "energy": "energy inside the boxes",
+    "iou": "IoU of the map's region with the boxes",
+    "overlap": "IoU of the map's box with the best box",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Look:
@@ -87,19 +95,49 @@ class MeanCurves:
 
 @dataclasses.dataclass(frozen=True)
 class Localization:
-    """Agreement of the maps for `abnormal` with bounding boxes.
+    """Agreement of maps with bounding boxes, see `kmura.explain.boxes.scores.box_scores`.
+
+    Values are means over the images with 95 % patient-bootstrap intervals. An empty map counts 0.
 
     Attributes:
-        images: number of abnormal images with a box.
-        pointing: fraction of them whose map has its maximum in a box, with its 95 % patient-bootstrap interval.
-        chance: expected value of `pointing` for random maps: the mean fraction of the image covered by the boxes.
-        overlap: mean intersection over union of the map's box with the best matching box of the image.
+        images: number of images with a box; with several labels, of pairs of an image and a label.
+        pointing: share of the maps whose maximum is in a box; a maximum of several pixels counts by their share.
+        chance: mean share of the image that the boxes cover: the expected `pointing` and `energy` of random maps.
+        overlap: mean IoU of the map's box with the best box of the image.
+        energy: mean share of the map's sum that is in the boxes; None in explanations of kmura 0.2 and older, which
+            lack all of the following, too.
+        iou: mean IoU of the region above half of the map's maximum with the union of the boxes.
+        random: `iou` and `overlap` -> mean of random maps, see `kmura.explain.faithfulness.maps_of_chance`.
+        others: score -> mean of the maps of other patients' images against the boxes of this image; without a score if
+            there is no other patient.
+        empty_share: share of the maps without positive evidence.
+        patients: number of patients.
+        classes: class of the boxes ("" for boxes without one) -> the same for the boxes of this class alone; empty if
+            all boxes are of one class.
     """
 
     images: int
     pointing: metrics.Interval
     chance: float
     overlap: metrics.Interval
+    energy: metrics.Interval | None = None
+    iou: metrics.Interval | None = None
+    random: dict[str, float] = dataclasses.field(default_factory=dict)
+    others: dict[str, float] = dataclasses.field(default_factory=dict)
+    empty_share: float | None = None
+    patients: int | None = None
+    classes: dict[str, "Localization"] = dataclasses.field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[tuple[str, metrics.Interval, float | None, float | None]]:
+        """For each score its name for people, its value, that of random maps, and that of maps of other patients."""
+        rows = []
+        for name, title in BOX_SCORES.items():
+            value = getattr(self, name)
+            if value is not None:
+                by_chance = self.chance if name in ("pointing", "energy") else self.random.get(name)
+                rows.append((title, value, by_chance, self.others.get(name)))
+        return rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +171,8 @@ class Explanation:
         tap, empty_share, curves, localization: faithfulness of the first feature map, see Worth.
         beside: faithfulness of the feature maps of the other branches, if those are shown too.
         method: name of the class activation map in `kmura.cam.METHODS`.
+        boxes_of: `positive` or `all`, see `kmura.explain.boxes.placing.BoxOptions`.
+        notes: what was read from the file of boxes, sentences.
     """
 
     run: str
@@ -149,6 +189,8 @@ class Explanation:
     localization: Localization | None
     beside: list[Worth] = dataclasses.field(default_factory=list)
     method: str = "grad_cam_pp"
+    boxes_of: str = "positive"
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def method_title(self) -> str:

@@ -12,17 +12,26 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from kmura import cam, metrics
+from kmura import cam
 from kmura.data.dataset import Dataset
 from kmura.errors import InputError, reason, remedy
 from kmura.evaluation.evaluation import read_evaluation
-from kmura.explain import boxes as truth
+from kmura.explain.boxes.agreement import (
+    POSITIVE_SIDE,
+    PREDICTED,
+    RANDOM_MAPS,
+    BoxedMap,
+    agreement,
+    boxed_maps,
+)
+from kmura.explain.boxes.placing import POSITIVE, box_options
 from kmura.explain.explanation import PICTURES, Case, Explanation, Localization, Look, MeanCurves, Worth
 from kmura.explain.faithfulness import Curves, deletion_insertion, drop, maps_of_chance, masks_of_chance
 from kmura.explain.outcomes import Reading, gallery_rows, read_images
 from kmura.explain.overlays import box_of, overlay, sheet_of, shown_taps
 from kmura.explain.saliency import saliency_maps
 from kmura.files import write_json
+from kmura.metrics import Interval, patient_means
 from kmura.models.lookup import entry
 from kmura.runs.run import Run
 
@@ -39,6 +48,9 @@ def explain(
     cases: int = 8,
     sample: int = 64,
     boxes: str | os.PathLike | None = None,
+    box_sizes: str | os.PathLike | None = None,
+    boxes_of: str = POSITIVE,
+    box_classes: Sequence[str] = (),
     tap: str | None = None,
     method: str | None = None,
     towards: Sequence[str] = (),
@@ -56,8 +68,10 @@ def explain(
         cases: number of images per outcome in the galleries, most of them the most confident ones, see
             `kmura.explain.outcomes.gallery_rows`.
         sample: number of images for the curves, evenly spread over the split.
-        boxes: path of a CSV like `lesions.csv`, see `kmura.explain.boxes.read_boxes`; all of its abnormal images in
-            the split are evaluated.
+        boxes: file of boxes, see `kmura.explain.boxes.reading.read_boxes`; all of its images in the split are
+            compared, see `boxes_of`.
+        box_sizes, boxes_of, box_classes: sizes of the original images, whether boxes belong to a finding (`positive`)
+            or to anatomy (`all`), and the classes to use; see `kmura.explain.boxes.placing.BoxOptions`.
         tap: name of the feature map to explain; `S4` is that of the transformer in a hybrid. None selects the last
             feature map of each branch of a hybrid, and `cam.tap` of the run for a classifier.
         method: name of the class activation map, see `kmura.cam.METHODS`; None selects `cam.method` of the run.
@@ -70,6 +84,8 @@ def explain(
     """
     run = Run(run)
     run.part("contract")  # kinds without one have no classifier to explain
+    options = box_options(boxes, box_sizes, boxes_of, box_classes)
+    found_boxes = options.read() if options else None
     folder, task, dataset = run.folder, run.labels, run.dataset(records)
     evaluation, table = read_evaluation(run)
     table = table[table["split"] == split].reset_index(drop=True)
@@ -79,12 +95,13 @@ def explain(
         )
     numbers = {name: number for number, name in enumerate(task.classes)}
     requested = list(numbers.values()) if "all" in towards else [entry(numbers, name, "class") for name in towards]
-    found_boxes = truth.read_boxes(boxes) if boxes else None
     method = method or run.config.cam.method
     entry(cam.METHODS, method, "method")
-    work = _Work(run, dataset, split, tap, method, requested, seed)
     reading = read_images(table[task.label_columns].to_numpy(), table[task.probability_columns].to_numpy(), task)
-    boxed = None if found_boxes is None else work.boxed(table, reading, found_boxes)
+    boxed, notes = None, []
+    if found_boxes:
+        boxed, notes = boxed_maps(dataset, split, table, reading, options, *found_boxes)
+    work = _Work(run, dataset, split, tap, method, requested, seed)
     chosen = gallery_rows(reading, cases)
     spread = np.linspace(0, len(table) - 1, min(sample, len(table))).round().astype(int)
     aside = folder.path / f".{folder.explained.name}.part"
@@ -105,6 +122,8 @@ def explain(
             sample=len(spread),
             **vars(first),
             beside=beside,
+            boxes_of=boxes_of,
+            notes=notes,
         )
         write_json(aside / folder.explanation.name, dataclasses.asdict(explanation))
         shutil.rmtree(folder.explained, ignore_errors=True)
@@ -159,7 +178,7 @@ class _Work:
 
         def towards_one_class(logits):
             if logits.shape[-1] > 1:
-                return tf.one_hot(self.one_class[None], logits.shape[-1])
+                return tf.one_hot(tf.fill(tf.shape(logits)[:1], self.one_class), logits.shape[-1])
             positive = self.one_class == len(self.classes) - 1
             return tf.fill(tf.shape(logits), tf.where(positive, 1.0, -1.0))
 
@@ -235,8 +254,8 @@ class _Work:
             heats |= {f"attention {number + 1}": maps[..., number] for number in range(maps.shape[-1])}
         return heats
 
-    def worth(self, maps: _Maps, table, rows, reading: Reading, boxed: dict | None) -> Worth:
-        """Returns the faithfulness of maps on a sample, and their localization if boxes are given, see `boxed`."""
+    def worth(self, maps: _Maps, table, rows, reading: Reading, boxed: list[BoxedMap] | None) -> Worth:
+        """Returns the faithfulness of maps on a sample, and their agreement with boxes if there are any."""
         images = self.images(rows)
         heat = maps(images)
         chance = maps_of_chance(len(images), images.shape[1:3], maps.grain, self.seed)
@@ -253,57 +272,23 @@ class _Work:
         masks = cam.erase_mask(heat, self.config.cam.erase_q).numpy()
         values["drop"] = drop(self.logits, images, masks, self.multilabel)
         values["random_drop"] = drop(self.logits, images, masks_of_chance(chance, masks), self.multilabel)
-        scores = means(values, table["patient"].to_numpy()[rows], self.seed)
+        scores = patient_means(values, table["patient"].to_numpy()[rows], self.seed)
         localization = None if boxed is None else self.localization(maps, table, reading, boxed)
         return Worth(maps.tap, float(empty.mean()), _mean_curves(curves, scores), localization)
 
-    def boxed(self, table, reading: Reading, boxes: dict) -> dict[int, np.ndarray]:
-        """Returns the boxes [n, 4] of positive images by row, in pixels of the model's input image.
+    def localization(self, maps: _Maps, table, reading: Reading, boxed: list[BoxedMap]) -> Localization:
+        def maps_of(rows, target):
+            if target in (PREDICTED, POSITIVE_SIDE):
+                return maps(self.images(rows), None if target == PREDICTED else reading.towards)
+            self.one_class.assign(target)
+            return maps(self.images(rows), self.towards_one_class)
 
-        Raises:
-            InputError: No positive image has a box, or no class is positive.
-        """
-        if reading.positive is None:
-            raise InputError(f"none of the classes {', '.join(self.classes)} is abnormal; omit --boxes")
-        rows = [row for row, name in enumerate(table["image"]) if name in boxes and reading.positive[row]]
-        if not rows:
-            raise InputError(
-                f"none of the boxes belongs to an abnormal image of {self.dataset.area}, {self.split}; give another CSV"
-            )
-        sides, data = self.dataset.index(self.split).sides, self.dataset.config
-        return {row: truth.placed(boxes[table["image"][row]], data.image_size, data.resize, sides[row]) for row in rows}
-
-    def localization(self, maps: _Maps, table, reading: Reading, boxed: dict[int, np.ndarray]) -> Localization:
-        rows = list(boxed)
-        heat = maps(self.images(rows), reading.towards)
-        scores_of_images = [
-            (truth.hit(cam_map, corners), truth.overlap(cam_map, corners), truth.covered(corners, cam_map.shape))
-            for cam_map, corners in zip(heat, boxed.values(), strict=True)
-        ]
-        hits, overlaps, chance = np.array(scores_of_images, float).T
-        patients = table["patient"].to_numpy()[rows]
-        scores = means({"pointing": hits, "overlap": overlaps}, patients, self.seed)
-        return Localization(len(rows), scores["pointing"], float(chance.mean()), scores["overlap"])
+        size = self.dataset.config.image_size
+        random = maps_of_chance(RANDOM_MAPS, (size, size), maps.grain, self.seed)
+        return agreement(maps_of, boxed, table["patient"].to_numpy(), random, self.seed)
 
 
-def means(values: dict[str, np.ndarray], patients, seed: int) -> dict[str, metrics.Interval]:
-    """Returns the mean of each array [N] with its 95 % interval from a bootstrap over patients [N].
-
-    If all resamples are equal, as those of a pointing game without a miss, the interval of values in 0..1 is Wilson's.
-    """
-    number = len(np.unique(patients))
-    weights = metrics.cluster_weights(patients, rng=np.random.default_rng(seed))
-    weights = weights if number > 1 else weights[:0]  # one patient allows no statement about others
-    whole = {name: np.array([array.mean()]) for name, array in values.items()}
-    drawn = {name: weights @ array / weights.sum(1) for name, array in values.items()}
-    result = metrics.intervals(whole, drawn)
-    for name, array in values.items():
-        if number > 1 and np.isnan(result[name].low) and (array >= 0).all() and (array <= 1).all():
-            result[name] = metrics.with_width(whole[name][0], *metrics.wilson(whole[name][0], number), metrics.WILSON)
-    return result
-
-
-def _mean_curves(curves: Curves, scores: dict[str, metrics.Interval]) -> MeanCurves:
+def _mean_curves(curves: Curves, scores: dict[str, Interval]) -> MeanCurves:
     names = ("share", "deletion", "insertion", "random_deletion", "random_insertion")
     return MeanCurves(**{name: [float(value) for value in getattr(curves, name)] for name in names}, means=scores)
 

@@ -76,5 +76,6 @@ from kmura.metrics.resampling import (
     bootstrap_weights,
     cluster_weights,
     differences,
+    patient_means,
 )
 from kmura.metrics.simultaneous import Simultaneous, simultaneous

@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 
 import numpy as np
 
-from kmura.metrics.intervals import Interval, intervals
+from kmura.metrics.intervals import WILSON, Interval, intervals, wilson, with_width
 
 _CELLS = 1 << 20  # numbers drawn at a time: 8 MB, whatever the number of patients and resamples
 _MANY = 20_000  # above this number of patients, the sampler that is ten times as fast
@@ -113,6 +113,28 @@ def cluster_weights(patient, *, resamples: int = 2000, rng: np.random.Generator 
     """
     ids, inverse = np.unique(np.asarray(patient), return_inverse=True)
     return _counts(len(ids), resamples, rng or np.random.default_rng(0))[:, inverse]
+
+
+def patient_means(values: Mapping[str, np.ndarray], patient, seed: int = 0) -> dict[str, Interval]:
+    """Returns the mean of each array [N] with its 95 % interval from a bootstrap over patients.
+
+    If all resamples are equal, as those of a pointing game without a miss, the interval of values in 0..1 is Wilson's.
+
+    Args:
+        values: name -> [N].
+        patient: [N] patient ids; one patient allows no statement about others, so there is no interval.
+        seed: seed of the draws.
+    """
+    number = len(np.unique(patient))
+    weights = cluster_weights(patient, rng=np.random.default_rng(seed))
+    weights = weights if number > 1 else weights[:0]
+    whole = {name: np.array([array.mean()]) for name, array in values.items()}
+    drawn = {name: weights @ array / weights.sum(1) for name, array in values.items()}
+    result = intervals(whole, drawn)
+    for name, array in values.items():
+        if number > 1 and np.isnan(result[name].low) and (array >= 0).all() and (array <= 1).all():
+            result[name] = with_width(whole[name][0], *wilson(whole[name][0], number), WILSON)
+    return result
 
 
 def _cells_needed(label, group) -> list[np.ndarray]:

@@ -8,7 +8,7 @@ import pandas as pd
 from kmura import metrics
 from kmura.evaluation.calibrators import calibrated_levels
 from kmura.evaluation.scoring import Counted, LevelScores, ScoreOptions, Scores, level_scores, units_of
-from kmura.explain.explanation import Explanation
+from kmura.explain.explanation import Explanation, Worth
 from kmura.metrics import Interval
 from kmura.report.chapter import Table, number_text
 from kmura.tasks import Task
@@ -238,15 +238,35 @@ def faithfulness_tables(explanation: Explanation | None, localized: Mapping[str,
             ("area under insertion (higher is better)", means["insertion"], means["random_insertion"]),
             ("drop of the confidence without the hottest part", means["drop"], means["random_drop"]),
         ]
-        if maps.localization:
-            found = maps.localization
-            rows.append((f"pointing game, {found.images} images", found.pointing, number_text(found.chance)))
-            rows.append(("overlap of boxes (IoU)", found.overlap, ""))
         what = (
             f"{explanation.method_title} of {maps.tap}, {explanation.sample} images of {explanation.split}; "
             f"{100 * maps.empty_share:.0f} % of the maps are without positive evidence"
         )
         tables.append(Table(what, ("", "the model's maps", "random maps"), tuple(rows)))
+        if maps.localization:
+            tables += box_tables(explanation, maps)
+    return tables
+
+
+def box_tables(explanation: Explanation, maps: Worth) -> list[Table]:
+    """How the maps of one feature map agree with boxes, of all classes together and of each class."""
+    found = maps.localization
+    which = "of all labels" if explanation.boxes_of == "all" else "with the finding"
+    heads = ("", "the model's maps", "random maps", "maps of other patients")
+    rows = [
+        (title, value, *("" if number is None else number_text(number) for number in references))
+        for title, value, *references in found.rows
+    ]
+    what = f"Boxes: {explanation.method_title} of {maps.tap}, {found.images} images of {explanation.split} {which}"
+    tables = [Table("; ".join((what, *explanation.notes)), heads, tuple(rows))]
+    if found.classes:
+        rows = [
+            (name or "(no class)", str(of_class.images), title, value, number_text(by_chance))
+            for name, of_class in found.classes.items()
+            for title, value, by_chance, _ in of_class.rows[:3]
+        ]
+        heads = ("class", "images", "score", "the model's maps", "random maps")
+        tables.append(Table(f"Boxes of each class, {maps.tap}", heads, tuple(rows)))
     return tables
 
 

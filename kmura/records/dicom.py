@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from kmura.records.eight_bits import eight_bits
-from kmura.records.images import UnreadableImage, check_size
+from kmura.records.images import MAX_PIXELS, UnreadableImage, check_size
 from kmura.records.remarks import with_remarks
 
 SUFFIXES = frozenset({".dcm", ".dicom"})
@@ -65,7 +65,7 @@ def kind_without_pixels(path: Path) -> str:
     return ""
 
 
-def decode_dicom(data: bytes, channels: int = 1) -> Image.Image:
+def decode_dicom(data: bytes, channels: int = 1, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image in the bytes of a DICOM file: 8 bits, mode L (1 channel) or RGB (3 channels).
 
     Gray values are rescaled (slope and intercept, or the modality table), then mapped by the VOI table or the first
@@ -92,7 +92,7 @@ def decode_dicom(data: bytes, channels: int = 1) -> Image.Image:
             frames = int(dataset.get("NumberOfFrames") or 1)
             if frames != 1:
                 raise UnreadableImage(f"DICOM of {frames} frames; save the radiograph as a file of one frame")
-            check_size((int(dataset.Columns), int(dataset.Rows)))
+            check_size((int(dataset.Columns), int(dataset.Rows)), max_pixels)
             _check_syntax(dataset)
             image = _image(dataset, remarks)
     except UnreadableImage:

@@ -8,9 +8,7 @@ from kmura.records import dicom, images
 from kmura.records.images import UnreadableImage
 
 
-def decoded(
-    data: bytes, channels: int = 1, name: str = "", max_pixels: int = images.MAX_PIXELS
-) -> Image.Image:
+def decoded(data: bytes, channels: int = 1, name: str = "", max_pixels: int = images.MAX_PIXELS) -> Image.Image:
     """The picture of an image or DICOM file: 8 bits, mode L (1 channel) or RGB (3 channels).
 
     Args:

@@ -14,6 +14,7 @@ import numpy as np
 from kmura.records.images import UnreadableImage
 from kmura.server.decoder_process import received, send
 from kmura.serving.contract import Contract
+from kmura.serving.prepare import fitted
 
 _MODULE = "kmura.server.decoder_process"
 _START = 60.0  # seconds that a process may take to start
@@ -25,11 +26,13 @@ class Picture:
 
     Attributes:
         pixels: uint8 [h, w, C] in 0..255, reduced to `max_side` of the contract.
+        ready: the model's input, uint8 [S, S, C] in 0..255.
         width, height: of the file, pixels.
         remarks: what is odd about it, in words without texts of the file.
     """
 
     pixels: np.ndarray
+    ready: np.ndarray
     width: int
     height: int
     remarks: tuple[str, ...]
@@ -114,7 +117,7 @@ class DecoderPool:
             raise UnreadableImage(reply["error"])
         (height, width, channels), size = reply["shape"], reply["size"]
         array = np.frombuffer(pixels, np.uint8).reshape(height, width, channels)
-        return Picture(array, *size, tuple(reply["remarks"]))
+        return Picture(array, fitted(array, contract), *size, tuple(reply["remarks"]))
 
     def _child(self) -> subprocess.Popen:
         child = getattr(self._own, "child", None)

@@ -330,9 +330,7 @@ def operating_points(scores) -> tuple[OperatingPoint, ...]:
     split = "test" if "test" in splits else list(splits)[-1]
     studies = scores.splits[split]["study"].units
     return tuple(
-        OperatingPoint(
-            point.rule, point.threshold, split, studies, point.scores["recall"], point.scores["specificity"]
-        )
+        OperatingPoint(point.rule, point.threshold, split, studies, point.scores["recall"], point.scores["specificity"])
         for point in splits[split]
     )
 

@@ -19,6 +19,7 @@ from kmura.cli import (
     probe_command,
     record_commands,
     segment_commands,
+    serve_command,
     weight_commands,
 )
 from kmura.cli.options import debug_option, examples
@@ -29,7 +30,7 @@ HEADINGS = {
     "Data": ("demo-data", "build-tfrecords", "inspect", "eda"),
     "Training": ("fit", "pretrain", "probe", "config"),
     "Evaluation": ("evaluate", "compare", "explain", "report"),
-    "Use": ("export", "predict"),
+    "Use": ("export", "predict", "serve"),
     "Volumes": ("segment build", "segment fit", "segment predict"),
     "Weights": ("weights port",),
 }
@@ -89,6 +90,7 @@ MODULES = (
     config_command,
     evaluation_commands,
     export_commands,
+    serve_command,
     segment_commands,
     weight_commands,
 )

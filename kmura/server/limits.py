@@ -16,7 +16,7 @@ class Limits:
         queue: images that wait or are worked on, over all requests; more are refused with status 503.
         batch: images per step of the model.
         wait: how long an image waits for others to form a batch, seconds.
-        timeout: from the first byte of a request to its answer, seconds.
+        timeout: for receiving a request, and for answering it, seconds each.
         drain: how long running requests may take after the server was asked to stop, seconds.
         decoders: processes that decode images.
     """

@@ -1,6 +1,7 @@
 """`POST /v1/studies`: the files of one study to its probability and decision, and the maps of its images."""
 
 import base64
+import dataclasses
 import io
 from typing import Any
 
@@ -53,7 +54,7 @@ async def answer(engine: Engine, body: bytes, content_type: str) -> dict[str, An
     """
     sent = await engine.parsed(upload, body, content_type, engine.limits.files)
     model = _model(engine, sent)
-    rule, threshold = _operating_point(model, sent.fields.get("rule", ""))
+    contract = _at_operating_point(model, sent.fields.get("rule", ""))
     maps, pictures = (_flag(sent.fields, name) for name in ("maps", "pictures"))
     if unknown := sorted(sent.fields.keys() - set(_FIELDS)):
         raise RequestError(f"the field {unknown[0][:50]!r} is unknown; the fields are {', '.join(_FIELDS)}")
@@ -64,38 +65,46 @@ async def answer(engine: Engine, body: bytes, content_type: str) -> dict[str, An
         places = [place for place, picture in enumerate(decoded) if isinstance(picture, Picture)]
         rows = await engine.outputs(model, [decoded[place].ready for place in places], explained=maps)
         outputs = dict(zip(places, rows, strict=True))
-        return await engine.parsed(_answer, model, decoded, outputs, rule, threshold, maps, pictures)
+        return await engine.parsed(_answer, model, decoded, outputs, contract, maps, pictures)
 
 
-def _answer(model: Loaded, decoded, outputs, rule: str, threshold: float, maps: bool, pictures: bool) -> dict[str, Any]:
-    contract, images = model.contract, []
-    for place, picture in enumerate(decoded):
-        error = picture if isinstance(picture, UnreadableImage) else outputs[place]
-        if isinstance(error, UnreadableImage | InputError):
-            images.append({"index": place, "error": str(error)})
-            continue
-        row = outputs[place]
+def _answer(model: Loaded, decoded, outputs, contract: Contract, maps: bool, pictures: bool) -> dict[str, Any]:
+    errors = {place: picture for place, picture in enumerate(decoded) if isinstance(picture, UnreadableImage)}
+    errors |= {place: row for place, row in outputs.items() if isinstance(row, InputError)}
+    used = [place for place in range(len(decoded)) if place not in errors]
+    if not used:
+        texts = "; ".join(f"{place}: {error}" for place, error in list(errors.items())[:3])
+        raise RequestError(f"none of the {len(decoded)} files can be read ({texts})")
+    rows = [outputs[place] for place in used]
+    # each image as a study of one view, in float64, as the decision is made
+    probability = contract.study_probabilities(np.arange(len(used)), np.stack([row["logit"] for row in rows])).value
+    images: dict[int, dict[str, Any]] = {
+        place: {"index": place, "error": str(error)} for place, error in errors.items()
+    }
+    for place, row, value, decision in zip(used, rows, probability, contract.decision(probability), strict=True):
+        picture = decoded[place]
         entry = {"index": place, "width": picture.width, "height": picture.height, "remarks": list(picture.remarks)}
-        entry |= {"logit": plain(row["logit"])} | _prediction(contract, row["probability"], threshold)
+        entry |= {"logit": plain(row["logit"])} | _probability(contract, value) | {"decision": str(decision)}
         if "abnormal_probability" in row:
             entry["abnormal_probability"] = plain(row["abnormal_probability"])
         if maps:
             entry |= _map(picture, row["cam"], contract)
         if pictures:
             entry["picture"] = _png(picture.pixels[..., 0] if contract.channels == 1 else picture.pixels)
-        images.append(entry)
-    used = [entry["index"] for entry in images if "error" not in entry]
-    if not used:
-        texts = "; ".join(f"{entry['index']}: {entry['error']}" for entry in images[:3])
-        raise RequestError(f"none of the {len(images)} files can be read ({texts})")
-    pooled = study_outputs(contract, [outputs[place] for place in used])
-    study = _prediction(contract, pooled["probability"][0], threshold)
+        images[place] = entry
+    pooled = study_outputs(contract, rows)
+    study = _probability(contract, pooled["probability"][0]) | {"decision": str(pooled["decision"][0])}
     if contract.is_binary:
-        study |= {"rule": rule, "threshold": threshold}
+        study |= {"rule": contract.rule, "threshold": contract.threshold}
     if "abnormal_probability" in pooled:
         study["abnormal_probability"] = plain(pooled["abnormal_probability"][0])
-    study |= {"calibration": contract.calibration, "images": len(used), "failed": len(images) - len(used)}
-    return {"model": model.name, "version": model.version, "study": study, "images": images}
+    study |= {"calibration": contract.calibration, "images": len(used), "failed": len(errors)}
+    return {
+        "model": model.name,
+        "version": model.version,
+        "study": study,
+        "images": [images[place] for place in sorted(images)],
+    }
 
 
 def _description(model: Loaded) -> dict[str, Any]:
@@ -138,19 +147,18 @@ def _model(engine: Engine, sent: Upload) -> Loaded:
     return loaded(engine, name or next(iter(engine.models)))
 
 
-def _operating_point(model: Loaded, rule: str) -> tuple[str, float]:
+def _at_operating_point(model: Loaded, rule: str) -> Contract:
+    """Returns the contract of the model with the threshold of a rule."""
     contract = model.contract
     if not rule or rule == contract.rule:
-        return contract.rule, contract.threshold
+        return contract
     if not contract.is_binary:
-        raise RequestError(
-            f"{model.name} is a {contract.task} model, which has no operating points; omit the field rule"
-        )
+        raise RequestError(f"{model.name} has no operating points, because it has several classes; omit the field rule")
     points = {point.rule: point.threshold for point in model.signature.operating_points}
     if rule not in points:
         known = ", ".join(dict.fromkeys([contract.rule, *points]))
         raise RequestError(f"the rule {rule[:50]!r} is unknown; the rules of {model.name} are {known}")
-    return rule, points[rule]
+    return dataclasses.replace(contract, rule=rule, threshold=points[rule])
 
 
 def _flag(fields: dict[str, str], name: str) -> bool:
@@ -160,15 +168,11 @@ def _flag(fields: dict[str, str], name: str) -> bool:
     return value in _YES
 
 
-def _prediction(contract: Contract, probability: np.ndarray, threshold: float) -> dict[str, Any]:
-    value = np.asarray(probability)
-    if not contract.is_binary:
-        return {
-            "probabilities": dict(zip(contract.classes, plain(value), strict=True)),
-            "decision": str(contract.decision(value[None])[0]),
-        }
-    # compared in float32 like the signatures, whose thresholds and probabilities are float32
-    return {"probability": plain(value), "decision": contract.classes[int(value >= np.float32(threshold))]}
+def _probability(contract: Contract, value: np.ndarray) -> dict[str, Any]:
+    value = np.asarray(value, np.float32)
+    if contract.is_binary:
+        return {"probability": plain(value)}
+    return {"probabilities": dict(zip(contract.classes, plain(value), strict=True))}
 
 
 def _map(picture: Picture, heat: np.ndarray, contract: Contract) -> dict[str, Any]:

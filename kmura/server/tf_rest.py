@@ -1,7 +1,7 @@
 """TensorFlow Serving's REST interface: status, metadata and prediction of models.
 
-Image files are decoded as by `kmura predict`, so DICOM and TIFF are accepted too, and images of concurrent requests share
-the steps of the model.
+Image files are decoded as by `kmura predict`, so DICOM and TIFF are accepted too, and images of concurrent requests
+share the steps of the model.
 """
 
 import re

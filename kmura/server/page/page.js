@@ -258,6 +258,7 @@ function card(image) {
 
 function where(box) {
   if (!box) return "The map is empty: no region stood out.";
+  if ((box[2] - box[0]) * (box[3] - box[1]) > 0.8) return "The map covers nearly the whole picture: no region stood out.";
   const third = (value, names) => names[Math.min(2, Math.floor(3 * value))];
   const down = third((box[1] + box[3]) / 2, ["upper", "middle", "lower"]);
   const across = third((box[0] + box[2]) / 2, ["left", "centre", "right"]);

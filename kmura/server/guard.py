@@ -6,6 +6,7 @@ import hmac
 import logging
 import re
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -90,7 +91,7 @@ class Guard:
             await send(message)
 
         try:
-            await self._passed(scope, receive, answered)
+            await self._passed(scope, receive, answered, lambda: status > 0)
         except Exception as error:
             _log.error("unexpected %s in a request of kind %s", type(error).__name__, route)
             if not status:
@@ -101,7 +102,7 @@ class Guard:
             telemetry.requests.labels(route, str(status or "closed")).inc()
             telemetry.seconds.labels(route).observe(time.perf_counter() - start)
 
-    async def _passed(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _passed(self, scope: Scope, receive: Receive, send: Send, has_started: Callable[[], bool]) -> None:
         held = 0
 
         def hold(size: int) -> None:
@@ -123,6 +124,8 @@ class Guard:
             await overloaded_response(overloaded)(scope, receive, send)
         except TimeoutError:
             self._engine.telemetry.refused.labels("timeout").inc()
+            if has_started():  # the client takes the answer too slowly: returning closes the connection
+                return
             await JSONResponse({"error": "the request took too long"}, 504)(scope, receive, send)
         except ConnectionError:
             return  # the client has gone

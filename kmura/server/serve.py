@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "markdown_it")  # of the extra `serve`
 _SHORTEST_TOKEN = 16  # characters
 _LONGEST_HEAD = 16 << 10  # bytes of a request line with its headers
+_CONNECTIONS = 500  # each takes a file descriptor, of which a process often has 1024
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -215,6 +216,7 @@ def _run(engine: "Engine", listening: socket.socket, address: Address, token, po
         server_header=False,
         proxy_headers=False,
         h11_max_incomplete_event_size=_LONGEST_HEAD,
+        limit_concurrency=_CONNECTIONS,
         timeout_graceful_shutdown=max(1, round(engine.limits.drain)),
         **tls,
     )

@@ -20,6 +20,7 @@ from kmura.cli import (
     record_commands,
     score_command,
     segment_commands,
+    serve_command,
     weight_commands,
 )
 from kmura.cli.options import debug_option, examples
@@ -30,7 +31,7 @@ HEADINGS = {
     "Data": ("demo-data", "build-tfrecords", "inspect", "eda"),
     "Training": ("fit", "pretrain", "probe", "config"),
     "Evaluation": ("evaluate", "compare", "explain", "report", "score"),
-    "Use": ("export", "predict"),
+    "Use": ("export", "predict", "serve"),
     "Volumes": ("segment build", "segment fit", "segment predict"),
     "Weights": ("weights port",),
 }
@@ -91,6 +92,7 @@ MODULES = (
     evaluation_commands,
     score_command,
     export_commands,
+    serve_command,
     segment_commands,
     weight_commands,
 )

@@ -120,6 +120,23 @@ def evaluated_run(tmp_path_factory):
     return folder, run
 
 
+@pytest.fixture(scope="session")
+def small_export(evaluated_run, tmp_path_factory):
+    """The folder `wrist` with version 1, an export of `evaluated_run` at max_f1; tests must not modify it.
+
+    The comparison in a fresh process is left out, which takes most of the time of an export; test_export.py has it.
+    """
+    import kmura
+    from kmura.export import bundle
+    from kmura.export.parity import Parity
+
+    out = tmp_path_factory.mktemp("served") / "wrist"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(bundle, "parity_in_fresh_process", lambda *_: Parity(0, 0, 0, 0, 0, 0))
+        kmura.export(evaluated_run[1], out, threshold="max_f1", warmup=False)
+    return out
+
+
 @pytest.fixture
 def sketched(monkeypatch):
     """Leaves the drawing of figures out, which takes most of the time of a report."""

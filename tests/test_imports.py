@@ -27,6 +27,7 @@ LAYERS = (
     {"serving"},
     {"export"},
     {"prediction"},
+    {"server"},
     {"cli"},
 )
 DEPTH = {package: depth for depth, layer in enumerate(LAYERS) for package in layer}

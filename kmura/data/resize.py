@@ -69,6 +69,15 @@ def taps_needed(sides: np.ndarray, size: int, how: str) -> int:
     return int(np.ceil(2 * max(1.0, float(np.max(sides / targets)))))
 
 
+def covered(sides: tuple[int, int], size: int, how: str) -> tuple[slice, slice]:
+    """Returns the rows and columns of the resized image that an image of `sides` (height, width) pixels covers."""
+    if how != "pad":
+        return slice(0, size), slice(0, size)
+    lengths = [max(1, int(_fitted(side, size, max(sides)))) for side in sides]
+    starts = [(size - length) // 2 for length in lengths]
+    return tuple(slice(start, start + length) for start, length in zip(starts, lengths, strict=True))
+
+
 def _fitted(sides, size: int, longest):
     """Returns height and width [B, 2] of the largest image of the same aspect ratio in a square of `size` pixels.
 

@@ -45,9 +45,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> Image.Image:
         heat: [H, W], nonnegative, any scale; the image is unchanged where it is 0.
     """
     gray = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
-    share = heat / heat.max() if heat.max() > 0 else heat
-    stops = np.linspace(0, 1, len(HEAT))
-    colour = np.stack([np.interp(share, stops, HEAT[:, channel]) for channel in range(3)], axis=-1)
+    share, colour = _coloured(heat)
     weight = 0.55 * share[..., None]
     picture = Image.fromarray(np.clip(gray * (1 - weight) + colour * weight, 0, 255).astype(np.uint8))
     box = box_of(heat)
@@ -55,6 +53,23 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> Image.Image:
         left, top, right, bottom = box
         ImageDraw.Draw(picture).rectangle((left, top, right - 1, bottom - 1), outline=(90, 220, 255))
     return picture
+
+
+def heat_layer(heat: np.ndarray) -> Image.Image:
+    """Returns a map as an RGBA image to lay over its radiograph: transparent where the map is 0.
+
+    Args:
+        heat: [H, W], nonnegative, any scale.
+    """
+    share, colour = _coloured(heat)
+    return Image.fromarray(np.dstack([colour, 255 * share]).round().astype(np.uint8))
+
+
+def _coloured(heat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a map [H, W] divided by its maximum, and its colours [H, W, 3] in 0..255."""
+    share = heat / heat.max() if heat.max() > 0 else heat
+    stops = np.linspace(0, 1, len(HEAT))
+    return share, np.stack([np.interp(share, stops, HEAT[:, channel]) for channel in range(3)], axis=-1)
 
 
 def contact_sheet(pictures: list[Image.Image], captions: list[str], columns: int = 4) -> Image.Image:

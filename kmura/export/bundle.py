@@ -19,7 +19,7 @@ from kmura.export.parity import Parity, parity_in_fresh_process
 from kmura.files import flush_to_disk, locked, sha256_of, write_json
 from kmura.runs.run import Run, RunDescription, load_model
 from kmura.serving.answers import answers_of
-from kmura.serving.contract import EXPORT_VERSION, SIGNATURE, Contract, contract_of_run
+from kmura.serving.contract import EXPORT_VERSION, SIGNATURE, Contract, contract_of_run, operating_points
 from kmura.serving.signatures import SIGNATURES, ServedModel, check_warmup_possible, write_warmup
 
 CARD = "model_card.md"
@@ -161,6 +161,7 @@ def _signature(description: RunDescription, evaluation: Evaluation, contract: Co
         "versions": description.versions | {"kmura": kmura.__version__},
         "calibration": contract.calibration,
         "contract": dataclasses.asdict(contract),
+        "operating_points": [dataclasses.asdict(point) for point in operating_points(evaluation.scores)],
     }
     if format == "savedmodel":
         size = (contract.image_size, contract.image_size, contract.channels)

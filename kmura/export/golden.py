@@ -129,16 +129,49 @@ def check_export(folder: str | os.PathLike) -> Check:
     if signature.format != "savedmodel":
         return Check(folder, {}, tuple(problems))
     try:
-        signatures = load_signatures(folder)
-        differences = answer_differences(folder, signatures, signature.contract)
+        differences, different = golden_problems(folder, load_signatures(folder), signature.contract)
     except InputError as error:
         return Check(folder, {}, (*problems, str(error)))
-    for name, (largest, limit) in differences.items():
-        if not largest <= limit:
-            problems.append(
-                f"{folder}: signature {name} differs by {largest:.2g} from its golden outputs, allowed is {limit:g}"
-            )
-    return Check(folder, {name: largest for name, (largest, _) in differences.items()}, tuple(problems))
+    return Check(folder, differences, (*problems, *different))
+
+
+def golden_problems(
+    folder: Path, signatures: Mapping[str, Callable], contract: Contract
+) -> tuple[dict[str, float], list[str]]:
+    """Returns the largest difference of each signature from its golden outputs, and a sentence for each too large one.
+
+    Raises:
+        InputError: The golden requests are damaged, or a signature fails on them.
+    """
+    differences = answer_differences(folder, signatures, contract)
+    problems = [
+        f"{folder}: signature {name} differs by {largest:.2g} from its golden outputs, allowed is {limit:g}"
+        for name, (largest, limit) in differences.items()
+        if not largest <= limit
+    ]
+    return {name: largest for name, (largest, _) in differences.items()}, problems
+
+
+def load_checked(folder: Path) -> tuple[Signature, dict[str, Callable]]:
+    """Returns an export and its signatures after verifying checksums and golden outputs.
+
+    Args:
+        folder: folder of one version.
+
+    Raises:
+        InputError: The folder is no export of a classifier with a SavedModel, its files have changed, it cannot be
+            loaded, or its outputs differ from the golden ones.
+    """
+    signature = read_signature(folder)
+    if signature.format != "savedmodel":
+        raise InputError(f"{folder} has the format {signature.format}, which cannot be served; export a savedmodel")
+    if changed := changed_files(folder, signature):
+        raise InputError(f"{changed[0]}; copy the export again")
+    signatures = load_signatures(folder)
+    _, problems = golden_problems(folder, signatures, signature.contract)
+    if problems:
+        raise InputError(problems[0])
+    return signature, signatures
 
 
 def changed_files(folder: Path, signature: Signature) -> list[str]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from kmura.records.dicom_tags import without_identifiers
 from kmura.records.eight_bits import eight_bits
-from kmura.records.images import UnreadableImage, check_size
+from kmura.records.images import MAX_PIXELS, UnreadableImage, check_size
 from kmura.records.jpeg_extended import decode_extended, is_extended
 from kmura.records.pydicom_messages import silenced
 from kmura.records.remarks import with_remarks
@@ -66,7 +66,7 @@ def kind_without_pixels(path: Path) -> str:
     return ""
 
 
-def decode_dicom(data: bytes, channels: int = 1, frame: int | None = None) -> Image.Image:
+def decode_dicom(data: bytes, channels: int = 1, frame: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image in the bytes of a DICOM file: 8 bits, mode L (1 channel) or RGB (3 channels).
 
     Gray values are rescaled (slope and intercept, or the modality table), then mapped by the VOI table or the first
@@ -99,7 +99,7 @@ def decode_dicom(data: bytes, channels: int = 1, frame: int | None = None) -> Im
             number = _frame_number(dataset, frame, remarks)
             if not dataset.get("Rows") or not dataset.get("Columns"):
                 raise UnreadableImage("DICOM without Rows and Columns, the size of the image")
-            check_size((int(dataset.Columns), int(dataset.Rows)))
+            check_size((int(dataset.Columns), int(dataset.Rows)), max_pixels)
             _check_syntax(dataset)
             image = _image(dataset, number, remarks)
     except UnreadableImage:

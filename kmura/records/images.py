@@ -36,7 +36,7 @@ class UnreadableImage(ValueError):
     """An image that cannot become a record; the message is the reason."""
 
 
-def decode_image(data: bytes, channels: int = 1) -> Image.Image:
+def decode_image(data: bytes, channels: int = 1, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image in the bytes of an image file: upright, 8 bits, mode L (1 channel) or RGB (3 channels).
 
     Values of more than 8 bits are reduced by `eight_bits`: 16-bit gray and colours by their used depth, floats from
@@ -44,8 +44,8 @@ def decode_image(data: bytes, channels: int = 1) -> Image.Image:
     frames the first is taken, with a remark. The orientation is applied wherever Pillow finds it (EXIF, TIFF tag, XMP).
 
     Raises:
-        UnreadableImage: empty, not an image, truncated, damaged, declared larger than MAX_PIXELS (refused before any
-            pixel is decoded), or smaller than MIN_SIDE on a side.
+        UnreadableImage: empty, not an image, truncated, damaged, declared larger than `max_pixels` (refused before
+            any pixel is decoded), or smaller than MIN_SIDE on a side.
     """
     if not data:
         raise UnreadableImage("empty file")
@@ -54,7 +54,7 @@ def decode_image(data: bytes, channels: int = 1) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with _opened(data) as image:
-                check_size(image.size)
+                check_size(image.size, max_pixels)
                 image.verify()
             with _opened(data) as image:
                 deep = _deep_colours(image, data)  # before load, which discards the layout of the file
@@ -69,7 +69,7 @@ def decode_image(data: bytes, channels: int = 1) -> Image.Image:
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"declares more than {MAX_PIXELS:,} pixels") from error
+        raise UnreadableImage(f"declares more than {max_pixels:,} pixels") from error
     except Image.UnidentifiedImageError as error:
         known = data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
         raise UnreadableImage("TIFF with pixels that are not supported" if known else NO_IMAGE) from error
@@ -158,15 +158,15 @@ def encode_png(pixels: np.ndarray, level: int = 6) -> bytes:
     )
 
 
-def check_size(size: tuple[int, int]) -> None:
+def check_size(size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> None:
     """Checks that the width and height of an image are allowed.
 
     Raises:
-        UnreadableImage: more than MAX_PIXELS, or less than MIN_SIDE on a side.
+        UnreadableImage: more than `max_pixels`, or less than MIN_SIDE on a side.
     """
     width, height = size
-    if width * height > MAX_PIXELS:
-        raise UnreadableImage(f"declares {width} x {height} pixels, more than {MAX_PIXELS:,}")
+    if width * height > max_pixels:
+        raise UnreadableImage(f"declares {width} x {height} pixels, more than {max_pixels:,}")
     if min(size) < MIN_SIDE:
         raise UnreadableImage(f"{width} x {height} pixels, smaller than {MIN_SIDE} on a side")
 

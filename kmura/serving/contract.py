@@ -129,6 +129,25 @@ class Contract:
 
 
 @dataclasses.dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold of a binary model and what it achieved in the evaluation, at study level.
+
+    Attributes:
+        rule, threshold: the decision is abnormal if probability >= threshold; the rule selected it on val.
+        split: the split that the scores were measured on.
+        studies: number of studies of the split.
+        sensitivity, specificity: with their 95 % intervals.
+    """
+
+    rule: str
+    threshold: float
+    split: str
+    studies: int
+    sensitivity: metrics.Interval
+    specificity: metrics.Interval
+
+
+@dataclasses.dataclass(frozen=True)
 class Signature:
     """The entries of the `signature.json` of an export that kmura reads; further entries are for people.
 
@@ -136,11 +155,16 @@ class Signature:
         format: one of `kmura.export.bundle.FORMATS`.
         contract: preprocessing and postprocessing.
         files: file of the export -> its SHA-256; empty while the export is being checked.
+        area: area of the training images.
+        operating_points: the thresholds of a binary run as measured on test (without test: on the last split that
+            was scored); empty for several classes, and for exports of versions that did not store them.
     """
 
     format: str
     contract: Contract
     files: dict[str, str] = dataclasses.field(default_factory=dict)
+    area: str = ""
+    operating_points: tuple[OperatingPoint, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,6 +316,23 @@ def _record_options(run: Run, records) -> dict[str, Any]:
             raise InputError(f"{records} are not the records that the run was trained on; give those with --records")
         _log.warning("records %s are no longer those of the run; their max_side is used anyway", folder)
     return dict(manifest.options) if stored is None else stored
+
+
+def operating_points(scores) -> tuple[OperatingPoint, ...]:
+    """Returns the operating points of the evaluation of a run, measured on test; empty for several classes.
+
+    Args:
+        scores: `Scores` or `MultiScores` of the run. Without a split test, the last split with thresholds is used.
+    """
+    splits = {split: points for split, points in getattr(scores, "operating_points", {}).items() if points}
+    if not splits:
+        return ()
+    split = "test" if "test" in splits else list(splits)[-1]
+    studies = scores.splits[split]["study"].units
+    return tuple(
+        OperatingPoint(point.rule, point.threshold, split, studies, point.scores["recall"], point.scores["specificity"])
+        for point in splits[split]
+    )
 
 
 def _operating_point(run, points: dict[str, list[OperatingScores]], wanted: str | None) -> tuple[str, float]:

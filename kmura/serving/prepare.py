@@ -34,9 +34,14 @@ def prepared_with_remarks(data: bytes, contract: Contract, *, name: str = "") ->
     picture = decoded(data, contract.channels, name)
     image = reduced(picture, contract.max_side)
     pixels = np.asarray(image).reshape(image.height, image.width, contract.channels)
+    return fitted(pixels, contract), remarks_on(picture)
+
+
+def fitted(pixels: np.ndarray, contract: Contract) -> np.ndarray:
+    """Returns the model's input, uint8 [S, S, C], of a picture that is reduced to `max_side`, uint8 [h, w, C]."""
     size, how = contract.image_size, contract.resize
     taps = taps_needed(np.array([pixels.shape[:2]]), size, how)
-    return _fitting(size, how, contract.channels, taps)(pixels).numpy(), remarks_on(picture)
+    return _fitting(size, how, contract.channels, taps)(pixels).numpy()
 
 
 @functools.lru_cache(maxsize=64)

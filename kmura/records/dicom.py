@@ -79,6 +79,7 @@ def decode_dicom(data: bytes, channels: int = 1, frame: int | None = None, max_p
         channels: 1 or 3.
         frame: which frame of several is decoded, from 0, with a remark; None refuses files of several frames, because
             they do not say which frame is the radiograph.
+        max_pixels: images that declare more are refused before they are decoded.
 
     Raises:
         UnreadableImage: pydicom is missing, not a DICOM file, no pixels, several frames, a frame that does not exist, a

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from kmura.errors import InputError
-from kmura.explain.boxes.agreement import POSITIVE_SIDE, PREDICTED, BoxedMap, agreement, maps_to_compare
+from kmura.explain.boxes.box_agreement import POSITIVE_SIDE, PREDICTED, BoxedMap, agreement, maps_to_compare
 from kmura.explain.boxes.matching import Names
 from kmura.explain.boxes.placing import BoxOptions, ImageBoxes, box_options, split_boxes
 from kmura.explain.boxes.reading import read_boxes

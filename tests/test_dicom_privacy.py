@@ -102,7 +102,7 @@ def test_explanations_have_no_identifiers(tree, run):
     ("options", "message"),
     [
         (["--label-column", "who"], "column who of labels.csv holds identifiers of patients; give a column of labels"),
-        (["--label-column", "whom"], "labels.csv has no column whom; did you mean who?"),
+        (["--label-column", "whom"], "labels.csv has no column 'whom'; did you mean 'who'?"),
         (["--label-column", "no"], "first line of no-header.csv is no line of column names; add one"),
         (["--label-column", "label", "--strict"], "build without --strict to leave it out"),
     ],

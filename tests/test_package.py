@@ -71,7 +71,7 @@ def test_packages_whose_private_methods_are_overridden_have_upper_bounds():
 
 def test_the_extra_all_holds_every_feature_that_installs_on_any_machine():
     assert requirements("gpu") == {"tensorflow": "[and-cuda]>=2.21"}
-    assert requirements("all") == {"kmura": "[serving,dicom,onnx,mlflow,pretrained,ct]"}
+    assert requirements("all") == {"kmura": "[serving,serve,dicom,onnx,mlflow,pretrained,ct]"}
     assert list(requirements("mlflow")) == ["mlflow-skinny"]
 
 

@@ -363,7 +363,7 @@ def test_a_list_of_images_in_utf_16_is_read(tmp_path):
 
 
 def test_boxes_in_another_encoding_are_refused_in_one_line(tmp_path):
-    from kmura.explain.boxes import read_boxes
+    from kmura.explain.boxes.reading import read_boxes
 
     (tmp_path / "boxes.csv").write_bytes("image,x0,y0,x1,y1\né.png,1,1,2,2\n".encode("latin-1"))
     with pytest.raises(InputError, match="byte 18 is not UTF-8; save it as CSV in UTF-8, or give a CSV of boxes"):

@@ -112,7 +112,7 @@ def test_the_probe_does_not_change_the_encoder(records, tmp_path):
     assert reached == {"probe"}
 
 
-@pytest.mark.parametrize("optimizer", ["lars", "sgd"])
+@pytest.mark.parametrize("optimizer", ["lars", pytest.param("sgd", marks=pytest.mark.slow)])
 def test_simclr_trains_with_every_optimizer_and_accumulated_gradients(records, tmp_path, optimizer):
     run = pretrained(
         records,
@@ -128,6 +128,7 @@ def test_simclr_trains_with_every_optimizer_and_accumulated_gradients(records, t
     assert (run.folder / "encoder").is_dir()
 
 
+@pytest.mark.slow
 def test_a_folder_without_labels_is_enough(mura_root, tmp_path, monkeypatch, capsys):
     command = ["build-tfrecords", mura_root, "--layout", "unlabelled", "--name", "bones", "--out", tmp_path / "records"]
     code, out, err = kmura_main(monkeypatch, capsys, *command)
@@ -181,6 +182,7 @@ def test_the_evaluation_describes_the_features(vicreg, records):
         kmura.export(vicreg.folder, vicreg.folder.parent / "served")
 
 
+@pytest.mark.slow
 def test_the_report_shows_encoders_side_by_side(vicreg, records, tmp_path):
     from kmura.report.report import report
 

@@ -63,6 +63,7 @@ def test_the_online_probe_is_the_mean_over_labels_with_both_outcomes(chest):
     assert evaluation.labelled == evaluation.images == 40
 
 
+@pytest.mark.slow
 def test_probes_of_14_labels_stand_beside_the_floor_in_the_report(chest, tmp_path, sketched, caplog):
     records, runs, run = chest
     result = kmura.probe(run.folder, records=records, area="chestmnist", runs=runs)

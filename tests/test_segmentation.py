@@ -186,6 +186,7 @@ def test_cases_that_cannot_be_used_are_refused_in_one_line(heads, tmp_path, monk
     refused("split 'dev'; give train, val, test", options=given)
 
 
+@pytest.mark.slow
 def test_the_command_and_the_library_build_the_same_records(heads, tmp_path, monkeypatch, capsys):
     build_volumes(heads, tmp_path / "library")
     assert kmura_main(monkeypatch, capsys, "segment", "build", heads, "--out", tmp_path / "command")[0] == 0

@@ -16,7 +16,7 @@ from kmura import cam
 from kmura.data.dataset import Dataset
 from kmura.errors import InputError, reason, remedy
 from kmura.evaluation.evaluation import read_evaluation
-from kmura.explain.boxes.agreement import (
+from kmura.explain.boxes.box_agreement import (
     POSITIVE_SIDE,
     PREDICTED,
     RANDOM_MAPS,

@@ -113,12 +113,17 @@ class Option:
     def value(self, given: Any) -> Any:
         """The value that the layout receives; None, False, "" and empty sequences count as not given.
 
+        Files may be given as one path instead of a list.
+
         Raises:
             InputError: a value of another type or outside the choices.
         """
         if given is None or given is False or (isinstance(given, str | tuple | list) and not given):
             return self.type() if self.type in (bool, tuple) else self.default
         if self.type is tuple:
+            if (self.metavar or "").startswith("FILE"):
+                given = [given] if isinstance(given, str | os.PathLike) else given
+                given = [os.fspath(item) for item in given]
             if isinstance(given, str) or not all(isinstance(item, str) for item in given):
                 raise InputError(f"{self.name} is {given!r}; give a list of names")
             return tuple(given)

@@ -76,7 +76,7 @@ class Dicom(Layout):
     options = (
         dataclasses.replace(NAME, help="name of the area; default: one area per BodyPartExamined."),
         AREAS,
-        Option("csv", "CSV of labels; without it, labels are unknown.", metavar="FILE"),
+        Option("csv", "CSV of labels; without it, labels are unknown.", tuple, metavar="FILE"),
         Option(
             "join_by",
             "what the rows of the CSV identify; default: the tag that one of its columns is named after.",
@@ -160,6 +160,8 @@ def _check_options(options: Mapping[str, Any]) -> None:
     frame = options["frame"]
     if frame not in _FRAMES and not (frame.isdecimal() and int(frame) > 0):
         raise InputError(f"--frame {frame!r} is unknown; give one of {', '.join(_FRAMES)}, or a number from 1")
+    if len(options["csv"]) > 1:
+        raise InputError(f"--csv names {len(options['csv'])} files; the layout dicom takes one")
     if not options["csv"]:
         for name in ("join_by", "join_column", "label_column", "label_columns", "positive_class", "classes"):
             if options[name]:
@@ -280,7 +282,7 @@ def _labelled(
     pictured: Sequence[_Pictured], options: Mapping[str, Any]
 ) -> tuple[KeyedLabels, dict[str, tuple[int, ...]], list[Skipped]]:
     """The table of the CSV, the labels of the images by their paths, and the images without a label."""
-    csv = Path(options["csv"])
+    csv = Path(*options["csv"])
     join, column = join_of(csv, options["join_by"], options["join_column"])
     keys = {item.path: keys_of(join, item.file, item.tags) for item in pictured}
     if join == FILE:

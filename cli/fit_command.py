@@ -39,12 +39,22 @@ SHORT_FLAGS = {
         "kmura fit --area XR_WRIST --epochs 3",
         "kmura fit --area all --phase final --dry-run",
         "kmura fit --area XR_WRIST --recipe my.toml --set train.learning_rate=3e-5",
+        "kmura fit --area XR_WRIST --folds 5",
     ),
 )
 @click.option("--area", required=True, metavar="AREA", help="An area of the records, or all (one after another).")
 @click.option("--phase", default="baseline", type=Choice(PHASE_NAMES), help="How to train; see above.")
 @click.option("--records", default="tfrecords", type=click.Path(), help="Folder of the records.")
 @click.option("--runs", default="runs", type=click.Path(), help="Folder for the runs: RUNS/AREA/PHASE.")
+@click.option(
+    "--folds",
+    type=int,
+    default=0,
+    metavar="K",
+    show_default="no folds",
+    help="Cross-validate: train K models, RUNS/foldN/AREA/PHASE, each without the patients of one fold.",
+)
+@click.option("--fold", type=int, metavar="N", show_default="all", help="Train this fold alone, counted from 0.")
 @click.option(
     "--recipe",
     type=Recipe(),
@@ -87,6 +97,8 @@ def fit(
     records,
     runs,
     recipe,
+    folds,
+    fold,
     resume,
     settings,
     then_evaluate,
@@ -122,7 +134,7 @@ def fit(
 
     # errors in the settings should appear before the slow imports
     phase_config(phase, area, runs, recipe, options["settings"], not resume)
-    options["fresh"] = not resume
+    options |= {"fresh": not resume, "folds": folds, "fold": fold}
     if mlflow:
         from kmura.training.trackers import check_mlflow
 

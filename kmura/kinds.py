@@ -16,6 +16,7 @@ PRETRAINING = "pretraining"
 SEGMENTATION = "segmentation"
 FUSION = "fusion"  # of the planes of a segmentation, without a Keras model
 PROBE = "probe"  # of an encoder, without a Keras model
+FOLDS = "folds"  # held-out predictions of the classifiers of a cross-validation, without a Keras model of its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +106,16 @@ KINDS: dict[str, Kind] = {
         questions="kmura.evaluation.class_scores:binary_tables",
         comparison="kmura.evaluation.compare:compare_classifiers",
         instead="probe an encoder with --method linear or layer, which give a classifier",
+    ),
+    FOLDS: Kind(
+        config="kmura.config:ClassificationConfig",
+        learner=None,
+        evaluate="kmura.evaluation.folds:evaluate_run",
+        evaluation="kmura.evaluation.folds:read_evaluation",
+        chapter="kmura.report.classification_chapter:chapter",
+        questions="kmura.evaluation.class_scores:binary_tables",
+        comparison="kmura.evaluation.compare:compare_classifiers",
+        instead="give the runs of its folds, RUNS/foldN/AREA/PHASE",
     ),
 }
 

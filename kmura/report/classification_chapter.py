@@ -1,13 +1,15 @@
 """The chapter of a classifier: binary, of several classes or labels, of one area or of all areas."""
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from kmura.evaluation.evaluation import Evaluation, read_evaluation
+from kmura.evaluation.evaluation import Evaluation
 from kmura.evaluation.exploration import AreaData
+from kmura.evaluation.folds import FoldsEvaluation
 from kmura.evaluation.scoring import LevelScores, shown_levels
 from kmura.report import eda_figures, figures
 from kmura.report.chapter import Chapter, Gallery, Section, Table, Text
@@ -27,6 +29,7 @@ from kmura.report.classification_tables import (
     area_table,
     extremes,
     faithfulness_tables,
+    folds_table,
     hardest_table,
     probability_table,
     report_table,
@@ -55,13 +58,18 @@ def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
         InputError: the run is not evaluated, or one of its files is damaged.
     """
     folder, description, task = run.folder, run.description, run.labels
-    evaluation, table = read_evaluation(run)
+    evaluation, table = run.part("evaluation")(run)
     explored = read_explored(description, eda)
     gallery, stale = read_gallery(folder, evaluation.model_sha256)
     history = read_history(folder)
     scores = evaluation.scores
     split = headline_split(scores.splits, description.config.train.select_on, scores.options.fit_on)
     question = question_of(table, scores, run.area, task)
+    of_folds = ()
+    if isinstance(evaluation, FoldsEvaluation):
+        of_folds = (folds_table(evaluation),)
+        if question:
+            question = dataclasses.replace(question, calibrators={one.fold: one.calibrator for one in evaluation.folds})
     details = details_of(scores, split, question, task)
     area = "All areas" if description.area == ALL else description.area
     title = f"{area}, {description.phase}"
@@ -79,7 +87,7 @@ def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
         area=area,
         path=str(run),
         headline=_headline(evaluation, details),
-        tables=(_data(table, question, task, evaluation.has_patients),),
+        tables=(_data(table, question, task, evaluation.has_patients), *of_folds),
         explored=explored,
         notes=scores.notes,
         warnings=tuple(warnings),
@@ -171,6 +179,8 @@ def _faithful(names: Names, evaluation: Evaluation, gallery: Gallery | None, run
     """How faithful the maps are."""
     explanation = gallery.explanation if gallery else None
     tables = faithfulness_tables(explanation, evaluation.localization_faithfulness)
+    if isinstance(evaluation, FoldsEvaluation):  # has no model of its own
+        return Section("Do the maps show what the model uses?")
     missing = []
     if not evaluation.localization_faithfulness:
         missing.append(f"the localization faithfulness of all images: kmura evaluate {run} --faithfulness")
@@ -226,6 +236,9 @@ def _headline(evaluation: Evaluation, details: Details) -> tuple[Text, ...]:
     if details.kappas:
         pooled = details.answers.splits[split]["study"].scores
         sentence += f" Abnormal or normal in all areas: AUC {pooled['auc']}, kappa {pooled['kappa']} at threshold 0.5."
+    if isinstance(evaluation, FoldsEvaluation):
+        sentence = f"{evaluation.number} folds, each predicted by a model trained without it: {sentence}"
+        select_on = f"{select_on} of each fold" if select_on != split else select_on
     sentence += f" The best epoch was chosen on {select_on}"
     if select_on != split:
         return (Text(f"{sentence}."),)

@@ -117,6 +117,9 @@ def fit(
 
     Options with [default: (recipe)] are short names for configuration keys, whose defaults the recipe defines.
     `kmura config` prints all keys with their meaning. The same command continues an interrupted run.
+
+    With --folds, every image outside of `test` is predicted by a model that was trained without its patient; these
+    predictions are scored together (runs/folds/AREA/PHASE).
     """
     if cam_every is not None and (cam_every < 1 or phase == "tune"):
         raise click.UsageError("--cam-every needs a number of epochs, 1 or more, and a phase other than tune")
@@ -147,12 +150,12 @@ def fit(
     from kmura.classification.search import tune_areas
     from kmura.cli.display import show_evaluation
     from kmura.cli.progress import training_progress
-    from kmura.evaluation.evaluate import evaluate
+    from kmura.evaluation.evaluate import evaluate, evaluate_each
     from kmura.explain.overlays import overlays_of
     from kmura.runs.run import read_run
     from kmura.training.trackers import MlflowTracker, TensorBoardLogs
 
-    trackers = []
+    trackers, folders = [], []
 
     def callbacks_for(dataset, folder, config):
         callbacks = overlays_of(dataset, folder, config, every=cam_every)
@@ -172,6 +175,7 @@ def fit(
             if run is None:
                 click.echo("no trials are left; the chief writes the result", err=True)
                 continue
+            folders.append(run.folder)
             train = read_run(run.folder).config.train
             best = f"{train.monitor} {run.best[train.monitor]:.4f} on {train.select_on}"
             click.echo(f"{run.folder}: best epoch {run.best['epoch']:.0f}, {best}", err=True)
@@ -181,6 +185,9 @@ def fit(
                 show_evaluation(evaluate(run.folder, records=records))
             for tracker in trackers:
                 tracker.finish()
+        if then_evaluate and folds and fold is None and phase != "tune":
+            for evaluation in evaluate_each(folders, records=records):
+                show_evaluation(evaluation)
 
 
 @contextlib.contextmanager

@@ -132,9 +132,7 @@ def read_evaluation(run: str | os.PathLike | Run) -> tuple[FoldsEvaluation, pd.D
     for of_fold in fold_groups([run])[0].runs:
         known = {one.fold: one.model_sha256 for one in evaluation.folds}
         if of_fold.folder.best.exists() and known.get(fold_of(of_fold)) != of_fold.model_sha256():
-            raise InputError(
-                f"{of_fold} has changed since the folds were pooled; pool them again: kmura evaluate {run}"
-            )
+            raise InputError(f"{of_fold} has changed since the folds were pooled; run kmura evaluate {run} again")
     return evaluation, table
 
 

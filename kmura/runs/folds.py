@@ -14,6 +14,7 @@ from kmura.errors import InputError
 from kmura.runs.run import Run, RunFolder
 
 POOLED = "folds"  # folder beside fold0, fold1, ...
+_COMMON = ("data.", "model.", "train.select_on:")  # keys that all folds share; each may have been tuned by itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +61,8 @@ def fold_groups(paths: Sequence[str | os.PathLike | Run]) -> list[FoldRuns]:
             `folds`, which stand for the runs of their folds.
 
     Raises:
-        InputError: a path is none of these; two runs of a cross-validation differ in more than their fold, or have the
-            same one.
+        InputError: a path is none of these; two runs of a cross-validation have the same fold, or differ in data,
+            model, classes or records.
     """
     groups: dict[tuple, list[Run]] = {}
     for path in paths:
@@ -110,7 +111,7 @@ def _checked(runs: list[Run]) -> tuple[Run, ...]:
     """The runs in the order of their folds.
 
     Raises:
-        InputError: two have the same fold, or differ in another key, in their classes or in their records.
+        InputError: two have the same fold, or differ in data, model, classes or records.
     """
     runs = sorted(runs, key=fold_of)
     first = runs[0]
@@ -121,7 +122,8 @@ def _checked(runs: list[Run]) -> tuple[Run, ...]:
             raise InputError(f"{first} and {run} were trained on different records; train all folds on the same")
         if run.description.classes != first.description.classes:
             raise InputError(f"{first} and {run} have different classes; train all folds alike")
-        changed = [text for text in differences(first.config, run.config) if not text.startswith("data.fold:")]
+        changed = [text for text in differences(first.config, run.config) if text.startswith(_COMMON)]
+        changed = [text for text in changed if not text.startswith("data.fold:")]
         if changed:
             raise InputError(f"{first} and {run} are not folds of one model ({'; '.join(changed)}); train them alike")
     return tuple(runs)

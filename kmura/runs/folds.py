@@ -14,6 +14,7 @@ from kmura.errors import InputError
 from kmura.runs.run import Run, RunFolder
 
 POOLED = "folds"  # folder beside fold0, fold1, ...
+SIGNATURE = "signature.json"  # of an export
 _COMMON = ("data.", "model.", "train.select_on:")  # keys that all folds share; each may have been tuned by itself
 
 
@@ -127,6 +128,39 @@ def _checked(runs: list[Run]) -> tuple[Run, ...]:
         if changed:
             raise InputError(f"{first} and {run} are not folds of one model ({'; '.join(changed)}); train them alike")
     return tuple(runs)
+
+
+def members_of(paths: Sequence[str | os.PathLike]) -> list[Path]:
+    """Returns the paths of models; a folder of folds and a run of the kind `folds` are replaced by the runs of folds.
+
+    Raises:
+        InputError: there are no paths, a folder contains folds of several models, or a fold has no run.
+    """
+    if not paths:
+        raise InputError("no model is given; give a run such as runs/XR_WRIST/baseline")
+    members: list[Path] = []
+    for path in paths:
+        if not is_folder_of_folds(path):
+            members.append(Path(path))
+            continue
+        groups = fold_groups([path])
+        if len(groups) > 1:
+            found = ", ".join(f"{group.runs[0].area}/{group.runs[0].phase}" for group in groups)
+            raise InputError(f"{path} contains the folds of {len(groups)} models ({found}); give RUNS/fold*/AREA/PHASE")
+        members += [run.path for run in groups[0].runs]
+    return members
+
+
+def looks_like_model(path: str | os.PathLike) -> bool:
+    """Returns whether a path is a run, a folder of folds, an export or a `.keras` file, rather than images."""
+    path = Path(path)
+    if path.suffix == ".keras":
+        return True
+    if not path.is_dir():
+        return False
+    if RunFolder(path).description.is_file() or any(path.glob("fold[0-9]*/*/*/run.json")):
+        return True
+    return any((folder / SIGNATURE).is_file() for folder in (path, *path.glob("[0-9]*")))
 
 
 def with_folds_pooled(paths: Sequence[str | os.PathLike | Run], *, also_single: bool = False) -> list[Path]:

@@ -109,7 +109,10 @@ def predict(paths, check, format, out, **options):
             raise click.UsageError("--check takes one export and no images; it uses the golden images of the export")
         _check(paths[0])
         return
-    models, images = _models_first(paths)
+
+    from kmura.prediction.arguments import models_and_images
+
+    models, images = models_and_images(paths)
     if not images:
         raise click.UsageError("no images are given; give files, a folder or a CSV file")
     if out and format == "table":
@@ -136,16 +139,6 @@ def predict(paths, check, format, out, **options):
         write_rows(predictions, format, out)
     if predictions.skipped:
         raise click.exceptions.Exit(1)
-
-
-def _models_first(paths) -> tuple[list, list]:
-    """The models and the images among the arguments: the first is a model, and so are those after it that look so."""
-    from kmura.runs.folds import looks_like_model
-
-    number = 1
-    while number < len(paths) and looks_like_model(paths[number]):
-        number += 1
-    return list(paths[:number]), list(paths[number:])
 
 
 def _check(model) -> None:

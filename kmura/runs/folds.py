@@ -14,7 +14,7 @@ from kmura.errors import InputError
 from kmura.runs.run import Run, RunFolder
 
 POOLED = "folds"  # folder beside fold0, fold1, ...
-SIGNATURE = "signature.json"  # of an export
+FOLD_RUNS = "fold[0-9]*/*/*/run.json"  # pattern in the folder of all runs
 _COMMON = ("data.", "model.", "train.select_on:")  # keys that all folds share; each may have been tuned by itself
 
 
@@ -78,13 +78,13 @@ def is_folder_of_folds(path: str | os.PathLike | Run) -> bool:
     path = Path(path)
     if RunFolder(path).description.is_file():
         return Run(path).kind == kinds.FOLDS
-    return any(path.glob("fold[0-9]*/*/*/run.json"))
+    return any(path.glob(FOLD_RUNS))
 
 
 def _runs_at(path: str | os.PathLike | Run) -> list[Run]:
     path = Path(path)
     if not RunFolder(path).description.is_file():
-        runs = [Run(file.parent) for file in sorted(path.glob("fold[0-9]*/*/*/run.json"))]
+        runs = [Run(file.parent) for file in sorted(path.glob(FOLD_RUNS))]
         runs = [run for run in runs if fold_of(run) is not None]
         if not runs:
             raise InputError(
@@ -149,18 +149,6 @@ def members_of(paths: Sequence[str | os.PathLike]) -> list[Path]:
             raise InputError(f"{path} contains the folds of {len(groups)} models ({found}); give RUNS/fold*/AREA/PHASE")
         members += [run.path for run in groups[0].runs]
     return members
-
-
-def looks_like_model(path: str | os.PathLike) -> bool:
-    """Returns whether a path is a run, a folder of folds, an export or a `.keras` file, rather than images."""
-    path = Path(path)
-    if path.suffix == ".keras":
-        return True
-    if not path.is_dir():
-        return False
-    if RunFolder(path).description.is_file() or any(path.glob("fold[0-9]*/*/*/run.json")):
-        return True
-    return any((folder / SIGNATURE).is_file() for folder in (path, *path.glob("[0-9]*")))
 
 
 def with_folds_pooled(paths: Sequence[str | os.PathLike | Run], *, also_single: bool = False) -> list[Path]:

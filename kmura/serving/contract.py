@@ -15,11 +15,11 @@ from kmura.data.dataset import Dataset
 from kmura.errors import InputError
 from kmura.evaluation.calibrators import Calibrator, logits_of
 from kmura.evaluation.scoring import OperatingScores
-from kmura.runs.folds import SIGNATURE
 from kmura.runs.run import Run
 from kmura.tasks import Binary, Task, task_of
 from kmura.typed import read_typed
 
+SIGNATURE = "signature.json"  # of an export
 EXPORT_VERSION = 1
 
 _log = logging.getLogger(__name__)

@@ -33,6 +33,7 @@ class Kind:
         contract: (Run, records=..., threshold=...) -> `kmura.serving.contract.Contract`, the meaning of the model's
             outputs; None for kinds whose models cannot be explained, exported and served.
         export: (Run, out, **options) -> what `kmura export` shows; None for kinds that cannot be exported.
+        ensemble: (runs, out, **options) -> the same for several runs that are exported as one; None for kinds without.
         questions: (Run) -> the binary predictions of the run by area, which `kmura compare` compares; None for kinds
             without class predictions.
         comparison: (runs, **options) -> what `kmura compare` shows; None for kinds that cannot be compared.
@@ -48,6 +49,7 @@ class Kind:
     chapter: str | Callable
     contract: str | Callable | None = None
     export: str | Callable | None = None
+    ensemble: str | Callable | None = None
     questions: str | Callable | None = None
     comparison: str | Callable | None = None
     dataset: str | Callable = "kmura.data.dataset:Dataset"
@@ -64,6 +66,7 @@ KINDS: dict[str, Kind] = {
         chapter="kmura.report.classification_chapter:chapter",
         contract="kmura.serving.contract:classification_contract",
         export="kmura.export.bundle:export_classifier",
+        ensemble="kmura.export.ensemble:export_ensemble",
         questions="kmura.evaluation.class_scores:binary_tables",
         comparison="kmura.evaluation.compare:compare_classifiers",
     ),
@@ -110,8 +113,8 @@ KINDS: dict[str, Kind] = {
     FOLDS: Kind(
         config="kmura.config:ClassificationConfig",
         learner=None,
-        evaluate="kmura.evaluation.folds:evaluate_run",
-        evaluation="kmura.evaluation.folds:read_evaluation",
+        evaluate="kmura.evaluation.cross_validation:evaluate_run",
+        evaluation="kmura.evaluation.cross_validation:read_evaluation",
         chapter="kmura.report.classification_chapter:chapter",
         questions="kmura.evaluation.class_scores:binary_tables",
         comparison="kmura.evaluation.compare:compare_classifiers",
@@ -122,6 +125,7 @@ KINDS: dict[str, Kind] = {
 WORDS = {
     "contract": "classifier",
     "export": "classifier",
+    "ensemble": "ensemble",
     "questions": "class predictions",
     "comparison": "class predictions",
     "volumes": "segmentation of volumes",

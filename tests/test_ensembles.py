@@ -20,7 +20,7 @@ from kmura.prediction.arguments import models_and_images
 from kmura.prediction.predictor import Predictor, load_predictor
 from kmura.serving.answers import answers_of
 from kmura.serving.contract import Contract, Member
-from kmura.serving.ensemble import Candidate, ensemble_contract
+from kmura.serving.ensemble_contract import Candidate, ensemble_contract
 
 AREA = "XR_WRIST"
 PLATT = Calibrator("platt", 2.0, 0.3)

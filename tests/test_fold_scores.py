@@ -20,7 +20,7 @@ from kmura.evaluation.evaluation import read_evaluation
 from kmura.evaluation.fold_scores import CALIBRATED
 from kmura.evaluation.scoring import ScoreOptions
 from kmura.report.report import report
-from kmura.runs.folds import fold_groups, with_folds_pooled
+from kmura.runs.fold_runs import fold_groups, with_folds_pooled
 from kmura.runs.run import Run
 
 AREA = "XR_WRIST"

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from kmura.config.loading import load_settings
+from kmura.data.dataset import Dataset
 from kmura.data.fold_index import check_number
 from kmura.errors import InputError
-from kmura.records.manifest import read_manifest
 
 
 def options_of_folds(
@@ -32,7 +32,7 @@ def options_of_folds(
     """
     if not folds and fold is None:
         return [dict(options)]
-    manifest = read_manifest(records)
+    manifest = Dataset(records).manifest
     if not folds and not manifest.folds:
         raise InputError(f"--fold is {fold}, but {records} has no folds; give their number with --folds")
     folds = folds or manifest.folds

@@ -13,7 +13,7 @@ from kmura import metrics
 from kmura.errors import InputError, check_choice
 from kmura.evaluation.scoring import LEVELS, Units, joined_units, units_of
 from kmura.files import write_json
-from kmura.runs.folds import POOLED, with_folds_pooled
+from kmura.runs.fold_runs import POOLED, with_folds_pooled
 from kmura.runs.predictions import patient_keys_of, study_keys_of
 from kmura.runs.run import Run
 from kmura.tasks import ALL, Binary

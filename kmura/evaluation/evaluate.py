@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kmura.errors import InputError
-from kmura.runs.folds import fold_groups, is_folder_of_folds
+from kmura.runs.fold_runs import fold_groups, is_folder_of_folds
 from kmura.runs.run import Run
 
 
@@ -14,7 +14,7 @@ def evaluate(run: str | os.PathLike | Run | Sequence[str | os.PathLike], **optio
 
     Args:
         run: folder of a run; or the runs of all folds of a cross-validation, or the folder that contains them, whose
-            held-out predictions are pooled, see `kmura.evaluation.folds.evaluate_folds`.
+            held-out predictions are pooled, see `kmura.evaluation.cross_validation.evaluate_folds`.
         **options: depend on the kind of the run; for classification see
             `kmura.evaluation.classification.evaluate_run`.
 
@@ -39,7 +39,7 @@ def evaluate_each(paths: Sequence[str | os.PathLike | Run], **options: Any) -> I
         yield run.part("evaluate")(run, **options)
         return
 
-    from kmura.evaluation.folds import evaluate_folds
+    from kmura.evaluation.cross_validation import evaluate_folds
 
     for group in fold_groups(paths):
         group.runs[0].description.warn_of_leaks()

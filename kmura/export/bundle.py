@@ -17,7 +17,7 @@ from kmura.export.card import model_card
 from kmura.export.golden import PATTERN_CHARACTERS, golden_requests, versions, write_golden
 from kmura.export.parity import Parity, parity_in_fresh_process
 from kmura.files import flush_to_disk, locked, sha256_of, write_json
-from kmura.runs.folds import members_of
+from kmura.runs.fold_runs import members_of
 from kmura.runs.run import Run, RunDescription, load_model
 from kmura.serving.answers import answers_of
 from kmura.serving.contract import EXPORT_VERSION, SIGNATURE, Contract, contract_of_run
@@ -63,11 +63,13 @@ def export(run: str | os.PathLike | Sequence[str | os.PathLike], out: str | os.P
     if len(runs) == 1:
         return runs[0].part("export")(runs[0], out, **options)
 
-    from kmura.export.ensemble import export_ensemble
-
-    for each in runs:
-        each.part("contract")  # raises if its kind is no classifier
-    return export_ensemble(runs, out, **options)
+    exports = {each.part("ensemble"): each for each in runs}
+    if len(exports) > 1:
+        one, other, *_ = exports.values()
+        raise InputError(
+            f"{one} is of the kind {one.kind} and {other} of the kind {other.kind}; export runs of one kind"
+        )
+    return next(iter(exports))(runs, out, **options)
 
 
 def export_classifier(

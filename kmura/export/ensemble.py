@@ -9,13 +9,13 @@ from typing import Any
 import kmura
 from kmura.errors import InputError
 from kmura.evaluation.class_scores import MultiScores
+from kmura.evaluation.cross_validation import FoldsEvaluation, read_evaluation
 from kmura.evaluation.evaluation import Evaluation
-from kmura.evaluation.folds import FoldsEvaluation, read_evaluation
 from kmura.export.bundle import Export, finished, signature_of
-from kmura.runs.folds import fold_groups, fold_of
+from kmura.runs.fold_runs import fold_groups, fold_of
 from kmura.runs.run import Run, load_model
 from kmura.serving.contract import Contract, contract_of_run
-from kmura.serving.ensemble import Candidate, ensemble_contract, name_of
+from kmura.serving.ensemble_contract import Candidate, ensemble_contract, name_of
 from kmura.serving.signatures import ServedModel, check_warmup_possible
 from kmura.tasks import ALL
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from kmura.runs.folds import FOLD_RUNS
+from kmura.runs.fold_runs import FOLD_RUNS
 from kmura.runs.run import RunFolder
 from kmura.serving.contract import SIGNATURE
 

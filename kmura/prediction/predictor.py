@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from kmura.errors import InputError, in_brief
 from kmura.export.golden import load_signatures, version_folder, versions
-from kmura.runs.folds import members_of
+from kmura.runs.fold_runs import members_of
 from kmura.runs.run import Run, RunFolder, load_model
 from kmura.serving.answers import answers_of
 from kmura.serving.contract import (
@@ -22,7 +22,7 @@ from kmura.serving.contract import (
     contract_of_run,
     read_signature,
 )
-from kmura.serving.ensemble import Candidate, ensemble_contract, name_of
+from kmura.serving.ensemble_contract import Candidate, ensemble_contract, name_of
 from kmura.serving.signatures import ServedModel
 
 
@@ -101,7 +101,7 @@ def load_predictor(
     Args:
         path: path of the model; for an export, the folder of all versions (the highest is used) or of one version.
             Several paths, a folder of folds, or a run of the kind `folds` give an ensemble, see
-            `kmura.serving.ensemble.ensemble_contract`.
+            `kmura.serving.ensemble_contract.ensemble_contract`.
         records, threshold: for a run, see `contract_of_run`.
         flips: see Predictor.
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from kmura.evaluation.cross_validation import FoldsEvaluation
 from kmura.evaluation.evaluation import Evaluation
 from kmura.evaluation.exploration import AreaData
-from kmura.evaluation.folds import FoldsEvaluation
 from kmura.evaluation.scoring import LevelScores, shown_levels
 from kmura.report import eda_figures, figures
 from kmura.report.chapter import Chapter, Gallery, Section, Table, Text

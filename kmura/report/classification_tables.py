@@ -7,7 +7,7 @@ import pandas as pd
 
 from kmura import metrics
 from kmura.evaluation.calibrators import calibrated_levels
-from kmura.evaluation.folds import FoldsEvaluation
+from kmura.evaluation.cross_validation import FoldsEvaluation
 from kmura.evaluation.scoring import Counted, LevelScores, ScoreOptions, Scores, level_scores, units_of
 from kmura.explain.explanation import Explanation
 from kmura.metrics import Interval

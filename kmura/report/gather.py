@@ -10,7 +10,7 @@ from kmura.evaluation.compare import Comparison, compare
 from kmura.report.chapter import Chapter, Section, Table
 from kmura.report.comparison_section import compared
 from kmura.report.figures import Picture
-from kmura.runs.folds import with_folds_pooled
+from kmura.runs.fold_runs import with_folds_pooled
 from kmura.runs.run import Run
 
 

@@ -12,7 +12,7 @@ from kmura.evaluation.evaluation import Evaluation, read_scores
 from kmura.evaluation.fold_scores import HELD_OUT, FoldScores, counts_of, missing_note, score_folds
 from kmura.evaluation.scoring import ScoreOptions
 from kmura.files import replacing, sha256_of, write_json
-from kmura.runs.folds import FoldRuns, fold_groups, fold_of
+from kmura.runs.fold_runs import FoldRuns, fold_groups, fold_of
 from kmura.runs.run import Run, claimed, write_run
 from kmura.typed import FieldError
 

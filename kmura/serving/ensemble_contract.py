@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kmura.errors import InputError
-from kmura.runs.folds import fold_of
+from kmura.runs.fold_runs import fold_of
 from kmura.runs.run import Run
 from kmura.serving.contract import Contract, Member
 

@@ -150,7 +150,7 @@ def finished(
         card: returns the model card.
         signature: content of `signature.json`, without parity and checksums.
         contract: of the model.
-        served: the model of a SavedModel; None for other formats.
+        served: the model of a SavedModel.
         originals: the `.keras` files of its models, with which it is compared.
         warmup: whether to write warm-up requests.
         exchanged: the Keras model of another format.
@@ -160,7 +160,7 @@ def finished(
     """
     with aside_of(out) as aside:
         (aside / CARD).write_text(card(), encoding="utf-8")
-        if served is not None:
+        if signature["format"] == "savedmodel":
             _write_served(aside, served, signature["area"], warmup)
             write_json(aside / SIGNATURE, signature)  # the parity check reads the contract from it
             parity, notes = parity_in_fresh_process(aside, *originals), _notes_on_place(out)

@@ -199,8 +199,13 @@ def build_tfrecords(
     epilog=examples("kmura inspect tfrecords"),
 )
 @click.argument("records", default="tfrecords", type=click.Path())
-def inspect(records):
-    """Check RECORDS for damage, wrong counts, and patients or identical images in two splits.
+@click.option(
+    "--near-duplicates/--no-near-duplicates",
+    default=True,
+    help="Look for near-duplicate images in two splits, which decodes every image.",
+)
+def inspect(records, near_duplicates):
+    """Check RECORDS for damage, wrong counts, and patients, identical or near-duplicate images in two splits.
 
     Exit code: 0 if there are no errors (there may be warnings and notes), 2 if there are errors.
     """
@@ -208,7 +213,7 @@ def inspect(records):
     from kmura.records.verify import inspect_records
 
     with counting("shards") as progress:
-        inspection = inspect_records(records, progress)
+        inspection = inspect_records(records, progress, near_duplicates=near_duplicates)
     _show_counts(inspection.manifest)
     for finding in inspection.findings:
         click.echo(f"{finding.severity}: {finding.text}")

@@ -96,6 +96,7 @@ def test_columns_of_0_and_1_are_labels_of_their_own(tmp_path):
     listing = listed(root, *rows, label_columns=["Mass", "Edema", "Fluid"], merge_labels=["Fluid=Edema"])
     assert listing.task == "multilabel" and listing.classes == ("Mass", "Edema")
     assert list(labels_of(listing).values()) == [(1, -1), (0, 1), (-1, 0)]
+    assert listing.notes[-1] == "unknown among 3 images: Mass of 1, Edema of 1"
     listing = listed(root, label_columns=["Mass", "Edema", "Fluid"], classes=["Edema"])
     assert listing.classes == ("Edema",) and list(labels_of(listing).values()) == [(-1,), (1,), (0,)]
 

@@ -39,11 +39,11 @@ def test_borderline_cases_of_several_classes_follow_the_surest_of_each_class():
     assert gallery_rows(found, 4) == {0: False, 2: False, 3: False, 4: False, 1: True}
 
 
-def test_a_multilabel_prediction_is_right_if_all_labels_match():
-    label = np.array([[1, 0], [1, 1], [0, -1]])
-    probability = np.array([[0.8, 0.4], [0.8, 0.4], [0.1, 0.2]])
+def test_a_multilabel_prediction_is_right_if_all_known_labels_match():
+    label = np.array([[1, 0], [1, 1], [0, -1], [0, -1], [-1, -1]])
+    probability = np.array([[0.8, 0.4], [0.8, 0.4], [0.1, 0.2], [0.9, 0.2], [0.1, 0.2]])
     found = read_images(label, probability, Multilabel(("mass", "edema")))
-    assert found.outcome.tolist() == ["right", "wrong", ""] and found.positive is None
+    assert found.outcome.tolist() == ["right", "wrong", "right", "wrong", ""] and found.positive is None
     assert found.caption[1] == "mass, edema, taken for mass, p = 0.80"
 
 

@@ -69,7 +69,7 @@ class ClassificationLearner(Learner):
         self.model.compile(
             optimizer=AdamL2(learning_rate(train, self.steps), l2=train.weight_decay),
             loss=make_loss(task, train, dataset.balance("train")),
-            metrics=[keras.metrics.MeanMetricWrapper(_right_class if task.softmax else _right, name="acc")],
+            metrics=[_accuracy(task)],
             jit_compile=False,  # XLA is slower than oneDNN on CPU
         )
         self.model.optimizer.build(learning)  # otherwise Keras traces the step twice
@@ -160,7 +160,7 @@ def validation_scores(study, label: np.ndarray, logit: np.ndarray, loss, task: T
     Names: `val_loss_img val_acc_img val_auc_img val_f1_img val_acc_study val_auc_study val_f1_study`. The probability
     of a study is the mean over its images. For several classes, accuracy and F1 (weighted by class size) are those of
     the most probable class, and AUC is the mean over the classes, each against the rest. For several labels, all scores
-    are means over the labels. Images without a known label are excluded. The AUC of a single class is NaN.
+    are means over the labels, each over the images in which it is known. The AUC of a single class is NaN.
 
     Args:
         study: study ids [N].
@@ -169,7 +169,7 @@ def validation_scores(study, label: np.ndarray, logit: np.ndarray, loss, task: T
         loss: function of (targets [N, L], logits [N, L]).
         task: task of the model.
     """
-    known = (label >= 0).all(axis=1)
+    known = (label >= 0).any(axis=1)
     study, label, logit = np.asarray(study)[known], label[known], logit[known].astype(np.float64)
     probability = task.probabilities(logit)
     pooled = metrics.pool_classes(study, probability, normalize=task.softmax)
@@ -193,6 +193,20 @@ def _scores(label: np.ndarray, probability: np.ndarray, task: Task) -> dict[str,
         scores = metrics.multiclass_scores(label[:, 0], probability)
         return scores | {"f1": scores["f1_weighted"]}
     return metrics.multilabel_scores(label, probability)
+
+
+class _KnownAccuracy(keras.metrics.MeanMetricWrapper):
+    """The share of the known labels that are predicted; a negative label is unknown."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        known = keras.ops.cast(y_true >= 0, "float32")
+        return keras.metrics.Mean.update_state(self, self._fn(y_true, y_pred), sample_weight=known)
+
+
+def _accuracy(task: Task) -> keras.metrics.Metric:
+    if task.by_label:
+        return _KnownAccuracy(_right, name="acc")
+    return keras.metrics.MeanMetricWrapper(_right_class if task.softmax else _right, name="acc")
 
 
 def _right(labels, logits):

@@ -14,7 +14,8 @@ from kmura.tasks import Task
 class WeightedBinaryCrossentropy(keras.losses.Loss):
     """Binary cross-entropy from logits with the positive term weighted, as torch's `BCEWithLogitsLoss(pos_weight)`.
 
-    loss = mean of -(w y log s(x) + (1 - y) log(1 - s(x))), s the logistic function, over [B, C].
+    loss = mean of -(w y log s(x) + (1 - y) log(1 - s(x))), s the logistic function, over [B, C]. The term of a label
+    that is unknown (negative) is 0.
 
     Args:
         pos_weight: w, 0 or more; negatives / positives balances the classes. One number, or one per label [C].
@@ -31,9 +32,11 @@ class WeightedBinaryCrossentropy(keras.losses.Loss):
     def call(self, y_true, y_pred):
         y_pred = tf.cast(y_pred, tf.float32)
         y_true = tf.cast(y_true, tf.float32)
+        known = y_true >= 0
         y_true = y_true * (1 - self.label_smoothing) + self.label_smoothing / 2
         weight = tf.constant(self.pos_weight, tf.float32)
-        return tf.reduce_mean(tf.nn.weighted_cross_entropy_with_logits(y_true, y_pred, weight), axis=-1)
+        terms = tf.nn.weighted_cross_entropy_with_logits(y_true, y_pred, weight)
+        return tf.reduce_mean(tf.where(known, terms, 0.0), axis=-1)
 
     def get_config(self):
         return super().get_config() | {"pos_weight": self.pos_weight, "label_smoothing": self.label_smoothing}
@@ -76,7 +79,8 @@ class WeightedCategoricalCrossentropy(keras.losses.Loss):
 class BinaryFocalLoss(keras.losses.BinaryFocalCrossentropy):
     """Keras' binary focal loss (Lin et al. 2017, equations 4 and 5) from logits, times a factor.
 
-    loss = mean of factor * a_t (1 - p_t)^gamma * -log p_t over [B, C]; p_t is the probability of the true class.
+    loss = mean of factor * a_t (1 - p_t)^gamma * -log p_t over [B, C]; p_t is the probability of the true class. The
+    term of a label that is unknown (negative) is 0.
 
     Args:
         gamma: 0 or more; 0 is cross-entropy.
@@ -96,7 +100,8 @@ class BinaryFocalLoss(keras.losses.BinaryFocalCrossentropy):
     ):
         super().__init__(
             apply_class_balancing=alpha is not None,
-            alpha=0.25 if alpha is None else np.array(alpha, np.float32),  # Keras' default, which is not used
+            # 0.25 is Keras' default, which is not used; [C, 1], since `call` gives every label an axis of its own
+            alpha=0.25 if alpha is None else np.array(alpha, np.float32)[..., None],
             gamma=gamma,
             from_logits=True,
             label_smoothing=label_smoothing,
@@ -107,7 +112,10 @@ class BinaryFocalLoss(keras.losses.BinaryFocalCrossentropy):
         self.focal = {"gamma": gamma, "factor": factor, "alpha": alpha, "label_smoothing": label_smoothing}
 
     def call(self, y_true, y_pred):
-        return self.factor * super().call(tf.cast(y_true, tf.float32), tf.cast(y_pred, tf.float32))
+        y_true, y_pred = tf.cast(y_true, tf.float32), tf.cast(y_pred, tf.float32)
+        known = y_true >= 0
+        terms = super().call(tf.where(known, y_true, 0.0)[..., None], y_pred[..., None])  # [B, C]
+        return self.factor * tf.reduce_mean(tf.where(known, terms, 0.0), axis=-1)
 
     def get_config(self):
         return {"name": self.name, "reduction": self.reduction, "dtype": self.dtype} | self.focal

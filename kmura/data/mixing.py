@@ -40,7 +40,8 @@ class _Mixing(keras.layers.Layer):
         """Returns the mixed batch, both entries float32.
 
         Args:
-            batch: {"images": [B, H, W, C], "labels": [B, L]}; labels are one-hot or 0/1, not class ids.
+            batch: {"images": [B, H, W, C], "labels": [B, L]}; labels are one-hot or 0/1, not class ids. A label that
+                is unknown (-1) in one of two images is unknown in their mixture.
             seed: integers [2], or None to draw from the layer's own generator.
             training: False returns the batch unchanged.
         """
@@ -54,7 +55,9 @@ class _Mixing(keras.layers.Layer):
         weight = beta([1 if self.per == "batch" else number], self.alpha, seeds[1])
         images, weight = self.mix(images, tf.gather(images, partner), weight, seeds[2])
         weight = weight[:, None]
-        return {"images": images, "labels": weight * labels + (1 - weight) * tf.gather(labels, partner)}
+        others = tf.gather(labels, partner)
+        known = (labels >= 0) & (others >= 0)
+        return {"images": images, "labels": tf.where(known, weight * labels + (1 - weight) * others, -1.0)}
 
     def compute_output_shape(self, input_shape, *_, **__):
         return input_shape

@@ -4,13 +4,11 @@ Does not import TensorFlow: its import alone takes longer than reading the thumb
 """
 
 import dataclasses
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from sklearn.decomposition import IncrementalPCA
 
 from kmura.data.dataset import Dataset
@@ -19,12 +17,10 @@ from kmura.errors import InputError
 from kmura.evaluation.exploration import BINS, AreaData, Eda, Intensity, NearDouble, Outlier, PrincipalParts
 from kmura.files import write_json
 from kmura.records.manifest import EDA
+from kmura.records.near_duplicates import SIDE, alike_pairs, thumbnail
 from kmura.tasks import ALL
 
-SIDE = 64  # side of the thumbnails, pixels; all except sizes is computed from them
 OUTLYING = 3.5  # threshold of the modified z-score, Iglewicz & Hoaglin (1993)
-ALIKE = 0.995  # smallest correlation of the thumbnails of near-duplicates
-_HASH_BITS = 6  # largest number of bits, of 64, that differ between candidates for near-duplicates
 _MOST = 2000  # largest number of images for the principal components
 MOST_COMPONENTS = 200
 SHARES = (0.9, 0.95, 0.99)
@@ -88,15 +84,12 @@ def thumbnails_of(index: Index) -> np.ndarray:
                     f"{how_to_fix(index.records)}"
                 )
             try:
-                with Image.open(io.BytesIO(record.image)) as image:
-                    gray = image.convert("L" if index.manifest.channels == 1 else "RGB")
+                thumbnails[row] = thumbnail(record.image, index.manifest.channels)
             except (OSError, SyntaxError, ValueError) as error:  # Pillow reports damaged PNG files as SyntaxError
                 raise InputError(
                     f"shard {path}: the image of record {number} ({record.path}) cannot be decoded; "
                     f"{how_to_fix(index.records)}"
                 ) from error
-            small = np.asarray(gray.resize((SIDE, SIDE), Image.Resampling.BILINEAR), np.float32)
-            thumbnails[row] = small if small.ndim == 2 else small.mean(-1)
             row += 1
     return thumbnails
 
@@ -148,25 +141,7 @@ def outliers(images, splits, means: np.ndarray) -> list[Outlier]:
 
 
 def near_doubles(images, splits, thumbnails: np.ndarray) -> list[NearDouble]:
-    """Returns pairs of near-duplicate images, most similar first.
-
-    Candidates differ in at most _HASH_BITS bits of the difference hash (a bit is set if a pixel of the 8 x 9 image is
-    darker than its right neighbour). Of these, pairs are kept whose thumbnails [n, SIDE, SIDE] have a correlation of
-    ALIKE or more.
-    """
-    n = len(thumbnails)
-    rows = thumbnails.reshape(n, 8, SIDE // 8, SIDE).mean(2)
-    columns = np.stack([block.mean(-1) for block in np.array_split(rows, 9, axis=-1)], axis=-1)  # [n, 8, 9]
-    bits = (columns[..., :-1] < columns[..., 1:]).reshape(n, 64)
-    hashes = np.packbits(bits, axis=1).view(np.uint64)[:, 0]
-    flat = thumbnails.reshape(n, -1) - thumbnails.mean((1, 2))[:, None]
-    norm = np.linalg.norm(flat, axis=1)
-    pairs = []
-    for first in range(n - 1):
-        others = first + 1 + np.flatnonzero(np.bitwise_count(hashes[first] ^ hashes[first + 1 :]) <= _HASH_BITS)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            alike = flat[others] @ flat[first] / (norm[others] * norm[first])
-        pairs += [(first, int(second), float(r)) for second, r in zip(others, alike, strict=True) if r >= ALIKE]
+    """Returns pairs of near-duplicate images, most similar first; see `alike_pairs`."""
     return [
         NearDouble(
             str(images[first]),
@@ -175,7 +150,7 @@ def near_doubles(images, splits, thumbnails: np.ndarray) -> list[NearDouble]:
             correlation,
             bool(splits[first] != splits[second]),
         )
-        for first, second, correlation in sorted(pairs, key=lambda pair: -pair[2])
+        for first, second, correlation in alike_pairs(thumbnails)
     ]
 
 

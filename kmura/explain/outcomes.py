@@ -63,9 +63,9 @@ def read_images(label: np.ndarray, probability: np.ndarray, task: Task) -> Readi
         return Reading(known, label, probability, np.abs(probability - 0.5), caption, label == 1, towards)
     taken, largest = probability.argmax(axis=1), probability.max(axis=1)
     if task.by_label:
-        right = ((probability >= 0.5) == (label == 1)).all(axis=1)
-        unknown = (label < 0).any(axis=1)
-        truth = np.where(unknown, -1, label[np.arange(len(label)), taken])
+        right = (((probability >= 0.5) == (label == 1)) | (label < 0)).all(axis=1)  # of the labels that are known
+        unknown = (label < 0).all(axis=1)
+        truth = label[np.arange(len(label)), taken]
         names = [", ".join(np.array(classes)[row == 1]) or "none" for row in label]
     else:
         truth = label[:, 0]

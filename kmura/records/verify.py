@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from kmura.errors import InputError, reason
+import numpy as np
+
+from kmura.errors import InputError, in_brief, reason
 from kmura.files import sha256_of
 from kmura.records import schema, tfrecord
 from kmura.records.image_files import passed_over_note
 from kmura.records.leakage import identical_images, in_order
 from kmura.records.manifest import MANIFEST, Manifest, Shard, per_class, read_manifest
+from kmura.records.near_duplicates import alike_pairs, thumbnail
 from kmura.records.remarks import remarks_note
 from kmura.records.sidecar import INDEX_SUFFIX, SHARD_SUFFIX, ShardIndex, read_shard_index
 from kmura.tasks import Binary
@@ -54,12 +57,19 @@ class _Row:
     image_sha256: str  # of the stored image: equal pixels give equal bytes, whatever file they came from
 
 
-def inspect_records(folder: str | os.PathLike, progress: Callable[[int, int], None] | None = None) -> Inspection:
+def inspect_records(
+    folder: str | os.PathLike,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    near_duplicates: bool = True,
+) -> Inspection:
     """Reads every record of a folder, computes every checksum and returns what is wrong.
 
     Args:
         folder: the records folder, with `manifest.json`.
         progress: called with (shards done, shards in total).
+        near_duplicates: whether to look for near-duplicate images in two splits, which decodes every image. Slices of
+            volumes are not compared.
 
     Raises:
         InputError: there is no readable manifest.
@@ -68,6 +78,7 @@ def inspect_records(folder: str | os.PathLike, progress: Callable[[int, int], No
     manifest = read_manifest(folder)
     rows: list[_Row] = []
     findings: list[Finding] = []
+    thumbnails: list[np.ndarray] | None = [] if near_duplicates and not manifest.volumes else None
     shards = [
         (area, split, shard)
         for area, splits in manifest.areas.items()
@@ -75,7 +86,7 @@ def inspect_records(folder: str | os.PathLike, progress: Callable[[int, int], No
         for shard in counts.shards
     ]
     for number, (area, split, shard) in enumerate(shards):
-        shard_rows, shard_findings = _read_shard(folder, area, split, shard)
+        shard_rows, shard_findings = _read_shard(folder, area, split, shard, manifest.channels, thumbnails)
         rows += shard_rows
         findings += shard_findings
         if progress:
@@ -95,6 +106,7 @@ def inspect_records(folder: str | os.PathLike, progress: Callable[[int, int], No
     findings += _study_findings(rows)
     findings += _patient_findings(manifest, rows)
     findings += _double_findings(rows)
+    findings += _near_findings(rows, thumbnails) if thumbnails else []
     if manifest.skipped:
         findings.append(
             Finding("note", f"{len(manifest.skipped)} source files were skipped at build ({MANIFEST} lists them)")
@@ -106,8 +118,10 @@ def inspect_records(folder: str | os.PathLike, progress: Callable[[int, int], No
     return Inspection(manifest, tuple(sorted(findings, key=lambda finding: order.index(finding.severity))))
 
 
-def _read_shard(folder: Path, area: str, split: str, shard: Shard) -> tuple[list[_Row], list[Finding]]:
-    """The rows of a shard up to the first damage, and the damage."""
+def _read_shard(
+    folder: Path, area: str, split: str, shard: Shard, channels: int, thumbnails: list[np.ndarray] | None
+) -> tuple[list[_Row], list[Finding]]:
+    """The rows of a shard up to the first damage, and the damage; appends a thumbnail, uint8, per row."""
     path = folder / shard.file
     rows: list[_Row] = []
     index, start = ShardIndex(), 0
@@ -127,6 +141,12 @@ def _read_shard(folder: Path, area: str, split: str, shard: Shard) -> tuple[list
             start += tfrecord.FRAME_BYTES + len(data)
             image_sha256 = hashlib.sha256(record.image).hexdigest()
             row = (area, split, record.patient, record.study, record.label, record.path, record.sha256, image_sha256)
+            if thumbnails is not None:
+                try:
+                    small = thumbnail(record.image, channels).round().astype(np.uint8)
+                except (OSError, SyntaxError, ValueError) as error:
+                    return damaged(f": the image of record {number} cannot be decoded ({in_brief(error)})")
+                thumbnails.append(small)
             rows.append(_Row(*row))
         sha256 = sha256_of(path)
     except FileNotFoundError:
@@ -226,4 +246,24 @@ def _double_findings(rows: list[_Row]) -> list[Finding]:
         mixed = sum(len({row.label for row in group}) > 1 for group in duplicates)
         labels = f"; {mixed} of them with different labels" if mixed else ""
         findings.append(Finding("warning", f"{len(duplicates)} {noun} of identical images {where} ({example}){labels}"))
+    return findings
+
+
+def _near_findings(rows: list[_Row], thumbnails: list[np.ndarray]) -> list[Finding]:
+    """Near-duplicates in two splits of one area, other than identical images."""
+    findings = []
+    for area in sorted({row.area for row in rows}):
+        places = [number for number, row in enumerate(rows) if row.area == area]
+        inside = [rows[number] for number in places]
+        splits = np.array([schema.SPLITS.index(row.split) for row in inside])
+        kinds: dict[tuple[str, ...], list[str]] = collections.defaultdict(list)
+        for first, second, correlation in alike_pairs(np.stack([thumbnails[place] for place in places]), splits):
+            one, other = inside[first], inside[second]
+            if one.sha256 != other.sha256 and one.image_sha256 != other.image_sha256:
+                text = f"{one.split}: {one.path} and {other.split}: {other.path}, correlation {correlation:.4f}"
+                kinds[in_order((one.split, other.split))].append(text)
+        for names, pairs in sorted(kinds.items()):
+            text = f"{area}: {len(pairs)} {'pair' if len(pairs) == 1 else 'pairs'} of near-duplicate images across "
+            text += f"{' and '.join(names)} ({pairs[0]}): scores may be optimistic; see kmura eda"
+            findings.append(Finding("warning", text))
     return findings

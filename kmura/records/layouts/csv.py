@@ -121,7 +121,7 @@ class Csv(Layout):
         labels = labels_of_rows(rows, tables, options["label_column"], options["label_columns"], rules)
         rule = options["repeated_rows"] or "agree"
         images, labels = one_row_per_image(rows.frame, labels, tables, rule, tally, irregular)
-        notes += labels.notes
+        notes += [*labels.notes, *_unknown_note(labels)]
         _count_without_rows(paths, rows, irregular, tally)
         images["path"] = [paths[number] for number in images[IMAGE]]
         _check_identifiers(tables, images, root, options)
@@ -280,6 +280,14 @@ def _reading_notes(root, paths, lookup, rows: LabelRows, where, tables, column: 
         name, file = next(iter(lookup.other_suffix.items()))
         notes.append(f"{len(lookup.other_suffix)} images have another suffix than in the CSV (such as {name}: {file})")
     return notes
+
+
+def _unknown_note(labels: CellLabels) -> list[str]:
+    """How many images each label is unknown of."""
+    counts = (labels.values == -1).sum(axis=0)
+    names = labels.classes if labels.kind == "several" else ("the label",)
+    parts = [f"{name} of {count}" for name, count in zip(names, counts, strict=True) if count]
+    return [f"unknown among {len(labels.values)} images: {', '.join(parts)}"] if parts else []
 
 
 def _count_without_rows(paths: Sequence[str], rows: LabelRows, irregular: Tally, tally: Tally) -> None:

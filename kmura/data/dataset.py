@@ -322,8 +322,7 @@ class Dataset:
         Raises:
             InputError: a split is missing, has no images of a class, or (multilabel) no images without a label.
         """
-        number = self._number_of_folds
-        if number and not self.records_task.by_label:
+        if self._number_of_folds and not self.records_task.by_label:
             splits = tuple(dict.fromkeys((*splits, "test")))
         for split in splits:
             counts = {f"of {name}": number for name, number in zip(self.count_names(), self.counts(split), strict=True)}
@@ -334,7 +333,7 @@ class Dataset:
             if missing:
                 fix = "add some" if split == "train" else "build with a larger --val-fraction or use --select-on test"
                 fix += ", or build the records without that area" if self.labels.is_joint else ""
-                if number:
+                if self._number_of_folds:
                     split, fix = self._name_in_folds(split), "give fewer --folds, or add images"
                 raise InputError(
                     f"area {self.area} has no images {' or '.join(missing)} in the {split} split of {self.records}; "

@@ -63,6 +63,8 @@ def show_scores(evaluation, title: str) -> None:
                 out.print(thresholds_table(scores, split))
         if scores.calibrator:
             out.print(_calibration_line(scores))
+        if folds := getattr(evaluation, "folds", ()):
+            out.print(folds_table(evaluation, folds))
     else:
         for split, levels in scores.splits.items():
             out.print(class_scores_table(levels, split, title))
@@ -170,7 +172,7 @@ def questions_table(questions, split: str) -> Table:
 def thresholds_table(scores, split: str) -> Table:
     """Scores on a split at study level, at the thresholds that were chosen on another split."""
     chosen = f", chosen on {scores.options.fit_on}"
-    kind = "calibrated " if scores.calibrator else ""
+    kind = "calibrated " if scores.calibrated else ""
     units = "images" if scores.splits[split]["study"].is_single_view else "studies"
     table = Table(title=f"thresholds of the {kind}probability of {units} on {split}{chosen}", title_justify="left")
     for heading in ("rule", "threshold", "sensitivity", "specificity", "precision"):
@@ -178,6 +180,24 @@ def thresholds_table(scores, split: str) -> Table:
     for point in scores.operating_points[split]:
         values = (str(point.scores[name]) for name in ("recall", "specificity", "precision"))
         table.add_row(point.rule, f"{point.threshold:.3f}", *values)
+    return table
+
+
+def folds_table(evaluation, folds) -> Table:
+    """The AUC of each fold of a `FoldsEvaluation` and their mean, at both levels (one, if every image is a study)."""
+    single = all(one.images == one.studies for one in folds)
+    table = Table(title=f"AUC of the {evaluation.number} folds, each held out from its model", title_justify="left")
+    levels = ("study",) if single else ("study", "image")
+    for heading in ("fold", "patients", *(["images"] if single else ["studies", "images"])):
+        table.add_column(heading, justify="right")
+    for level in levels:
+        table.add_column("auc" if single else f"auc, {level} level", justify="right")
+    for one in folds:
+        numbers = (one.images,) if single else (one.studies, one.images)
+        patients = str(one.patients) if evaluation.has_patients else "?"
+        table.add_row(str(one.fold), patients, *map(str, numbers), *(str(one.auc[level]) for level in levels))
+    blank = [""] * (2 if single else 3)
+    table.add_row("mean", *blank, *(str(evaluation.mean_auc[level]) for level in levels))
     return table
 
 

@@ -24,9 +24,10 @@ from kmura.config import CamConfig
     epilog=examples(
         "kmura evaluate runs/XR_WRIST/baseline",
         'kmura evaluate runs/XR_WRIST/final --threshold "youden,sensitivity>=0.95"',
+        "kmura evaluate runs/fold*/XR_WRIST/baseline",
     ),
 )
-@click.argument("run", type=click.Path())
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path())
 @RECORDS_OF_RUN
 @POOLING
 @TOP_K
@@ -40,8 +41,11 @@ from kmura.config import CamConfig
     show_default="only for binary runs of the phase final",
     help="Measure how much the output drops without the hottest part of the maps; takes several passes.",
 )
-def evaluate(run, records, rules, faithfulness, by, **options):
+def evaluate(runs, records, rules, faithfulness, by, **options):
     """Score the best model of RUN (runs/AREA/PHASE) at image and study level.
+
+    The runs of all folds (runs/fold*/AREA/PHASE), or the folder that contains them, are scored together: every image
+    by the model that was trained without it. The result is runs/folds/AREA/PHASE.
 
     Calibrates the probabilities and chooses thresholds on val, and gives all scores with 95 % intervals by patient (by
     image, where the records have no patients). Writes predictions.csv and metrics.json to RUN. --by takes columns that
@@ -53,16 +57,16 @@ def evaluate(run, records, rules, faithfulness, by, **options):
     options.check()  # errors in the options should appear before the slow imports
 
     from kmura.cli.display import show_evaluation
-    from kmura.evaluation.evaluate import evaluate
+    from kmura.evaluation.evaluate import evaluate_each
 
     more = {} if faithfulness is None else {"faithfulness": faithfulness}  # only classification has maps
     more |= {"by": by} if by else {}
-    evaluation = evaluate(run, records=records, options=options, **more)
-    show_evaluation(evaluation)
-    if by:
-        from kmura.cli.score_tables import show_subgroups
+    for evaluation in evaluate_each(runs, records=records, options=options, **more):
+        show_evaluation(evaluation)
+        if by:
+            from kmura.cli.score_tables import show_subgroups
 
-        show_subgroups(evaluation.subgroups, evaluation.split)
+            show_subgroups(evaluation.subgroups, evaluation.split)
 
 
 @click.command(
@@ -88,7 +92,7 @@ def evaluate(run, records, rules, faithfulness, by, **options):
 @seed_option("Seed of the bootstrap.")
 @click.option("--out", type=click.Path(), help="Write all scores and differences, also those not shown, as JSON.")
 def compare(runs, levels, scores, out, **options):
-    """Compare evaluated RUNS (runs/AREA/PHASE) over the same images.
+    """Compare evaluated RUNS (runs/AREA/PHASE) over the same images. The runs of folds count as one.
 
     Runs of one phase count as one model over several areas. Differences are paired by bootstrap over patients; for AUC
     there is also DeLong's test, with a variance that allows for several studies per patient.
@@ -195,7 +199,7 @@ def explain(run, **options):
 @resamples_option("Bootstrap resamples of the comparison.")
 @seed_option("Seed of the bootstrap.")
 def report(runs, out, **options):
-    """Write one self-contained HTML page about evaluated RUNS (runs/AREA/PHASE).
+    """Write one self-contained HTML page about evaluated RUNS (runs/AREA/PHASE, of folds runs/folds/AREA/PHASE).
 
     The page holds curves, tables and, where `kmura explain` has run, galleries; several runs are also compared. The
     figures are also written to OUT-figures as SVG and PNG.

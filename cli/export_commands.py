@@ -19,9 +19,10 @@ _THRESHOLD = click.option(
     epilog=examples(
         "kmura export runs/XR_WRIST/baseline --out models/wrist",
         "kmura export runs/XR_WRIST/baseline --out models/wrist --format onnx",
+        "kmura export runs/fold*/XR_WRIST/baseline --out models/wrist",
     ),
 )
-@click.argument("run", type=click.Path())
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="Folder of the versions: OUT/1, OUT/2, ...")
 @RECORDS_OF_RUN
 @_THRESHOLD
@@ -36,8 +37,10 @@ _THRESHOLD = click.option(
     default=True,
     help="Write warm-up requests for TensorFlow Serving (requires the extra serving).",
 )
-def export(run, out, **options):
+def export(runs, out, **options):
     """Export the best model of an evaluated RUN (runs/AREA/PHASE) for serving.
+
+    Several runs, such as those of all folds, become one ensemble: the mean of their calibrated probabilities.
 
     An export contains the network with preprocessing, calibration, threshold and pooling, a model card, and reference
     predictions, which `kmura predict --check` compares. Each call adds a version.
@@ -45,19 +48,19 @@ def export(run, out, **options):
     from kmura.cli.prediction_tables import show_export
     from kmura.export.bundle import export
 
-    show_export(export(run, out, **options))
+    show_export(export(runs, out, **options))
 
 
 @click.command(
-    short_help="Predict images with a run, a .keras file or an export.",
+    short_help="Predict images with a run, a .keras file or an export, or several.",
     epilog=examples(
         "kmura predict runs/XR_WRIST/baseline patient1/ patient2/ --out rows.csv",
         "kmura predict models/wrist image.dcm --cam maps/",
         "kmura predict models/wrist --check",
+        "kmura predict runs/fold*/XR_WRIST/baseline scans/ --tta flip",
     ),
 )
-@click.argument("model", type=click.Path())
-@click.argument("images", nargs=-1, type=click.Path())
+@click.argument("paths", nargs=-1, required=True, metavar="MODEL... IMAGES...", type=click.Path())
 @click.option(
     "--group",
     type=Choice(["auto", "folder", "none"]),
@@ -75,6 +78,12 @@ def export(run, out, **options):
 @click.option("--out", type=click.Path(), help="Write the predictions to this file.")
 @click.option(
     "--cam", type=click.Path(), metavar="DIR", help="Write one PNG per image with the model's map to this folder."
+)
+@click.option(
+    "--tta",
+    type=Choice(["none", "flip"]),
+    default="none",
+    help="Test-time augmentation. flip: the mean of the logits of an image and its mirror image, before calibration.",
 )
 @RECORDS_OF_RUN
 @click.option("--batch-size", type=click.IntRange(1), default=16, help="Images per step.")
@@ -97,8 +106,11 @@ def export(run, out, **options):
     is_flag=True,
     help="Without IMAGES; MODEL is an export: compare its predictions with its reference predictions.",
 )
-def predict(model, images, check, format, out, **options):
+def predict(paths, check, format, out, **options):
     """Predict IMAGES with MODEL, a run, a .keras file or an export.
+
+    Several models before the images, or a folder of folds, form an ensemble: the mean of their calibrated
+    probabilities.
 
     IMAGES are files, folders, or CSV files with a column `image`. PNG, JPEG, TIFF, BMP, GIF, WebP, PGM, PPM and DICOM
     (requires the extra dicom) are read, recognised by their content. An image that cannot be read is reported on stderr
@@ -106,10 +118,14 @@ def predict(model, images, check, format, out, **options):
     were skipped, 2 if none could be read or the call is wrong.
     """
     if check:
-        if images:
-            raise click.UsageError("--check takes no images; it uses the golden images of the export")
-        _check(model)
+        if len(paths) > 1:
+            raise click.UsageError("--check takes one export and no images; it uses the golden images of the export")
+        _check(paths[0])
         return
+
+    from kmura.prediction.arguments import models_and_images
+
+    models, images = models_and_images(paths)
     if not images:
         raise click.UsageError("no images are given; give files, a folder or a CSV file")
     if out and format == "table":
@@ -122,7 +138,7 @@ def predict(model, images, check, format, out, **options):
     from kmura.prediction.predict import predict
 
     with counting("images") as progress:
-        predictions = predict(model, images, progress=progress if sys.stderr.isatty() else None, **options)
+        predictions = predict(models, images, progress=progress if sys.stderr.isatty() else None, **options)
     for line in skipped_lines(predictions):
         click.echo(line, err=True)
     for note in notes(predictions.passed_over, predictions.remarks, len(predictions.images)):

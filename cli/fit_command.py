@@ -39,12 +39,22 @@ SHORT_FLAGS = {
         "kmura fit --area XR_WRIST --epochs 3",
         "kmura fit --area all --phase final --dry-run",
         "kmura fit --area XR_WRIST --recipe my.toml --set train.learning_rate=3e-5",
+        "kmura fit --area XR_WRIST --folds 5",
     ),
 )
 @click.option("--area", required=True, metavar="AREA", help="An area of the records, or all (one after another).")
 @click.option("--phase", default="baseline", type=Choice(PHASE_NAMES), help="How to train; see above.")
 @click.option("--records", default="tfrecords", type=click.Path(), help="Folder of the records.")
 @click.option("--runs", default="runs", type=click.Path(), help="Folder for the runs: RUNS/AREA/PHASE.")
+@click.option(
+    "--folds",
+    type=int,
+    default=0,
+    metavar="K",
+    show_default="no folds",
+    help="Cross-validate: train K models, RUNS/foldN/AREA/PHASE, each without the patients of one fold.",
+)
+@click.option("--fold", type=int, metavar="N", show_default="all", help="Train this fold alone, counted from 0.")
 @click.option(
     "--recipe",
     type=Recipe(),
@@ -87,6 +97,8 @@ def fit(
     records,
     runs,
     recipe,
+    folds,
+    fold,
     resume,
     settings,
     then_evaluate,
@@ -105,6 +117,9 @@ def fit(
 
     Options with [default: (recipe)] are short names for configuration keys, whose defaults the recipe defines.
     `kmura config` prints all keys with their meaning. The same command continues an interrupted run.
+
+    With --folds, every image outside of `test` is predicted by a model that was trained without its patient; these
+    predictions are scored together (runs/folds/AREA/PHASE).
     """
     if cam_every is not None and (cam_every < 1 or phase == "tune"):
         raise click.UsageError("--cam-every needs a number of epochs, 1 or more, and a phase other than tune")
@@ -122,7 +137,7 @@ def fit(
 
     # errors in the settings should appear before the slow imports
     phase_config(phase, area, runs, recipe, options["settings"], not resume)
-    options["fresh"] = not resume
+    options |= {"fresh": not resume, "folds": folds, "fold": fold}
     if mlflow:
         from kmura.training.trackers import check_mlflow
 
@@ -135,12 +150,12 @@ def fit(
     from kmura.classification.search import tune_areas
     from kmura.cli.display import show_evaluation
     from kmura.cli.progress import training_progress
-    from kmura.evaluation.evaluate import evaluate
+    from kmura.evaluation.evaluate import evaluate, evaluate_each
     from kmura.explain.overlays import overlays_of
     from kmura.runs.run import read_run
     from kmura.training.trackers import MlflowTracker, TensorBoardLogs
 
-    trackers = []
+    trackers, folders = [], []
 
     def callbacks_for(dataset, folder, config):
         callbacks = overlays_of(dataset, folder, config, every=cam_every)
@@ -160,6 +175,7 @@ def fit(
             if run is None:
                 click.echo("no trials are left; the chief writes the result", err=True)
                 continue
+            folders.append(run.folder)
             train = read_run(run.folder).config.train
             best = f"{train.monitor} {run.best[train.monitor]:.4f} on {train.select_on}"
             click.echo(f"{run.folder}: best epoch {run.best['epoch']:.0f}, {best}", err=True)
@@ -169,6 +185,9 @@ def fit(
                 show_evaluation(evaluate(run.folder, records=records))
             for tracker in trackers:
                 tracker.finish()
+        if then_evaluate and folds and fold is None and phase != "tune":
+            for evaluation in evaluate_each(folders, records=records):
+                show_evaluation(evaluation)
 
 
 @contextlib.contextmanager

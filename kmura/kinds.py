@@ -16,6 +16,7 @@ PRETRAINING = "pretraining"
 SEGMENTATION = "segmentation"
 FUSION = "fusion"  # of the planes of a segmentation, without a Keras model
 PROBE = "probe"  # of an encoder, without a Keras model
+FOLDS = "folds"  # held-out predictions of the classifiers of a cross-validation, without a Keras model of its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Kind:
         contract: (Run, records=..., threshold=...) -> `kmura.serving.contract.Contract`, the meaning of the model's
             outputs; None for kinds whose models cannot be explained, exported and served.
         export: (Run, out, **options) -> what `kmura export` shows; None for kinds that cannot be exported.
+        ensemble: (runs, out, **options) -> the same for several runs that are exported as one; None for kinds without.
         questions: (Run) -> the binary predictions of the run by area, which `kmura compare` compares; None for kinds
             without class predictions.
         comparison: (runs, **options) -> what `kmura compare` shows; None for kinds that cannot be compared.
@@ -47,6 +49,7 @@ class Kind:
     chapter: str | Callable
     contract: str | Callable | None = None
     export: str | Callable | None = None
+    ensemble: str | Callable | None = None
     questions: str | Callable | None = None
     comparison: str | Callable | None = None
     dataset: str | Callable = "kmura.data.dataset:Dataset"
@@ -63,6 +66,7 @@ KINDS: dict[str, Kind] = {
         chapter="kmura.report.classification_chapter:chapter",
         contract="kmura.serving.contract:classification_contract",
         export="kmura.export.bundle:export_classifier",
+        ensemble="kmura.export.ensemble:export_ensemble",
         questions="kmura.evaluation.class_scores:binary_tables",
         comparison="kmura.evaluation.compare:compare_classifiers",
     ),
@@ -106,11 +110,22 @@ KINDS: dict[str, Kind] = {
         comparison="kmura.evaluation.compare:compare_classifiers",
         instead="probe an encoder with --method linear or layer, which give a classifier",
     ),
+    FOLDS: Kind(
+        config="kmura.config:ClassificationConfig",
+        learner=None,
+        evaluate="kmura.evaluation.cross_validation:evaluate_run",
+        evaluation="kmura.evaluation.cross_validation:read_evaluation",
+        chapter="kmura.report.classification_chapter:chapter",
+        questions="kmura.evaluation.class_scores:binary_tables",
+        comparison="kmura.evaluation.compare:compare_classifiers",
+        instead="give the runs of its folds, RUNS/foldN/AREA/PHASE",
+    ),
 }
 
 WORDS = {
     "contract": "classifier",
     "export": "classifier",
+    "ensemble": "ensemble",
     "questions": "class predictions",
     "comparison": "class predictions",
     "volumes": "segmentation of volumes",

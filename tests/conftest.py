@@ -137,6 +137,53 @@ def small_export(evaluated_run, tmp_path_factory):
     return out
 
 
+def fold_runs(evaluated_run, tmp_path_factory):
+    """The evaluated runs of three folds (random networks) of the records of `evaluated_run`, pooled; their RUNS folder.
+
+    `RUNS/fold0/XR_WRIST/baseline`, ... and `RUNS/folds/XR_WRIST/baseline`; tests must not modify them.
+    """
+    import kmura
+    from kmura.evaluation.scoring import ScoreOptions
+
+    runs = tmp_path_factory.mktemp("folds") / "runs"
+    model = kmura.build_model(backbone="densenet_mini", weights="none", image_size=32, seed=3)
+    paths = [untrained_fold(runs, evaluated_run[0] / "records", number, model=model) for number in range(3)]
+    kmura.evaluate(paths, options=ScoreOptions(resamples=50))
+    return runs
+
+
+def untrained_fold(
+    runs: Path, records: Path, fold: int, *, folds=3, area="XR_WRIST", phase="baseline", model=None, **settings
+) -> Path:
+    """Writes a finished run of a fold with a random network, without evaluating it; returns its folder.
+
+    The weights of `model`, if given, are used except for random ones of the last layer.
+    """
+    import kmura
+    from kmura.config import load_config
+    from kmura.runs.run import RunFolder, write_run
+    from kmura.training.claim import describe
+
+    given = {"model.backbone": "densenet_mini", "model.weights": "none", "data.image_size": 32} | settings
+    config = load_config(None, given | {"data.folds": folds, "data.fold": fold})
+    dataset = kmura.Dataset(records, area, config.data)
+    run = runs / f"fold{fold}" / area / phase
+    run.mkdir(parents=True)
+    description = describe(dataset, phase, config, kind="classification", command="a test")
+    write_run(RunFolder(run), dataclasses.replace(description, finished=True))
+    model = model or kmura.build_model(
+        backbone="densenet_mini",
+        weights="none",
+        image_size=config.data.image_size,
+        num_classes=dataset.labels.outputs,
+    )
+    kernel = model.get_layer("logits").kernel
+    # large weights, since all logits of a random network are nearly equal
+    kernel.assign(np.random.default_rng(fold).normal(size=kernel.shape, scale=5))
+    model.save(run / "best.keras")
+    return run
+
+
 @pytest.fixture
 def sketched(monkeypatch):
     """Leaves the drawing of figures out, which takes most of the time of a report."""

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from kmura import kinds
+from kmura.classification.fold_options import options_of_folds
 from kmura.classification.phases import check_phase, phase_config
 from kmura.config import ClassificationConfig, TrainConfig
 from kmura.data.dataset import Dataset, dataset_of
@@ -24,16 +25,22 @@ def fit_areas(
     records: str | os.PathLike,
     *,
     area: str | Sequence[str] = ALL,
+    folds: int = 0,
+    fold: int | None = None,
     callbacks_for: Callable[
         [Dataset, Path, ClassificationConfig], Sequence[keras.callbacks.Callback]
     ] = lambda dataset, run, config: (),
     **options,
 ) -> Iterator[RunResult]:
-    """Trains one run per area, one after another; all areas are checked before the first run starts.
+    """Trains one run per area, one after another; all areas and folds are checked before the first run starts.
+
+    With folds, the run of an area is `RUNS/fold0/AREA/PHASE`, `RUNS/fold1/AREA/PHASE`, ...
 
     Args:
         records: folder of shards and manifest.
         area: `all`, the name of an area, or several names.
+        folds: folds of a cross-validation, see `kmura.data.fold_index.fold_index`; 0 uses the splits of the records.
+        fold: train this fold alone, counted from 0; None trains all folds.
         callbacks_for: function of data set, run folder and configuration; returns further callbacks for that run only,
             which run after the callbacks in `options`.
         **options: keyword arguments of `fit`.
@@ -42,15 +49,17 @@ def fit_areas(
         The result of each run.
 
     Raises:
-        InputError: see `fit`.
+        InputError: see `fit` and `options_of_folds`.
     """
-    for dataset, config, source in prepared_areas(records, area, options):
+    each = options_of_folds(records, folds, fold, options)
+    prepared = [(of_fold, *entry) for of_fold in each for entry in prepared_areas(records, area, of_fold)]
+    for of_fold, dataset, config, source in prepared:
         phase = options.get("phase", "baseline")
-        own = callbacks_for(dataset, Path(options.get("runs", "runs")) / dataset.area / phase, config)
+        own = callbacks_for(dataset, Path(of_fold.get("runs", "runs")) / dataset.area / phase, config)
         if source:
             log.info("%s: %s", dataset.area, source)
         callbacks = [*options.get("callbacks", ()), *own]
-        yield fit(dataset, area=dataset.area, **options | {"config": config, "callbacks": callbacks})
+        yield fit(dataset, area=dataset.area, **of_fold | {"config": config, "callbacks": callbacks})
 
 
 def prepared_areas(

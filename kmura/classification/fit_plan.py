@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kmura import kinds
 from kmura.classification.fit import never_reached, prepared_areas
+from kmura.classification.fold_options import options_of_folds
 from kmura.classification.phases import searched
 from kmura.classification.search import ORACLE, check_search
 from kmura.classification.trials import read_history, results
@@ -27,6 +29,7 @@ from kmura.models.freezing import set_trainable
 from kmura.models.swin import SWINS
 from kmura.models.weights import ARRAYS, load_weights
 from kmura.runs.checkpoint import STATE
+from kmura.runs.predictions import study_keys_of
 from kmura.runs.run import RunFolder
 from kmura.tasks import ALL
 from kmura.training.claim import check_claim, describe
@@ -112,21 +115,27 @@ def plan_areas(
     recipe: str | None = None,
     settings: Mapping[str, Any] | Iterable[str] = (),
     fresh: bool = False,
+    folds: int = 0,
+    fold: int | None = None,
 ) -> list[Plan]:
-    """What `fit_areas` (phase `tune`: `tune_areas`) would do with these arguments, one Plan per area.
+    """What `fit_areas` (phase `tune`: `tune_areas`) would do with these arguments, one Plan per area and fold.
 
     The models are built, and weights that are on this machine are loaded into them. Nothing is downloaded, trained or
     written.
 
     Args:
-        records, area, phase, runs, recipe, settings, fresh: as `fit_areas` takes them.
+        records, area, phase, runs, recipe, settings, fresh, folds, fold: as `fit_areas` takes them.
 
     Raises:
         InputError: an error that `fit` raises before training; too little disk space; a folder that cannot be written.
     """
     options = {"phase": phase, "runs": runs, "recipe": recipe, "settings": settings, "fresh": fresh}
     facts_of = functools.cache(_facts)  # areas usually share one model, and building it takes seconds
-    plans = [_plan(*prepared, facts_of, phase, runs, fresh) for prepared in prepared_areas(records, area, options)]
+    plans = [
+        _plan(*prepared, facts_of, phase, of_fold["runs"], fresh)
+        for of_fold in options_of_folds(records, folds, fold, options)
+        for prepared in prepared_areas(records, area, of_fold)
+    ]
     needed, free = sum(plan.disk_bytes for plan in plans), min(plan.free_bytes for plan in plans)
     if needed > free:
         raise InputError(
@@ -321,8 +330,9 @@ def _must_be_downloaded(preset: str) -> bool:
 def _cache(dataset: Dataset, config: ClassificationConfig, available: int) -> tuple[dict[str, str], dict[str, int]]:
     """Where `kmura.data.decoded.image_source` will keep the decoded images of each split, and their sizes in bytes."""
     places, sizes = {}, {}
-    for split in dict.fromkeys(("train", config.train.select_on)):
-        size = len(dataset.index(split)) * config.data.image_size**2 * dataset.manifest.channels
+    indexes = [dataset.index(split) for split in dict.fromkeys(("train", config.train.select_on))]
+    for index in {(index.base or index).split: index.base or index for index in indexes}.values():
+        size, split = len(index) * config.data.image_size**2 * dataset.manifest.channels, index.split
         place = config.data.cache
         if place == "auto":
             place = "memory" if size <= available / 2 else "off"
@@ -334,6 +344,12 @@ def _cache(dataset: Dataset, config: ClassificationConfig, available: int) -> tu
 
 def _counts(dataset: Dataset) -> tuple[dict[str, int], dict[str, int]]:
     """Images and studies of each split of an area, or of all areas."""
+    if dataset.config.folds:
+        keys = {split: dataset.index(split).keys for split in dataset.splits}
+        return (
+            {split: len(table) for split, table in keys.items()},
+            {split: len(np.unique(study_keys_of(table))) for split, table in keys.items()},
+        )
     images, studies, areas = {}, {}, dataset.manifest.areas
     for splits in areas.values() if dataset.area == ALL else [areas[dataset.area]]:
         for split, counts in splits.items():

@@ -32,6 +32,7 @@ from keras_tuner.src import config as tuner_settings
 
 from kmura import kinds
 from kmura.classification.fit import check_data, prepared_areas
+from kmura.classification.fold_options import options_of_folds
 from kmura.classification.learner import ClassificationLearner
 from kmura.classification.oracles import is_fixed, make_oracle
 from kmura.classification.phases import phase_config, searched
@@ -70,11 +71,21 @@ log = logging.getLogger(__name__)
 
 
 def tune_areas(
-    records: str | os.PathLike, *, area: str | Sequence[str] = "all", **options
+    records: str | os.PathLike,
+    *,
+    area: str | Sequence[str] = "all",
+    folds: int = 0,
+    fold: int | None = None,
+    **options,
 ) -> Iterator[RunResult | None]:
-    """Runs one search per area, one after another; see `tune` and `kmura.classification.fit.fit_areas`."""
-    for dataset, config, _ in prepared_areas(records, area, {"phase": "tune", **options}):
-        yield tune(dataset, area=dataset.area, **options | {"config": config})
+    """Runs one search per area and fold, one after another; see `tune` and `kmura.classification.fit.fit_areas`.
+
+    The search of a fold sees neither the images of its test fold nor the searches of other folds.
+    """
+    each = options_of_folds(records, folds, fold, options)
+    prepared = [(some, *entry) for some in each for entry in prepared_areas(records, area, {"phase": "tune", **some})]
+    for of_fold, dataset, config, _ in prepared:
+        yield tune(dataset, area=dataset.area, **of_fold | {"config": config})
 
 
 def tune(

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from kmura.config.keys import Range, check_values, key
+from kmura.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +28,22 @@ class DataConfig:
         "What the model predicts: 'binary' (one logit, for the positive class), 'multiclass' (softmax over the "
         "classes), 'multilabel' (one sigmoid per label), or 'auto' (the task of the records).",
     )
+    folds: int = key(
+        0,
+        "Folds of a cross-validation over the patients of train and val, which replace these splits; those of the "
+        "records if they have folds. The test images of the records are not used. 0 uses the splits.",
+        allowed="0, or 3 or more",
+    )
+    fold: int = key(0, "Fold whose images are held out as `test`, counted from 0; the next fold is `val`.", at_least=0)
 
     def __post_init__(self):
         check_values(self, "data")
+        if self.folds < 0 or self.folds in (1, 2):
+            raise InputError(
+                f"data.folds is {self.folds}; give 0 or 3 and more, since one fold is test and another one is val"
+            )
+        if self.fold and self.fold >= self.folds:
+            raise InputError(f"data.fold is {self.fold}; allowed is 0 to {max(0, self.folds - 1)} (data.folds - 1)")
 
 
 @dataclasses.dataclass(frozen=True)

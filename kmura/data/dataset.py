@@ -14,10 +14,12 @@ import numpy as np
 import pandas as pd
 
 from kmura.config import AugmentConfig, DataConfig, MixConfig, ViewsConfig
+from kmura.data.fold_index import fold_index
 from kmura.data.index import Index, read_index
 from kmura.errors import InputError
 from kmura.records.leakage import patient_leaks
-from kmura.records.manifest import Manifest, read_manifest
+from kmura.records.manifest import Manifest, per_class, read_manifest
+from kmura.records.schema import SPLITS
 from kmura.tasks import ALL, Task, is_joint, model_task, task_of
 
 if TYPE_CHECKING:
@@ -33,10 +35,12 @@ class Dataset:
     Attributes:
         records: the records folder.
         area: an area of the manifest, or `all`.
-        config: image size, resizing, cache and task.
+        config: image size, resizing, cache, task and folds.
         manifest: the manifest of the records folder.
         labels: the task of the model: its classes, targets and probabilities.
         splits: the splits of the area; for `all`, the splits that at least one area has.
+
+    With `config.folds`, the splits are those of a fold of a cross-validation, see `kmura.data.fold_index.fold_index`.
     """
 
     config_class: ClassVar[type] = DataConfig
@@ -70,9 +74,16 @@ class Dataset:
             raise InputError(f"{records} contains no areas; build the records again")
         areas = self.manifest.areas.values() if area == ALL else [self.manifest.area(area, records)]
         self.splits = tuple(dict.fromkeys(split for of_area in areas for split in of_area))
+        if self._number_of_folds:
+            self.splits = SPLITS
         wanted = getattr(self.config, "task", "auto")
         self.labels: Task = model_task(self.records_task, list(self.manifest.areas), area, wanted)
         self._indexes: dict[str, Index] = {}
+
+    @property
+    def _number_of_folds(self) -> int:
+        """The number of folds that replace the splits of the records; 0 for none."""
+        return self.config.folds if isinstance(self.config, DataConfig) else 0
 
     @property
     def records_task(self) -> Task:
@@ -96,7 +107,11 @@ class Dataset:
             InputError: the split does not exist; a shard is missing, truncated or damaged; a label is not a class.
         """
         if split not in self._indexes:
-            self._indexes[split] = read_index(self.records, self.area, split)
+            if number := self._number_of_folds:
+                index = fold_index(self.records, self.manifest, self.area, number, self.config.fold, split)
+            else:
+                index = read_index(self.records, self.area, split)
+            self._indexes[split] = index
         return self._indexes[split]
 
     def train(
@@ -251,7 +266,7 @@ class Dataset:
         return pd.concat([self.index(split).keys, labels, self.index(split).columns], axis=1)
 
     def folds(self, split: str) -> np.ndarray:
-        """Returns the fold of each image of a split, int64 [n] from 0; -1 if the records have no folds."""
+        """Returns the fold of each image of a split, int64 [n] from 0; -1 if there are no folds."""
         return self.index(split).folds
 
     def steps(self, batch_size: int = 16, split: str = "train") -> int:
@@ -265,13 +280,17 @@ class Dataset:
             InputError: the split does not exist.
         """
         manifest = self.manifest
+        if self._number_of_folds:
+            labels = self.ids(split) if self.labels.is_joint else self.index(split).labels
+            task = self.labels if self.labels.is_joint else self.records_task
+            return per_class(task.name, len(task.classes), map(tuple, labels.tolist()))
         if self.labels.is_joint:
             areas = self.labels.areas[: self.labels.abnormal]
             by_area = [manifest.split(name, split, self.records).per_class for name in areas]
             return (*(positives for _, positives in by_area), *(negatives for negatives, _ in by_area))
         if self.area == ALL:
-            per_class = [splits[split].per_class for splits in manifest.areas.values() if split in splits]
-            return tuple(map(sum, zip(*per_class, strict=True)))
+            of_areas = [splits[split].per_class for splits in manifest.areas.values() if split in splits]
+            return tuple(map(sum, zip(*of_areas, strict=True)))
         return manifest.split(self.area, split, self.records).per_class
 
     def count_names(self) -> tuple[str, ...]:
@@ -298,9 +317,13 @@ class Dataset:
     def check(self, splits: Sequence[str] = ("train", "val")) -> None:
         """Checks that each split contains every class, and for multilabel records also images without each label.
 
+        With folds, `test` is checked too, except for multilabel records, whose labels may be too rare for that.
+
         Raises:
             InputError: a split is missing, has no images of a class, or (multilabel) no images without a label.
         """
+        if self._number_of_folds and not self.records_task.by_label:
+            splits = tuple(dict.fromkeys((*splits, "test")))
         for split in splits:
             counts = {f"of {name}": number for name, number in zip(self.count_names(), self.counts(split), strict=True)}
             if self.records_task.by_label:
@@ -310,10 +333,20 @@ class Dataset:
             if missing:
                 fix = "add some" if split == "train" else "build with a larger --val-fraction or use --select-on test"
                 fix += ", or build the records without that area" if self.labels.is_joint else ""
+                if self._number_of_folds:
+                    split, fix = self._name_in_folds(split), "give fewer --folds, or add images"
                 raise InputError(
                     f"area {self.area} has no images {' or '.join(missing)} in the {split} split of {self.records}; "
                     f"{fix}"
                 )
+
+    def _name_in_folds(self, split: str) -> str:
+        """What a split of a fold is, for messages."""
+        number, fold = self.config.folds, self.config.fold
+        held_out = {"test": fold, "val": (fold + 1) % number}
+        return (
+            f"{split} (fold {held_out[split]} of {number})" if split in held_out else f"{split} (fold {fold} is test)"
+        )
 
     def check_inputs(self, inputs: str, run: str | os.PathLike) -> None:
         """Checks that the records are those that a run was trained on.
@@ -337,14 +370,17 @@ class Dataset:
         """Returns one sentence for each kind of leakage between the splits of this area.
 
         The build looks for patients and identical images in two splits. In records of an earlier kmura, which did not,
-        patients are compared here, and identical images are not.
+        patients are compared here, and identical images are not. Folds consist of whole patients; identical images in
+        the splits that they are made of may be in two folds.
 
         Raises:
             InputError: the indexes of earlier records are missing or damaged.
         """
         area = self.area if self.area != ALL or len(self.manifest.areas) > 1 else next(iter(self.manifest.areas))
         leaks = self.manifest.leaks
-        if leaks is None:
+        if self._number_of_folds:
+            leaks = [leak for leak in leaks or () if leak.kind == "images" and set(leak.splits) >= {"train", "val"}]
+        elif leaks is None:
             leaks = ()
             if self.manifest.has_patients:
                 keys = ((split, self.index(split).keys["patient"]) for split in self.splits)

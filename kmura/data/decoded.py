@@ -13,12 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from kmura.config import DataConfig
-from kmura.data.index import ALL, Index, how_to_fix, read_index, read_shard
+from kmura.data.index import ALL, JOIN, Index, how_to_fix, read_index, read_shard
 from kmura.data.resize import axis_weights, resized, taps_needed
 from kmura.errors import InputError
 from kmura.files import replacing
 from kmura.records.manifest import read_manifest
-from kmura.records.schema import parse_spec
+from kmura.records.schema import SPLITS, parse_spec
 
 FOLDER = ".decoded"  # inside the records folder
 _VERSION = 1  # increase it when decoding or resizing changes pixels, so that cache files of older versions are not used
@@ -45,6 +45,9 @@ def image_source(index: Index, data: DataConfig) -> Callable[[tf.Tensor], tf.Ten
     Raises:
         InputError: an image cannot be decoded, the disk is full, or the folder is not writable.
     """
+    if index.base is not None:  # its parts share one cache
+        of_base, rows_of_base = image_source(index.base, data), tf.constant(index.rows)
+        return lambda rows: of_base(tf.gather(rows_of_base, rows))
     shape = (len(index), data.image_size, data.image_size, index.manifest.channels)
     key = f"{index.fingerprint[:16]}-{data.image_size}-{data.resize}-v{_VERSION}"
     if _held:
@@ -229,7 +232,8 @@ def _check_images(records: str | os.PathLike, area: str, split: str | None) -> N
     """
     manifest = read_manifest(records)
     names = [(name, part) for name, splits in manifest.areas.items() for part in splits]
-    for index in (read_index(records, *key) for key in names if area in (ALL, key[0]) and split in (None, key[1])):
+    wanted = SPLITS if split is None else split.split(JOIN)
+    for index in (read_index(records, *key) for key in names if area in (ALL, key[0]) and key[1] in wanted):
         columns = (index.shard.tolist(), index.start.tolist(), index.keys["image"], map(tuple, index.labels.tolist()))
         indexed = list(zip(*columns, strict=True))
         row = 0

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,8 @@ from kmura.records.manifest import MANIFEST, Manifest, Shard, SplitCounts, read_
 from kmura.records.sidecar import ShardIndex, read_shard_index
 from kmura.records.tfrecord import FRAME_BYTES, CorruptShard, read_frames
 from kmura.tasks import ALL, task_of
+
+JOIN = "+"  # between the names of the splits of a joined index
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,6 +43,7 @@ class Index:
         columns: the metadata that the records keep, as text, one row per image; often without any column.
         folds: int64 [n], the fold of each image, from 0; -1 without one.
         fingerprint: hexadecimal; changes whenever a shard changes.
+        base, rows: of a part, the index that it was taken from, and its rows there, int64 [n]; else None.
     """
 
     records: Path
@@ -56,6 +59,8 @@ class Index:
     columns: pd.DataFrame
     folds: np.ndarray
     fingerprint: str
+    base: "Index | None" = None
+    rows: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -63,6 +68,38 @@ class Index:
     def known(self) -> np.ndarray:
         """The rows with a known label (multilabel: at least one), int64, ascending."""
         return np.flatnonzero((self.labels >= 0).any(axis=1))
+
+    def part(self, rows: np.ndarray, split: str) -> "Index":
+        """Returns the images of some rows, int64 [n], as the index of a split."""
+        return dataclasses.replace(
+            self,
+            split=split,
+            **{name: getattr(self, name)[rows] for name in ("shard", "start", "sides", "labels", "folds")},
+            **{name: getattr(self, name).iloc[rows].reset_index(drop=True) for name in ("keys", "columns")},
+            base=self,
+            rows=rows,
+        )
+
+
+def joined(indexes: Sequence[Index]) -> Index:
+    """Returns the images of several splits of one area as one index, whose split is `train+val` for train and val."""
+    if len(indexes) == 1:
+        return indexes[0]
+    first = indexes[0]
+    offsets = np.cumsum([0, *(len(index.shards) for index in indexes[:-1])])
+    return Index(
+        first.records,
+        first.area,
+        JOIN.join(index.split for index in indexes),
+        first.manifest,
+        tuple(itertools.chain.from_iterable(index.shards for index in indexes)),
+        np.concatenate([index.shard + offset for index, offset in zip(indexes, offsets, strict=True)]),
+        *(np.concatenate([getattr(index, name) for index in indexes]) for name in ("start", "sides", "labels")),
+        pd.concat([index.keys for index in indexes], ignore_index=True),
+        pd.concat([index.columns for index in indexes], ignore_index=True).fillna(""),
+        np.concatenate([index.folds for index in indexes]),
+        hashlib.sha256(" ".join(index.fingerprint for index in indexes).encode()).hexdigest(),
+    )
 
 
 def read_index(records: str | os.PathLike, area: str, split: str) -> Index:

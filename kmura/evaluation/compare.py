@@ -12,8 +12,9 @@ import pandas as pd
 
 from kmura import metrics
 from kmura.errors import InputError, check_choice
-from kmura.evaluation.scoring import LEVELS, Units, units_of
+from kmura.evaluation.scoring import LEVELS, Units, joined_units, units_of
 from kmura.files import write_json
+from kmura.runs.fold_runs import POOLED, with_folds_pooled
 from kmura.runs.predictions import patient_keys_of, study_keys_of
 from kmura.runs.run import Run
 from kmura.tasks import ALL, Binary
@@ -88,12 +89,14 @@ def compare(runs: Sequence[str | os.PathLike], **options) -> Any:
     """Compares evaluated runs of one kind.
 
     Args:
-        runs: folders of two or more runs.
+        runs: folders of two or more runs; folders of folds, and two or more runs of folds, stand for the pooled
+            predictions of their cross-validation.
         **options: of `compare_classifiers`, or of `kmura.segmentation.volume_comparison.compare_volumes`.
 
     Raises:
         InputError: see there; the runs are of kinds that cannot be compared with each other.
     """
+    runs = with_folds_pooled(runs, also_single=True)
     opened = [Run(path) for path in runs]
     comparisons = {run.part("comparison"): run for run in opened}
     if len(comparisons) > 1:
@@ -235,7 +238,7 @@ def _by_model(runs) -> dict[str, dict[str, Path]]:
     described = [Run(path) for path in paths]
     names = [f"{run.phase} of all areas" if run.area == ALL else run.phase for run in described]
     if len(set(zip([run.area for run in described], names, strict=True))) < len(paths):
-        names = [f"{path.resolve().parents[1].name}/{name}" for path, name in zip(paths, names, strict=True)]
+        names = [f"{_runs_folder(path).name}/{name}" for path, name in zip(paths, names, strict=True)]
     models: dict[str, dict[str, Path]] = {}
     for path, run, name in zip(paths, described, names, strict=True):
         if run.labels is None:
@@ -256,6 +259,12 @@ def _by_model(runs) -> dict[str, dict[str, Path]]:
     return models
 
 
+def _runs_folder(path: Path) -> Path:
+    """The folder of all runs: RUNS of `RUNS/AREA/PHASE`, and of the folds `RUNS/folds/AREA/PHASE`."""
+    folder = path.resolve().parents[1]
+    return folder.parent if folder.name == POOLED else folder
+
+
 def _check_same_images(tables, folders) -> None:
     """Checks that all tables of an area have the same images with the same labels."""
     first = {}
@@ -267,11 +276,6 @@ def _check_same_images(tables, folders) -> None:
                 f"{folders[model][area]} and {path} were evaluated on different images of {area}; "
                 "evaluate both on the same records"
             )
-
-
-def _pooled(units: Sequence[Units]) -> Units:
-    fields = [field.name for field in dataclasses.fields(Units)]
-    return Units(*(np.concatenate([getattr(one, name) for one in units]) for name in fields))
 
 
 def _mean_intervals(by_area, units, share, patients: int, percentiles) -> dict[str, metrics.Interval]:
@@ -315,7 +319,7 @@ def _level(
     everywhere = [model for model in models if all((model, area) in units for area in areas)]
     scored = dict(units)
     if len(areas) > 1:
-        scored |= {(model, "pooled"): _pooled([units[model, area] for area in areas]) for model in everywhere}
+        scored |= {(model, "pooled"): joined_units([units[model, area] for area in areas]) for model in everywhere}
     places = {key: draws.place(one.patient) for key, one in scored.items()}
     of_resamples = draws.scores(
         {key: metrics.Scorer(one.label, one.probability, place=places[key]) for key, one in scored.items()}

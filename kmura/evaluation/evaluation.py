@@ -4,7 +4,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -102,11 +102,18 @@ def read_evaluation(run: str | os.PathLike | Run) -> tuple[Evaluation, pd.DataFr
         InputError: the run is not evaluated, a file is damaged, or scores, predictions and `best.keras` (if there is
             one) do not belong together.
     """
-    run = run if isinstance(run, Run) else Run(run)
+    return read_scores(Evaluation, run if isinstance(run, Run) else Run(run))
+
+
+E = TypeVar("E", bound=Evaluation)
+
+
+def read_scores(cls: type[E], run: Run) -> tuple[E, pd.DataFrame]:
+    """Returns the `metrics.json` of a run as a `cls`, and its predictions; see `read_evaluation`."""
     folder, task, command = run.folder, run.labels, f"kmura evaluate {run}"
     value = read_json(folder.metrics, command)
     try:
-        evaluation = Evaluation.from_json(value)
+        evaluation = cls.from_json(value)
     except FieldError as error:
         raise other_version(folder.metrics, error, command) from error
     if isinstance(evaluation.scores, Scores) != isinstance(task, Binary):

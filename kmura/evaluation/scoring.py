@@ -1,7 +1,7 @@
 """Scores of binary predictions at image and study level, before and after calibration. Does not import TensorFlow."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from kmura.errors import check_choice
 from kmura.evaluation.calibrators import (
     METHODS,
     Calibrator,
+    OperatingPoint,
     calibrated_levels,
     fit_calibrator,
     logits_of,
@@ -221,6 +222,12 @@ def units_of(
     return Units(label, probability, patient, area)
 
 
+def joined_units(parts: Sequence[Units]) -> Units:
+    """Returns the units of several parts as one."""
+    fields = [field.name for field in dataclasses.fields(Units)]
+    return Units(*(np.concatenate([getattr(one, name) for one in parts]) for name in fields))
+
+
 def level_scores(
     table: pd.DataFrame,
     level: str,
@@ -302,44 +309,92 @@ def score_table(table: pd.DataFrame, options: ScoreOptions | None = None) -> Sco
     check_predictions(table, BINARY, mixed_studies=options.mixed_studies)
     splits = {name: rows for name, rows in table.groupby("split", sort=False)}
     pooling = {"pooling": options.pooling, "top_k": options.top_k}
-    calibrator = _calibrator(splits, options, pooling, notes)
+    calibrator = calibrator_of(splits, options, pooling, notes)
     fitted = {"calibrator": calibrator, "calibrated_at": options.calibrate_at}
-    chosen = _thresholds(splits, options, pooling | fitted, notes)
+    chosen = thresholds_of(splits, options, pooling | fitted, notes)
     plain, calibrated, points = {}, {}, {}
     for split, rows in splits.items():
-        scored = {(level, ""): _Scored(units_of(rows, level, **pooling)) for level in LEVELS}
+        units = {(level, ""): units_of(rows, level, **pooling) for level in LEVELS}
         if calibrator is not None:
-            for level in LEVELS if options.calibrate_at == "image" else ("study",):
-                scored[level, "calibrated"] = _Scored(units_of(rows, level, **pooling, **fitted))
-        last = scored.get(("study", "calibrated"), scored["study", ""]).units
-        for number, point in enumerate(chosen):
-            scored["study", number] = _Scored(last, point.threshold, tuple(metrics.FROM_CONFUSION))
-        images = scored["image", ""].units
-        draws = metrics.PatientBootstrap(images.patient, images.label, resamples=options.resamples, seed=options.seed)
-        single = [way for way in ("", "calibrated") if ("image", way) in scored and _are_equal(scored, way)]
-        scorers = {key: one.scorer(draws) for key, one in scored.items() if key not in [("image", w) for w in single]}
-        drawn = draws.scores(scorers)
-        drawn |= {("image", way): drawn["study", way] for way in single}  # every image is a study: score it once
-        plain[split] = {}
-        for (level, way), one in scored.items():
-            if way in ("", "calibrated"):
-                target = plain[split] if not way else calibrated.setdefault(split, {})
-                target[level] = _level_scores(rows, level, one, draws, drawn[level, way], options.seed)
-        points[split] = [
-            OperatingScores(
-                point.rule,
-                point.threshold,
-                scored["study", number].intervals(draws, drawn["study", number]),
-                scored["study", number].cells,
-            )
-            for number, point in enumerate(chosen)
-        ]
-        _note_data(split, rows, draws, images, notes)
-        if calibrator is not None:
-            studies = [scored["study", way].units for way in ("", "calibrated")]
-            levels = plain[split]["study"], calibrated[split]["study"]
-            notes += _notes_on_calibration(split, split == options.fit_on, options, studies, levels)
+            for level in calibrated_at_levels(options):
+                units[level, "calibrated"] = units_of(rows, level, **pooling, **fitted)
+        last = units.get(("study", "calibrated"), units["study", ""])
+        decisions = [Decisions(point, last, point.threshold) for point in chosen]
+        plain[split], of_split, points[split] = score_split(split, rows, units, decisions, options, notes)
+        if of_split:
+            calibrated[split] = of_split
     return Scores(options, plain, calibrator, calibrated, points, tuple(notes))
+
+
+def calibrated_at_levels(options: ScoreOptions) -> tuple[str, ...]:
+    """Returns the levels whose scores calibration changes: only studies if it is fitted at study level."""
+    return LEVELS if options.calibrate_at == "image" else ("study",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decisions:
+    """Decisions about studies: positive is `units.probability` >= `at`.
+
+    Attributes:
+        point: the rule and threshold that are stated.
+        units: the studies.
+        at: the threshold of their probabilities.
+    """
+
+    point: OperatingPoint
+    units: Units
+    at: float
+
+
+def score_split(
+    split: str,
+    rows: pd.DataFrame,
+    units: Mapping[tuple[str, str], Units],
+    decisions: Sequence[Decisions],
+    options: ScoreOptions,
+    notes: list[str],
+) -> tuple[dict[str, LevelScores], dict[str, LevelScores], list[OperatingScores]]:
+    """Scores the units of one split; all scores share the resamples of the bootstrap.
+
+    Args:
+        split: its name.
+        rows: its predictions.
+        units: (level, way) -> units; the ways are "" and, if there is a calibration, `calibrated`.
+        decisions: of the operating points.
+        options: of the scores.
+        notes: remarks are appended to it.
+
+    Returns:
+        level -> scores of the way "", level -> scores of the way `calibrated`, and the scores of the decisions.
+    """
+    scored = {key: _Scored(some) for key, some in units.items()}
+    for number, decision in enumerate(decisions):
+        scored["study", number] = _Scored(decision.units, decision.at, tuple(metrics.FROM_CONFUSION))
+    images = units["image", ""]
+    draws = metrics.PatientBootstrap(images.patient, images.label, resamples=options.resamples, seed=options.seed)
+    single = [way for way in ("", "calibrated") if ("image", way) in scored and _are_equal(scored, way)]
+    scorers = {key: one.scorer(draws) for key, one in scored.items() if key not in [("image", w) for w in single]}
+    drawn = draws.scores(scorers)
+    drawn |= {("image", way): drawn["study", way] for way in single}  # every image is a study: score it once
+    levels: dict[str, dict[str, LevelScores]] = {"": {}, "calibrated": {}}
+    for (level, way), one in scored.items():
+        if way in levels:
+            levels[way][level] = _level_scores(rows, level, one, draws, drawn[level, way], options.seed)
+    points = [
+        OperatingScores(
+            decision.point.rule,
+            decision.point.threshold,
+            scored["study", number].intervals(draws, drawn["study", number]),
+            scored["study", number].cells,
+        )
+        for number, decision in enumerate(decisions)
+    ]
+    _note_data(split, rows, draws, images, notes)
+    if levels["calibrated"]:
+        studies = [units["study", way] for way in ("", "calibrated")]
+        of_studies = levels[""]["study"], levels["calibrated"]["study"]
+        notes += _notes_on_calibration(split, split == options.fit_on, options, studies, of_studies)
+    return levels[""], levels["calibrated"], points
 
 
 def _are_equal(scored: Mapping, way: str) -> bool:
@@ -366,7 +421,7 @@ def _note_data(split: str, rows, draws, images: Units, notes: list[str]) -> None
         notes.append(f"{split}: {blank} images have no patient; each of their studies counts as a patient of its own")
 
 
-def _calibrator(splits, options: ScoreOptions, pooling, notes: list[str]) -> Calibrator | None:
+def calibrator_of(splits, options: ScoreOptions, pooling, notes: list[str]) -> Calibrator | None:
     """Returns the fitted calibrator; None without calibration, or with a note if it is impossible."""
     if options.calibration == "none":
         return None
@@ -453,7 +508,7 @@ def _is_miscalibrated(error: metrics.CalibrationError) -> bool:
     return error.value >= 0.02 and error.value > error.expected + 1.5 * (error.high - error.expected)
 
 
-def _thresholds(splits, options: ScoreOptions, how, notes: list[str]):
+def thresholds_of(splits, options: ScoreOptions, how, notes: list[str]) -> list[OperatingPoint]:
     """Returns the operating points of the rules; without both classes, skips rules that need them, with a note."""
     points, left_out = [], []
     units = units_of(splits[options.fit_on], "study", **how) if options.fit_on in splits else None

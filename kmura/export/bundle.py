@@ -3,20 +3,21 @@
 import contextlib
 import dataclasses
 import datetime
+import functools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import kmura
 from kmura.errors import InputError, check_choice, reason, remedy
-from kmura.evaluation.evaluation import Evaluation
 from kmura.export import exchange
 from kmura.export.card import model_card
 from kmura.export.golden import PATTERN_CHARACTERS, golden_requests, versions, write_golden
 from kmura.export.parity import Parity, parity_in_fresh_process
 from kmura.files import flush_to_disk, locked, sha256_of, write_json
+from kmura.runs.fold_runs import members_of
 from kmura.runs.run import Run, RunDescription, load_model
 from kmura.serving.answers import answers_of
 from kmura.serving.contract import EXPORT_VERSION, SIGNATURE, Contract, contract_of_run, operating_points
@@ -46,19 +47,29 @@ class Export:
     notes: tuple[str, ...] = ()
 
 
-def export(run: str | os.PathLike, out: str | os.PathLike, **options) -> Any:
-    """Exports the best model of a run as the next version: `OUT/1`, `OUT/2`, ...
+def export(run: str | os.PathLike | Sequence[str | os.PathLike], out: str | os.PathLike, **options) -> Any:
+    """Exports the best model of a run, or several as one ensemble, as the next version: `OUT/1`, `OUT/2`, ...
 
     Args:
-        run: folder of a run.
+        run: folder of a run; several runs, a folder of folds, or a run of the kind `folds` give an ensemble.
         out: folder of the versions.
-        **options: of `export_classifier`, or of `kmura.export.slice_model.export_slices`.
+        **options: of `export_classifier`, `kmura.export.ensemble.export_ensemble` (several runs), or
+            `kmura.export.slice_model.export_slices`.
 
     Raises:
         InputError: see there; the kind of the run cannot be exported.
     """
-    run = Run(run)
-    return run.part("export")(run, out, **options)
+    runs = [Run(path) for path in members_of([run] if isinstance(run, str | os.PathLike) else run)]
+    if len(runs) == 1:
+        return runs[0].part("export")(runs[0], out, **options)
+
+    exports = {each.part("ensemble"): each for each in runs}
+    if len(exports) > 1:
+        one, other, *_ = exports.values()
+        raise InputError(
+            f"{one} is of the kind {one.kind} and {other} of the kind {other.kind}; export runs of one kind"
+        )
+    return next(iter(exports))(runs, out, **options)
 
 
 def export_classifier(
@@ -103,27 +114,62 @@ def export_classifier(
     elif warmup:
         check_warmup_possible()
     model = load_model(folder.best)
+    signature = signature_of(description, contract, format) | {
+        "model_sha256": evaluation.model_sha256,
+        "operating_points": [dataclasses.asdict(point) for point in operating_points(evaluation.scores)],
+    }
+    made = f"Exported on {signature['exported']} with kmura {kmura.__version__}, trained with {_versions(description)}"
+    card = functools.partial(
+        model_card,
+        description,
+        evaluation,
+        contract,
+        trained=run.epochs_trained(),
+        made=made,
+        records=os.fspath(records or description.records),
+    )
+    if format == "savedmodel":
+        how = {"served": ServedModel(model, contract), "originals": [folder.best], "warmup": warmup}
+    else:
+        how = {"exchanged": model}
+    return finished(out, card, signature, contract, **how)
+
+
+def finished(
+    out: Path,
+    card: Callable[[], str],
+    signature: dict[str, Any],
+    contract: Contract,
+    *,
+    served: ServedModel | None = None,
+    originals: Sequence[Path] = (),
+    warmup: bool = True,
+    exchanged: Any = None,
+) -> Export:
+    """Writes the next version of an export, verifies it in a fresh process, and publishes it.
+
+    Args:
+        out: folder of the versions.
+        card: returns the model card.
+        signature: content of `signature.json`, without parity and checksums.
+        contract: of the model.
+        served: the model of a SavedModel.
+        originals: the `.keras` files of its models, with which it is compared.
+        warmup: whether to write warm-up requests.
+        exchanged: the Keras model of another format.
+
+    Raises:
+        InputError: the folder cannot be written, or the predictions differ from those of the originals.
+    """
     with aside_of(out) as aside:
-        signature = _signature(description, evaluation, contract, format)
-        made = (
-            f"Exported on {signature['exported']} with kmura {kmura.__version__}, trained with {_versions(description)}"
-        )
-        card = model_card(
-            description,
-            evaluation,
-            contract,
-            trained=run.epochs_trained(),
-            made=made,
-            records=os.fspath(records or description.records),
-        )
-        (aside / CARD).write_text(card, encoding="utf-8")
-        if format == "savedmodel":
-            _write_served(aside, ServedModel(model, contract), description.area, warmup)
+        (aside / CARD).write_text(card(), encoding="utf-8")
+        if signature["format"] == "savedmodel":
+            _write_served(aside, served, signature["area"], warmup)
             write_json(aside / SIGNATURE, signature)  # the parity check reads the contract from it
-            parity, notes = parity_in_fresh_process(aside, folder.best), _notes_on_place(out)
+            parity, notes = parity_in_fresh_process(aside, *originals), _notes_on_place(out)
             signature |= {"parity": dataclasses.asdict(parity)}
         else:
-            parity, notes = None, exchange.write(aside, model, format)
+            parity, notes = None, exchange.write(aside, exchanged, signature["format"])
             signature |= {"notes": notes}
         files = {path.relative_to(aside).as_posix(): path for path in sorted(aside.rglob("*")) if path.is_file()}
         signature["files"] = {name: sha256_of(path) for name, path in files.items() if name != SIGNATURE}
@@ -149,19 +195,17 @@ def _write_served(folder: Path, served: ServedModel, area: str, warmup: bool) ->
         write_warmup(folder, requests)
 
 
-def _signature(description: RunDescription, evaluation: Evaluation, contract: Contract, format: str) -> dict[str, Any]:
-    """Returns the content of `signature.json` without parity and checksums."""
+def signature_of(description: RunDescription, contract: Contract, format: str) -> dict[str, Any]:
+    """Returns the content of `signature.json` without models, parity and checksums."""
     content = {
         "export_version": EXPORT_VERSION,
         "format": format,
         "exported": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "area": description.area,
         "phase": description.phase,
-        "model_sha256": evaluation.model_sha256,
         "versions": description.versions | {"kmura": kmura.__version__},
         "calibration": contract.calibration,
         "contract": dataclasses.asdict(contract),
-        "operating_points": [dataclasses.asdict(point) for point in operating_points(evaluation.scores)],
     }
     if format == "savedmodel":
         size = (contract.image_size, contract.image_size, contract.channels)

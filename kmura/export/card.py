@@ -1,5 +1,7 @@
 """The model card of an export: description, evaluation, intended use and limits of the model."""
 
+import numpy as np
+
 from kmura.data.dataset import Dataset
 from kmura.errors import InputError
 from kmura.evaluation.class_scores import ClassLevelScores, MultiScores
@@ -14,6 +16,7 @@ from kmura.evaluation.scoring import (
     shown_levels,
 )
 from kmura.metrics import Interval
+from kmura.runs.predictions import patient_keys_of, study_keys_of
 from kmura.runs.run import RunDescription
 from kmura.serving.contract import Contract
 from kmura.tasks import ALL, NO_LABEL, Binary
@@ -136,6 +139,8 @@ def _answers(contract: Contract) -> str:
 def _data(description: RunDescription, records: str) -> str:
     try:
         dataset = Dataset(records, description.area, description.config.data)
+        if description.config.data.folds:
+            return _fold_data(dataset)
         if not isinstance(description.labels, Binary):
             return _class_data(dataset)
         splits = dataset.manifest.areas[description.area]
@@ -147,6 +152,19 @@ def _data(description: RunDescription, records: str) -> str:
         numbers = (counts.images, counts.studies, counts.patients, *counts.per_class)
         rows.append(f"| {name} | {' | '.join(map(str, numbers))} |")
     return "\n".join(rows)
+
+
+def _fold_data(dataset: Dataset) -> str:
+    """Returns a table with one column per split of a fold, and a sentence that says which fold it is."""
+    number, fold = dataset.config.folds, dataset.config.fold
+    rows = [["images"], ["studies"], ["patients"], *([f"images of {_text(name)}"] for name in dataset.count_names())]
+    for split in dataset.splits:
+        table = dataset.rows(split)
+        units = [len(table), len(np.unique(study_keys_of(table))), len(np.unique(patient_keys_of(table)))]
+        for row, count in zip(rows, (*units, *dataset.counts(split)), strict=True):
+            row.append(count)
+    text = f"Fold {fold} of {number} was held out as test, fold {(fold + 1) % number} was val."
+    return f"{_table(['', *dataset.splits], rows)}\n\n{text}"
 
 
 def _class_data(dataset: Dataset) -> str:

@@ -40,8 +40,8 @@ class Parity:
     warmup: int
 
 
-def parity_in_fresh_process(folder: Path, model: Path) -> Parity:
-    """Returns the parity of the folder of a version with a `.keras` file, both loaded in a new Python process.
+def parity_in_fresh_process(folder: Path, *models: Path) -> Parity:
+    """Returns the parity of the folder of a version with its `.keras` files, all loaded in a new Python process.
 
     Raises:
         InputError: A difference exceeds its limit, or the export cannot be read back.
@@ -50,7 +50,7 @@ def parity_in_fresh_process(folder: Path, model: Path) -> Parity:
     environment = os.environ | {"PYTHONPATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3"}
     with tempfile.TemporaryDirectory() as aside:
         answer = Path(aside, "parity.json")
-        command = [sys.executable, "-P", "-m", "kmura.export.parity", str(folder), str(model), str(answer)]
+        command = [sys.executable, "-P", "-m", "kmura.export.parity", str(folder), str(answer), *map(str, models)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         text = answer.read_text(encoding="utf-8") if answer.exists() else ""
     try:
@@ -60,10 +60,10 @@ def parity_in_fresh_process(folder: Path, model: Path) -> Parity:
         raise InputError(f"the export cannot be read back ({last[:300]}); nothing was exported") from error
     if "error" in result:
         raise InputError(f"the export cannot be read back ({result['error']}); nothing was exported")
-    return refused_unless_equal(Parity(**result), model)
+    return refused_unless_equal(Parity(**result), *models)
 
 
-def refused_unless_equal(found: Parity, model: Path) -> Parity:
+def refused_unless_equal(found: Parity, *models: Path) -> Parity:
     """Returns the parity unchanged if it is within the limits.
 
     Raises:
@@ -72,14 +72,15 @@ def refused_unless_equal(found: Parity, model: Path) -> Parity:
     limits = {"logit": LIMIT, "probability": LIMIT, "image_bytes": BYTES_LIMIT, "study": BYTES_LIMIT}
     for name, limit in limits.items():
         if not getattr(found, name) <= limit:
+            of = ", ".join(map(str, models))
             raise InputError(
-                f"the export differs from {model}: {name} differs by {getattr(found, name):.2g}, allowed is "
-                f"{limit:g}; nothing was exported"
+                f"the export differs from {of}: {name} differs by {getattr(found, name):.2g}, allowed is {limit:g}; "
+                "nothing was exported"
             )
     return found
 
 
-def parity(folder: Path, model: Path) -> Parity:
+def parity(folder: Path, *models: Path) -> Parity:
     """Returns the parity, computed in this process; see `parity_in_fresh_process`."""
     import tensorflow as tf
 
@@ -90,12 +91,13 @@ def parity(folder: Path, model: Path) -> Parity:
     from kmura.serving.signatures import SIGNATURES, WARMUP, read_warmup
 
     contract = read_signature(folder).contract
-    signatures, network = load_signatures(folder), load_model(model)
-    compiled = tf.function(lambda image: network(image, training=False), autograph=False)
+    signatures, networks = load_signatures(folder), [load_model(model) for model in models]
+    compiled = tf.function(lambda image: [network(image, training=False) for network in networks], autograph=False)
 
     def logits(images):
-        values = compiled(tf.constant(images, tf.float32)).numpy().astype(float)
-        return values[:, 0] if contract.is_binary else values
+        values = [value.numpy().astype(float) for value in compiled(tf.constant(images, tf.float32))]
+        values = [value[:, 0] if contract.is_binary else value for value in values]
+        return np.stack(values, axis=1) if contract.members else values[0]
 
     size = (contract.image_size, contract.image_size, contract.channels)
     rng = np.random.default_rng(0)
@@ -105,7 +107,7 @@ def parity(folder: Path, model: Path) -> Parity:
         right = logits(images)
         answers = signatures["tensor"](image=tf.constant(images))
         deviation = {
-            "logit": np.abs(answers["logit"].numpy() - right) / np.maximum(1, np.abs(right)),
+            "logit": np.abs(answers[contract.raw_output].numpy() - right) / np.maximum(1, np.abs(right)),
             "probability": np.abs(answers["probability"].numpy() - _alone(contract, right)),
         }
         worst = {name: max(worst[name], float(deviation[name].max())) for name in worst}
@@ -138,9 +140,9 @@ def _alone(contract, logit) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    exported, original, answer = map(Path, sys.argv[1:])
+    exported, answer, *originals = map(Path, sys.argv[1:])
     try:
-        result = dataclasses.asdict(parity(exported, original))
+        result = dataclasses.asdict(parity(exported, *originals))
     except InputError as error:
         result = {"error": str(error)}
     write_json(answer, result)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kmura.errors import InputError, reason
+from kmura.errors import InputError, check_choice, reason
 from kmura.explain.overlays import overlay
 from kmura.files import replacing
 from kmura.metrics import pool_studies
@@ -25,6 +25,8 @@ from kmura.records.remarks import Remark
 from kmura.serving.contract import Contract
 from kmura.serving.prepare import prepared_with_remarks
 from kmura.workers import processors
+
+TTA = ("none", "flip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Predictions:
 
 
 def predict(
-    model: str | os.PathLike,
+    model: str | os.PathLike | Sequence[str | os.PathLike],
     images: str | os.PathLike | Sequence[str | os.PathLike],
     *,
     group: str = "auto",
@@ -71,6 +73,7 @@ def predict(
     records: str | os.PathLike | None = None,
     batch_size: int = 16,
     cam: str | os.PathLike | None = None,
+    tta: str = "none",
     workers: int | None = None,
     key_file: str | os.PathLike | None = None,
     link_file: str | os.PathLike | None = None,
@@ -81,7 +84,8 @@ def predict(
     DICOM files whose paths contain an id, a name, a date or a UID of their tags have pseudonyms in all outputs.
 
     Args:
-        model: a run folder, a `.keras` file or an export, see `load_predictor`.
+        model: a run folder, a `.keras` file or an export; several give an ensemble, the mean of their calibrated
+            probabilities, see `load_predictor`.
         images: image files, folders or CSVs, see `list_images`.
         group: how images are grouped to studies, see `list_images`.
         threshold: for a binary run, one of the rules with which it was evaluated; None selects 0.5 (for an export: the
@@ -90,6 +94,8 @@ def predict(
         batch_size: images per step, at least 1.
         cam: folder for the overlays: each image with its Grad-CAM++ map of the decision (multilabel: of the most
             probable label).
+        tta: test-time augmentation, a name of TTA: `flip` takes the mean of the logits of an image and of its mirror
+            image (left and right exchanged), before calibration.
         workers: number of threads that read and decode images; None uses one per processor that this process may use.
         key_file: key of the pseudonyms, made if it is missing; with it, all DICOM files have pseudonyms. None uses the
             key of the user, only where a path identifies a patient.
@@ -97,8 +103,12 @@ def predict(
         progress: called with (number of images done, total number of images).
 
     Raises:
-        InputError: The model cannot be read, no images are given, or the output folder is not valid.
+        InputError: The model cannot be read, the models cannot form an ensemble, no images are given, maps are not
+            available, or the output folder is not valid.
     """
+    check_choice("tta", tta, TTA)
+    if cam and tta != "none":
+        raise InputError(f"--cam shows the map of an image as it is, not with --tta {tta}; leave one of them out")
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, but must be at least 1; give a larger value")
     tally = Tally()
@@ -107,7 +117,12 @@ def predict(
         raise InputError("no images are given; give files, a folder or a CSV")
     sources = with_private_names(sources, tally, key_file, link_file)
     files = map_files(sources, Path(cam)) if cam else []
-    predictor = load_predictor(model, records=records, threshold=threshold)
+    predictor = load_predictor(model, records=records, threshold=threshold, flips=tta == "flip")
+    if cam and "explain_tensor" not in predictor.signatures:
+        raise InputError(
+            "--cam needs one model, or several runs or .keras files: an export shows maps of its own decisions only; "
+            "leave --cam out"
+        )
     report = progress or (lambda done, total: None)
     rows, skipped, remarks, done = [], [], [], 0
     # pydicom's warnings quote values of the file; `catch_warnings` within its threads is not reliable
@@ -121,7 +136,7 @@ def predict(
             ]
             answers = predictor.answers(np.stack(pixels), explained=bool(cam))
             for number, place in enumerate(places):
-                rows.append((place, *(answers[name][number] for name in ("logit", "probability", "decision"))))
+                rows.append((place, *(answers[name][number] for name in ("raw", "logit", "probability", "decision"))))
                 if cam:
                     drawn.append(pool.submit(_draw, files[place], pixels[number], answers["cam"][number]))
             done += len(batch)
@@ -180,8 +195,9 @@ def _draw(file: Path, pixels: np.ndarray, heat: np.ndarray) -> None:
 
 
 def _predictions(contract: Contract, sources, rows: Iterable[tuple], skipped, files) -> Predictions:
-    places, *numbers, decision = zip(*rows, strict=True) if rows else ((), (), (), ())
+    places, raw, *numbers, decision = zip(*rows, strict=True) if rows else ((), (), (), (), ())
     shape = -1 if contract.is_binary else (-1, len(contract.classes))
+    raw = np.array(raw, float).reshape(len(places), *contract.raw_shape)
     logit, probability = (np.array(values, float).reshape(shape) for values in numbers)
     images = pd.DataFrame(
         {
@@ -195,7 +211,7 @@ def _predictions(contract: Contract, sources, rows: Iterable[tuple], skipped, fi
     )
     known = (images["study"] != "").to_numpy()
     study = images["study"].to_numpy()[known]
-    pooled = contract.study_probabilities(study, logit[known])
+    pooled = contract.study_probabilities(study, raw[known])
     names = study[pooled.first]
     lost = collections.Counter(sources[number].study for number, _ in skipped)
     studies = pd.DataFrame(

@@ -6,15 +6,14 @@ from collections.abc import Iterable, Sequence
 
 from kmura.errors import InputError
 from kmura.records.layouts.base import Source
-from kmura.records.splits import stratified_patients
+from kmura.records.splits import Labelled, stratified_patients
 from kmura.tasks import TASKS
 
 
 def assign_folds(sources: Iterable[Source], number: int, seed: int) -> list[Source]:
     """The sources with a fold, 0 to `number` - 1, for all images that are not in `test`.
 
-    Patients are sorted as for the splits, by their (area, label) pairs and then by a keyed hash, and dealt out in turn,
-    so that every kind of patient is in all folds equally often, to within one patient.
+    See `dealt_folds`.
 
     Args:
         sources: all images.
@@ -29,14 +28,31 @@ def assign_folds(sources: Iterable[Source], number: int, seed: int) -> list[Sour
         raise InputError(f"--folds {number}: 2 or more are needed")
     if any(source.fold is not None for source in sources):
         raise InputError("--folds contradicts --folds-column; give one of them")
-    order = stratified_patients((source for source in sources if source.split != "test"), seed, "fold")
-    if number > len(order):
-        raise InputError(f"--folds {number} is more than the {len(order)} patients outside of test; give fewer")
-    fold_of = {patient: place % number for place, patient in enumerate(order)}
+    fold_of = dealt_folds((source for source in sources if source.split != "test"), number, seed)
     return [
         source if source.split == "test" else dataclasses.replace(source, fold=fold_of[source.patient])
         for source in sources
     ]
+
+
+def dealt_folds(images: Iterable[Labelled], number: int, seed: int) -> dict[str, int]:
+    """Patient -> fold, 0 to `number` - 1.
+
+    Patients are sorted as for the splits, by their (area, label) pairs and then by a keyed hash, and dealt out in turn,
+    so that every kind of patient is in all folds equally often, to within one patient.
+
+    Args:
+        images: all images outside of `test`.
+        number: of folds, 1 or more.
+        seed: chooses the patients.
+
+    Raises:
+        InputError: there are more folds than patients.
+    """
+    order = stratified_patients(images, seed, "fold")
+    if number > len(order):
+        raise InputError(f"--folds {number} is more than the {len(order)} patients outside of test; give fewer")
+    return {patient: place % number for place, patient in enumerate(order)}
 
 
 def without_test(sources: Iterable[Source]) -> list[Source]:

@@ -5,11 +5,20 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Protocol
 
 from kmura.records.layouts.base import Source
 
 # keys of the hashes that choose patients; those of schema version 1, so that a seed still chooses the same patients
 _PURPOSES = {"val": "tune", "test": "valid"}
+
+
+class Labelled(Protocol):
+    """An image as the choice of patients sees it."""
+
+    area: str
+    patient: str
+    label: tuple[int, ...]
 
 
 def carve(sources: Iterable[Source], fraction: float, seed: int, *, origin: str = "train", target: str) -> list[Source]:
@@ -43,7 +52,7 @@ def carve(sources: Iterable[Source], fraction: float, seed: int, *, origin: str 
     ]
 
 
-def stratified_patients(sources: Iterable[Source], seed: int, purpose: str) -> list[str]:
+def stratified_patients(sources: Iterable[Labelled], seed: int, purpose: str) -> list[str]:
     """The patients sorted by their (area, label) pairs, then by a hash of the seed, the purpose and their id.
 
     Every n-th patient in this order is a stratified choice.

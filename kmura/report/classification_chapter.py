@@ -1,11 +1,13 @@
 """The chapter of a classifier: binary, of several classes or labels, of one area or of all areas."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from kmura.evaluation.evaluation import Evaluation, read_evaluation
+from kmura.evaluation.cross_validation import FoldsEvaluation
+from kmura.evaluation.evaluation import Evaluation
 from kmura.evaluation.exploration import AreaData
 from kmura.evaluation.scoring import LevelScores, shown_levels
 from kmura.report import eda_figures, figures
@@ -26,6 +28,7 @@ from kmura.report.classification_tables import (
     area_table,
     extremes,
     faithfulness_tables,
+    folds_table,
     hardest_table,
     probability_table,
     report_table,
@@ -55,13 +58,18 @@ def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
         InputError: the run is not evaluated, or one of its files is damaged.
     """
     folder, description, task = run.folder, run.description, run.labels
-    evaluation, table = read_evaluation(run)
+    evaluation, table = run.part("evaluation")(run)
     explored = read_explored(description, eda)
     gallery, stale = read_gallery(folder, evaluation.model_sha256)
     history = read_history(folder)
     scores = evaluation.scores
     split = evaluation.split
     question = question_of(table, scores, run.area, task)
+    of_folds = ()
+    if isinstance(evaluation, FoldsEvaluation):
+        of_folds = (folds_table(evaluation),)
+        if question:
+            question = dataclasses.replace(question, calibrators={one.fold: one.calibrator for one in evaluation.folds})
     details = details_of(scores, split, question, task)
     area = "All areas" if description.area == ALL else description.area
     title = f"{area}, {description.phase}"
@@ -79,7 +87,7 @@ def chapter(run: Run, number: int, eda: Path | None = None) -> Chapter:
         area=area,
         path=str(run),
         headline=_headline(evaluation, details),
-        tables=(counts_table(table, question, task, evaluation.has_patients),),
+        tables=(counts_table(table, question, task, evaluation.has_patients), *of_folds),
         explored=explored,
         notes=scores.notes,
         warnings=tuple(warnings),
@@ -172,6 +180,8 @@ def _faithful(names: Names, evaluation: Evaluation, gallery: Gallery | None, run
     """How faithful the maps are."""
     explanation = gallery.explanation if gallery else None
     tables = faithfulness_tables(explanation, evaluation.localization_faithfulness)
+    if isinstance(evaluation, FoldsEvaluation):  # has no model of its own
+        return Section("Do the maps show what the model uses?")
     missing = []
     if not evaluation.localization_faithfulness:
         missing.append(f"the localization faithfulness of all images: kmura evaluate {run} --faithfulness")
@@ -192,7 +202,11 @@ def _explored(names: Names, area: str, explored: AreaData | None) -> Section:
 def _headline(evaluation: Evaluation, details: Details) -> tuple[Text, ...]:
     split, select_on = details.split, evaluation.select_on
     held_out = split not in (select_on, evaluation.scores.options.fit_on)
-    sentence = f"{scores_sentence(details, evaluation.has_patients, held_out)} The best epoch was chosen on {select_on}"
+    sentence = scores_sentence(details, evaluation.has_patients, held_out)
+    if isinstance(evaluation, FoldsEvaluation):
+        sentence = f"{evaluation.number} folds, each predicted by a model trained without it: {sentence}"
+        select_on = f"{select_on} of each fold" if select_on != split else select_on
+    sentence += f" The best epoch was chosen on {select_on}"
     if select_on != split:
         return (Text(f"{sentence}."),)
     return Text(f"{sentence}, the split scored here: "), Text("optimistic", strong=True), Text(".")

@@ -4,6 +4,7 @@ import dataclasses
 
 import pandas as pd
 
+from kmura.evaluation.calibrators import Calibrator
 from kmura.evaluation.class_scores import MultiScores, abnormality_of, questions_of
 from kmura.evaluation.scoring import Scores
 from kmura.metrics import Interval
@@ -20,12 +21,14 @@ class Question:
         scores: of these.
         sides: names of the negative and the positive side.
         heading: of its figures.
+        calibrators: of the folds of a cross-validation; else empty.
     """
 
     table: pd.DataFrame
     scores: Scores
     sides: tuple[str, str]
     heading: str
+    calibrators: dict[int, Calibrator | None] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

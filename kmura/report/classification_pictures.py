@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kmura.evaluation.class_scores import class_units_of, questions_of
+from kmura.evaluation.fold_scores import fold_units
 from kmura.evaluation.scoring import ScoreOptions, shown_levels, units_of
 from kmura.explain.explanation import Explanation
 from kmura.metrics import Interval
@@ -59,6 +60,8 @@ def probability_pictures(names: Names, question: Question, split: str) -> dict[s
         if calibrator and (level == "study" or scores.options.calibrate_at == "image"):
             fitted = {"calibrator": calibrator, "calibrated_at": scores.options.calibrate_at}
             calibrated = units_of(rows, level, **pooling, **fitted)
+        elif level in scores.calibrated.get(split, ()):
+            calibrated = fold_units(rows, level, question.calibrators, scores.options)
         end, what = "" if level == "study" else "-image", f"{names.of_split}, {plural_of(scores.splits[split][level])}"
         chosen = points if level == "study" else []  # thresholds are chosen for studies
         name = f"{names.id}-histogram{end}"

@@ -7,6 +7,7 @@ import pandas as pd
 
 from kmura import metrics
 from kmura.evaluation.calibrators import calibrated_levels
+from kmura.evaluation.cross_validation import FoldsEvaluation
 from kmura.evaluation.scoring import Counted, LevelScores, ScoreOptions, Scores, level_scores, units_of
 from kmura.explain.explanation import Explanation, Worth
 from kmura.metrics import Interval
@@ -276,3 +277,34 @@ def share(part: int, whole: int) -> str:
         return "undefined"
     low, high = metrics.wilson(part / whole, whole)
     return str(Interval(part / whole, float(low), float(high)))
+
+
+def folds_table(evaluation: FoldsEvaluation) -> Table:
+    """AUC of the held-out images of each fold, and the thresholds that its model decides by."""
+    rules = list(dict.fromkeys(rule for one in evaluation.folds for rule in one.thresholds if not _is_number(rule)))
+    single = all(one.images == one.studies for one in evaluation.folds)
+    levels = ("study",) if single else ("study", "image")
+    rows = [
+        (
+            f"fold {one.fold}",
+            *(str(number) for number in ((one.images,) if single else (one.studies, one.images))),
+            one.patients if evaluation.has_patients else "not known",
+            *(one.auc[level] for level in levels),
+            *(number_text(one.thresholds[rule]) if rule in one.thresholds else "-" for rule in rules),
+        )
+        for one in evaluation.folds
+    ]
+    blank = [""] * (2 if single else 3)
+    rows.append(("mean", *blank, *(evaluation.mean_auc[level] for level in levels), *([""] * len(rules))))
+    units = ("images",) if single else ("studies", "images")
+    aucs = ("AUC",) if single else ("AUC, studies", "AUC, images")
+    heads = ("", *units, "patients", *aucs, *(f"threshold {rule}" for rule in rules))
+    return Table(f"The {evaluation.number} folds", heads, tuple(rows))
+
+
+def _is_number(rule: str) -> bool:
+    try:
+        float(rule)
+    except ValueError:
+        return False
+    return True

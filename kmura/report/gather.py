@@ -10,6 +10,7 @@ from kmura.evaluation.compare import Comparison, compare
 from kmura.report.chapter import Chapter, Section, Table
 from kmura.report.comparison_section import compared
 from kmura.report.figures import Picture
+from kmura.runs.fold_runs import with_folds_pooled
 from kmura.runs.run import Run
 
 
@@ -66,6 +67,7 @@ def gather(
     """
     if not runs:
         raise InputError("report needs a run; give its folder, such as runs/XR_WRIST/baseline")
+    runs = with_folds_pooled(runs)
     chapters = tuple(chapter_of(run, number, None if eda is None else Path(eda)) for number, run in enumerate(runs))
     comparable = [chapter for chapter in chapters if chapter.pooling is not None]
     comparison, why_not = None, ""

@@ -36,36 +36,51 @@ class BinaryAnswers:
 
     def of_images(self, logits) -> dict[str, tf.Tensor]:
         """Returns the outputs for images, from logits [B, 1]."""
-        logit = logits[:, 0]
-        return {"logit": logit} | self._verdict(self._probability(logit))
+        return {"logit": logits[:, 0]} | self.verdict(self.probability(logits))
 
     def of_study(self, logits) -> dict[str, tf.Tensor]:
         """Returns the outputs for one study, from the logits [N, 1] of its images."""
-        contract, logit = self.contract, logits[:, 0]
-        at_image = contract.calibrator if contract.calibrated_at == "image" else None
-        probability = pooled(calibrated(at_image, _wide(logit)), contract.pooling, contract.top_k)
-        if contract.calibrator is not None and contract.calibrated_at == "study":
-            probability = calibrated(contract.calibrator, _logits_of(probability))
-        return self._verdict(probability[None]) | {
-            "image_logit": logit,
-            "image_probability": tf.cast(self._probability(logit), tf.float32),
-        }
+        outputs = self.study_verdict(self.study_probability(logits), self.probability(logits))
+        return outputs | {"image_logit": logits[:, 0]}
 
     def target(self, logits):
         """Returns the target of the maps [B, 1], see `cam.CamEngine`: 1 or -1, the sign of the decision."""
-        return tf.where(self._positive(self._probability(logits[:, 0]))[:, None], 1.0, -1.0)
+        return self.target_of(self.probability(logits))
 
-    def _probability(self, logit):
-        """Returns the probability of each image as a study of one view: float64 [B]."""
-        contract, wide = self.contract, _wide(logit)
+    def target_of(self, probability):
+        """Returns the target of the maps [B, 1] from probabilities [B]."""
+        return tf.where(self._positive(probability)[:, None], 1.0, -1.0)
+
+    def study_probability(self, logits):
+        """Returns the probability of one study, float64 [1], from the logits [N, 1] of its images."""
+        contract = self.contract
+        at_image = contract.calibrator if contract.calibrated_at == "image" else None
+        probability = pooled(calibrated(at_image, _wide(logits[:, 0])), contract.pooling, contract.top_k)
+        if contract.calibrator is not None and contract.calibrated_at == "study":
+            probability = calibrated(contract.calibrator, _logits_of(probability))
+        return probability[None]
+
+    def probability(self, logits):
+        """Returns the probability of each image as a study of one view, float64 [B], from logits [B, 1]."""
+        contract, wide = self.contract, _wide(logits[:, 0])
         if contract.calibrator is not None and contract.calibrated_at == "study":
             wide = _logits_of(tf.sigmoid(wide))
         return calibrated(contract.calibrator, wide)
 
+    def study_verdict(self, probability, image_probability):
+        """Returns the outputs for one study from its probability [1] and those of its images [N]."""
+        return self.verdict(probability) | {"image_probability": tf.cast(image_probability, tf.float32)}
+
+    def logit_of(self, probability):
+        """Returns the log-odds of probabilities [B], float64."""
+        return _logits_of(probability)
+
     def _positive(self, probability):
         return probability >= tf.constant(self.contract.threshold, tf.float64)
 
-    def _verdict(self, probability):
+    def verdict(self, probability):
+        """Returns the outputs that follow from probabilities, float64 [B]."""
+
         def repeated(value):
             return tf.fill(tf.shape(probability), value)
 
@@ -108,33 +123,52 @@ class ClassAnswers:
 
     def of_images(self, logits) -> dict[str, tf.Tensor]:
         """Returns the outputs for images, from logits [B, L]."""
-        return {"logit": logits} | self._verdict(self._probability(logits))
+        return {"logit": logits} | self.verdict(self.probability(logits))
 
     def of_study(self, logits) -> dict[str, tf.Tensor]:
         """Returns the outputs for one study, from the logits [N, L] of its images."""
-        image_probability = self._probability(logits)
-        probability = pooled(image_probability, self.contract.pooling, self.contract.top_k)[None]
-        if self.contract.labels.softmax:
-            total = tf.reduce_sum(probability, axis=1, keepdims=True)
-            probability = tf.where(total > 0, probability / total, 1 / len(self.contract.classes))
-        outputs = self._verdict(probability)
-        if self.contract.abnormal:  # pooled separately, as in the evaluation
-            abnormal = tf.reduce_sum(image_probability[:, : self.contract.abnormal], axis=1)
-            abnormal = pooled(abnormal, self.contract.pooling, self.contract.top_k)[None]
-            outputs["abnormal_probability"] = tf.cast(abnormal, tf.float32)
-        return outputs | {"image_logit": logits, "image_probability": tf.cast(image_probability, tf.float32)}
+        outputs = self.study_verdict(self.study_probability(logits), self.probability(logits))
+        return outputs | {"image_logit": logits}
 
     def target(self, logits):
         """Returns the target of the maps, see `cam.CamEngine`: the most probable class or label."""
         return cam.predicted_sign(logits)
 
-    def _probability(self, logits):
+    def target_of(self, probability):
+        """Returns the target of the maps from probabilities [B, L]: the most probable class or label."""
+        return cam.predicted_sign(tf.cast(self.logit_of(probability), tf.float32))
+
+    def study_probability(self, logits):
+        """Returns the probabilities of one study, float64 [1, L], from the logits [N, L] of its images."""
+        probability = pooled(self.probability(logits), self.contract.pooling, self.contract.top_k)[None]
+        if self.contract.labels.softmax:
+            total = tf.reduce_sum(probability, axis=1, keepdims=True)
+            probability = tf.where(total > 0, probability / total, 1 / len(self.contract.classes))
+        return probability
+
+    def study_verdict(self, probability, image_probability):
+        """Returns the outputs for one study from its probabilities [1, L] and those of its images [N, L]."""
+        outputs = self.verdict(probability)
+        if self.contract.abnormal:  # pooled separately, as in the evaluation
+            abnormal = tf.reduce_sum(image_probability[:, : self.contract.abnormal], axis=1)
+            abnormal = pooled(abnormal, self.contract.pooling, self.contract.top_k)[None]
+            outputs["abnormal_probability"] = tf.cast(abnormal, tf.float32)
+        return outputs | {"image_probability": tf.cast(image_probability, tf.float32)}
+
+    def logit_of(self, probability):
+        """Returns logits that stand for probabilities [B, L], float64."""
+        if self.contract.labels.softmax:
+            return tf.math.log(tf.maximum(probability, TINY))
+        return _logits_of(probability)
+
+    def probability(self, logits):
         """Returns probabilities, float64 [B, L]."""
         if self.contract.labels.softmax:
             return tf.nn.softmax(tf.cast(logits, tf.float64))
         return tf.sigmoid(_wide(logits))
 
-    def _verdict(self, probability):
+    def verdict(self, probability):
+        """Returns the outputs that follow from probabilities, float64 [B, L]."""
         contract, count = self.contract, tf.shape(probability)[0]
         outputs = {
             "probability": tf.cast(probability, tf.float32),
@@ -157,6 +191,54 @@ class ClassAnswers:
         return tf.where(tf.reduce_any(above, axis=1), text, NO_LABEL)
 
 
+class EnsembleAnswers:
+    """Answers of several models: the mean of their calibrated probabilities.
+
+    Attributes:
+        described, each, study, explained: see `BinaryAnswers`.
+    """
+
+    def __init__(self, contract: Contract):
+        of_task = ANSWERS[type(contract.labels)]
+        self.contract, self.whole = contract, of_task(contract)
+        self.members = [of_task(one) for one in contract.of_members()]
+        binary, number = contract.is_binary, len(self.members)
+        shape = f"[B, {number}]" if binary else f"[B, {number}, L]"
+        log = "logarithm" if contract.labels.softmax else "log-odds"
+        self.explained = f"{self.whole.explained}, mean over the members"
+        self.described = self.whole.described | {
+            "logit": f"float32, the {log} of probability",
+            "member_logit": f"float32 {shape}, the output of each member's network",
+            "probability": f"float32, the mean of the{' calibrated' if binary else ''} probabilities of the members",
+        }
+        self.each = f"{self.whole.each}; member_logit {shape}"
+        self.study = f"{self.whole.study}; image_member_logit {shape.replace('B', 'N')}"
+
+    def of_images(self, logits) -> dict[str, tf.Tensor]:
+        """Returns the outputs for images, from the logits [B, M, L] of M members."""
+        probability = self.probability(logits)
+        return self._logits(logits, probability) | self.whole.verdict(probability)
+
+    def of_study(self, logits) -> dict[str, tf.Tensor]:
+        """Returns the outputs for one study, from the logits [N, M, L] of its images."""
+        parts = [one.study_probability(logits[:, place]) for place, one in enumerate(self.members)]
+        probability = self.probability(logits)
+        outputs = self.whole.study_verdict(tf.reduce_mean(parts, axis=0), probability)
+        return outputs | {f"image_{name}": value for name, value in self._logits(logits, probability).items()}
+
+    def target_of(self, probability):
+        """Returns the target of the maps of all members, from the probabilities of the ensemble."""
+        return self.whole.target_of(probability)
+
+    def probability(self, logits):
+        """Returns the mean probabilities of images, float64 [B] or [B, L], from logits [B, M, L]."""
+        return tf.reduce_mean([one.probability(logits[:, place]) for place, one in enumerate(self.members)], axis=0)
+
+    def _logits(self, logits, probability) -> dict[str, tf.Tensor]:
+        members = logits[:, :, 0] if self.contract.is_binary else logits
+        return {"logit": tf.cast(self.whole.logit_of(probability), tf.float32), "member_logit": members}
+
+
 # task -> class of its answers
 ANSWERS: Mapping[type[Task], Callable[[Contract], BinaryAnswers | ClassAnswers]] = {
     Binary: BinaryAnswers,
@@ -165,8 +247,10 @@ ANSWERS: Mapping[type[Task], Callable[[Contract], BinaryAnswers | ClassAnswers]]
 }
 
 
-def answers_of(contract: Contract) -> BinaryAnswers | ClassAnswers:
+def answers_of(contract: Contract) -> BinaryAnswers | ClassAnswers | EnsembleAnswers:
     """Returns the answers for the task of a contract."""
+    if contract.members:
+        return EnsembleAnswers(contract)
     return ANSWERS[type(contract.labels)](contract)
 
 

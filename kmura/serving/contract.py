@@ -26,6 +26,21 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
+class Member:
+    """One of the models whose mean probability an ensemble gives.
+
+    Attributes:
+        name: its run, such as `fold0/XR_WRIST/baseline`.
+        calibrator, calibrated_at, tap: as in Contract.
+    """
+
+    name: str
+    calibrator: Calibrator | None = None
+    calibrated_at: str = "study"
+    tap: str = "P5"
+
+
+@dataclasses.dataclass(frozen=True)
 class Contract:
     """Preprocessing of images to the model's input, and postprocessing of its logits to probabilities and decisions.
 
@@ -46,6 +61,8 @@ class Contract:
         abnormal: number of abnormal classes (they come first) of one model over all areas; else 0.
         jpeg_quality: quality of the records if they are JPEG, 1 to 100; image files for prediction are not compressed
             again. None if the records are lossless.
+        members: the models of an ensemble; empty for a single model. The probability of an ensemble, of an image or of
+            a study, is the mean of the calibrated probabilities of its members; `calibrator` is None.
     """
 
     classes: tuple[str, ...]
@@ -63,6 +80,28 @@ class Contract:
     task: str = Binary.name
     abnormal: int = 0
     jpeg_quality: int | None = None
+    members: tuple[Member, ...] = ()
+
+    def of_members(self) -> "list[Contract]":
+        """Returns the contract of each model: of every member of an ensemble, or this one of a single model."""
+        if not self.members:
+            return [self]
+        return [
+            dataclasses.replace(
+                self, members=(), calibrator=member.calibrator, calibrated_at=member.calibrated_at, tap=member.tap
+            )
+            for member in self.members
+        ]
+
+    @property
+    def raw_output(self) -> str:
+        """The name of the output from which probabilities follow: the logits of the network or of all members."""
+        return "member_logit" if self.members else "logit"
+
+    @property
+    def raw_shape(self) -> tuple[int, ...]:
+        """The shape of that output of one image: [], [L], or of an ensemble [M] or [M, L]."""
+        return (len(self.members),) * bool(self.members) + (() if self.is_binary else (len(self.classes),))
 
     @property
     def labels(self) -> Task:
@@ -87,6 +126,9 @@ class Contract:
     @property
     def calibration(self) -> str:
         """The calibration of the probabilities in words, for example `platt, fitted to studies`."""
+        if self.members:
+            each = " or ".join(dict.fromkeys(one.calibration for one in self.of_members()))
+            return f"mean of {len(self.members)} models, each: {each}"
         if self.calibrator is None:
             return "none"
         return f"{self.calibrator.method}, fitted to {'studies' if self.calibrated_at == 'study' else 'images'}"
@@ -96,11 +138,16 @@ class Contract:
 
         Args:
             study: [N], name of the study of each image.
-            logit: logits of the images, [N] or, for several classes, [N, L].
+            logit: logits of the images, [N] or, for several classes, [N, L]; of an ensemble, those of its M members,
+                [N, M] or [N, M, L].
 
         Returns:
             `metrics.Studies` whose `value` is [S] or, for several classes, [S, L]; in 0..1.
         """
+        if self.members:
+            logit = np.asarray(logit, float)
+            parts = [one.study_probabilities(study, logit[:, place]) for place, one in enumerate(self.of_members())]
+            return dataclasses.replace(parts[0], value=np.mean([part.value for part in parts], axis=0))
         if not self.is_binary:
             probability = self.labels.probabilities(logit)
             return metrics.pool_classes(study, probability, self.pooling, k=self.top_k, normalize=self.labels.softmax)
@@ -154,6 +201,7 @@ class Signature:
     Attributes:
         format: one of `kmura.export.bundle.FORMATS`.
         contract: preprocessing and postprocessing.
+        area: of the model.
         files: file of the export -> its SHA-256; empty while the export is being checked.
         area: area of the training images.
         operating_points: the thresholds of a binary run as measured on test (without test: on the last split that
@@ -162,6 +210,7 @@ class Signature:
 
     format: str
     contract: Contract
+    area: str = ""
     files: dict[str, str] = dataclasses.field(default_factory=dict)
     area: str = ""
     operating_points: tuple[OperatingPoint, ...] = ()

@@ -1,6 +1,6 @@
 """The signatures of an exported model as TensorFlow graphs that include its contract; warm-up requests."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -37,22 +37,25 @@ class ServedModel:
         signatures: name in SIGNATURES -> a `tf.function` of its single input that returns a dictionary of tensors.
     """
 
-    def __init__(self, model: keras.Model, contract: Contract):
+    def __init__(self, model: keras.Model | Sequence[keras.Model], contract: Contract):
         """
         Args:
             model: returns logits [B, L] (binary: L = 1) for images [B, S, S, C] in 0..255; has `feature_maps` like
-                RadiographClassifier.
+                RadiographClassifier. Of an ensemble, one model for each member of the contract.
             contract: its preprocessing and postprocessing.
         """
         size = contract.image_size
-        self.model, self.contract = model, contract
+        self.models, self.contract = [model] if isinstance(model, keras.Model) else list(model), contract
         self._answers = answers_of(contract)
-        self._engine = cam.CamEngine(model, tap=contract.tap, fallback=cam.FALLBACKS[contract.tap])
+        self._engines = [
+            cam.CamEngine(each, tap=one.tap, fallback=cam.FALLBACKS[one.tap])
+            for each, one in zip(self.models, contract.of_members(), strict=True)
+        ]
         pixels = tf.TensorSpec([None, size, size, contract.channels], tf.float32, name="image")
         encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
         # graphs that the signatures share
-        self._logits = _graph(lambda image: tf.cast(model(image, training=False), tf.float32), pixels)
-        self._maps = _graph(lambda image: self._engine(image, self._answers.target), pixels)
+        self._logits = _graph(self._network, pixels)
+        self._maps = _graph(self._mean_maps if contract.members else self._maps_of_one, pixels)
         how = {"how": contract.resize, "max_side": contract.max_side, "channels": contract.channels}
         self._pixels = _graph(lambda image_bytes: model_pixels(image_bytes, size=size, **how), encoded)
         functions = {
@@ -68,10 +71,25 @@ class ServedModel:
     def save(self, folder: str | Path) -> None:
         """Writes a SavedModel with all signatures."""
         module = tf.Module()
-        module.weights = [variable.value for variable in self.model.variables]
+        module.weights = [variable.value for model in self.models for variable in model.variables]
         module.functions = list(self.signatures.values())
         signatures = {name: function.get_concrete_function() for name, function in self.signatures.items()}
         tf.saved_model.save(module, str(folder), signatures=signatures)
+
+    def _network(self, image):
+        """Returns the logits [B, L]; of an ensemble [B, M, L]."""
+        logits = [tf.cast(model(image, training=False), tf.float32) for model in self.models]
+        return tf.stack(logits, axis=1) if self.contract.members else logits[0]
+
+    def _maps_of_one(self, image):
+        return self._engines[0](image, self._answers.target)
+
+    def _mean_maps(self, image):
+        """Returns the mean of the maps of all members for the decision of the ensemble, and their logits [B, M, L]."""
+        logits = self._logits(image)
+        target = self._answers.target_of(self._answers.probability(logits))
+        maps = [engine(image, lambda _: target)[0] for engine in self._engines]
+        return tf.reduce_mean(maps, axis=0), logits
 
     def _sized(self, image):
         """Returns the pixels after asserting that their shape is that of the model's input."""

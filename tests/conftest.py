@@ -137,6 +137,7 @@ def small_export(evaluated_run, tmp_path_factory):
     return out
 
 
+@pytest.fixture(scope="session")
 def fold_runs(evaluated_run, tmp_path_factory):
     """The evaluated runs of three folds (random networks) of the records of `evaluated_run`, pooled; their RUNS folder.
 

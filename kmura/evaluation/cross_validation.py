@@ -56,7 +56,7 @@ def evaluate_folds(
         records: folder of the records, if they have moved.
         options: pooling, calibration, thresholds, bootstrap.
         faithfulness: not available; it is measured for a run of a single fold.
-        by: columns of the predictions or conditions on them, such as `sex` or `age>=18`, whose subgroups are also scored.
+        by: columns of the predictions, or conditions on them, such as `age>=18`, whose subgroups are also scored.
 
     Raises:
         InputError: a run has no finished epoch, the records are missing or differ from those of the runs, or an option

@@ -14,7 +14,7 @@ import pytest
 from command import kmura_main
 
 import kmura
-from kmura.config import RecordsConfig
+from kmura.config import RecordsConfig, SegmentationConfig
 from kmura.config.segmentation import SlicesConfig
 from kmura.data.volume_dataset import VolumeDataset
 from kmura.errors import InputError
@@ -23,7 +23,7 @@ from kmura.phantoms.ct_heads import write_heads
 from kmura.report.report import report
 from kmura.runs.run import Run
 from kmura.segmentation import volumes
-from kmura.segmentation.fit_planes import fit_planes
+from kmura.segmentation.fit_planes import fit_planes, with_chosen_sides
 from kmura.segmentation.regions import REGIONS
 from kmura.segmentation.segment import region_table, segment
 from kmura.segmentation.sides import midsagittal_plane
@@ -218,6 +218,21 @@ def test_folds_hold_every_volume_out_once(ct):
 
 
 # sides
+
+
+@pytest.mark.parametrize(
+    ("plane", "sides", "names", "chosen"),
+    [
+        ("sagittal", "auto", REGIONS, "merged"),
+        ("sagittal", "auto", ("core", "penumbra"), "direct"),
+        ("sagittal", "coordinate", REGIONS, "coordinate"),
+        ("axial", "auto", REGIONS, "direct"),
+        ("axial", "merged", REGIONS, "merged"),
+    ],
+)
+def test_sides_are_merged_where_slices_cannot_tell_them(plane, sides, names, chosen):
+    config = SegmentationConfig(data=SlicesConfig(plane=plane, sides=sides))
+    assert with_chosen_sides(config, names).data == SlicesConfig(plane=plane, sides=chosen)
 
 
 def test_classes_without_sides_and_back():

@@ -26,11 +26,11 @@ class SlicesConfig:
     slices: int = key(
         1, "Neighbouring slices that are the channels of the input (2.5-D); an odd number.", within=(1, 15)
     )
-    sides: Literal["direct", "coordinate", "merged"] = key(
-        "direct",
+    sides: Literal["auto", "direct", "coordinate", "merged"] = key(
+        "auto",
         "How left and right are distinguished: 'direct' (by the network alone), 'coordinate' (an input channel with "
-        "the signed distance to the mid-sagittal plane), or 'merged' (the network predicts regions without side, which "
-        "the plane assigns afterwards).",
+        "the signed distance to the mid-sagittal plane), 'merged' (the network predicts regions without side, which "
+        "the plane assigns afterwards), or 'auto' (merged for sagittal slices of regions with two sides, else direct).",
     )
     empty: float = key(
         1.0,

@@ -15,7 +15,7 @@ from kmura.data.volume_dataset import VolumeDataset, only_area
 from kmura.errors import InputError, check_choice
 from kmura.kinds import SEGMENTATION
 from kmura.segmentation.fuse import fuse_planes
-from kmura.segmentation.targets import targets_of
+from kmura.segmentation.targets import pairs, targets_of
 from kmura.training.loop import RunResult, train_run
 
 ALL_PLANES = "all"
@@ -61,6 +61,7 @@ def fit_planes(
     configs = plane_configs(plane, folds, fold, recipe, settings)
     area = area or only_area(records)
     datasets = [VolumeDataset(records, area, config.data) for config in configs]
+    configs = [with_chosen_sides(config, dataset.classes) for config, dataset in zip(configs, datasets, strict=True)]
     for dataset, config in zip(datasets, configs, strict=True):  # before the first run starts
         targets_of(dataset.classes, merged=config.data.sides == "merged")
         dataset.names("train"), dataset.names("val")
@@ -77,6 +78,19 @@ def fit_planes(
         )
         if plane == ALL_PLANES and (number + 1) % len(PLANES) == 0:
             fuse_planes(parent / area, records=records)
+
+
+def with_chosen_sides(config: SegmentationConfig, names: Sequence[str]) -> SegmentationConfig:
+    """Returns a configuration whose `data.sides` is not `auto`: merged or direct, see SlicesConfig.
+
+    Args:
+        config: of a run.
+        names: of the classes 1, 2, ...
+    """
+    if config.data.sides != "auto":
+        return config
+    sides = "merged" if config.data.plane == "sagittal" and pairs(names) else "direct"
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, sides=sides))
 
 
 def plane_configs(

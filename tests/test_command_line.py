@@ -183,7 +183,7 @@ def test_every_command_has_the_debug_option(command, kmura):
 
 
 def test_an_interruption_is_one_line_with_exit_code_130(kmura, monkeypatch, tmp_path):
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("kmura.records.verify.inspect_records", interrupted)
@@ -193,7 +193,7 @@ def test_an_interruption_is_one_line_with_exit_code_130(kmura, monkeypatch, tmp_
 
 
 def test_a_bug_is_one_line_with_exit_code_1_that_says_how_to_see_the_traceback(monkeypatch, capsys, tmp_path):
-    def broken(*arguments):
+    def broken(*arguments, **options):
         raise RuntimeError("two\nlines")
 
     monkeypatch.setattr("kmura.records.verify.inspect_records", broken)

@@ -232,7 +232,7 @@ def test_the_command_predicts_with_several_models_maps_and_flips(fold_runs, imag
         monkeypatch, capsys, "predict", *paths, images, "--out", tmp_path / "a.csv", "--cam", tmp_path / "maps"
     )
     assert code == 0, err
-    assert len(list((tmp_path / "maps").glob("*.png"))) == 6
+    assert len(list((tmp_path / "maps").rglob("*.png"))) == 6
     predictor = load_predictor(paths)
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 1)).astype(np.float32)
     found = predictor.answers(pixels, explained=True)["cam"]

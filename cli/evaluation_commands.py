@@ -92,7 +92,9 @@ def evaluate(runs, records, rules, faithfulness, by, **options):
 @seed_option("Seed of the bootstrap.")
 @click.option("--out", type=click.Path(), help="Write all scores and differences, also those not shown, as JSON.")
 def compare(runs, levels, scores, out, **options):
-    """Compare evaluated RUNS (runs/AREA/PHASE) over the same images. The runs of folds count as one.
+    """Compare evaluated RUNS (runs/AREA/PHASE) over the same images.
+
+    The runs of all folds count as one.
 
     Runs of one phase count as one model over several areas. Differences are paired by bootstrap over patients; for AUC
     there is also DeLong's test, with a variance that allows for several studies per patient.

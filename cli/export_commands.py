@@ -52,7 +52,7 @@ def export(runs, out, **options):
 
 
 @click.command(
-    short_help="Predict images with a run, a .keras file or an export, or several.",
+    short_help="Predict images with runs, .keras files or an export.",
     epilog=examples(
         "kmura predict runs/XR_WRIST/baseline patient1/ patient2/ --out rows.csv",
         "kmura predict models/wrist image.dcm --cam maps/",

@@ -6,7 +6,7 @@ from kmura.cli.options import examples
 
 
 @click.command(
-    short_help="Serve exports: TensorFlow Serving's REST, DICOM, and a page.",
+    short_help="Serve exports over HTTP, with a page in the browser.",
     epilog=examples(
         "kmura serve served/wrist",
         "kmura serve served/wrist served/hand --port 9000",

@@ -76,6 +76,8 @@ def fold_groups(paths: Sequence[str | os.PathLike | Run]) -> list[FoldRuns]:
 def is_folder_of_folds(path: str | os.PathLike | Run) -> bool:
     """Returns whether a path is a folder that contains runs of folds, or a run of the kind `folds`."""
     path = Path(path)
+    if not path.is_dir():
+        return False
     if RunFolder(path).description.is_file():
         return Run(path).kind == kinds.FOLDS
     return any(path.glob(FOLD_RUNS))

@@ -201,7 +201,6 @@ class Signature:
     Attributes:
         format: one of `kmura.export.bundle.FORMATS`.
         contract: preprocessing and postprocessing.
-        area: of the model.
         files: file of the export -> its SHA-256; empty while the export is being checked.
         area: area of the training images.
         operating_points: the thresholds of a binary run as measured on test (without test: on the last split that
@@ -210,7 +209,6 @@ class Signature:
 
     format: str
     contract: Contract
-    area: str = ""
     files: dict[str, str] = dataclasses.field(default_factory=dict)
     area: str = ""
     operating_points: tuple[OperatingPoint, ...] = ()

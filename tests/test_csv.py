@@ -409,6 +409,7 @@ def test_studies_whose_images_differ_are_settled_by_option(tmp_path):
     assert any("each of their images is a study" in note for note in listing.notes)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(label_table, "BLOCK", 2000)
     monkeypatch.setattr(label_rows, "BLOCK", 2000)

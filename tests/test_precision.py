@@ -110,6 +110,7 @@ def test_a_slow_policy_is_reported_once(machine, caplog):
     assert "on a CPU; set" in precision.slow_reason("mixed_float16")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_policy_of_its_first_epoch(machine, records, tmp_path):
     import keras
 

@@ -63,6 +63,7 @@ def test_a_run_has_a_history_a_model_and_an_encoder(vicreg, records):
     }
 
 
+@pytest.mark.slow
 def test_a_classifier_starts_from_the_encoder_with_nothing_new(vicreg, records, tmp_path):
     folder = vicreg.folder / "encoder"
     assert json.loads((folder / "kmura.json").read_text()) == {"torch_padding": False, "backbone": "densenet_mini"}
@@ -230,6 +231,7 @@ def test_other_settings_and_impossible_ones_are_refused(vicreg, records, tmp_pat
         assert code == 2 and text in err and err.count("\n") == 1, err
 
 
+@pytest.mark.slow
 def test_the_command_pretrains_evaluates_and_continues(records, tmp_path, monkeypatch, capsys):
     others = {key: json.dumps(value) for key, value in TINY.items() if key != "train.epochs"}
     options = [part for key, value in others.items() for part in ("--set", f"{key}={value}")]

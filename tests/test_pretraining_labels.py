@@ -92,6 +92,7 @@ def test_a_linear_probe_is_a_model_that_is_explained_and_exported(chest, tmp_pat
     assert exported.contract.classes == LABELS and exported.parity.logit < 1e-4
 
 
+@pytest.mark.slow
 def test_what_an_encoder_and_a_vote_cannot_do_is_said_in_one_line(chest, tmp_path, monkeypatch, capsys):
     records, runs, run = chest
     linear, knn = (

@@ -84,6 +84,7 @@ def test_the_floor_has_no_model_and_says_so(probed):
         kmura.export(floor, floor.parent / "served")
 
 
+@pytest.mark.slow
 def test_other_methods_reuse_the_features_and_the_floor(probed, monkeypatch):
     records, runs, source, first = probed
     stamps = {file: file.stat().st_mtime_ns for file in (runs / AREA / features.CACHE).glob("*.npy")}

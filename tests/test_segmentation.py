@@ -99,6 +99,7 @@ def test_a_volume_comes_back_from_its_records_on_the_grid_of_its_labels(heads, c
     assert dataset.preparation() == {"window": [-124.0, 130.0], "spacing": [8.0, 8.0, 8.0]}
 
 
+@pytest.mark.slow
 def test_records_do_not_depend_on_the_workers_and_list_the_regions_of_a_slice(heads, ct, tmp_path):
     build_volumes(heads, tmp_path / "two", options=RecordsConfig(val_fraction=0.25, test_fraction=0.2), workers=2)
     for path in sorted(ct.rglob("*.*")):

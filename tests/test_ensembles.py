@@ -16,11 +16,13 @@ import kmura
 from kmura import metrics
 from kmura.errors import InputError
 from kmura.evaluation.calibrators import Calibrator
+from kmura.evaluation.evaluation import read_evaluation
 from kmura.prediction.arguments import models_and_images
 from kmura.prediction.predictor import Predictor, load_predictor
+from kmura.runs.run import Run
 from kmura.serving.answers import answers_of
-from kmura.serving.contract import Contract, Member
-from kmura.serving.ensemble_contract import Candidate, ensemble_contract
+from kmura.serving.contract import Contract, Member, contract_of_run
+from kmura.serving.ensemble_contract import Candidate, ensemble_contract, name_of
 
 AREA = "XR_WRIST"
 PLATT = Calibrator("platt", 2.0, 0.3)
@@ -186,48 +188,58 @@ def images(evaluated_run, tmp_path_factory):
     return folder
 
 
+def test_the_card_of_an_ensemble_lists_its_members_and_the_scores_of_the_folds(fold_runs, evaluated_run):
+    from kmura.export.ensemble import ensemble_card
+
+    runs = [Run(path) for path in fold_paths(fold_runs)]
+    evaluations = [read_evaluation(run)[0] for run in runs]
+    contracts = [contract_of_run(run) for run in runs]
+    contract = ensemble_contract(
+        [Candidate(str(run), name_of(run), run.area, one) for run, one in zip(runs, contracts, strict=True)]
+    )
+    card = ensemble_card(runs, evaluations, contract, "today")
+    assert "an ensemble of 3 classifiers" in card and "The ensemble has not been scored" in card
+    assert "Held-out predictions of all 3 folds" in card and "test (fold 2 of 3)" in card
+    assert f"| fold1/{AREA}/baseline |" in card and str(fold_runs) not in card
+    assert "Held-out predictions" not in ensemble_card(runs[:2], evaluations[:2], contract, "today")
+    with_other = [*runs[:2], Run(evaluated_run[1])]
+    assert "Held-out predictions" not in ensemble_card(with_other, evaluations, contract, "today")
+
+
 @pytest.mark.slow
-def test_an_export_of_all_folds_predicts_the_mean_of_its_members(fold_runs, images, tmp_path, monkeypatch, capsys):
+def test_an_export_of_folds_predicts_the_mean_of_its_members(fold_runs, images, tmp_path, monkeypatch, capsys):
+    paths = fold_paths(fold_runs)
     code, out, err = kmura_main(
-        monkeypatch, capsys, "export", *fold_paths(fold_runs), "--out", tmp_path / "out", "--threshold", "max_f1"
+        monkeypatch, capsys, "export", *paths[:2], "--out", tmp_path / "out", "--threshold", "max_f1"
     )
     assert code == 0, err
-    assert "mean of 3 models, each: platt, fitted to studies" in out and "in a fresh process" in out
+    assert "mean of 2 models, each: platt, fitted to studies" in out and "in a fresh process" in out
     folder = tmp_path / "out" / "1"
     signature = json.loads((folder / "signature.json").read_text())
-    assert [one["run"] for one in signature["members"]] == [f"fold{n}/{AREA}/baseline" for n in range(3)]
+    assert [one["run"] for one in signature["members"]] == [f"fold{n}/{AREA}/baseline" for n in range(2)]
     assert signature["parity"]["logit"] <= 1e-5 and signature["parity"]["golden"] <= 1e-4
     assert str(fold_runs) not in (folder / "signature.json").read_text()
-    card = (folder / "model_card.md").read_text()
-    assert "an ensemble of 3 classifiers" in card and "The ensemble has not been scored" in card
-    assert "Held-out predictions of all 3 folds" in card and "fold 2 of 3" in card
 
-    each = [kmura.predict(path, images, group="folder", threshold="max_f1") for path in fold_paths(fold_runs)]
-    exported = kmura.predict(folder, images, group="folder")
-    together = kmura.predict(fold_runs, images, group="folder", threshold="max_f1")
-    mean = np.mean([one.images["probability"] for one in each], axis=0)
-    of_studies = np.mean([one.studies["probability"] for one in each], axis=0)
-    for found in (exported, together):
-        assert found.images["probability"].to_numpy() == pytest.approx(mean, abs=1e-5)
-        assert found.studies["probability"].to_numpy() == pytest.approx(of_studies, abs=1e-5)
-    assert exported.contract.threshold == pytest.approx(np.mean([one.contract.threshold for one in each]))
-    assert exported.images["decision"].tolist() == together.images["decision"].tolist()
+    how = {"group": "folder", "threshold": "max_f1"}
+    each = [kmura.predict(path, images, **how) for path in paths]
+    exported, mixed = kmura.predict(folder, images, **how), kmura.predict([folder, paths[2]], images, **how)
+    for found, number in ((exported, 2), (mixed, 3)):
+        for name in ("images", "studies"):
+            mean = np.mean([getattr(one, name)["probability"] for one in each[:number]], axis=0)
+            assert getattr(found, name)["probability"].to_numpy() == pytest.approx(mean, abs=1e-5)
+        thresholds = [one.contract.threshold for one in each[:number]]
+        assert found.contract.threshold == pytest.approx(np.mean(thresholds))
+    with pytest.raises(InputError, match="--cam needs one model"):
+        kmura.predict([folder, paths[2]], images, threshold="max_f1", cam=tmp_path / "maps")
 
     code, out, _ = kmura_main(monkeypatch, capsys, "predict", tmp_path / "out", "--check")
     assert code == 0 and "all answers are as they were" in out
-
-    # an export of two folds and the run of the third form the same ensemble
-    two = kmura.export(fold_paths(fold_runs)[:2], tmp_path / "two", threshold="max_f1", warmup=False).folder
-    mixed = kmura.predict([two, fold_paths(fold_runs)[2]], images, group="folder", threshold="max_f1")
-    assert mixed.images["probability"].to_numpy() == pytest.approx(mean, abs=1e-5)
-    assert mixed.studies["probability"].to_numpy() == pytest.approx(of_studies, abs=1e-5)
-    with pytest.raises(InputError, match="--cam needs one model"):
-        kmura.predict([two, fold_paths(fold_runs)[2]], images, threshold="max_f1", cam=tmp_path / "maps")
 
 
 @pytest.mark.slow
 def test_the_command_predicts_with_several_models_maps_and_flips(fold_runs, images, tmp_path, monkeypatch, capsys):
     paths = fold_paths(fold_runs)[:2]
+    each = [kmura.predict(path, images) for path in paths]
     code, _, err = kmura_main(
         monkeypatch, capsys, "predict", *paths, images, "--out", tmp_path / "a.csv", "--cam", tmp_path / "maps"
     )
@@ -242,6 +254,8 @@ def test_the_command_predicts_with_several_models_maps_and_flips(fold_runs, imag
     )
     assert code == 0, err
     plain, flipped = pd.read_csv(tmp_path / "a.csv"), pd.read_csv(tmp_path / "b.csv")
+    mean = np.mean([one.images["probability"] for one in each], axis=0)
+    assert plain["probability"].to_numpy() == pytest.approx(mean, abs=1e-5)
     assert (plain["probability"] != flipped["probability"]).any()
     flips = dataclasses.replace(predictor, flips=True)
     mirrored = [one.answers(some)["probability"] for one in (flips,) for some in (pixels, pixels[:, :, ::-1])]

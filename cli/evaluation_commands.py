@@ -177,7 +177,7 @@ def explain(run, **options):
     if boxes:
         boxes.read()  # errors in the file should appear before the slow imports
 
-    from kmura.cli.display import show_explanation
+    from kmura.cli.explanation_tables import show_explanation
     from kmura.explain.gallery import explain
 
     show_explanation(explain(run, **options))

@@ -222,7 +222,7 @@ def test_one_branch_of_a_hybrid_can_be_selected(hybrid, tmp_path):
 
 @pytest.mark.slow
 def test_the_report_and_the_table_support_explanations_of_one_or_two_branches(hybrid, tmp_path, capsys):
-    from kmura.cli.display import show_explanation
+    from kmura.cli.explanation_tables import show_explanation
     from kmura.report.report import report
 
     run, found = hybrid

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from kmura import metrics
 from kmura.errors import check_choice
@@ -19,6 +18,7 @@ from kmura.evaluation.calibrators import (
     operating_point,
     prevalence_shift,
 )
+from kmura.evaluation.score_notes import notes_on_calibration, notes_on_data
 from kmura.runs.predictions import BINARY, check_predictions, patient_keys_of, study_keys_of
 
 LEVELS = ("image", "study")
@@ -389,11 +389,11 @@ def score_split(
         )
         for number, decision in enumerate(decisions)
     ]
-    _note_data(split, rows, draws, images, notes)
+    notes += notes_on_data(split, rows, images.label, draws)
     if levels["calibrated"]:
         studies = [units["study", way] for way in ("", "calibrated")]
         of_studies = levels[""]["study"], levels["calibrated"]["study"]
-        notes += _notes_on_calibration(split, split == options.fit_on, options, studies, of_studies)
+        notes += notes_on_calibration(split, options.fit_on, studies, of_studies)
     return levels[""], levels["calibrated"], points
 
 
@@ -403,22 +403,6 @@ def _are_equal(scored: Mapping, way: str) -> bool:
     return all(
         np.array_equal(getattr(image, name), getattr(study, name)) for name in ("patient", "label", "probability")
     )
-
-
-def _note_data(split: str, rows, draws, images: Units, notes: list[str]) -> None:
-    """Adds notes on classes, resamples and patients of a split."""
-    if len(np.unique(images.label)) < 2:
-        why = "all labels are of one class" if len(images.label) else "no label is known"
-        notes += [f"{split}, {level} level: AUC is undefined, since {why}" for level in LEVELS]
-    if draws.redrawn:
-        notes.append(
-            f"{split}: {draws.redrawn} bootstrap resamples without both classes were drawn again, for "
-            f"{draws.resamples} that have both; intervals from so few patients of a class are rough"
-        )
-    known = rows[rows["label"] >= 0]
-    blank = int((known["patient"].fillna("").astype(str).str.strip() == "").sum())
-    if blank:
-        notes.append(f"{split}: {blank} images have no patient; each of their studies counts as a patient of its own")
 
 
 def calibrator_of(splits, options: ScoreOptions, pooling, notes: list[str]) -> Calibrator | None:
@@ -454,58 +438,6 @@ def calibrator_of(splits, options: ScoreOptions, pooling, notes: list[str]) -> C
             "about equal; check the labels, or use --calibration none"
         )
     return calibrator
-
-
-def _notes_on_calibration(split: str, fitted_here: bool, options: ScoreOptions, units, levels) -> list[str]:
-    """Returns notes if calibration made the scores of studies worse, or left or made them miscalibrated.
-
-    Args:
-        split: its name.
-        fitted_here: whether the calibrator was fitted on it.
-        options: of the scores.
-        units, levels: units and scores before and after calibration.
-    """
-    after, notes, where = units[1], [], f"{split}, study level"
-    if not fitted_here:
-        advice = f"{options.fit_on} may be too small, or its data may differ"
-        for name, losses in (
-            ("log loss", [metrics.log_losses(one.label, one.probability) for one in units]),
-            ("share of errors at 0.5", [(one.probability >= 0.5) != (one.label == 1) for one in units]),
-        ):
-            old, new = (np.asarray(values, float) for values in losses)
-            if _is_more(new - old, after.patient):
-                notes.append(
-                    f"{where}: calibration increased the {name} from {old.mean():.3f} to {new.mean():.3f}; {advice}"
-                )
-    errors = [level.calibration["ece"] for level in levels]
-    if _is_miscalibrated(errors[1]):
-        made = "left" if _is_miscalibrated(errors[0]) else "made"
-        other = "another --calibration, such as isotonic, may fit better"
-        notes.append(
-            f"{where}: calibration {made} the probabilities miscalibrated (ece {errors[1].value:.3f}, at most "
-            f"{errors[1].high:.3f} by chance; before {errors[0].value:.3f}); "
-            + (other if fitted_here else f"{options.fit_on} may differ from {split}, or {other}")
-        )
-    return notes
-
-
-def _is_more(increase: np.ndarray, patient: np.ndarray) -> bool:
-    """Returns whether a mean increase [N] is 0.001 or more and beyond noise (one-sided p < 0.005, by patient)."""
-    _, place = np.unique(patient, return_inverse=True)
-    if not len(increase) or place.max() < 1:
-        return False
-    mean, number = increase.mean(), int(place.max()) + 1
-    sums = np.bincount(place, increase - mean)
-    error = np.sqrt(number / (number - 1) * (sums**2).sum()) / len(increase)
-    return bool(mean >= 0.001 and mean > stats.t.ppf(0.995, number - 1) * error)
-
-
-def _is_miscalibrated(error: metrics.CalibrationError) -> bool:
-    """Returns whether an error is 0.02 or more and clearly beyond what chance gives.
-
-    Clearly is 1.5 times as far above the expectation as the 95th percentile: about p = 0.007 if errors were normal.
-    """
-    return error.value >= 0.02 and error.value > error.expected + 1.5 * (error.high - error.expected)
 
 
 def thresholds_of(splits, options: ScoreOptions, how, notes: list[str]) -> list[OperatingPoint]:

@@ -28,7 +28,7 @@ class Pseudonyms:
 
     def of(self, kind: str, *values: str) -> str:
         """The pseudonym `KIND_0123456789abcdef` of values, such as `patient_...` of a PatientID."""
-        message = json.dumps([kind, *values]).encode()  # unambiguous, whatever the values contain
+        message = json.dumps([kind, *values]).encode()  # unambiguous for all values
         return f"{kind}_{hmac.new(self._key, message, hashlib.sha256).hexdigest()[:_DIGITS]}"
 
 

@@ -95,7 +95,7 @@ def maps_to_compare(
     """Returns the maps to compare with boxes.
 
     With `of="all"`, the map of every image explains the predicted class. With `of="positive"`, a model with a positive
-    side explains this side of the positive images, whatever the classes of the boxes are. For other models, a box of a
+    side explains this side of the positive images, of any class that the boxes may have. For other models, a box of a
     class is compared with the map of this class if the image has it; a box without a class has that of its image.
 
     Args:

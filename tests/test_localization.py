@@ -38,6 +38,7 @@ def test_it_is_the_mean_drop_of_the_predicted_class_without_the_hottest_part(eva
     assert found == pytest.approx(np.mean(drops), abs=1e-4) and found > 0
 
 
+@pytest.mark.slow
 def test_it_is_computed_for_any_run_on_request(evaluated_run, tmp_path):
     import shutil
 

@@ -113,7 +113,8 @@ def test_the_probe_does_not_change_the_encoder(records, tmp_path):
     assert reached == {"probe"}
 
 
-@pytest.mark.parametrize("optimizer", ["lars", pytest.param("sgd", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["lars", "sgd"])
 def test_simclr_trains_with_every_optimizer_and_accumulated_gradients(records, tmp_path, optimizer):
     run = pretrained(
         records,
@@ -150,6 +151,7 @@ def test_a_folder_without_labels_is_enough(mura_root, tmp_path, monkeypatch, cap
         kmura.fit(tmp_path / "records", area="bones", runs=tmp_path / "runs", settings={"model.weights": "none"})
 
 
+@pytest.mark.slow
 def test_a_collapse_is_said_once_and_reported(records, tmp_path, caplog):
     run = pretrained(
         records,
